@@ -1,0 +1,53 @@
+"""One incoming migration as the target sees it: its order, its progress, what to report."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from transship.agent.stopwatch import Stopwatch
+from transship.common.errors import TransshipError
+from transship.protocol.migrations import IncomingOrder, MigrationReport
+from transship.protocol.states import SideState
+
+
+@dataclass
+class Arrival:
+    """Progress of one incoming migration. Lives in memory: the journal's record is the truth."""
+
+    migration: str
+    container: str
+    epoch: int
+    watch: Stopwatch
+    order: IncomingOrder | None = None  # None: known from the journal alone, after a restart
+    state: SideState = SideState.PREPARING
+    preparation: asyncio.Task[None] | None = None
+    asking: asyncio.Task[None] | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    pid: int | None = None
+    bytes: int = 0
+    resume_microseconds: int = 0
+    failure: TransshipError | None = None
+    log_tail: str = ""
+
+    def fail(self, cause: BaseException) -> None:
+        """Note why this side is over."""
+        known = cause if isinstance(cause, TransshipError) else None
+        self.failure = known or TransshipError(f"{type(cause).__name__}: {cause}")
+        self.log_tail = getattr(cause, "log_tail", "")
+        self.state = SideState.FAILED
+
+    def report(self) -> MigrationReport:
+        failure = self.failure
+        return MigrationReport(
+            migration=self.migration,
+            container=self.container,
+            epoch=self.epoch,
+            state=self.state,
+            steps=self.watch.steps,
+            bytes=self.bytes,
+            reason="" if failure is None else failure.reason,
+            message="" if failure is None else failure.message[:4096],
+            hint="" if failure is None else failure.hint,
+            log_tail=self.log_tail,
+        )

@@ -1,0 +1,126 @@
+"""The files of a container on their way: all while it runs, the difference inside the freeze.
+
+Two streams per migration: one for the copy, one opened before the freeze for the difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+from transship.agent.ports import Trees
+from transship.common.errors import TransshipError
+from transship.protocol.migrations import Peer
+from transship.protocol.paths import STREAM_PORT
+from transship.transfer.changes import Look, changes, look
+from transship.transfer.files import send_files, send_trees
+from transship.transfer.streams import Hello, Stream, StreamKind, open_stream
+
+COPY_TIMEOUT_SECONDS = 24 * 3600.0
+DIFFERENCE_TIMEOUT_SECONDS = 60.0
+
+MAX_ROUNDS = 5
+"""Copies while the container runs; a writer as fast as the copy never gets further."""
+ENOUGH_BYTES = 1 << 20
+"""A difference this small is left for the freeze: sending it takes a few milliseconds."""
+
+Mapped = Callable[[], frozenset[str]]
+"""Files below the trees that processes can change through a mapping, relative to home."""
+
+
+class FileCopy:
+    """Copies the trees of one container to one target."""
+
+    def __init__(
+        self,
+        home: Path,
+        trees: Trees,
+        *,
+        peer: Peer,
+        migration: str,
+        context: ssl.SSLContext,
+        mapped: Mapped,
+    ) -> None:
+        self._home = home
+        self._trees = trees.names
+        self._opaque = tuple(f"{name}/" for name in trees.opaque)
+        self._peer = peer
+        self._migration = migration
+        self._context = context
+        self._mapped = mapped
+        self._last: Look | None = None
+        self._ready: Stream | None = None
+        self.bytes = 0
+
+    async def copy(self) -> None:
+        """All files, then what changed meanwhile, until the rest is small or shrinks no more."""
+        self._last = await self._look()
+        await self._run_whole(await self._open(), timeout_seconds=COPY_TIMEOUT_SECONDS)
+        left: int | None = None
+        for _ in range(MAX_ROUNDS):
+            now = await self._look()
+            found = changes(self._last, now)
+            if found.bytes <= ENOUGH_BYTES or (left is not None and found.bytes >= left):
+                break
+            left = found.bytes
+            self._last = now
+            await self._run_whole(await self._open(), timeout_seconds=COPY_TIMEOUT_SECONDS)
+
+    async def make_ready(self) -> None:
+        """Open the stream for the difference: a handshake that the freeze need not wait for."""
+        self._ready = await self._open()
+
+    async def send_difference(self) -> None:
+        """What has changed since the last round; the container must be frozen."""
+        if self._last is None or self._ready is None:
+            raise TransshipError("sending a difference of files before the files")
+        now = await self._look()
+        found = changes(self._last, now, always=self._in_doubt(now))
+        stream, self._ready = self._ready, None
+        try:
+            if found.removed:
+                await self._run_whole(stream, timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS)
+                stream = await self._open()
+            if found.files:
+                await self._run_files(found.files, stream)
+        finally:
+            await stream.close()
+        self._last = now
+
+    def _in_doubt(self, now: Look) -> frozenset[str]:
+        opaque = (path for path in now.traces if path.startswith(self._opaque))
+        return self._mapped().union(opaque) if self._opaque else self._mapped()
+
+    async def close(self) -> None:
+        if self._ready is not None:
+            await self._ready.close()
+
+    async def _look(self) -> Look:
+        return await asyncio.to_thread(look, self._home, self._trees)
+
+    async def _open(self) -> Stream:
+        hello = Hello(migration=self._migration, kind=StreamKind.FILES)
+        return await open_stream(
+            self._peer.address,
+            port=STREAM_PORT,
+            context=self._context,
+            node=self._peer.node,
+            hello=hello,
+        )
+
+    async def _run_whole(self, stream: Stream, *, timeout_seconds: float) -> None:
+        try:
+            sent = await send_trees(
+                self._home, self._trees, stream=stream, timeout_seconds=timeout_seconds
+            )
+        finally:
+            await stream.close()
+        self.bytes += sent.bytes
+
+    async def _run_files(self, files: tuple[str, ...], stream: Stream) -> None:
+        sent = await send_files(
+            self._home, files, stream=stream, timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS
+        )
+        self.bytes += sent.bytes

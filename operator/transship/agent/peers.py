@@ -1,0 +1,158 @@
+"""The other side of a migration, as a client: what source and target ask of each other.
+
+One session with kept-alive connections: the handshake of TLS happens before the freeze.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TypeVar
+
+import aiohttp
+from pydantic import ValidationError
+
+from transship.common.errors import NotFound, Refused, TransshipError, Unreachable
+from transship.protocol import paths
+from transship.protocol.base import Message
+from transship.protocol.containers import Failure
+from transship.protocol.migrations import (
+    MemoryEndpoint,
+    MigrationReport,
+    Peer,
+    RestoreReply,
+    RestoreRequest,
+    ResumeReply,
+    VerdictNotice,
+    VerdictReply,
+)
+
+CALL_TIMEOUT_SECONDS = 5.0
+RESTORE_HEADER = "Transship-Restore"
+
+M = TypeVar("M", bound=Message)
+
+
+class Done(Message):
+    """A reply that says nothing but that it was done."""
+
+
+class PeerClient:
+    """Calls to other agents; one object serves all peers of an agent."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def memory(self, peer: Peer, migration: str) -> MemoryEndpoint:
+        return await self._post(peer, paths.INCOMING_MEMORY, migration, reply=MemoryEndpoint)
+
+    async def hold(self, peer: Peer, migration: str) -> None:
+        await self._post(peer, paths.INCOMING_HOLD, migration, reply=Done)
+
+    async def restore(
+        self,
+        peer: Peer,
+        migration: str,
+        *,
+        request: RestoreRequest,
+        images: bytes,
+        timeout_seconds: float,
+    ) -> RestoreReply:
+        return await self._post(
+            peer,
+            paths.INCOMING_RESTORE,
+            migration,
+            reply=RestoreReply,
+            body=images,
+            headers={RESTORE_HEADER: request.model_dump_json(by_alias=True)},
+            timeout_seconds=timeout_seconds,
+        )
+
+    async def decide(self, peer: Peer, notice: VerdictNotice) -> ResumeReply:
+        return await self._post(
+            peer,
+            paths.INCOMING_VERDICT,
+            notice.migration,
+            reply=ResumeReply,
+            body=notice.model_dump_json(by_alias=True).encode(),
+        )
+
+    async def verdict(self, peer: Peer, migration: str) -> VerdictReply:
+        return await self._call("GET", peer, paths.OUTGOING_VERDICT, migration, reply=VerdictReply)
+
+    async def incoming(self, peer: Peer, migration: str) -> MigrationReport:
+        return await self._call("GET", peer, paths.INCOMING, migration, reply=MigrationReport)
+
+    async def _post(
+        self,
+        peer: Peer,
+        path: str,
+        migration: str,
+        *,
+        reply: type[M],
+        body: bytes = b"",
+        headers: dict[str, str] | None = None,
+        timeout_seconds: float = CALL_TIMEOUT_SECONDS,
+    ) -> M:
+        return await self._call(
+            "POST",
+            peer,
+            path,
+            migration,
+            reply=reply,
+            body=body,
+            headers=headers,
+            timeout_seconds=timeout_seconds,
+        )
+
+    async def _call(
+        self,
+        method: str,
+        peer: Peer,
+        path: str,
+        migration: str,
+        *,
+        reply: type[M],
+        body: bytes = b"",
+        headers: dict[str, str] | None = None,
+        timeout_seconds: float = CALL_TIMEOUT_SECONDS,
+    ) -> M:
+        url = peer.endpoint + path.format(migration=migration)
+        try:
+            async with (
+                asyncio.timeout(timeout_seconds),
+                self._open().request(
+                    method, url, data=body, headers=headers, server_hostname=peer.node
+                ) as response,
+            ):
+                content = await response.read()
+                status = response.status
+        except (aiohttp.ClientError, OSError, TimeoutError) as e:
+            raise Unreachable(f"calling the agent of {peer.node}: {e or 'no answer'}") from e
+        if status >= 400:
+            raise failure(status, content, peer=peer.node)
+        try:
+            return reply.model_validate_json(content or b"{}")
+        except ValidationError as e:
+            raise Unreachable(f"calling the agent of {peer.node}: reading its reply: {e}") from e
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(ssl=self._context, keepalive_timeout=60, limit=0)
+            self._session = aiohttp.ClientSession(connector=connector)
+        return self._session
+
+
+def failure(status: int, content: bytes, *, peer: str) -> TransshipError:
+    """What the peer's refusal means here."""
+    try:
+        said = Failure.model_validate_json(content)
+    except ValidationError:
+        return Unreachable(f"calling the agent of {peer}: HTTP status {status}")
+    kind = NotFound if status == 404 else Refused if status < 500 else TransshipError
+    return kind(f"{peer}: {said.message}", reason=said.reason, hint=said.hint)

@@ -1,0 +1,163 @@
+"""What the two roles of a migration need of the rest of the agent, each behind a few methods.
+
+Tests replace them by small real classes (tests/fakes); app.py composes the real ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from transship.agent.records import Record
+from transship.api.migration import BlackoutPart
+from transship.protocol.migrations import MemoryEndpoint
+
+
+@dataclass(frozen=True)
+class Dumped:
+    """A dump that is complete: the small images lie in `images`, the pages are at the target."""
+
+    images: Path
+    asleep: tuple[int, ...]
+    parts: tuple[BlackoutPart, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trees:
+    """Directories that move with a container, relative to its home.
+
+    `opaque` are those whose files can change without a trace in their times (on tmpfs, where a
+    mapping's stores never touch them): every file there counts as changed.
+    """
+
+    names: tuple[str, ...]
+    opaque: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A copy that is restored and held."""
+
+    pid: int
+    parts: tuple[BlackoutPart, ...] = ()
+
+
+class Copies(Protocol):
+    """The copies of containers as processes: freezing, dumping, restoring, ending them."""
+
+    async def freeze(self, container: str) -> None:
+        """Stop all tasks; returns when the kernel says that they are stopped."""
+        ...
+
+    async def thaw(self, container: str) -> None:
+        """Let a frozen copy run on (the way back), after a dump of any outcome."""
+        ...
+
+    async def dump(
+        self, container: str, *, to: MemoryEndpoint, node: str, timeout_seconds: float
+    ) -> Dumped: ...
+
+    async def receive(self, container: str) -> MemoryEndpoint:
+        """Open a page server for the coming dump; one at a time per container."""
+        ...
+
+    async def received(self, container: str, *, timeout_seconds: float) -> None:
+        """Wait until the page server has every page on hand. Raises when it has not."""
+        ...
+
+    async def restore(
+        self, container: str, *, asleep: tuple[int, ...], timeout_seconds: float
+    ) -> Restored: ...
+
+    async def resume(self, container: str) -> None:
+        """Let a held copy run."""
+        ...
+
+    async def destroy(self, container: str) -> None:
+        """End a copy without letting it run one instruction more: frozen, held or half restored."""
+        ...
+
+    def images(self, container: str) -> Path:
+        """The folder (on tmpfs) of the images of a dump."""
+        ...
+
+    def mapped(self, container: str) -> frozenset[str]:
+        """Files of the container that its processes can write through a mapping."""
+        ...
+
+
+class Bundles(Protocol):
+    """What a copy needs besides its processes: image, root file system, volumes, bundle."""
+
+    async def prepare(self, record: Record) -> str:
+        """Everything that can be had before the files arrive; returns the image's digest."""
+        ...
+
+    async def mount(self, container: str) -> None:
+        """Put the root file system together: not before the last file has arrived."""
+        ...
+
+    async def remove(self, container: str) -> None:
+        """Unmount and delete all of it."""
+        ...
+
+    def home(self, container: str) -> Path:
+        """The folder whose `trees` move."""
+        ...
+
+    def trees(self, container: str) -> Trees:
+        """What moves with the container."""
+        ...
+
+
+class Wires(Protocol):
+    """The container's address on this node. Every call takes a few milliseconds at most."""
+
+    def create_held(self, record: Record) -> None: ...
+
+    def hold(self, record: Record) -> None:
+        """Queue packets for the address from now on."""
+        ...
+
+    def release(self, record: Record) -> None:
+        """Deliver what is queued, answer for the address, announce it."""
+        ...
+
+    def divert(self, record: Record, *, via: str) -> None:
+        """Send packets for the address to the target's node; let none reach or leave the copy."""
+        ...
+
+    def undivert(self, record: Record) -> None: ...
+
+    def leave(self, record: Record, *, via: str) -> None:
+        """The address lives elsewhere: stop answering for it, forward what still comes."""
+        ...
+
+    def remove(self, record: Record) -> None: ...
+
+
+class Residents(Protocol):
+    """The containers that this agent looks after (restarts, probes, reports)."""
+
+    def adopt(self, record: Record, *, pid: int | None) -> None:
+        """Look after a copy that has come from elsewhere."""
+        ...
+
+    def disown(self, container: str) -> None:
+        """Leave a copy alone: its end is not an exit."""
+        ...
+
+    def keep(self, container: str) -> None:
+        """Look after a copy again that was disowned: the move did not happen."""
+        ...
+
+    async def start(self, record: Record) -> None:
+        """Start from the image, as at first (Cold)."""
+        ...
+
+    async def stop(self, container: str) -> None:
+        """Stop with signal and grace (Cold); the record stays."""
+        ...
+
+    def running(self, container: str) -> bool: ...

@@ -1,0 +1,276 @@
+"""What an agent has promised about its copy of a container, and what may follow which promise.
+
+Pure: each function takes a record and gives the next one, or raises Refused when the present state
+forbids it. Two rules hold whatever the caller does: a source that wrote Released never runs its
+copy again, and a target runs its copy on the source's Released alone.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal, assert_never
+
+from pydantic import Field
+
+from transship.api.base import MicroTime
+from transship.api.placement import DesiredState, LastExit
+from transship.api.reasons import Reason
+from transship.common.errors import Refused
+from transship.protocol.base import Message
+from transship.protocol.containers import ContainerOrder
+from transship.protocol.migrations import IncomingOrder, Peer, VerdictNotice
+from transship.protocol.states import RecordState, Verdict
+
+ABORTED_MIGRATIONS_KEPT = 32  # a target asks within minutes; each failed attempt is a new migration
+OWNED = frozenset({RecordState.RUNNING, RecordState.STOPPED})
+LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Record(Message):
+    """One container in the journal. ordered_boot and started_boot are boot ids of this node.
+
+    epoch is the number of the owner that this copy is or may become; in state Released the one of
+    the new owner. migration and peer are set from a migration's begin to its end on this side.
+    """
+
+    version: Literal[1] = 1
+    id: str
+    namespace: str
+    name: str
+    epoch: Annotated[int, Field(ge=1)]
+    state: RecordState
+    order: ContainerOrder
+    migration: str | None = None
+    peer: Peer | None = None
+    before: RecordState | None = None  # source: the state that an abort returns to
+    arrived_by: str | None = None  # the migration that brought it here: a repeated go is answered
+    aborted: tuple[str, ...] = ()  # migrations whose source was here and stayed here
+    image_digest: str | None = None
+    start_time: MicroTime | None = None
+    restarts: int = 0
+    last_exit: LastExit | None = None
+    ordered_boot: str = ""  # the boot in which the operator or a migration last wanted it here
+    started_boot: str = ""  # the boot in which the present instance was started; empty: none was
+    written_at: MicroTime = LONG_AGO
+
+    def but(self, **changes: object) -> Record:
+        """The same with some fields changed; checked like a new one."""
+        return Record.model_validate({**dict(self), **changes})
+
+
+def ordered(record: Record | None, order: ContainerOrder, *, boot: str, floor: int = 0) -> Record:
+    """The operator wants this node to hold the container. floor: see journal.Journal.floor."""
+    if record is None:
+        _refuse_below_floor(order, floor)
+        return Record(
+            id=order.id, namespace=order.namespace, name=order.name, epoch=order.epoch,
+            state=_state_of(order), order=order, image_digest=order.image_digest, ordered_boot=boot,
+        )  # fmt: skip
+    if order.epoch < record.epoch:
+        raise _refused(record, Reason.STALE_EPOCH, f"order for epoch {order.epoch}")
+    if record.migration is not None or record.state not in OWNED:
+        return _unchanged(record, order)
+    return record.but(
+        epoch=order.epoch, order=order, state=_reordered_state(record, order), ordered_boot=boot
+    )
+
+
+def departing(record: Record, *, migration: str, peer: Peer) -> Record:
+    """The source begins: the container runs on, but from now on the migration can be decided."""
+    _refuse_decided(record, migration)
+    if record.migration == migration and record.state in OWNED:
+        return record
+    _require_idle(record)
+    return record.but(migration=migration, peer=peer, before=record.state)
+
+
+def frozen(record: Record, *, migration: str, peer: Peer) -> Record:
+    """The source is about to stop all tasks: from now on only the verdict can end this state."""
+    _refuse_decided(record, migration)
+    if record.state is RecordState.FROZEN and record.migration == migration:
+        return record
+    begun = departing(record, migration=migration, peer=peer)
+    return begun.but(state=RecordState.FROZEN)
+
+
+def released(record: Record, *, epoch: int) -> Record:
+    """The point of no return: this copy never runs again, the target runs as this epoch."""
+    if record.state is RecordState.RELEASED and record.epoch == epoch:
+        return record
+    if record.state is not RecordState.FROZEN:
+        raise _refused(record, Reason.WRONG_STATE, f"release to epoch {epoch}")
+    if epoch != record.epoch + 1:
+        raise _refused(record, Reason.STALE_EPOCH, f"release to epoch {epoch}")
+    return record.but(state=RecordState.RELEASED, epoch=epoch)
+
+
+def aborted(record: Record, *, migration: str) -> Record:
+    """The source keeps the container; the target never gets go.
+
+    Also for a migration that has not begun here: its order may still be under way.
+    """
+    if migration in record.aborted:
+        return record
+    if record.state is RecordState.RELEASED and record.migration == migration:
+        raise _refused(record, Reason.ALREADY_RELEASED, f"abort of migration {migration}")
+    kept = (*record.aborted, migration)[-ABORTED_MIGRATIONS_KEPT:]
+    if record.migration != migration:
+        return record.but(aborted=kept)
+    if record.state not in OWNED | {RecordState.FROZEN}:
+        raise _refused(record, Reason.WRONG_STATE, f"abort as a source of {migration}")
+    state = record.before or RecordState.RUNNING
+    return record.but(state=state, migration=None, peer=None, before=None, aborted=kept)
+
+
+def arriving(record: Record | None, order: IncomingOrder, *, boot: str, floor: int = 0) -> Record:
+    """The target prepares a copy that belongs to somebody else."""
+    wanted = order.order
+    if record is None:
+        _refuse_below_floor(wanted, floor)
+    else:
+        if record.state is RecordState.INCOMING and record.migration == order.migration:
+            return record
+        if order.migration in (record.migration, record.arrived_by):
+            raise _refused(record, Reason.WRONG_STATE, f"preparing {order.migration} again")
+        if record.state is not RecordState.RELEASED:
+            raise _refused(record, Reason.ALREADY_HERE, f"migration {order.migration}")
+        if wanted.epoch <= record.epoch:
+            raise _refused(record, Reason.STALE_EPOCH, f"arrival as epoch {wanted.epoch}")
+    return Record(
+        id=wanted.id, namespace=wanted.namespace, name=wanted.name, epoch=wanted.epoch,
+        state=RecordState.INCOMING, order=wanted, migration=order.migration, peer=order.source,
+        image_digest=wanted.image_digest, start_time=order.start_time, restarts=order.restarts,
+        last_exit=order.last_exit, ordered_boot=boot,
+    )  # fmt: skip
+
+
+def held(record: Record, *, boot: str) -> Record:
+    """The target has restored its copy, which may not run yet."""
+    if record.state is RecordState.HELD:
+        return record
+    if record.state is not RecordState.INCOMING:
+        raise _refused(record, Reason.WRONG_STATE, "a restore")
+    return record.but(state=RecordState.HELD, started_boot=boot)
+
+
+def running(record: Record, notice: VerdictNotice) -> Record:
+    """The target owns the container: only on the Released of this migration and epoch."""
+    if record.state in OWNED and record.arrived_by == notice.migration:
+        return record
+    if record.state is not RecordState.HELD or record.migration != notice.migration:
+        raise _refused(record, Reason.WRONG_STATE, f"go for migration {notice.migration}")
+    if notice.verdict is not Verdict.RELEASED:
+        raise _refused(record, Reason.NOT_PERMITTED, f"running on {notice.verdict}")
+    if notice.epoch != record.epoch:
+        raise _refused(record, Reason.STALE_EPOCH, f"go for epoch {notice.epoch}")
+    return record.but(
+        state=_state_of(record.order), migration=None, peer=None, arrived_by=notice.migration
+    )
+
+
+def started(record: Record, *, boot: str, now: datetime, digest: str | None) -> Record:
+    """A new instance runs."""
+    _require_ours(record)
+    return record.but(
+        state=RecordState.RUNNING, started_boot=boot, start_time=now,
+        image_digest=digest or record.image_digest,
+    )  # fmt: skip
+
+
+def ended(record: Record, last_exit: LastExit | None) -> Record:
+    """The instance is gone and no other follows, by the order or the restart policy."""
+    _require_ours(record)
+    before = RecordState.STOPPED if record.before is not None else None
+    last = last_exit or record.last_exit
+    return record.but(state=RecordState.STOPPED, started_boot="", last_exit=last, before=before)
+
+
+def restarting(record: Record, last_exit: LastExit) -> Record:
+    """The instance is gone, and the restart policy wants another one."""
+    _require_ours(record)
+    return record.but(
+        state=RecordState.RUNNING,
+        started_boot="",
+        last_exit=last_exit,
+        restarts=record.restarts + 1,
+    )
+
+
+def verdict(record: Record | None, migration: str) -> Verdict:
+    """What this record, as the source's, says of a migration. Unknown is never a permission."""
+    if record is None:
+        return Verdict.UNKNOWN
+    if migration in record.aborted:
+        return Verdict.ABORTED
+    if record.migration != migration:
+        return Verdict.UNKNOWN
+    match record.state:
+        case RecordState.RELEASED:
+            return Verdict.RELEASED
+        case RecordState.FROZEN | RecordState.RUNNING | RecordState.STOPPED:
+            return Verdict.UNDECIDED
+        case RecordState.INCOMING | RecordState.HELD:
+            return Verdict.UNKNOWN  # this side is the target: it has no verdict to give
+        case _ as never:
+            assert_never(never)
+
+
+def may_be_deleted(record: Record, *, epoch: int) -> None:
+    """Raise Refused unless the operator, who knows this epoch, may destroy the copy."""
+    if epoch < record.epoch:
+        raise _refused(record, Reason.STALE_EPOCH, f"deletion of epoch {epoch}")
+    _require_idle(record)
+
+
+def _refuse_below_floor(order: ContainerOrder, floor: int) -> None:
+    if order.epoch < floor:
+        raise Refused(
+            f"refusing epoch {order.epoch} of container {order.id}: this node gave it away before",
+            reason=Reason.STALE_EPOCH,
+        )
+
+
+def _state_of(order: ContainerOrder) -> RecordState:
+    stopped = order.state is DesiredState.STOPPED
+    return RecordState.STOPPED if stopped else RecordState.RUNNING
+
+
+def _reordered_state(record: Record, order: ContainerOrder) -> RecordState:
+    """A container that has ended by itself is not started by a repetition of its order."""
+    was_wanted = record.order.state is not DesiredState.STOPPED
+    is_wanted = order.state is not DesiredState.STOPPED
+    if is_wanted and not was_wanted:
+        return RecordState.RUNNING
+    return record.state
+
+
+def _unchanged(record: Record, order: ContainerOrder) -> Record:
+    """A repetition is answered; a change while the container is on its way is refused."""
+    if record.state in OWNED and order == record.order:
+        return record
+    raise _refused(record, Reason.IN_MIGRATION, "a new order")
+
+
+def _require_ours(record: Record) -> None:
+    if record.state not in OWNED:
+        raise _refused(record, Reason.IN_MIGRATION, "a change")
+
+
+def _require_idle(record: Record) -> None:
+    _require_ours(record)
+    if record.migration is not None:
+        raise _refused(record, Reason.IN_MIGRATION, "a change")
+
+
+def _refuse_decided(record: Record, migration: str) -> None:
+    if migration in record.aborted:
+        raise _refused(record, Reason.ALREADY_ABORTED, f"migration {migration}")
+    if record.state is RecordState.RELEASED:
+        raise _refused(record, Reason.ALREADY_RELEASED, f"migration {migration}")
+
+
+def _refused(record: Record, reason: Reason, asked: str) -> Refused:
+    state = f"container {record.id} is {record.state} as epoch {record.epoch} here"
+    if record.migration is not None:
+        state += f", in migration {record.migration}"
+    return Refused(f"refusing {asked}: {state}", reason=reason)

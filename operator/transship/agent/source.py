@@ -1,0 +1,361 @@
+"""The source's half of a migration: copy while the container runs, hand over, or take it back.
+
+Everything before `_decide` can be undone and is undone on any failure, nothing after it. The one
+line between the two is the journal's Released. Called by the server (orders of the operator) and at
+start-up (`recover`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass
+
+from loguru import logger
+
+from transship.agent import records
+from transship.agent.departure import Departure
+from transship.agent.filecopy import FileCopy
+from transship.agent.journal import Journal, JournalError
+from transship.agent.peers import PeerClient
+from transship.agent.ports import Bundles, Copies, Dumped, Residents, Wires
+from transship.agent.records import Record
+from transship.agent.stopwatch import Stopwatch
+from transship.api.migration import StepName
+from transship.api.placement import Strategy
+from transship.common.clock import Clock
+from transship.common.errors import NotFound, Refused, TransshipError
+from transship.protocol.migrations import (
+    MemoryEndpoint,
+    MigrationReport,
+    OutgoingOrder,
+    RestoreRequest,
+    ResumeReply,
+    VerdictNotice,
+    VerdictReply,
+)
+from transship.protocol.states import RecordState, SideState, Verdict
+from transship.transfer import images
+
+GO_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+"""Between tries to bring the verdict to a target that does not answer; the last one repeats."""
+
+DUMP_TIMEOUT_SECONDS = 60.0
+RESTORE_TIMEOUT_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class SourceParts:
+    """What a Source works with."""
+
+    journal: Journal
+    copies: Copies
+    bundles: Bundles
+    wires: Wires
+    residents: Residents
+    peers: PeerClient
+    streams: ssl.SSLContext
+    clock: Clock
+
+
+class Source:
+    """Gives containers away. One object per agent; one Departure per migration."""
+
+    def __init__(self, parts: SourceParts) -> None:
+        self._with = parts
+        self._departures: dict[str, Departure] = {}
+
+    async def begin(self, order: OutgoingOrder) -> MigrationReport:
+        """Start giving the container away; a repeated order reports the one under way."""
+        known = self._departures.get(order.migration)
+        if known is not None:
+            return known.report()
+        record = self._record(order.container)
+        _require_movable(record, order)
+        self._with.journal.put(
+            records.departing(record, migration=order.migration, peer=order.target)
+        )
+        departure = self._departure(order)
+        departure.task = asyncio.create_task(self._run(departure))
+        return departure.report()
+
+    def report(self, migration: str) -> MigrationReport | None:
+        departure = self._departures.get(migration)
+        return None if departure is None else departure.report()
+
+    def verdict(self, migration: str) -> VerdictReply:
+        """What the record says, and nothing else: also for migrations from before a restart."""
+        record = self._with.journal.of_migration(migration)
+        epoch = 0 if record is None else record.epoch
+        return VerdictReply(verdict=records.verdict(record, migration), epoch=epoch)
+
+    async def abort(self, migration: str) -> MigrationReport:
+        """Cancel, unless the verdict is Released already: the report says which of the two."""
+        departure = self._departures.get(migration)
+        if departure is None:
+            raise NotFound(f"no migration {migration} leaves this node")
+        if departure.verdict is Verdict.UNDECIDED and departure.task is not None:
+            departure.task.cancel()
+            await asyncio.wait([departure.task])
+        return departure.report()
+
+    async def forget(self, migration: str) -> None:
+        """The operator has noted the end: destroy what is left of the copy, drop the record."""
+        departure = self._departures.get(migration)
+        if departure is not None and departure.verdict is Verdict.UNDECIDED:
+            raise Refused(f"migration {migration} is under way", hint="abort it first")
+        if departure is not None and departure.task is not None:
+            departure.task.cancel()
+            await asyncio.wait([departure.task])
+        record = self._with.journal.of_migration(migration)
+        if record is not None and record.state is RecordState.RELEASED:
+            await self._destroy(record)
+            self._with.journal.remove(record.id, floor=record.epoch + 1)
+        self._departures.pop(migration, None)
+
+    async def recover(self) -> None:
+        """After a restart: what is undecided is aborted, what is released is brought to its end."""
+        for record in self._with.journal.all():
+            if record.migration is None or record.peer is None:
+                continue
+            if record.state is RecordState.RELEASED:
+                departure = self._departure(_order_of(record))
+                departure.state, departure.verdict = SideState.RELEASED, Verdict.RELEASED
+                departure.task = asyncio.create_task(self._finish(departure))
+            elif record.state in {RecordState.RUNNING, RecordState.STOPPED, RecordState.FROZEN}:
+                cause = TransshipError("the source's agent was restarted", reason="AgentRestarted")
+                await self._roll_back(self._departure(_order_of(record)), cause)
+
+    def _departure(self, order: OutgoingOrder) -> Departure:
+        clock = self._with.clock
+        departure = Departure(order=order, watch=Stopwatch(clock), began=clock.monotonic())
+        self._departures[order.migration] = departure
+        return departure
+
+    def _record(self, container: str) -> Record:
+        record = self._with.journal.get(container)
+        if record is None:
+            raise NotFound(f"container {container} is not on this node")
+        return record
+
+    async def _run(self, departure: Departure) -> None:
+        order = departure.order
+        log = logger.bind(migration=order.migration, container=order.container)
+        log.bind(target=order.target.node, strategy=order.strategy).info("migration begins")
+        files = self._file_copy(order)
+        try:
+            await self._copy_files(departure, files)
+            await self._hand_over(departure, files)
+        except asyncio.CancelledError:
+            cause = TransshipError("cancelled", reason="MigrationCancelled")
+            await asyncio.shield(self._roll_back(departure, cause))
+            return
+        except Exception as e:  # whatever went wrong, the container must run on
+            await asyncio.shield(self._roll_back(departure, e))
+            return
+        finally:
+            await files.close()
+        await self._finish(departure)
+
+    def _file_copy(self, order: OutgoingOrder) -> FileCopy:
+        return FileCopy(
+            self._with.bundles.home(order.container),
+            self._with.bundles.trees(order.container),
+            peer=order.target,
+            migration=order.migration,
+            context=self._with.streams,
+            mapped=lambda: self._with.copies.mapped(order.container),
+        )
+
+    async def _copy_files(self, departure: Departure, files: FileCopy) -> None:
+        with departure.watch.step(StepName.COPY_FILES):
+            await files.copy()
+        departure.bytes = files.bytes
+
+    async def _hand_over(self, departure: Departure, files: FileCopy) -> None:
+        order = departure.order
+        memory = None
+        if order.strategy is not Strategy.COLD:
+            memory = await self._with.peers.memory(order.target, order.migration)
+        await files.make_ready()
+        await self._with.peers.hold(order.target, order.migration)
+        with departure.watch.step(StepName.FREEZE):
+            await self._freeze(departure)
+        dumped = await self._dump(departure, memory) if memory is not None else None
+        # CRIU creates files at the dump (link remap): the difference of the files comes after
+        with departure.watch.step(StepName.SYNC_FILES):
+            await files.send_difference()
+        departure.bytes += files.bytes
+        await self._restore(departure, dumped)
+        with departure.watch.step(StepName.DECIDE):
+            self._decide(departure)
+
+    async def _freeze(self, departure: Departure) -> None:
+        order = departure.order
+        record = self._record(order.container)
+        self._with.journal.put(records.frozen(record, migration=order.migration, peer=order.target))
+        self._with.residents.disown(order.container)
+        departure.state = SideState.FROZEN
+        departure.frozen_at = self._with.clock.monotonic()
+        if order.strategy is Strategy.COLD:
+            await self._with.residents.stop(order.container)
+        else:
+            await self._with.copies.freeze(order.container)
+        self._with.wires.divert(record, via=order.target.address)
+
+    async def _dump(self, departure: Departure, memory: MemoryEndpoint) -> Dumped:
+        with departure.watch.step(StepName.DUMP):
+            return await self._with.copies.dump(
+                departure.order.container,
+                to=memory,
+                node=departure.order.target.node,
+                timeout_seconds=DUMP_TIMEOUT_SECONDS,
+            )
+
+    async def _restore(self, departure: Departure, dumped: Dumped | None) -> None:
+        with departure.watch.step(StepName.SEND_STATE):
+            body = b"" if dumped is None else images.pack(dumped.images)
+            request = RestoreRequest(asleep=() if dumped is None else dumped.asleep)
+        with departure.watch.step(StepName.RESTORE):
+            reply = await self._with.peers.restore(
+                departure.order.target,
+                departure.order.migration,
+                request=request,
+                images=body,
+                timeout_seconds=RESTORE_TIMEOUT_SECONDS,
+            )
+        departure.bytes += len(body) + reply.bytes
+        departure.watch.add(reply.parts, prefix="Target")
+
+    def _decide(self, departure: Departure) -> None:
+        """The point of no return. No await here: a cancel comes before it or after it."""
+        order = departure.order
+        record = self._record(order.container)
+        self._with.journal.put(records.released(record, epoch=order.epoch + 1))
+        departure.verdict = Verdict.RELEASED
+        departure.state = SideState.RELEASED
+
+    async def _roll_back(self, departure: Departure, cause: BaseException) -> None:
+        """The way back: first the durable promise never to give go, then the container runs on."""
+        order = departure.order
+        record = self._record(order.container)
+        was_frozen = record.state is RecordState.FROZEN
+        departure.failed_step = departure.watch.current
+        departure.verdict = Verdict.ABORTED
+        try:
+            self._with.journal.put(records.aborted(record, migration=order.migration))
+        except JournalError as e:
+            # Frozen never becomes Released without _decide, and a restart turns it into Aborted
+            logger.bind(container=record.id).error("the abort is not durable yet: {}", e)
+        if was_frozen:
+            await self._run_on(departure, record)
+        _note_failure(departure, cause)
+        logger.bind(
+            migration=order.migration, container=order.container, step=departure.failed_step
+        ).warning("migration aborted, the container runs on here: {}", cause)
+        departure.task = asyncio.create_task(self._tell_aborted(departure))
+
+    async def _run_on(self, departure: Departure, record: Record) -> None:
+        self._with.wires.undivert(record)
+        if departure.order.strategy is Strategy.COLD:
+            await self._with.residents.start(record)
+        else:
+            await self._with.copies.thaw(record.id)
+            self._with.residents.keep(record.id)
+        if departure.frozen_at is not None:
+            stall = self._with.clock.monotonic() - departure.frozen_at
+            departure.blackout_microseconds = round(stall * 1e6)
+
+    async def _tell_aborted(self, departure: Departure) -> None:
+        notice = VerdictNotice(
+            migration=departure.order.migration,
+            verdict=Verdict.ABORTED,
+            epoch=departure.order.epoch,
+        )
+        with suppress(TransshipError):  # it asks by itself, and the operator relays
+            await self._with.peers.decide(departure.order.target, notice)
+
+    async def _finish(self, departure: Departure) -> None:
+        """Bring the verdict to the target until it has been heard, then end the frozen copy."""
+        order = departure.order
+        notice = VerdictNotice(
+            migration=order.migration, verdict=Verdict.RELEASED, epoch=order.epoch + 1
+        )
+        with departure.watch.step(StepName.RESUME):
+            await self._give_go(departure, notice)
+        with departure.watch.step(StepName.DESTROY):
+            await self._destroy(self._record(order.container))
+        departure.total_milliseconds = round((self._with.clock.monotonic() - departure.began) * 1e3)
+        departure.state = SideState.DONE
+        logger.bind(
+            migration=order.migration,
+            container=order.container,
+            blackout_ms=(departure.blackout_microseconds or 0) / 1e3,
+        ).info("migration done")
+
+    async def _give_go(self, departure: Departure, notice: VerdictNotice) -> None:
+        tries = 0
+        while True:
+            sent = self._with.clock.monotonic()
+            try:
+                reply = await self._with.peers.decide(departure.order.target, notice)
+            except TransshipError as e:
+                logger.bind(migration=notice.migration).warning("go not delivered yet: {}", e)
+            else:
+                if reply.state is SideState.RUNNING:
+                    self._note_blackout(departure, sent=sent, reply=reply)
+                    return
+            await asyncio.sleep(GO_RETRY_SECONDS[min(tries, len(GO_RETRY_SECONDS) - 1)])
+            tries += 1
+
+    def _note_blackout(self, departure: Departure, *, sent: float, reply: ResumeReply) -> None:
+        """From the freeze to the thaw; the clocks differ, so the way of go is half a round trip."""
+        if departure.frozen_at is None:
+            return
+        there_and_back = self._with.clock.monotonic() - sent
+        resume = reply.resume_microseconds / 1e6
+        way = max(0.0, there_and_back - resume) / 2
+        departure.blackout_microseconds = round((sent + way + resume - departure.frozen_at) * 1e6)
+        departure.watch.add(reply.parts, prefix="Target")
+
+    async def _destroy(self, record: Record) -> None:
+        """Only the release makes this legal; it can be repeated."""
+        if record.state is not RecordState.RELEASED or record.peer is None:
+            raise Refused(f"container {record.id} is not released", reason="WrongState")
+        await self._with.copies.destroy(record.id)
+        self._with.wires.leave(record, via=record.peer.address)
+        await self._with.bundles.remove(record.id)
+
+
+def _require_movable(record: Record, order: OutgoingOrder) -> None:
+    runs = record.state is RecordState.RUNNING
+    cold = record.state is RecordState.STOPPED and order.strategy is Strategy.COLD
+    if record.epoch != order.epoch or not (runs or cold):
+        raise Refused(
+            f"container {order.container} is {record.state} as epoch {record.epoch} here, "
+            f"not Running as epoch {order.epoch}",
+            reason="WrongState",
+        )
+
+
+def _order_of(record: Record) -> OutgoingOrder:
+    """The order of a migration that was under way when the agent ended, as far as known."""
+    if record.migration is None or record.peer is None:
+        raise NotFound(f"container {record.id} is in no migration")
+    released = record.state is RecordState.RELEASED
+    return OutgoingOrder(
+        migration=record.migration,
+        container=record.id,
+        epoch=record.epoch - 1 if released else record.epoch,
+        target=record.peer,
+        strategy=Strategy.STOP_AND_COPY,
+    )
+
+
+def _note_failure(departure: Departure, cause: BaseException) -> None:
+    known = cause if isinstance(cause, TransshipError) else None
+    departure.failure = known or TransshipError(f"{type(cause).__name__}: {cause}")
+    departure.log_tail = getattr(cause, "log_tail", "")
+    cancelled = departure.failure.reason == "MigrationCancelled"
+    departure.state = SideState.CANCELLED if cancelled else SideState.FAILED

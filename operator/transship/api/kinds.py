@@ -1,0 +1,165 @@
+"""The kinds of the group: how kubectl names and shows each, and which model describes it.
+
+Everything that differs from kind to kind, other than the schema itself, stands in this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+from transship.api import GROUP
+from transship.api.address_pool import AddressPool
+from transship.api.base import Resource
+from transship.api.migration import ContainerMigration
+from transship.api.node_agent import NodeAgent
+from transship.api.placement import ContainerPlacement
+
+
+class ColumnType(StrEnum):
+    STRING = "string"
+    INTEGER = "integer"
+    BOOLEAN = "boolean"
+    DATE = "date"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of kubectl get; the wide ones are shown by -o wide only."""
+
+    name: str
+    path: str
+    type: ColumnType = ColumnType.STRING
+    description: str = ""
+    wide: bool = False
+
+
+AGE = Column("Age", ".metadata.creationTimestamp", ColumnType.DATE)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind. The plural word must not be one of Kubernetes' own or of a well-known neighbour."""
+
+    model: type[Resource]
+    singular: str
+    plural: str
+    short_names: tuple[str, ...]
+    namespaced: bool
+    columns: tuple[Column, ...]
+    selectable_fields: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.model.__name__
+
+    @property
+    def crd_name(self) -> str:
+        return f"{self.plural}.{GROUP}"
+
+
+PLACEMENTS = Kind(
+    model=ContainerPlacement,
+    singular="containerplacement",
+    plural="containerplacements",
+    short_names=("cpl", "placement", "placements"),
+    namespaced=True,
+    columns=(
+        Column("Node", ".status.node", description="Where the container is"),
+        Column("Target", ".spec.targetNode", description="Where it belongs"),
+        Column("Phase", ".status.phase"),
+        Column("Address", ".status.address"),
+        Column(
+            "Blackout-ms",
+            ".status.lastMigration.blackoutMilliseconds",
+            ColumnType.INTEGER,
+            "Milliseconds without a running copy in the last move",
+        ),
+        Column(
+            "Reason", ".status.conditions[?(@.type=='Ready')].reason", description="Why", wide=True
+        ),
+        Column("Step", ".status.migration.step", wide=True),
+        Column("Percent", ".status.migration.percent", ColumnType.INTEGER, wide=True),
+        Column(
+            "Migratable",
+            ".status.conditions[?(@.type=='Migratable')].status",
+            description="Whether it could be moved now",
+            wide=True,
+        ),
+        Column("Epoch", ".status.epoch", ColumnType.INTEGER, "Counts the owners", wide=True),
+        Column("Image", ".spec.container.image", wide=True),
+        AGE,
+    ),
+    selectable_fields=(".spec.targetNode", ".status.node"),
+)
+
+MIGRATIONS = Kind(
+    model=ContainerMigration,
+    singular="containermigration",
+    plural="containermigrations",
+    short_names=("cmig", "migration", "migrations"),
+    namespaced=True,
+    columns=(
+        Column("Placement", ".spec.placementName"),
+        Column("From", ".spec.sourceNode"),
+        Column("To", ".spec.targetNode"),
+        Column("Phase", ".status.phase"),
+        Column("Strategy", ".status.strategy"),
+        Column(
+            "Blackout-ms",
+            ".status.blackoutMilliseconds",
+            ColumnType.INTEGER,
+            "Milliseconds without a running copy",
+        ),
+        Column("Reason", ".status.reason", wide=True),
+        Column("Percent", ".status.percent", ColumnType.INTEGER, wide=True),
+        Column("Bytes", ".status.bytes", ColumnType.INTEGER, "Sent to the target", wide=True),
+        Column("Total-ms", ".status.totalMilliseconds", ColumnType.INTEGER, wide=True),
+        Column("Attempt", ".spec.attempt", ColumnType.INTEGER, wide=True),
+        AGE,
+    ),
+    selectable_fields=(".spec.placementName", ".spec.sourceNode", ".spec.targetNode"),
+)
+
+NODE_AGENTS = Kind(
+    model=NodeAgent,
+    singular="nodeagent",
+    plural="nodeagents",
+    short_names=("nagent",),
+    namespaced=False,
+    columns=(
+        Column("Ready", ".status.conditions[?(@.type=='Ready')].status"),
+        Column("Unschedulable", ".spec.unschedulable", ColumnType.BOOLEAN),
+        Column("Address", ".status.address"),
+        Column("Containers", ".status.capacity.containers", ColumnType.INTEGER),
+        Column("CRIU", ".status.versions.criu"),
+        Column("Reason", ".status.conditions[?(@.type=='Ready')].reason", wide=True),
+        Column("Kernel", ".status.versions.kernel", wide=True),
+        Column("Agent", ".status.versions.agent", wide=True),
+        Column("CPU", ".status.features.cpuModel", wide=True),
+        AGE,
+    ),
+)
+
+ADDRESS_POOLS = Kind(
+    model=AddressPool,
+    singular="addresspool",
+    plural="addresspools",
+    short_names=("apool",),
+    namespaced=False,
+    columns=(
+        Column("CIDR", ".spec.cidr"),
+        Column("Size", ".status.size", ColumnType.INTEGER, "Addresses that can be given out"),
+        Column("Allocated", ".status.allocated", ColumnType.INTEGER),
+        AGE,
+    ),
+)
+
+KINDS = (PLACEMENTS, MIGRATIONS, NODE_AGENTS, ADDRESS_POOLS)
+_BY_MODEL: Mapping[type[Resource], Kind] = MappingProxyType({kind.model: kind for kind in KINDS})
+
+
+def kind_of(model: type[Resource]) -> Kind:
+    return _BY_MODEL[model]

@@ -1,0 +1,272 @@
+"""ContainerPlacement: the container and the node it belongs on. Users edit only this resource."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from transship.api.base import (
+    Address,
+    ApiModel,
+    Int32,
+    Int64,
+    MicroTime,
+    ObjectName,
+    Percent,
+    Quantity,
+    Resource,
+    ShortText,
+    int32,
+    list_map,
+    rule,
+    rules,
+)
+from transship.api.conditions import Conditions
+from transship.api.container import Container, Volume
+
+ANEW = "a running container keeps it for life: delete the placement and create it anew"
+
+
+class NetworkMode(StrEnum):
+    POOL = "Pool"
+    NONE = "None"
+
+
+class Network(ApiModel):
+    """The container's network; its address stays with the placement wherever it goes."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.mode) || self.mode == 'Pool' ||"
+                " !(has(self.address) || has(self.addressPool))",
+                "address and addressPool must not be set when mode is None",
+            )
+        )
+    )
+
+    mode: NetworkMode = NetworkMode.POOL
+    """Pool: an address of an AddressPool. None: loopback only."""
+    address_pool: ObjectName | None = None
+    """The AddressPool to take the address from. Unset: the one named default."""
+    address: (
+        Annotated[
+            str,
+            Field(
+                max_length=45,
+                json_schema_extra=rules(
+                    rule(
+                        "isIP(self) && ip(self).family() == 4",
+                        "must be an IPv4 address of the pool, such as 10.200.128.7",
+                    )
+                ),
+            ),
+        ]
+        | None
+    ) = None
+    """A certain address of the pool. Unset: any free one."""
+
+
+class Strategy(StrEnum):
+    AUTO = "Auto"
+    PRE_COPY = "PreCopy"
+    POST_COPY = "PostCopy"
+    STOP_AND_COPY = "StopAndCopy"
+    COLD = "Cold"
+
+
+class Compression(StrEnum):
+    AUTO = "Auto"
+    NONE = "None"
+    ZSTD = "Zstd"
+
+
+class PostCopy(StrEnum):
+    ALLOWED = "Allowed"
+    FORBIDDEN = "Forbidden"
+
+
+class MigrationSettings(ApiModel):
+    """How this placement is moved.
+
+    What is left unset is decided by the operator and shown in the migration's status.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!(has(self.strategy) && self.strategy == 'PostCopy' && has(self.postCopy)"
+                " && self.postCopy == 'Forbidden')",
+                "strategy PostCopy needs postCopy: Allowed, or leave postCopy out",
+            )
+        )
+    )
+
+    strategy: Strategy = Strategy.AUTO
+    """When memory moves: PreCopy before the freeze, PostCopy after the resume, StopAndCopy inside
+    the freeze. Auto chooses by prediction. Cold ends the container and starts it on the target."""
+    max_downtime_milliseconds: Annotated[int, int32(1, 2_000_000)] | None = None
+    """The longest blackout that is acceptable."""
+    deadline_seconds: Annotated[int, int32(1, 86400)] | None = None
+    """A move that has not handed over by then is rolled back."""
+    max_bandwidth: Quantity | None = None
+    """Bytes per second that a move may send."""
+    compression: Compression | None = None
+    """Of what is sent; Auto compresses where the link is slower than the CPU."""
+    post_copy: PostCopy | None = None
+    """Whether Auto may fetch memory after the resume: the container is lost if the source dies
+    before the last page."""
+    backoff_limit: Annotated[int, int32(0, 100)] | None = None
+    """How often a failed move to the same node is tried again."""
+    successful_history_limit: Annotated[int, int32(0, 100)] | None = None
+    """How many succeeded ContainerMigrations are kept."""
+    failed_history_limit: Annotated[int, int32(0, 100)] | None = None
+    """How many failed or cancelled ContainerMigrations are kept."""
+
+
+class DesiredState(StrEnum):
+    RUNNING = "Running"
+    FROZEN = "Frozen"
+    STOPPED = "Stopped"
+
+
+NodeSelector = Annotated[
+    dict[Annotated[str, Field(max_length=316)], Annotated[str, Field(max_length=63)]],
+    Field(max_length=32),
+]
+
+SPEC_RULES = rules(
+    rule(
+        "!(has(self.targetNode) && has(self.nodeSelector) && size(self.nodeSelector) > 0)",
+        "must not have both targetNode and nodeSelector: write the node's name, or the labels of"
+        " the nodes that will do",
+    ),
+    rule(
+        "!has(self.container.volumeMounts) || self.container.volumeMounts.all(m,"
+        " has(self.volumes) && self.volumes.exists(v, v.name == m.name))",
+        "every name in container.volumeMounts must be the name of one of volumes",
+    ),
+    rule(
+        "has(self.volumes) == has(oldSelf.volumes)"
+        " && (!has(self.volumes) || self.volumes == oldSelf.volumes)",
+        f"volumes must not change: {ANEW}",
+    ),
+    rule(
+        "has(self.network) == has(oldSelf.network)"
+        " && (!has(self.network) || self.network == oldSelf.network)",
+        f"network must not change: {ANEW}",
+    ),
+)
+
+
+class PlacementSpec(ApiModel):
+    """What runs and where; only targetNode, nodeSelector, migration and state may change."""
+
+    model_config = ConfigDict(json_schema_extra=SPEC_RULES)
+
+    target_node: ObjectName | None = None
+    """The node that the container belongs on: editing it moves the container. With neither this
+    nor nodeSelector the operator chooses a node once, and the container stays there."""
+    node_selector: NodeSelector = {}
+    """Labels that the node's NodeAgent must have; the container is moved when its node no longer
+    has them. Not together with targetNode."""
+    container: Annotated[
+        Container,
+        Field(
+            json_schema_extra=rules(
+                rule("self == oldSelf", f"container must not change: {ANEW}"),
+            )
+        ),
+    ]
+    volumes: Annotated[tuple[Volume, ...], Field(**list_map("name", max_items=64))] = ()
+    """Immutable."""
+    network: Network = Network()
+    """Immutable."""
+    migration: MigrationSettings = MigrationSettings()
+    """How the container is moved."""
+    state: DesiredState = DesiredState.RUNNING
+    """Running, Frozen (all tasks stopped, memory kept) or Stopped (ended)."""
+
+
+class PlacementPhase(StrEnum):
+    """Derived from the conditions, for people; never read back."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    MIGRATING = "Migrating"
+    FROZEN = "Frozen"
+    STOPPED = "Stopped"
+    FAILED = "Failed"
+    TERMINATING = "Terminating"
+    UNKNOWN = "Unknown"
+
+
+class LastExit(ApiModel):
+    """How the container's main process last ended."""
+
+    exit_code: Annotated[int, int32(-1, 255)]
+    """The exit status, or 128 and the number of the signal; -1 when it is not known."""
+    time: MicroTime
+    reason: ShortText = ""
+
+
+class ContainerStatus(ApiModel):
+    """What the agent says of the container."""
+
+    id: ShortText = ""
+    start_time: MicroTime | None = None
+    """When its main process was started; a move does not change it."""
+    restarts: Int32 = 0
+    last_exit: LastExit | None = None
+
+
+class CurrentMigration(ApiModel):
+    """The ContainerMigration that is under way."""
+
+    name: ObjectName
+    step: ShortText = ""
+    percent: Percent = 0
+
+
+class LastMigration(ApiModel):
+    """What the last finished move cost."""
+
+    name: ObjectName
+    from_: Annotated[ObjectName, Field(alias="from")]
+    to: ObjectName
+    strategy: Strategy
+    blackout_milliseconds: Int32 | None = None
+    """The time in which no copy of the container ran."""
+    total_milliseconds: Int64 | None = None
+    bytes: Int64 | None = None
+    """What the source sent."""
+
+
+class PlacementStatus(ApiModel):
+    """Observed; written by the operator alone."""
+
+    conditions: Conditions = ()
+    """Ready and Migratable always; Reconciling and Stalled only while they are true."""
+    observed_generation: Int64 = 0
+    """The metadata.generation that this status speaks of."""
+    phase: PlacementPhase | None = None
+    node: ObjectName | None = None
+    """Where the container is."""
+    epoch: Int32 = 0
+    """Counts the owners: 1 where it was started, one more with every move."""
+    address: Address | None = None
+    image_digest: ShortText | None = None
+    """What the image's tag meant when the container was made."""
+    container: ContainerStatus | None = None
+    migration: CurrentMigration | None = None
+    last_migration: LastMigration | None = None
+
+
+class ContainerPlacement(Resource):
+    """Which node a container belongs on: editing spec.targetNode moves it, running."""
+
+    spec: PlacementSpec
+    status: PlacementStatus = PlacementStatus()

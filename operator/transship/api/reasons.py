@@ -1,0 +1,375 @@
+"""The one table of reasons: stable words in conditions, events, migrations and error replies.
+
+A reason is an API constant: it may be added, never renamed or reused. Each has one sentence of
+meaning and, where the user can do something, a hint.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+
+class Reason(StrEnum):
+    """The word (CamelCase, the member's own name), what it means, and what the user can do."""
+
+    meaning: str
+    hint: str
+
+    def __new__(cls, word: str, meaning: str, hint: str = "") -> Self:
+        reason = str.__new__(cls, word)
+        reason._value_ = word
+        reason.meaning = meaning
+        reason.hint = hint
+        return reason
+
+    # what a placement goes through
+    PLACED = ("Placed", "A node was chosen for the placement.")
+    STARTING = ("Starting", "The container is being started.")
+    CONTAINER_RUNNING = ("ContainerRunning", "The container runs on the node it belongs on.")
+    CONTAINER_READY = ("ContainerReady", "The container runs and its readiness probe succeeds.")
+    CONTAINER_NOT_READY = (
+        "ContainerNotReady",
+        "The container runs, but its readiness or startup probe does not succeed.",
+        "see the probe's answer in the message, and the container's log",
+    )
+    CONTAINER_EXITED = (
+        "ContainerExited",
+        "The container's main process has ended.",
+        "see status.container.lastExit and the container's log",
+    )
+    CONTAINER_RESTARTED = ("ContainerRestarted", "The container ended and was started again.")
+    CONTAINER_FROZEN = (
+        "ContainerFrozen",
+        "All tasks of the container are frozen, because spec.state says so.",
+        "set spec.state to Running to thaw it",
+    )
+    CONTAINER_STOPPED = (
+        "ContainerStopped",
+        "The container was ended, because spec.state says so.",
+        "set spec.state to Running to start it",
+    )
+    CONTAINER_START_FAILED = (
+        "ContainerStartFailed",
+        "The runtime could not start the container.",
+        "see the runtime's words in the message: often the command does not exist in the image",
+    )
+    CONTAINER_LOST = (
+        "ContainerLost",
+        "The agent no longer has the container, for instance after its node restarted.",
+        "it is started anew unless spec.container.restartPolicy is Never",
+    )
+    CRASH_LOOP_BACK_OFF = (
+        "CrashLoopBackOff",
+        "The container keeps ending; the next start waits for a while.",
+        "see status.container.lastExit and the container's log",
+    )
+    DELETING = ("Deleting", "The placement is being deleted: its container ends first.")
+    DELETED = ("Deleted", "The container is gone and its address is free.")
+    AS_DESIRED = ("AsDesired", "Everything is as the spec says.")
+
+    # choosing a node
+    NODE_NOT_FOUND = (
+        "NodeNotFound",
+        "No NodeAgent has the name in spec.targetNode.",
+        "write one of the names that kubectl get nodeagents shows",
+    )
+    NODE_NOT_READY = (
+        "NodeNotReady",
+        "The node's agent is not ready.",
+        "see the conditions of its NodeAgent",
+    )
+    NODE_UNSCHEDULABLE = (
+        "NodeUnschedulable",
+        "The node takes no containers now.",
+        "set spec.unschedulable of its NodeAgent to false, or choose another node",
+    )
+    NODE_LOST = (
+        "NodeLost",
+        "The node that runs the container does not answer: its container may still run.",
+        "bring the node back, or fence it, then taint it node.kubernetes.io/out-of-service",
+    )
+    NODE_FENCED = ("NodeFenced", "An administrator declared that the node runs nothing any more.")
+    NO_NODE_MATCHES = (
+        "NoNodeMatches",
+        "No ready node has the labels of spec.nodeSelector.",
+        "label a NodeAgent, or change the selector",
+    )
+    INSUFFICIENT_CPU = (
+        "InsufficientCPU",
+        "The node has less CPU free than the container requests.",
+        "lower spec.container.resources.requests.cpu, or choose another node",
+    )
+    INSUFFICIENT_MEMORY = (
+        "InsufficientMemory",
+        "The node has less memory free than the container requests or uses.",
+        "choose another node, or free memory on this one",
+    )
+    INSUFFICIENT_DISK = (
+        "InsufficientDisk",
+        "The node has less disk space free than the container's files need.",
+        "choose another node, or free space on this one",
+    )
+
+    # what a container needs
+    INVALID_IMAGE = (
+        "InvalidImage",
+        "The image reference, or the image's own configuration, cannot be read.",
+        "write REGISTRY/NAME:TAG or REGISTRY/NAME@sha256:DIGEST of an OCI or Docker image",
+    )
+    IMAGE_PULL_FAILED = (
+        "ImagePullFailed",
+        "The node could not pull the image.",
+        "check the reference, and that the node reaches the registry",
+    )
+    SECRET_NOT_FOUND = (
+        "SecretNotFound",
+        "A Secret that the container needs, or its key, does not exist.",
+        "create it in the placement's namespace",
+    )
+    CONFIG_MAP_NOT_FOUND = (
+        "ConfigMapNotFound",
+        "A ConfigMap that the container needs, or its key, does not exist.",
+        "create it in the placement's namespace",
+    )
+    HOST_PATH_NOT_FOUND = (
+        "HostPathNotFound",
+        "A hostPath volume's directory does not exist on the node.",
+        "make it there, or choose a node that has it",
+    )
+    VOLUME_MOUNT_FAILED = ("VolumeMountFailed", "A volume could not be mounted on the node.")
+    POOL_NOT_FOUND = (
+        "PoolNotFound",
+        "The AddressPool does not exist.",
+        'create it; "default" is used where spec.network.addressPool is not set',
+    )
+    POOL_EXHAUSTED = (
+        "PoolExhausted",
+        "All addresses of the AddressPool are taken.",
+        "delete placements, or name another pool in spec.network.addressPool",
+    )
+    ADDRESS_TAKEN = (
+        "AddressTaken",
+        "Another placement holds the address in spec.network.address.",
+        "choose another address, or delete the other placement",
+    )
+    ADDRESS_NOT_IN_POOL = (
+        "AddressNotInPool",
+        "The address in spec.network.address is not one that the pool gives out.",
+        "write an address inside the pool's cidr that is not in its spec.excluded",
+    )
+    ADDRESS_ALLOCATED = ("AddressAllocated", "The placement got its address.")
+    ADDRESS_RELEASED = ("AddressReleased", "The placement's address went back to its pool.")
+    NETWORK_SETUP_FAILED = (
+        "NetworkSetupFailed",
+        "The container's network could not be set up on the node.",
+    )
+
+    # moving
+    MIGRATION_PENDING = ("MigrationPending", "The move waits for its turn or for its target.")
+    MIGRATION_STARTED = ("MigrationStarted", "The move has begun; the container runs on.")
+    MIGRATION_IN_PROGRESS = ("MigrationInProgress", "The container is being moved.")
+    MIGRATION_SUCCEEDED = ("MigrationSucceeded", "The container runs on the target.")
+    MIGRATION_FAILED = (
+        "MigrationFailed",
+        "The move failed; the container runs on where it was.",
+        "see the migration's reason and hint",
+    )
+    MIGRATION_CANCELLED = (
+        "MigrationCancelled",
+        "The move was cancelled; the container runs on where it was.",
+    )
+    MIGRATION_SUPERSEDED = (
+        "MigrationSuperseded",
+        "The target changed while the container was being moved.",
+    )
+    RELEASED = ("Released", "The source promised durably never to run its copy again.")
+    ROLLED_BACK = ("RolledBack", "The source thawed its copy, which runs on.")
+    TARGET_UNREACHABLE = (
+        "TargetUnreachable",
+        "The source could not reach the target's agent.",
+        "check the network between the two nodes, and the target's agent",
+    )
+    SOURCE_UNREACHABLE = (
+        "SourceUnreachable",
+        "The target could not reach the source's agent.",
+        "check the network between the two nodes, and the source's agent",
+    )
+    AGENT_UNREACHABLE = (
+        "AgentUnreachable",
+        "The operator could not reach a node's agent.",
+        "check that agent, and the network between the operator and its node",
+    )
+    DEADLINE_EXCEEDED = (
+        "DeadlineExceeded",
+        "A step took longer than it may.",
+        "raise spec.migration.deadlineSeconds, or find what is slow: times are in status.steps",
+    )
+    BACKOFF_LIMIT_EXCEEDED = (
+        "BackoffLimitExceeded",
+        "The move failed as often as spec.migration.backoffLimit allows.",
+        "remove the cause, then set spec.targetNode anew",
+    )
+    NOT_CONVERGING = (
+        "NotConverging",
+        "The container changes its memory faster than the link carries it.",
+        "allow post-copy, raise maxDowntimeMilliseconds, or move it when it is less busy",
+    )
+    BLACKOUT_TOO_LONG = (
+        "BlackoutTooLong",
+        "The expected blackout is longer than spec.migration.maxDowntimeMilliseconds.",
+        "allow post-copy, raise maxDowntimeMilliseconds, or move it when it is less busy",
+    )
+    DUMP_FAILED = (
+        "DumpFailed",
+        "CRIU could not dump the container.",
+        "see the migration's message and logTail",
+    )
+    RESTORE_FAILED = (
+        "RestoreFailed",
+        "CRIU could not restore the container on the target.",
+        "see the migration's message and logTail",
+    )
+    TRANSFER_FAILED = ("TransferFailed", "Memory or files could not be sent to the target.")
+
+    # whether it can be moved
+    MIGRATABLE = ("Migratable", "Nothing known speaks against moving the container.")
+    CPU_FEATURES_MISSING = (
+        "CPUFeaturesMissing",
+        "The target's CPU lacks features that the source's has and programs may be using.",
+        "choose a node with the same or a newer CPU, or use the strategy Cold",
+    )
+    ARCHITECTURE_DIFFERS = (
+        "ArchitectureDiffers",
+        "Source and target have different machine architectures.",
+        "choose a node of the same architecture",
+    )
+    CGROUP_VERSION_DIFFERS = (
+        "CgroupVersionDiffers",
+        "One node uses cgroup v1, the other v2.",
+        "choose a node with the same cgroup version",
+    )
+    CRIU_TOO_OLD = (
+        "CRIUTooOld",
+        "The target's CRIU is older than the source's.",
+        "upgrade CRIU on the target",
+    )
+    CRIU_UNUSABLE = (
+        "CRIUUnusable",
+        "CRIU does not work on the node.",
+        "see the self-test of its NodeAgent",
+    )
+    KERNEL_FEATURE_MISSING = (
+        "KernelFeatureMissing",
+        "A kernel lacks what the chosen strategy needs.",
+        "use the strategy Auto, or see the features of the NodeAgents",
+    )
+    POST_COPY_UNAVAILABLE = (
+        "PostCopyUnavailable",
+        "The target cannot fetch pages on demand (userfaultfd).",
+        "use another strategy, or set vm.unprivileged_userfaultfd on the target",
+    )
+    EXTERNAL_RESOURCE = (
+        "ExternalResource",
+        "The container uses something of its node that cannot be carried to another.",
+        "see the message for what it is, or use the strategy Cold",
+    )
+    VOLUME_NOT_MOVABLE = (
+        "VolumeNotMovable",
+        "A hostPath volume's directory is missing on the target.",
+        "make it there, or use a volume that moves (emptyDir) or is shared (nfs)",
+    )
+
+    # agents and pools
+    AGENT_READY = ("AgentReady", "The agent answers and can run and move containers.")
+    AGENT_STARTING = ("AgentStarting", "The agent has not finished its start.")
+    AGENT_NOT_RENEWING = (
+        "AgentNotRenewing",
+        "The agent no longer renews its lease.",
+        "check the agent and its node",
+    )
+    SELF_TEST_PASSED = ("SelfTestPassed", "A real dump and restore of a small process succeeded.")
+    SELF_TEST_FAILED = (
+        "SelfTestFailed",
+        "A dump and restore of a small process failed: the node cannot take part in moves.",
+        "see the NodeAgent's status.selfTest.message",
+    )
+    POOL_READY = ("PoolReady", "The pool gives out addresses.")
+    INVALID_CIDR = (
+        "InvalidCIDR",
+        "The pool's cidr is not an IPv4 network.",
+        "write a network such as 10.0.128.0/17",
+    )
+
+    # what an agent's record of a container forbids
+    AWAITING_ORDER = (
+        "AwaitingOrder",
+        "The node restarted: the container waits until the operator wants it here again.",
+        "see that the operator runs; a fenced node's containers may run elsewhere by now",
+    )
+    PULLING_IMAGE = ("PullingImage", "The node pulls the image and unpacks it.")
+    CONTAINER_UNHEALTHY = (
+        "ContainerUnhealthy",
+        "The container's liveness or startup probe failed: it is restarted.",
+        "see the probe's answer in the message, and the container's log",
+    )
+    STALE_EPOCH = ("StaleEpoch", "The request is about an earlier owner of the container.")
+    IN_MIGRATION = (
+        "InMigration",
+        "The container is being moved: it cannot be changed until that is decided.",
+        "cancel the migration, or wait for its end",
+    )
+    ALREADY_RELEASED = (
+        "AlreadyReleased",
+        "The source has promised never to run its copy again.",
+    )
+    ALREADY_ABORTED = ("AlreadyAborted", "The source has aborted this migration for good.")
+    ALREADY_HERE = ("AlreadyHere", "The target already has this container.")
+    NOT_PERMITTED = ("NotPermitted", "Only the source's verdict Released permits a copy to run.")
+    WRONG_STATE = ("WrongState", "The container's record does not allow this step now.")
+    QUARANTINED = (
+        "Quarantined",
+        "The agent's record of the container is damaged: nobody knows what was promised.",
+        "look at the file in the journal's quarantine on the node, then remove it",
+    )
+    JOURNAL_UNWRITABLE = (
+        "JournalUnwritable",
+        "The agent cannot write down its promises, so it makes none.",
+        "free space on the node's disk, and see that it is writable",
+    )
+
+    # errors that name no better reason
+    INTERNAL_ERROR = ("InternalError", "Something unforeseen went wrong.", "see the program's log")
+    INVALID_INPUT = ("InvalidInput", "The request cannot be accepted as it is.")
+    REFUSED = ("Refused", "The request is well formed, but the present state forbids it.")
+    NOT_FOUND = ("NotFound", "The thing asked for does not exist.")
+    UNREACHABLE = ("Unreachable", "A peer did not answer; it may have acted all the same.")
+    CONFLICT = ("Conflict", "Someone else was faster.")
+    ALREADY_EXISTS = ("AlreadyExists", "An object of this name exists.")
+    COMMAND_FAILED = ("CommandFailed", "A program that the agent runs ended badly.")
+    API_SERVER_UNREACHABLE = (
+        "APIServerUnreachable",
+        "The API server does not answer.",
+        "check the address in the kubeconfig, and the API server",
+    )
+    API_SERVER_UNAVAILABLE = (
+        "APIServerUnavailable",
+        "The API server answers that it cannot serve now.",
+    )
+    FORBIDDEN = (
+        "Forbidden",
+        "The API server does not allow it.",
+        "bind one of the project's ClusterRoles to the user in the message",
+    )
+    UNAUTHORIZED = (
+        "Unauthorized",
+        "The API server does not know the credentials.",
+        "check the user in the kubeconfig",
+    )
+    LEASE_HELD = ("LeaseHeld", "Another process holds the lease.")
+    NO_CLUSTER = (
+        "NoCluster",
+        "No cluster is configured.",
+        "set KUBECONFIG, or give --kubeconfig FILE",
+    )
+    UNKNOWN = ("Unknown", "Not observed yet.")

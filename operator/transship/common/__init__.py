@@ -1,0 +1,1 @@
+"""What every part needs: errors, child processes, time, logging. Knows nothing of containers."""

@@ -1,0 +1,204 @@
+"""The client of the API server: reads and writes of our kinds, as models.
+
+Who writes what, and how:
+- a status that has one writer is applied (server-side apply, forced): a field that the writer no
+  longer sends is removed, fields of other managers stay;
+- an AddressPool's status is replaced under a resourceVersion check, because two writers must
+  never give out the same address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from pydantic import ValidationError
+
+from transship.api import API_VERSION
+from transship.api.base import ApiModel, Resource
+from transship.api.kinds import kind_of
+from transship.api.node_agent import NodeAgent, NodeAgentStatus
+from transship.common.errors import InvalidInput
+from transship.kube.paths import path_of
+from transship.kube.transport import ContentType, Request, Transport
+
+R = TypeVar("R", bound=Resource)
+
+OPERATOR_MANAGER = "transship-operator"
+AGENT_MANAGER = "transship-agent"
+
+
+class KubeClient:
+    """Our kinds in one cluster. Every call ends within the transport's deadline."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+
+    @classmethod
+    async def connect(cls, kubeconfig: Path | None = None) -> Self:
+        return cls(await Transport.connect(kubeconfig))
+
+    async def close(self) -> None:
+        await self.transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def get(self, model: type[R], *, name: str, namespace: str | None = None) -> R:
+        """Raise NotFound where there is none."""
+        path = path_of(model, namespace=namespace, name=name)
+        doing = f"reading {_called(model, name, namespace)}"
+        return _parse(model, await self.transport.send(Request("GET", path, doing)))
+
+    async def list(
+        self,
+        model: type[R],
+        *,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+    ) -> tuple[R, ...]:
+        """All objects of a kind, of every namespace unless one is named."""
+        selectors = {"labelSelector": label_selector, "fieldSelector": field_selector}
+        query = {key: value for key, value in selectors.items() if value}
+        request = Request(
+            "GET",
+            path_of(model, namespace=namespace),
+            f"listing {kind_of(model).plural}",
+            query=query,
+        )
+        answer = await self.transport.send(request)
+        return tuple(_parse(model, item) for item in answer.get("items", ()))
+
+    async def create(self, resource: R) -> R:
+        """Raise Conflict (reason AlreadyExists) where one of this name exists."""
+        model, meta = type(resource), resource.metadata
+        request = Request(
+            "POST",
+            path_of(model, namespace=meta.namespace),
+            f"creating {_called(model, meta.name, meta.namespace)}",
+            body=manifest_of(resource),
+        )
+        return _parse(model, await self.transport.send(request))
+
+    async def delete(
+        self, model: type[R], *, name: str, namespace: str | None = None, uid: str | None = None
+    ) -> None:
+        """Delete it; with a uid only that very object, not a later one of the same name."""
+        preconditions = {"preconditions": {"uid": uid}} if uid else {}
+        request = Request(
+            "DELETE",
+            path_of(model, namespace=namespace, name=name),
+            f"deleting {_called(model, name, namespace)}",
+            body={"apiVersion": "v1", "kind": "DeleteOptions", **preconditions},
+        )
+        await self.transport.send(request)
+
+    async def merge_patch(
+        self, model: type[R], *, name: str, namespace: str | None = None, patch: Mapping[str, Any]
+    ) -> R:
+        """Change fields of metadata or spec as kubectl patch --type=merge does (None removes)."""
+        request = Request(
+            "PATCH",
+            path_of(model, namespace=namespace, name=name),
+            f"changing {_called(model, name, namespace)}",
+            body=patch,
+            content_type=ContentType.MERGE_PATCH,
+        )
+        return _parse(model, await self.transport.send(request))
+
+    async def apply_status(
+        self,
+        model: type[R],
+        *,
+        name: str,
+        namespace: str | None = None,
+        uid: str | None = None,
+        status: ApiModel,
+        field_manager: str = OPERATOR_MANAGER,
+    ) -> R:
+        """Make the status what is given: what this manager wrote and now leaves out is removed.
+
+        With a uid it is a Conflict when the object was deleted and made anew meanwhile.
+        """
+        request = Request(
+            "PATCH",
+            path_of(model, namespace=namespace, name=name) + "/status",
+            f"writing the status of {_called(model, name, namespace)}",
+            query=_applying(field_manager),
+            body=_document(model, {"name": name, "uid": uid}, status=status.dump()),
+            content_type=ContentType.APPLY_PATCH,
+        )
+        return _parse(model, await self.transport.send(request))
+
+    async def replace_status_checked(self, resource: R, *, status: ApiModel) -> R:
+        """Replace the whole status of the object as it was read; Conflict when it changed since."""
+        model, meta = type(resource), resource.metadata
+        identity = {"name": meta.name, "uid": meta.uid, "resourceVersion": meta.resource_version}
+        body = {**manifest_of(resource), "status": status.dump()}
+        request = Request(
+            "PUT",
+            path_of(model, namespace=meta.namespace, name=meta.name) + "/status",
+            f"writing the status of {_called(model, meta.name, meta.namespace)}",
+            body={**body, "metadata": {**body["metadata"], **identity}},
+        )
+        return _parse(model, await self.transport.send(request))
+
+    async def apply_node_agent(
+        self, *, name: str, status: NodeAgentStatus, labels: Mapping[str, str] | None = None
+    ) -> NodeAgent:
+        """Register the agent: made when missing, its labels and status set; spec is the users'."""
+        request = Request(
+            "PATCH",
+            path_of(NodeAgent, name=name),
+            f"registering node agent {name}",
+            query=_applying(AGENT_MANAGER),
+            body=_document(NodeAgent, {"name": name, "labels": dict(labels or {})}),
+            content_type=ContentType.APPLY_PATCH,
+        )
+        await self.transport.send(request)
+        return await self.apply_status(
+            NodeAgent, name=name, status=status, field_manager=AGENT_MANAGER
+        )
+
+
+def manifest_of(resource: Resource) -> dict[str, Any]:
+    """The object as a user would write it: no status, nothing that the API server fills in."""
+    meta = resource.metadata.dump()
+    kept = ("name", "namespace", "labels", "annotations", "finalizers", "ownerReferences")
+    spec = resource.dump().get("spec", {})
+    return _document(type(resource), {key: meta[key] for key in kept if meta.get(key)}, spec=spec)
+
+
+def _document(
+    model: type[Resource], metadata: Mapping[str, Any], **sections: dict[str, Any]
+) -> dict[str, Any]:
+    known = {key: value for key, value in metadata.items() if value is not None}
+    kind = kind_of(model).name
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": known, **sections}
+
+
+def _applying(field_manager: str) -> dict[str, str]:
+    return {"fieldManager": field_manager, "force": "true"}
+
+
+def _called(model: type[Resource], name: str, namespace: str | None) -> str:
+    return f"{kind_of(model).name} {f'{namespace}/' if namespace else ''}{name}"
+
+
+def _parse(model: type[R], document: Mapping[str, Any]) -> R:
+    try:
+        return model.model_validate(document)
+    except ValidationError as e:
+        name = document.get("metadata", {}).get("name")
+        raise InvalidInput(f"reading {kind_of(model).name} {name}: {e}") from e

@@ -1,0 +1,54 @@
+"""ConfigMaps and Secrets, read when a container starts; never listed or watched, never logged."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Mapping
+from enum import StrEnum
+
+from transship.common.errors import NotFound
+from transship.kube.client import KubeClient
+from transship.kube.paths import path
+from transship.kube.transport import Request
+
+
+class Source(StrEnum):
+    """The built-in kinds that hold data for containers, by their plural word."""
+
+    CONFIG_MAP = "configmaps"
+    SECRET = "secrets"  # noqa: S105
+
+    @property
+    def kind(self) -> str:
+        return "ConfigMap" if self is Source.CONFIG_MAP else "Secret"
+
+
+async def read_data(
+    client: KubeClient, source: Source, *, namespace: str, name: str
+) -> Mapping[str, bytes]:
+    """All keys and their contents. NotFound carries ConfigMapNotFound or SecretNotFound."""
+    asked = path("/api/v1", source, namespace=namespace, name=name)
+    doing = f"reading {source.kind} {namespace}/{name}"
+    try:
+        document = await client.transport.send(Request("GET", asked, doing))
+    except NotFound as e:
+        raise NotFound(e.message, reason=f"{source.kind}NotFound") from e
+    data, binary = document.get("data") or {}, document.get("binaryData") or {}
+    if source is Source.SECRET:
+        return {key: b64decode(value) for key, value in data.items()}
+    text = {key: value.encode() for key, value in data.items()}
+    return text | {key: b64decode(value) for key, value in binary.items()}
+
+
+async def read_value(
+    client: KubeClient, source: Source, *, namespace: str, name: str, key: str
+) -> bytes:
+    """One key's content; NotFound where the object or the key is missing."""
+    data = await read_data(client, source, namespace=namespace, name=name)
+    if key not in data:
+        raise NotFound(
+            f"reading {source.kind} {namespace}/{name}: it has no key {key!r}",
+            reason=f"{source.kind}NotFound",
+            hint=f"its keys are {', '.join(sorted(data)) or 'none'}",
+        )
+    return data[key]

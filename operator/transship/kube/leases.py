@@ -1,0 +1,132 @@
+"""Leases (coordination.k8s.io): an agent's heartbeat, and who of several operators leads.
+
+A lease is renewed under a resourceVersion check, so two holders cannot both believe to have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from transship.common.clock import Clock, SystemClock
+from transship.common.errors import NotFound, Refused
+from transship.kube.client import KubeClient
+from transship.kube.paths import path
+from transship.kube.transport import Request
+
+SYSTEM_NAMESPACE = "transship-system"
+ROOT = "/apis/coordination.k8s.io/v1"
+AGENT_PREFIX = "agent-"  # an agent's certificate allows it the lease of this prefix and its node
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Who holds it, and since when it has not been renewed."""
+
+    name: str
+    holder: str
+    renew_time: datetime
+    duration_seconds: int
+
+    def expired(self, now: datetime) -> bool:
+        return now > self.renew_time + timedelta(seconds=self.duration_seconds)
+
+
+def agent_lease(node: str) -> str:
+    """The name of a node's lease."""
+    return AGENT_PREFIX + node
+
+
+class Leases:
+    """The leases of one namespace."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        namespace: str = SYSTEM_NAMESPACE,
+        clock: Clock | None = None,
+    ) -> None:
+        self._transport = client.transport
+        self._namespace = namespace
+        self._clock = clock or SystemClock()
+
+    async def list(self) -> tuple[Lease, ...]:
+        request = Request("GET", self._path(), f"listing leases of {self._namespace}")
+        answer = await self._transport.send(request)
+        return tuple(_parse(item) for item in answer.get("items", ()))
+
+    async def get(self, name: str) -> Lease:
+        return _parse(await self._read(name))
+
+    async def renew(self, name: str, *, holder: str, duration_seconds: int) -> Lease:
+        """Take the lease or keep it.
+
+        Raises Refused (LeaseHeld) while another holder's has not expired, and Conflict when
+        another one was faster.
+        """
+        try:
+            present = await self._read(name)
+        except NotFound:
+            return await self._create(name, holder=holder, duration_seconds=duration_seconds)
+        now, lease = self._clock.now(), _parse(present)
+        if lease.holder not in {"", holder} and not lease.expired(now):
+            raise Refused(
+                f"taking lease {name}: {lease.holder} holds it until it expires", reason="LeaseHeld"
+            )
+        spec = _spec(holder, duration_seconds, now=now, since=_since(present, holder))
+        request = Request(
+            "PUT", self._path(name), f"renewing lease {name}", body={**present, "spec": spec}
+        )
+        return _parse(await self._transport.send(request))
+
+    async def _create(self, name: str, *, holder: str, duration_seconds: int) -> Lease:
+        body = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": name, "namespace": self._namespace},
+            "spec": _spec(holder, duration_seconds, now=self._clock.now(), since=None),
+        }
+        request = Request("POST", self._path(), f"creating lease {name}", body=body)
+        return _parse(await self._transport.send(request))
+
+    async def _read(self, name: str) -> dict[str, Any]:
+        return await self._transport.send(Request("GET", self._path(name), f"reading lease {name}"))
+
+    def _path(self, name: str | None = None) -> str:
+        return path(ROOT, "leases", namespace=self._namespace, name=name)
+
+
+def micro_time(moment: datetime) -> str:
+    """metav1.MicroTime."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _since(document: Mapping[str, Any], holder: str) -> str | None:
+    spec = document.get("spec", {})
+    acquired: str | None = spec.get("acquireTime")
+    return acquired if spec.get("holderIdentity") == holder else None
+
+
+def _spec(
+    holder: str, duration_seconds: int, *, now: datetime, since: str | None
+) -> dict[str, Any]:
+    return {
+        "holderIdentity": holder,
+        "leaseDurationSeconds": duration_seconds,
+        "acquireTime": since or micro_time(now),
+        "renewTime": micro_time(now),
+    }
+
+
+def _parse(document: Mapping[str, Any]) -> Lease:
+    spec = document.get("spec") or {}
+    renewed = spec.get("renewTime")
+    return Lease(
+        name=document["metadata"]["name"],
+        holder=spec.get("holderIdentity") or "",
+        renew_time=datetime.fromisoformat(renewed) if renewed else datetime.fromtimestamp(0, UTC),
+        duration_seconds=spec.get("leaseDurationSeconds") or 0,
+    )

@@ -1,0 +1,156 @@
+"""One request to the API server: its deadline, and its failure as one of our errors.
+
+Everything else in this package is paths and models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from transship.common.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    Refused,
+    TransshipError,
+    Unreachable,
+)
+
+if TYPE_CHECKING:
+    from kubernetes.aio.client import ApiClient, Configuration
+
+REQUEST_TIMEOUT_SECONDS = 10.0  # an abort must not wait for the library's own 300 s
+
+
+class ContentType(StrEnum):
+    JSON = "application/json"
+    MERGE_PATCH = "application/merge-patch+json"
+    APPLY_PATCH = "application/apply-patch+yaml"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked, and in which words a failure of it is told (gerund and object)."""
+
+    method: str
+    path: str
+    doing: str
+    query: Mapping[str, str] | None = None
+    body: Mapping[str, Any] | None = None
+    content_type: ContentType = ContentType.JSON
+
+
+class Transport:
+    """A pool of connections to one API server."""
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+
+    @classmethod
+    async def connect(cls, kubeconfig: Path | None) -> Transport:
+        """Choose the cluster: the file given, $KUBECONFIG, the pod's own, ~/.kube/config."""
+        from kubernetes.aio.client import ApiClient, Configuration  # noqa: PLC0415
+
+        configuration = Configuration()
+        await _load(configuration, kubeconfig)
+        return cls(ApiClient(configuration))
+
+    async def close(self) -> None:
+        await self._api.close()  # type: ignore[no-untyped-call]
+
+    async def send(self, request: Request) -> dict[str, Any]:
+        """Ask once. A request that fails as Unreachable may have been carried out all the same."""
+        from aiohttp import ClientError  # noqa: PLC0415
+
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
+                status, text = await self._exchange(request)
+        except TimeoutError as e:
+            raise Unreachable(
+                f"{request.doing}: no answer from the API server in {REQUEST_TIMEOUT_SECONDS:g} s",
+                reason="APIServerUnreachable",
+            ) from e
+        except (ClientError, OSError) as e:
+            raise Unreachable(f"{request.doing}: {e}", reason="APIServerUnreachable") from e
+        answer = _document(text)
+        if 200 <= status < 300:
+            return answer
+        raise failure(status, answer, doing=request.doing)
+
+    async def _exchange(self, request: Request) -> tuple[int, str]:
+        query = f"?{urlencode(request.query)}" if request.query else ""
+        method, url, headers, body, _ = await self._api.param_serialize(
+            request.method,
+            request.path,
+            header_params={"Accept": "application/json", "Content-Type": request.content_type},
+            body=request.body,
+            auth_settings=["BearerToken"],
+        )
+        response = await self._api.call_api(method, url + query, headers, body)
+        content: bytes = await response.read()  # type: ignore[no-untyped-call]
+        return response.status, content.decode(errors="replace")
+
+
+def failure(status: int, answer: Mapping[str, Any], *, doing: str) -> TransshipError:
+    """Translate a refusal; the API server's own message names field and value."""
+    message = f"{doing}: {answer.get('message') or f'HTTP status {status}'}"
+    reason = answer.get("reason")
+    match status:
+        case 404:
+            return NotFound(message)
+        case 409:
+            return Conflict(message, reason=reason)
+        case 400 | 422:
+            return InvalidInput(message)
+        case 401 | 403:
+            return Refused(message, reason=reason or "Forbidden")
+        case _:  # 429 and 5xx: overloaded, starting, or a webhook of the cluster that is away
+            return Unreachable(message, reason="APIServerUnavailable")
+
+
+def _document(text: str) -> dict[str, Any]:
+    try:
+        answer = json.loads(text)
+    except ValueError:  # a proxy's or the health handler's plain text
+        return {"message": text.strip()[:500]}
+    return answer if isinstance(answer, dict) else {}
+
+
+async def _load(configuration: Configuration, kubeconfig: Path | None) -> None:
+    from kubernetes.aio import config  # noqa: PLC0415
+
+    source = _kubeconfig(kubeconfig)
+    try:
+        if source is not None:
+            await config.load_kube_config(  # type: ignore[no-untyped-call]
+                config_file=source, client_configuration=configuration, persist_config=False
+            )
+        else:
+            config.load_incluster_config(  # type: ignore[no-untyped-call]
+                client_configuration=configuration
+            )
+    except (config.ConfigException, OSError) as e:
+        raise InvalidInput(
+            f"reading the cluster's address and credentials: {e}",
+            reason="NoCluster",
+            hint="set KUBECONFIG, or give --kubeconfig FILE",
+        ) from e
+
+
+def _kubeconfig(given: Path | None) -> str | None:
+    """Return the file to read, or None where a pod's service account is to be used."""
+    if given is not None:
+        return str(given)
+    if named := os.environ.get("KUBECONFIG"):
+        return named
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        return None
+    return str(Path.home() / ".kube" / "config")

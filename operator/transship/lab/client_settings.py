@@ -1,0 +1,67 @@
+"""How this machine reaches its package sources, handed to builds.
+
+A build has a file system of its own: the machine's mirrors, its proxies and the certificates that it
+trusts are not there. They are mounted for the build's duration and stay out of the image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from transship.common.errors import CommandFailed
+from transship.common.processes import run_blocking
+
+SYSTEM_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+BUNDLE_IN_BUILD = "/run/machine-ca.crt"
+# of what pip can be told, what says where packages come from (not: paths on this machine)
+PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries")
+
+
+@contextlib.contextmanager
+def volumes_for_builds() -> Iterator[list[str]]:
+    """Bind mounts, SOURCE:TARGET:ro, that give pip in a build the machine's settings."""
+    settings = _pip_settings()
+    volumes = []
+    with tempfile.TemporaryDirectory(prefix="transship-build-") as folder:
+        lines = [f"{key} = {settings[key]}" for key in PIP_KEYS if key in settings]
+        bundle = _bundle(settings)
+        if bundle is not None:
+            lines.append(f"cert = {BUNDLE_IN_BUILD}")
+            volumes.append(f"{bundle}:{BUNDLE_IN_BUILD}:ro")
+        config = Path(folder) / "pip.conf"
+        config.write_text("\n".join(["[global]", *lines, ""]))
+        yield [*volumes, f"{config}:/etc/pip.conf:ro"]
+
+
+def debian_mirror() -> list[str]:
+    """The mirror that the machine's own apt uses, if that is one of Debian; else no word."""
+    question = ["--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian"]
+    try:
+        sites = run_blocking(["apt-get", "indextargets", *question]).stdout.split()
+    except CommandFailed:
+        return []
+    return sites[:1]
+
+
+def parse_pip_config(text: str) -> Mapping[str, str]:
+    """The settings in the output of `pip config list`; environment variables win, as in pip."""
+    found = re.findall(r"^(:env:|global|install)\.([\w-]+)='(.*)'$", text, re.MULTILINE)
+    from_files = {key: value for section, key, value in found if section != ":env:"}
+    from_environment = {key: value for section, key, value in found if section == ":env:"}
+    merged = {**from_files, **from_environment}
+    return {key.removeprefix("default-"): value for key, value in merged.items()}
+
+
+def _pip_settings() -> Mapping[str, str]:
+    return parse_pip_config(run_blocking([sys.executable, "-m", "pip", "config", "list"]).stdout)
+
+
+def _bundle(settings: Mapping[str, str]) -> Path | None:
+    named = (settings.get("cert"), os.environ.get("SSL_CERT_FILE"), str(SYSTEM_BUNDLE))
+    return next((Path(name) for name in named if name and Path(name).is_file()), None)

@@ -1,0 +1,182 @@
+"""The whole lab: what has to be there before what, and what can be made at the same time.
+
+Whatever is left of an earlier lab of the same name is removed first. Each part records what it
+makes before it makes it, so a lab whose `up` was killed is removed like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from transship.common.errors import TransshipError
+from transship.lab import cgroups, network, nodes, objects, sample_images, services
+from transship.lab.assets import Assets, ensure_assets
+from transship.lab.cleanup import remove_lab
+from transship.lab.control_plane import ControlPlane, start_control_plane
+from transship.lab.daemons import daemon_alive
+from transship.lab.node_image import ensure_node_image
+from transship.lab.readiness import log_tail
+from transship.lab.registry import start_registry
+from transship.lab.state import (
+    HOME,
+    MACHINE,
+    OPERATOR,
+    LabState,
+    free_index,
+    lab_dir,
+    load_state,
+    locked,
+    node_names,
+    save_state,
+)
+
+Say = Callable[[str], None]
+
+UP_LOCK_TIMEOUT_SECONDS = 5.0
+THREADS = 8  # they wait for children and for answers; two cores do the work
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What is made once for all labs."""
+
+    assets: Assets
+    image: Path
+
+
+def up(name: str, nodes: int, *, say: Say, link_rate: int | None = None) -> LabState:
+    """Make a lab and return once its agents say Ready."""
+    directory, names = lab_dir(name), node_names(nodes)
+    with locked(directory, timeout_seconds=UP_LOCK_TIMEOUT_SECONDS):
+        remove_lab(directory)
+        ingredients = _gather(say)
+        state = _claim(directory, names, link_rate=link_rate, image=ingredients.image)
+        network.create_network(state)
+        return _Making(directory, ingredients, say).run(state)
+
+
+def down(name: str) -> None:
+    """Remove every trace of a lab; one that does not exist is removed already."""
+    directory = lab_dir(name)
+    with locked(directory):
+        remove_lab(directory)
+
+
+@contextmanager
+def changing(name: str) -> Iterator[tuple[Path, LabState]]:
+    """A lab that exists, and that no other command changes meanwhile."""
+    directory = lab_dir(name)
+    load_state(directory)
+    with locked(directory):
+        yield directory, load_state(directory)
+
+
+class _Making:
+    """The steps that run side by side, and what each of them waits for."""
+
+    def __init__(self, directory: Path, ingredients: Ingredients, say: Say) -> None:
+        self.directory, self.assets, self.say = directory, ingredients.assets, say
+
+    def run(self, state: LabState) -> LabState:
+        with ThreadPoolExecutor(THREADS) as pool:
+            control_plane = pool.submit(self.kubernetes, state)
+            registry = pool.submit(self.registry, state)
+            # the main thread alone makes namespaces: the netlink library forks to enter them
+            self.hosts(state)
+            state = save_state(
+                self.directory,
+                state.model_copy(
+                    update={
+                        "registry": registry.result(),
+                        "kubeconfig": control_plane.result().admin,
+                    }
+                ),
+            )
+            images = pool.submit(self.images, state)
+            started = [
+                pool.submit(self.agent, state, node, control_plane.result())
+                for node in state.nodes
+            ]
+            started.append(pool.submit(self.operator, state, control_plane.result()))
+            _first_failure([*started, images])
+        self.await_ready(state)
+        return state
+
+    def kubernetes(self, state: LabState) -> ControlPlane:
+        control_plane = start_control_plane(
+            self.directory,
+            self.assets,
+            address=str(state.address(MACHINE)),
+            nodes=state.nodes,
+        )
+        self.say("Kubernetes is up")
+        objects.install_definitions(self.assets.kubectl, control_plane.admin)
+        objects.create_pool(control_plane.admin, state)
+        self.say("definitions and roles are installed")
+        return control_plane
+
+    def registry(self, state: LabState) -> str:
+        address = str(state.address(MACHINE))
+        registry = start_registry(self.directory, self.assets, address=address)
+        self.say(f"the registry is up at {registry}")
+        return registry
+
+    def hosts(self, state: LabState) -> None:
+        for member in (*state.nodes, OPERATOR):
+            nodes.boot_node(self.directory, state, member)
+        self.say(f"{len(state.nodes)} nodes are up")
+
+    def images(self, state: LabState) -> None:
+        if state.registry is not None:
+            sample_images.push_sample_images(state.registry)
+
+    def agent(self, state: LabState, node: str, control_plane: ControlPlane) -> None:
+        services.configure_agent(self.directory, state, node, control_plane=control_plane)
+        services.start_agent(self.directory, state, node)
+
+    def operator(self, state: LabState, control_plane: ControlPlane) -> None:
+        services.configure_operator(self.directory, control_plane=control_plane)
+        services.start_operator(self.directory, state)
+
+    def await_ready(self, state: LabState) -> None:
+        if state.kubeconfig is None:
+            raise TransshipError("waiting for the agents: the lab has no kubeconfig")
+        daemons = [OPERATOR, *(services.agent_daemon(node) for node in state.nodes)]
+
+        def check() -> None:
+            for daemon in daemons:
+                if not daemon_alive(self.directory, daemon):
+                    tail = log_tail(self.directory, daemon)
+                    raise TransshipError(f"starting {daemon}: it ended:\n{tail}")
+
+        objects.await_agents(state.kubeconfig, state, check=check)
+        self.say("the agents are ready")
+
+
+def _gather(say: Say) -> Ingredients:
+    with ThreadPoolExecutor(2) as pool:
+        assets, image = pool.submit(ensure_assets, say), pool.submit(ensure_node_image, say)
+        return Ingredients(assets.result(), image.result())
+
+
+def _claim(
+    directory: Path, names: tuple[str, ...], *, link_rate: int | None, image: Path
+) -> LabState:
+    """Take a network of its own for the lab, and say so before anything of it is made."""
+    with locked(HOME / "index"):
+        index = free_index(HOME, used=network.used_networks())
+        state = LabState(
+            name=directory.name, index=index, nodes=names, link_rate=link_rate, image=image
+        )
+        save_state(directory, state)
+    cgroups.claim(directory, state.cgroup)
+    return state
+
+
+def _first_failure(futures: list[Future[None]]) -> None:
+    for future in as_completed(futures):
+        future.result()

@@ -1,0 +1,250 @@
+"""The lab's long-running processes: started detached, recorded before they run, stopped by record.
+
+A daemon is first a shell that waits for permission; its pid and start time are on disk before it
+becomes the program. So a crash of the starter at any point leaves either no process or a known
+one. A pid alone is never trusted: it counts only together with the start time the kernel gives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from transship.common.errors import NotFound, Refused, TransshipError
+from transship.lab import cgroups
+
+# reports, waits for one line (end of file means that the starter died), and becomes the program
+GATE = 'echo >&0; read -r go && exec "$@" </dev/null'
+GATE_TIMEOUT_SECONDS = 20.0
+KILL_TIMEOUT_SECONDS = 20.0  # a SIGKILL takes effect at once, unless the machine is badly loaded
+CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+
+class DaemonRecord(BaseModel):
+    """What identifies a process beyond doubt, and how it was started."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    pid: int
+    start_ticks: int
+    boot_id: str
+    argv: tuple[str, ...]
+
+
+def start_daemon(
+    state_dir: Path,
+    name: str,
+    argv: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    netns: str | None = None,
+    enter: Sequence[str | Path] = (),
+    cgroup: str | None = None,
+) -> int:
+    """Start a program in a session of its own and return its pid.
+
+    `netns` runs it in that named network namespace. `enter` is a command that runs the words after
+    it somewhere else (nsenter, unshare); the pid is that of the program itself, not of `enter`.
+    It lives in the lab's cgroup, or in `cgroup`.
+    """
+    if daemon_alive(state_dir, name):
+        raise Refused(f"starting {name}: it is running already")
+    network = [] if netns is None else [program("nsenter"), f"--net=/run/netns/{netns}"]
+    words = [str(word) for word in argv]
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        ours.settimeout(GATE_TIMEOUT_SECONDS)
+        gate = [*network, *map(str, enter), "/bin/sh", "-c", GATE, name, *words]
+        _spawn(gate, stdin=theirs.fileno(), log=_log(state_dir, name), env=env)
+        theirs.close()
+        pid = _pid_at_gate(ours, name)
+        cgroups.join(cgroup or cgroups.of_lab(state_dir), pid=pid)
+        _write(state_dir, _record(name, pid, words))
+        ours.sendall(b"go\n")
+    return pid
+
+
+def stop_daemon(state_dir: Path, name: str, *, grace_seconds: float = 5.0) -> None:
+    """Ask it to end, then make it; done when it is gone. Nothing to do if it is gone already."""
+    with _pidfd(state_dir, name) as fd:
+        if fd is None:
+            return
+        _signal(fd, signal.SIGTERM)
+        if not _ended(fd, grace_seconds):
+            _kill(fd, name)
+
+
+def kill_daemon(state_dir: Path, name: str) -> None:
+    """End it as a crash would; done when it is gone."""
+    with _pidfd(state_dir, name) as fd:
+        if fd is not None:
+            _kill(fd, name)
+
+
+def daemon_alive(state_dir: Path, name: str) -> bool:
+    record = find_record(state_dir, name)
+    return record is not None and is_running(record)
+
+
+def daemon_pid(state_dir: Path, name: str) -> int:
+    """The pid of a daemon that runs; NotFound otherwise."""
+    record = find_record(state_dir, name)
+    if record is None or not is_running(record):
+        raise NotFound(f"finding {name}: it is not running", reason="DaemonNotRunning")
+    return record.pid
+
+
+def find_record(state_dir: Path, name: str) -> DaemonRecord | None:
+    try:
+        return DaemonRecord.model_validate_json(_record_path(state_dir, name).read_text())
+    except FileNotFoundError:
+        return None
+    except ValidationError as e:
+        raise TransshipError(f"reading the record of {name}: it is damaged") from e
+
+
+def daemon_names(state_dir: Path) -> list[str]:
+    return sorted(path.stem for path in (state_dir / "daemons").glob("*.json"))
+
+
+def log_path(state_dir: Path, name: str) -> Path:
+    return state_dir / "logs" / f"{name}.log"
+
+
+def is_running(record: DaemonRecord) -> bool:
+    """Whether that very process still runs (one that has ended but was not reaped does not)."""
+    if record.boot_id != boot_id():
+        return False
+    status = _status(record.pid)
+    return status is not None and status == (record.start_ticks, False)
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _spawn(argv: list[str], *, stdin: int, log: Path, env: Mapping[str, str] | None) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    try:
+        os.posix_spawn(
+            argv[0],
+            argv,
+            os.environ if env is None else env,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, stdin, 0),
+                (os.POSIX_SPAWN_DUP2, output, 1),
+                (os.POSIX_SPAWN_DUP2, output, 2),
+            ],
+            setsid=True,
+            # Python ignores these two, and an ignored signal stays ignored across exec
+            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+        )
+    finally:
+        os.close(output)
+
+
+def _pid_at_gate(ours: socket.socket, name: str) -> int:
+    """The pid of the waiting shell, as the kernel translates it from its own pid namespace."""
+    try:
+        data, ancillary, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(CREDENTIALS.size))
+    except TimeoutError as e:
+        raise TransshipError(f"starting {name}: not ready in {GATE_TIMEOUT_SECONDS:g} s") from e
+    for level, kind, payload in ancillary:
+        if data and (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+            pid: int = CREDENTIALS.unpack(payload)[0]
+            return pid
+    raise TransshipError(f"starting {name}: it ended at once", hint=f"see logs/{name}.log")
+
+
+def _record(name: str, pid: int, argv: Sequence[str]) -> DaemonRecord:
+    status = _status(pid)
+    if status is None:
+        raise TransshipError(f"starting {name}: it ended at once", hint=f"see logs/{name}.log")
+    return DaemonRecord(
+        name=name, pid=pid, start_ticks=status[0], boot_id=boot_id(), argv=tuple(argv)
+    )
+
+
+def _write(state_dir: Path, record: DaemonRecord) -> None:
+    path = _record_path(state_dir, record.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(record.model_dump_json(indent=2) + "\n")
+    draft.replace(path)
+
+
+def _status(pid: int) -> tuple[int, bool] | None:
+    """Start time in clock ticks since boot, and whether it ended (a zombie); None if unknown."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text.rpartition(")")[2].split()  # the name before it may hold anything
+    return int(fields[19]), fields[0] in "ZX"
+
+
+@contextlib.contextmanager
+def _pidfd(state_dir: Path, name: str) -> Iterator[int | None]:
+    """A handle on the recorded process, or None; checked after opening, so it cannot be another."""
+    record = find_record(state_dir, name)
+    if record is None:
+        yield None
+        return
+    try:
+        fd = os.pidfd_open(record.pid)
+    except ProcessLookupError:
+        yield None
+        return
+    try:
+        yield fd if is_running(record) else None
+    finally:
+        os.close(fd)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(record.pid, os.WNOHANG)
+
+
+def _kill(fd: int, name: str) -> None:
+    _signal(fd, signal.SIGKILL)
+    if not _ended(fd, KILL_TIMEOUT_SECONDS):
+        raise TransshipError(
+            f"killing {name}: still there after {KILL_TIMEOUT_SECONDS:g} s", reason="Unkillable"
+        )
+
+
+def _signal(fd: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(fd, number)
+
+
+def _ended(fd: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def _log(state_dir: Path, name: str) -> Path:
+    path = log_path(state_dir, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _record_path(state_dir: Path, name: str) -> Path:
+    return state_dir / "daemons" / f"{name}.json"
+
+
+def program(name: str) -> str:
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if found is None:
+        raise NotFound(f"finding the program {name}", hint="install util-linux")
+    return found

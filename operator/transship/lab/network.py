@@ -1,0 +1,169 @@
+"""The lab's network: one bridge, with a port for the machine, the operator and each node.
+
+The bridge has a network namespace of its own, so that neither the machine's packet filter nor its
+other links touch the lab, and so that removing one namespace removes every port. Made by netlink;
+only the packet filter that cuts members apart needs a program, nft, which the node image has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from pyroute2 import IPRoute, netns
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl import TC_H_ROOT
+
+from transship.common.errors import InvalidInput, TransshipError
+from transship.common.processes import run_blocking
+from transship.lab.daemons import program
+from transship.lab.state import MACHINE, Cut, LabState
+
+BRIDGE = "bridge"
+UNDERLAY = "eth0"  # a node's own name for its port
+NETNS_FOLDER = Path("/run/netns")
+RATE = re.compile(r"(?P<number>[1-9][0-9]*)(?P<unit>kbit|mbit|gbit)")
+RATE_UNITS = {"kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
+MAX_RATE = 32 * 10**9  # the kernel's interface takes bytes per second in 32 bits
+BURST_SECONDS = 0.002  # so late may the timer of a loaded machine be, without losing throughput
+MIN_BURST_BYTES = 131_072  # two packets of the largest size that the kernel hands over whole
+QUEUE_SECONDS = 0.02
+FILTER = "table bridge cuts"
+
+
+def used_networks() -> list[IPv4Network]:
+    """Whatever the machine has a route to, its default route apart."""
+    with IPRoute() as machine:
+        routes = list(machine.get_routes(family=2))
+    return [
+        IPv4Network((route.get("dst"), route["dst_len"]), strict=False)
+        for route in routes
+        if route["dst_len"] and route.get("dst")
+    ]
+
+
+def create_network(state: LabState) -> None:
+    """Make the bridge, and the machine's own port and address."""
+    netns.create(state.switch)
+    with _switch(state) as switch:
+        # a bridge without a fixed address takes a port's, and another one when that port goes
+        mac = f"02:54:53:{state.index:02x}:01:00"
+        switch.link("add", ifname=BRIDGE, kind="bridge", address=mac, br_mcast_snooping=0)
+        switch.link("set", index=_index(switch, BRIDGE), state="up")
+    _add_port(state, MACHINE, link=state.machine_link, pid=os.getpid())
+    with IPRoute() as machine:
+        _configure(machine, state, MACHINE, link=state.machine_link)
+
+
+def attach(state: LabState, member: str, *, pid: int) -> None:
+    """Give a member, in the network namespace of process `pid`, its port and its address."""
+    _add_port(state, member, link=UNDERLAY, pid=pid)
+    with _inside(pid) as inside:
+        inside.link("set", index=_index(inside, "lo"), state="up")
+        _configure(inside, state, member, link=UNDERLAY)
+        inside.route("add", dst="default", gateway=str(state.address(MACHINE)))
+    if state.link_rate is not None:
+        set_rate(state, member, pid=pid)
+
+
+def detach(state: LabState, member: str) -> None:
+    """Pull a member's cable: nothing that it still sends, a last FIN say, reaches anyone."""
+    with contextlib.suppress(FileNotFoundError), _switch(state) as switch:
+        for index in switch.link_lookup(ifname=member):
+            switch.link("del", index=index)
+
+
+def remove_network(state: LabState) -> None:
+    """Remove whatever there is of the bridge and its ports."""
+    with IPRoute() as machine:
+        for index in machine.link_lookup(ifname=state.machine_link):
+            machine.link("del", index=index)
+    if (NETNS_FOLDER / state.switch).exists():
+        netns.remove(state.switch)
+
+
+def switch_exists(state: LabState) -> bool:
+    return (NETNS_FOLDER / state.switch).exists()
+
+
+def set_rate(state: LabState, member: str, *, pid: int) -> None:
+    """Shape both directions of a node's link to the lab's rate, or set it free."""
+    with _switch(state) as switch:
+        _shape(switch, member, rate=state.link_rate)
+    with _inside(pid) as inside:
+        _shape(inside, UNDERLAY, rate=state.link_rate)
+
+
+def apply_cuts(state: LabState) -> None:
+    """Make the bridge drop exactly the frames of `state.cuts`; one transaction of the kernel."""
+    if state.image is None:
+        raise TransshipError("cutting the network: the lab has no node image yet")
+    nsenter = [program("nsenter"), f"--net={NETNS_FOLDER / state.switch}"]
+    nft = [program("chroot"), str(state.image), "/usr/sbin/nft", "-f", "-"]
+    run_blocking([*nsenter, *nft], stdin=cut_rules(state.cuts).encode())
+
+
+def cut_rules(cuts: Iterable[Cut]) -> str:
+    """The whole filter, in nft's language; every port has its member's name."""
+    drops = [f'    iifname "{cut.source}" oifname "{cut.target}" drop' for cut in cuts]
+    chain = ["  chain forward {", "    type filter hook forward priority 0; policy accept;"]
+    # the first line lets the second succeed where there is no table yet
+    return "\n".join([FILTER, f"delete {FILTER}", f"{FILTER} {{", *chain, *drops, "  }", "}", ""])
+
+
+def parse_rate(text: str) -> int:
+    """Bits per second, from what people write: 100mbit, 1gbit."""
+    match = RATE.fullmatch(text)
+    rate = int(match["number"]) * RATE_UNITS[match["unit"]] if match else 0
+    if not 0 < rate <= MAX_RATE:
+        raise InvalidInput(
+            f"the link rate {text!r} should be like 100mbit or 1gbit, at most 32gbit"
+        )
+    return rate
+
+
+def _add_port(state: LabState, member: str, *, link: str, pid: int) -> None:
+    peer = {"ifname": link, "address": state.mac(member), "net_ns_pid": pid}
+    with _switch(state) as switch:
+        switch.link("add", ifname=member, kind="veth", peer=peer)
+        bridge = _index(switch, BRIDGE)
+        switch.link("set", index=_index(switch, member), master=bridge, state="up")
+
+
+def _configure(namespace: IPRoute, state: LabState, member: str, *, link: str) -> None:
+    index = _index(namespace, link)
+    address, prefix = str(state.address(member)), state.network.prefixlen
+    namespace.addr("add", index=index, address=address, prefixlen=prefix)
+    namespace.link("set", index=index, state="up")
+
+
+def _shape(namespace: IPRoute, link: str, *, rate: int | None) -> None:
+    for index in namespace.link_lookup(ifname=link):
+        if rate is None:
+            with contextlib.suppress(NetlinkError):  # there was no limit
+                namespace.tc("del", index=index, parent=TC_H_ROOT)
+            continue
+        bytes_per_second = rate // 8
+        burst = max(MIN_BURST_BYTES, int(bytes_per_second * BURST_SECONDS))
+        limit = burst + int(bytes_per_second * QUEUE_SECONDS)
+        namespace.tc("replace", "tbf", index, rate=bytes_per_second, burst=burst, limit=limit)
+
+
+def _switch(state: LabState) -> IPRoute:
+    return IPRoute(netns=state.switch)
+
+
+def _inside(pid: int) -> IPRoute:
+    return IPRoute(netns=f"/proc/{pid}/ns/net")
+
+
+def _index(namespace: IPRoute, link: str) -> int:
+    found = namespace.link_lookup(ifname=link)
+    if not found:
+        raise TransshipError(f"looking for the link {link}: it is not there")
+    index: int = found[0]
+    return index

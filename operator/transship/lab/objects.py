@@ -1,0 +1,74 @@
+"""What a lab puts into its Kubernetes: the project's definitions and roles, and an AddressPool."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from transship.api.address_pool import AddressPool, AddressPoolSpec
+from transship.api.base import ObjectMeta
+from transship.api.conditions import find, is_true
+from transship.api.node_agent import NodeAgent
+from transship.common.errors import DeadlineExceeded, NotFound, TransshipError
+from transship.common.processes import run_blocking
+from transship.kube.client import KubeClient
+from transship.lab.node_image import REPOSITORY
+from transship.lab.state import LabState
+
+DEFINITIONS = REPOSITORY / "crds"
+ROLES = REPOSITORY / "manifests" / "lab"
+POOL = "default"
+APPLY_TIMEOUT_SECONDS = 60.0
+AGENTS_TIMEOUT_SECONDS = 90.0  # a self-test by real dump and restore is part of it
+POLL_SECONDS = 0.1
+
+
+def install_definitions(kubectl: Path, kubeconfig: Path) -> None:
+    """Apply definitions and roles; the definitions are served when this returns."""
+    command = [kubectl, f"--kubeconfig={kubeconfig}"]
+    apply = [*command, "apply", "--server-side", "--force-conflicts"]
+    run_blocking([*apply, "-f", DEFINITIONS], timeout_seconds=APPLY_TIMEOUT_SECONDS)
+    established = ["wait", "--for=condition=Established", "--timeout=30s", "-f", DEFINITIONS]
+    run_blocking([*command, *established], timeout_seconds=APPLY_TIMEOUT_SECONDS)
+    run_blocking([*apply, "-k", ROLES], timeout_seconds=APPLY_TIMEOUT_SECONDS)
+
+
+def create_pool(kubeconfig: Path, state: LabState) -> None:
+    pool = AddressPool(
+        metadata=ObjectMeta(name=POOL), spec=AddressPoolSpec(cidr=str(state.containers))
+    )
+
+    async def create() -> None:
+        async with await KubeClient.connect(kubeconfig) as client:
+            await client.create(pool)
+
+    asyncio.run(create())
+
+
+def await_agents(kubeconfig: Path, state: LabState, *, check: Callable[[], None]) -> None:
+    """Return once every node's NodeAgent says Ready; `check` raises when that became hopeless."""
+
+    async def wait() -> None:
+        deadline = time.monotonic() + AGENTS_TIMEOUT_SECONDS
+        async with await KubeClient.connect(kubeconfig) as client:
+            while missing := await _not_ready(client, state):
+                check()
+                if time.monotonic() > deadline:
+                    raise DeadlineExceeded(f"waiting for the agents: {'; '.join(missing)}")
+                await asyncio.sleep(POLL_SECONDS)
+
+    asyncio.run(wait())
+
+
+async def _not_ready(client: KubeClient, state: LabState) -> list[str]:
+    """Per node that is not ready, what it says itself."""
+    agents = {agent.metadata.name: agent for agent in await client.list(NodeAgent)}
+    missing: list[str] = []
+    for node in state.nodes:
+        conditions = agents[node].status.conditions if node in agents else ()
+        if not is_true(conditions, "Ready"):
+            ready = find(conditions, "Ready")
+            missing.append(f"{node}: {ready.message if ready else 'not registered'}")
+    return missing

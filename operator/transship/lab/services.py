@@ -1,0 +1,117 @@
+"""What runs in the lab's hosts: an agent on every node, and the operator; and what they read.
+
+Both are the node image's own programs, started as a service manager would: with a kubeconfig, with
+certificates of the lab's authority, and with nothing of the machine.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from transship.common.certificates import Credentials, ensure_authority
+from transship.common.errors import TransshipError
+from transship.lab import nodes
+from transship.lab.control_plane import ControlPlane
+from transship.lab.network import UNDERLAY
+from transship.lab.readiness import wait_until_ready
+from transship.lab.state import OPERATOR, LabState
+
+AGENT_PORT = 7443
+FOLDER = Path("/", nodes.CONFIGURATION)
+PYTHON = "/opt/transship/bin/python"
+CONNECT_TIMEOUT_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a service finds what it needs, in its own host."""
+
+    kubeconfig: Path = FOLDER / "kubeconfig"
+    authority: Path = FOLDER / "ca.crt"
+    certificate: Path = FOLDER / "tls.crt"
+    key: Path = FOLDER / "tls.key"
+
+    def flags(self) -> list[str]:
+        pairs = {
+            "--kubeconfig": self.kubeconfig,
+            "--ca": self.authority,
+            "--cert": self.certificate,
+            "--key": self.key,
+        }
+        return [word for flag, path in pairs.items() for word in (flag, str(path))]
+
+
+FILES = Files()
+
+
+def configure_agent(
+    state_dir: Path, state: LabState, node: str, *, control_plane: ControlPlane
+) -> None:
+    """Place what the agent reads; once is enough, it is on the node's disk."""
+    authority = ensure_authority(state_dir / "pki", "transship", common_name="transship")
+    credentials = authority.issue_agent(node, addresses=[str(state.address(node))])
+    _place(state_dir, node, control_plane.agents[node], credentials=credentials)
+
+
+def configure_operator(state_dir: Path, *, control_plane: ControlPlane) -> None:
+    authority = ensure_authority(state_dir / "pki", "transship", common_name="transship")
+    _place(state_dir, OPERATOR, control_plane.operator, credentials=authority.issue_operator())
+
+
+def start_agent(state_dir: Path, state: LabState, node: str) -> None:
+    nodes.start_in_node(
+        state_dir, state, node, name=agent_daemon(node), argv=agent_argv(state, node)
+    )
+
+
+def start_operator(state_dir: Path, state: LabState) -> None:
+    argv = [PYTHON, "-m", "transship.controller", *FILES.flags(), "--name", OPERATOR]
+    nodes.start_in_node(state_dir, state, OPERATOR, name=OPERATOR, argv=argv)
+
+
+def agent_argv(state: LabState, node: str) -> list[str]:
+    if state.registry is None:
+        raise TransshipError(f"starting the agent on {node}: the lab has no registry yet")
+    flags = {
+        "--node": node,
+        "--address": str(state.address(node)),
+        "--port": str(AGENT_PORT),
+        "--state-dir": "/var/lib/transship",
+        "--runtime-dir": "/run/transship",
+        "--cgroup-parent": state.cgroup_of(node),
+        "--insecure-registry": state.registry,
+        "--underlay": UNDERLAY,
+    }
+    words = [word for pair in flags.items() for word in pair]
+    return [PYTHON, "-m", "transship.agent", *words, *FILES.flags()]
+
+
+def await_agent(state_dir: Path, state: LabState, node: str) -> None:
+    """Return once the agent takes connections; fail at once if it ends."""
+    address = (str(state.address(node)), AGENT_PORT)
+
+    def connects() -> bool:
+        try:
+            socket.create_connection(address, timeout=CONNECT_TIMEOUT_SECONDS).close()
+        except OSError:
+            return False
+        return True
+
+    wait_until_ready(state_dir, agent_daemon(node), connects)
+
+
+def agent_daemon(node: str) -> str:
+    return f"agent-{node}"
+
+
+def _place(state_dir: Path, member: str, kubeconfig: Path, *, credentials: Credentials) -> None:
+    authority = ensure_authority(state_dir / "pki", "transship", common_name="transship")
+    files = {
+        FILES.kubeconfig.name: kubeconfig.read_bytes(),
+        FILES.authority.name: authority.credentials.certificate,
+        FILES.certificate.name: credentials.certificate,
+        FILES.key.name: credentials.key,
+    }
+    nodes.configure_node(state_dir, member, files)

@@ -1,0 +1,180 @@
+"""What a lab is, as recorded in its directory before anything of it is made.
+
+Every name and address of a lab follows from its name, its index and its nodes, so the record alone
+says what to look for when cleaning up, however far the making of it came.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import re
+import time
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from transship.common.errors import DeadlineExceeded, InvalidInput, NotFound, TransshipError
+
+HOME = Path("/var/lib/transship-lab")
+FIRST_NETWORK = IPv4Network("10.200.0.0/16")
+MAX_LABS = 256 - 200
+MAX_NODES = 26
+OPERATOR = "operator"
+MACHINE = "machine"
+NODE_PREFIX = "node-"
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+LOCK_TIMEOUT_SECONDS = 60.0  # the longest that `up` holds it once everything is built
+LOCK_POLL_SECONDS = 0.05
+
+
+class Cut(BaseModel):
+    """Frames of `source` do not reach `target`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    target: str
+
+
+class LabState(BaseModel):
+    """The record itself; changed only by saving another one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    index: int
+    nodes: tuple[str, ...]
+    image: Path | None = None
+    registry: str | None = None
+    link_rate: int | None = None  # bits per second, each way, of each node
+    cuts: tuple[Cut, ...] = ()
+
+    @property
+    def network(self) -> IPv4Network:
+        return nth_network(self.index)
+
+    @property
+    def containers(self) -> IPv4Network:
+        """The half of the lab's network from which placements get their addresses."""
+        return list(self.network.subnets())[1]
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Everything that has a port on the lab's network."""
+        return (MACHINE, OPERATOR, *self.nodes)
+
+    def address(self, member: str) -> IPv4Address:
+        return self.network[self._number(member)]
+
+    def mac(self, member: str) -> str:
+        """Fixed, so that neighbours who remember a node reach it again after its restart."""
+        return f"02:54:53:{self.index:02x}:00:{self._number(member):02x}"
+
+    @property
+    def switch(self) -> str:
+        """The network namespace that holds the lab's bridge."""
+        return f"transship-{self.name}"
+
+    @property
+    def machine_link(self) -> str:
+        return f"tslab{self.index}"
+
+    @property
+    def cgroup(self) -> str:
+        return f"/transship-{self.name}"
+
+    def cgroup_of(self, member: str) -> str:
+        return f"{self.cgroup}/{member}"
+
+    def _number(self, member: str) -> int:
+        if member in self.nodes:
+            return 11 + self.nodes.index(member)
+        try:
+            return {MACHINE: 1, OPERATOR: 2}[member]
+        except KeyError as e:
+            raise NotFound(
+                f"lab {self.name} has no {member}", hint=f"it has {', '.join(self.members)}"
+            ) from e
+
+
+def nth_network(index: int) -> IPv4Network:
+    step = FIRST_NETWORK.num_addresses * index
+    return IPv4Network((int(FIRST_NETWORK.network_address) + step, FIRST_NETWORK.prefixlen))
+
+
+def node_names(count: int) -> tuple[str, ...]:
+    if not 1 <= count <= MAX_NODES:
+        raise InvalidInput(f"--nodes is {count}: 1 to {MAX_NODES} are possible")
+    return tuple(f"{NODE_PREFIX}{chr(ord('a') + number)}" for number in range(count))
+
+
+def lab_dir(name: str, *, home: Path = HOME) -> Path:
+    if not NAME.fullmatch(name):
+        raise InvalidInput(
+            f"--name is {name!r}: up to 32 lower-case letters, digits, inner hyphens are possible"
+        )
+    return home / name
+
+
+def free_index(home: Path, *, used: Iterable[IPv4Network]) -> int:
+    """The first whose network overlaps none that is in use and belongs to no other lab."""
+    networks = list(used)
+    taken = {state.index for state in all_states(home)}
+    for index in range(MAX_LABS):
+        if index not in taken and not any(nth_network(index).overlaps(net) for net in networks):
+            return index
+    raise TransshipError("no free network for the lab", hint="10.200.0.0 and all above are in use")
+
+
+def all_states(home: Path = HOME) -> list[LabState]:
+    found = [find_state(path.parent) for path in sorted(home.glob("*/lab.json"))]
+    return [state for state in found if state is not None]
+
+
+def find_state(directory: Path) -> LabState | None:
+    try:
+        return LabState.model_validate_json((directory / "lab.json").read_text())
+    except FileNotFoundError:
+        return None
+    except ValidationError as e:
+        raise TransshipError(f"reading {directory / 'lab.json'}: it is damaged") from e
+
+
+def load_state(directory: Path) -> LabState:
+    state = find_state(directory)
+    if state is None:
+        raise NotFound(f"there is no lab called {directory.name}", hint="transship lab up")
+    return state
+
+
+def save_state(directory: Path, state: LabState) -> LabState:
+    directory.mkdir(parents=True, exist_ok=True)
+    draft = directory / "lab.json.draft"
+    draft.write_text(state.model_dump_json(indent=2) + "\n")
+    draft.replace(directory / "lab.json")
+    return state
+
+
+@contextlib.contextmanager
+def locked(directory: Path, *, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
+    """Only one command changes a lab at a time. The kernel frees the lock of one that is killed."""
+    path = directory.parent / f".{directory.name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + timeout_seconds
+    with path.open("w") as file:
+        while not _try_lock(file.fileno()):
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded(f"another command is changing lab {directory.name}")
+            time.sleep(LOCK_POLL_SECONDS)
+        yield
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,285 @@
+"""A node's containers on the network: four doors per container, opened and closed one by one.
+
+In:  the node's route to the address (to the container's link, or via another node), and the node's
+     neighbour entry for it (unresolved: packets wait in the kernel; permanent: they go in).
+Out: the container's neighbour entry for its gateway (unresolved: what it says waits).
+Ask: whether the node answers ARP for the address on the underlay.
+
+| state | made by | route | in | out | ask |
+|---|---|---|---|---|---|
+| created | create | none | waits | waits | no |
+| held | hold | link | waits | waits | yes |
+| serving | release, undivert | link | open | open | yes |
+| diverted | divert | other node | none arrives | waits | the kernel refuses |
+| gone, forwarded | forward | other node | | | no |
+
+`hold`, `release`, `divert` and `undivert` stand inside a handover: they only send prepared netlink
+requests (0.2 to 0.6 ms) and may be called on an event loop. All else takes milliseconds and creates threads:
+call it by `asyncio.to_thread`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TypeVar
+
+from loguru import logger
+from pyroute2 import IPRoute
+
+from transship.common.errors import InvalidInput, NotFound, Refused
+from transship.network import links, namespaces, netlink, sysctls, underlay
+from transship.network.addresses import HOST_MAC, Address, Owner, gateways, mac_address, of_family
+from transship.network.announcements import Announcer
+from transship.network.links import Link
+from transship.network.netlink import Request, Rtnl
+
+# a frame may be lost, and a bridge port may not forward yet
+ANNOUNCE_AGAIN_SECONDS = (0.05, 0.3, 1.0, 3.0)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A route that this node keeps for a container that has left."""
+
+    address: Address
+    via: Address
+
+
+@dataclass(frozen=True)
+class Doors:
+    """A container's link, and a socket inside its namespace for the door that is there."""
+
+    link: Link
+    inside: Rtnl
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        return self.link.owner.addresses
+
+    def let_speak(self) -> None:
+        self.inside.apply(
+            *(
+                netlink.resolve(each, index=links.CONTAINER_LINK_INDEX, mac=HOST_MAC)
+                for each in gateways(self.addresses)
+            )
+        )
+
+    def mute(self) -> None:
+        self.inside.apply(
+            *(
+                netlink.unresolve(each, index=links.CONTAINER_LINK_INDEX)
+                for each in gateways(self.addresses)
+            )
+        )
+
+
+class ContainerNetwork:
+    """The containers of the node in whose network namespace this object is made."""
+
+    def __init__(self, underlay_link: str, *, runtime_dir: Path) -> None:
+        self._directory = runtime_dir / "netns"
+        self._node = namespaces.open_current()
+        self._underlay = self._on_node(lambda: underlay.inspect(underlay_link))
+        self._routing = Rtnl()
+        self._announcer = Announcer(underlay_link)
+        self._doors: dict[str, Doors] = {}
+        self._serving: set[str] = set()
+
+    def close(self) -> None:
+        for doors in self._doors.values():
+            doors.inside.close()
+        self._doors.clear()
+        self._serving.clear()
+        self._announcer.close()
+        self._routing.close()
+        os.close(self._node)
+
+    def prepare_node(self) -> None:
+        """Bring the node's settings into the state that the rest relies on; any number of times."""
+        name = self._underlay.name
+
+        def settle() -> None:
+            sysctls.write(sysctls.of_underlay(name))
+            sysctls.write(sysctls.loosened(name))
+
+        self._on_node(settle)
+
+    def namespace(self, container_id: str) -> Path:
+        return self._directory / container_id
+
+    def create(self, container_id: str, addresses: Sequence[Address]) -> Path:
+        """Make the container's namespace and link, shut both ways; nothing is routed to it yet.
+
+        Without addresses it gets loopback alone. What exists already is kept as it is, with its
+        doors as they are; call it after a restart too, so that the first hold or divert is quick.
+        """
+        path = self.namespace(container_id)
+        owner = Owner(container_id, tuple(addresses))
+        namespaces.create(path, prepare=_prepare_namespace)
+        if not addresses:
+            return path
+        existing = self._on_node(lambda: links.find(container_id))
+        if existing is None:
+            self._forget(container_id)
+            self._on_node(lambda: self._join(owner))
+        elif existing.owner != owner:
+            has = ", ".join(map(str, existing.owner.addresses))
+            raise Refused(f"container {container_id} has {has} here", reason="AddressDiffers")
+        self._doors_of(container_id)
+        return path
+
+    def serve(self, container_id: str) -> None:
+        """Put a container on the network that has not come from another node."""
+        self.hold(container_id)
+        self.release(container_id)
+
+    def hold(self, container_id: str) -> None:
+        """From now on packets to the address that reach this node wait in the kernel.
+
+        The node's own clients are held at once, and it answers for the address from here on (the
+        source cannot once it diverts): call it just before the source's divert.
+        """
+        doors = self._doors_of(container_id)
+        link, index = doors.link.index, self._underlay.index
+        routes = (
+            netlink.route_to_link(each, index=link, source=self._underlay.source(like=each))
+            for each in doors.addresses
+        )
+        answers = (netlink.answer_for(each, index=index) for each in doors.addresses)
+        self._routing.apply(*routes, *answers)
+
+    def release(self, container_id: str) -> None:
+        """Let through what waits, in order and both ways, and announce the address."""
+        doors = self._doors_of(container_id)
+        doors.let_speak()
+        self._routing.apply(*_openings(doors))
+        self._serving.add(container_id)
+        self.announce(container_id)
+
+    def divert(self, container_id: str, *, via: Sequence[Address]) -> None:
+        """Send what comes for the address to another node, and keep in what the container says.
+
+        Once this returns, no packet goes in or out. One that another processor was just
+        delivering may still reach a receive queue, before the dump reads it.
+        """
+        doors = self._doors_of(container_id)
+        self._serving.discard(container_id)
+        self._routing.apply(*self._detours(doors.addresses, via))
+        doors.mute()
+
+    def undivert(self, container_id: str) -> None:
+        """Undo divert: what the container tried to say goes out, what comes goes in."""
+        self.serve(container_id)
+
+    def forward(self, container_id: str, *, via: Sequence[Address]) -> None:
+        """Take a container that has left off this node, and go on forwarding what comes for it."""
+        doors = self._doors_of(container_id)
+        self._routing.apply(*self._detours(doors.addresses, via))
+        self._remove(container_id, doors.addresses)
+
+    def forget_forward(self, addresses: Sequence[Address]) -> None:
+        index = self._underlay.index
+        self._routing.apply(*(netlink.delete_route(each, index=index) for each in addresses))
+
+    def forwards(self) -> tuple[Forward, ...]:
+        """The routes that `forward` (or a divert) has left, from the kernel."""
+        return self._on_node(lambda: tuple(_forwards(self._underlay.index)))
+
+    def destroy(self, container_id: str) -> None:
+        """Remove all that there is of a container, finished or not; nothing it says gets out."""
+        link = self._on_node(lambda: links.find(container_id))
+        addresses = link.owner.addresses if link is not None else ()
+        self._remove(container_id, addresses)
+        self.forget_forward(addresses)
+
+    def list(self) -> tuple[str, ...]:
+        """The ids of which this node has a namespace or a link."""
+        files = (
+            {each.name for each in self._directory.iterdir()} if self._directory.exists() else set()
+        )
+        linked = self._on_node(lambda: {each.owner.container_id for each in links.owned()})
+        return tuple(sorted(files | linked))
+
+    def announce(self, container_id: str) -> None:
+        doors = self._doors_of(container_id)
+        self._announcer.announce(doors.addresses, mac=self._underlay.mac)
+
+    async def announce_again(self, container_id: str) -> None:
+        """Repeat the announcement a few times, for as long as the container is served here."""
+        for pause in ANNOUNCE_AGAIN_SECONDS:
+            await asyncio.sleep(pause)
+            if container_id not in self._serving:
+                return
+            self.announce(container_id)
+
+    def _join(self, owner: Owner) -> None:
+        if any(each.version == 6 for each in owner.addresses):
+            sysctls.write(sysctls.forwarding_ipv6(self._underlay.name))
+        namespace = self.namespace(owner.container_id)
+        link = links.create(owner, namespace=namespace, mtu=self._underlay.mtu)
+        logger.bind(container=owner.container_id, link=link.index).debug("joined to the network")
+
+    def _remove(self, container_id: str, addresses: Sequence[Address]) -> None:
+        index = self._underlay.index
+        self._routing.apply(*(netlink.answer_no_more(each, index=index) for each in addresses))
+        self._forget(container_id)
+        self._on_node(lambda: links.delete(container_id))
+        namespaces.delete(self.namespace(container_id))
+
+    def _forget(self, container_id: str) -> None:
+        self._serving.discard(container_id)
+        doors = self._doors.pop(container_id, None)
+        if doors is not None:
+            doors.inside.close()  # it keeps the namespace alive
+
+    def _doors_of(self, container_id: str) -> Doors:
+        known = self._doors.get(container_id)
+        if known is not None:
+            return known
+        path = self.namespace(container_id)
+        if not namespaces.is_namespace(path):
+            raise NotFound(f"container {container_id} has no network here", reason="NoNetwork")
+        link = self._on_node(lambda: links.find(container_id))
+        doors = Doors(link or Link(0, Owner(container_id, ())), namespaces.run_inside(path, Rtnl))
+        self._doors[container_id] = doors
+        return doors
+
+    def _detours(self, addresses: Sequence[Address], via: Sequence[Address]) -> Iterator[Request]:
+        for each in addresses:
+            hop = of_family(via, like=each)
+            if hop is None:
+                message = f"diverting {each}: the other node has no address of its IP version"
+                raise InvalidInput(message, reason="NoNextHop")
+            source = self._underlay.source(like=each)
+            yield netlink.route_via(each, via=hop, index=self._underlay.index, source=source)
+
+    def _on_node(self, work: Callable[[], T]) -> T:
+        return namespaces.run_inside(self._node, work)
+
+
+def _openings(doors: Doors) -> Iterator[Request]:
+    if doors.addresses:
+        mac = mac_address(doors.addresses[0])
+        for each in doors.addresses:
+            yield netlink.resolve(each, index=doors.link.index, mac=mac)
+
+
+def _prepare_namespace() -> None:
+    sysctls.write(sysctls.of_namespace())
+    with IPRoute() as routing:
+        routing.link("set", index=1, state="up")  # loopback is always the first
+
+
+def _forwards(underlay_index: int) -> Iterator[Forward]:
+    with IPRoute() as routing:
+        for each in routing.get_routes(proto=netlink.ROUTE_PROTOCOL):
+            via = each.get_attr("RTA_GATEWAY")
+            if via is not None and each.get_attr("RTA_OIF") == underlay_index:
+                yield Forward(ip_address(each.get_attr("RTA_DST")), ip_address(via))

@@ -1,0 +1,130 @@
+"""The pair of links that joins a container to its node: made, found, deleted.
+
+The node's end carries its owner in the alias, written last: a link without one is the rest of a crash.
+All functions work in the calling thread's namespace unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyroute2 import IPRoute
+
+from transship.network import namespaces, netlink, sysctls
+from transship.network.addresses import (
+    HOST_MAC,
+    Owner,
+    gateways,
+    link_name,
+    mac_address,
+    parse_alias,
+)
+
+CONTAINER_LINK = "eth0"
+# the same on every node, whatever tunnels a kernel puts into each namespace: programs may hold it
+CONTAINER_LINK_INDEX = 100
+
+
+@dataclass(frozen=True)
+class Link:
+    """The node's end of a container's pair."""
+
+    index: int
+    owner: Owner
+
+
+def owned() -> Iterator[Link]:
+    """Every finished link of ours."""
+    with IPRoute() as routing:
+        for each in routing.get_links():
+            owner = parse_alias(each.get_attr("IFLA_IFALIAS"))
+            if owner is not None and each.get_attr("IFLA_IFNAME") == link_name(owner.container_id):
+                yield Link(int(each["index"]), owner)
+
+
+def find(container_id: str) -> Link | None:
+    with IPRoute() as routing:
+        indexes = routing.link_lookup(ifname=link_name(container_id))
+        if not indexes:
+            return None
+        (each,) = routing.get_links(indexes[0])
+        owner = parse_alias(each.get_attr("IFLA_IFALIAS"))
+    return None if owner is None else Link(int(indexes[0]), owner)
+
+
+def delete(container_id: str) -> None:
+    """Remove both ends at once, finished or not."""
+    with IPRoute() as routing:
+        for index in routing.link_lookup(ifname=link_name(container_id)):
+            routing.link("del", index=index)
+
+
+def create(owner: Owner, *, namespace: Path, mtu: int) -> Link:
+    """Join the namespace to the node by a pair whose doors are shut in both directions."""
+    delete(owner.container_id)
+    node = namespaces.open_current()
+    try:
+        namespaces.run_inside(namespace, lambda: _make_container_end(owner, node=node, mtu=mtu))
+    finally:
+        os.close(node)
+    return _finish_node_end(owner)
+
+
+def _make_container_end(owner: Owner, *, node: int, mtu: int) -> None:
+    peer = {
+        "ifname": link_name(owner.container_id),
+        "address": HOST_MAC,
+        "net_ns_fd": node,
+        "mtu": mtu,
+    }
+    with IPRoute() as routing:
+        # made from inside, because only the first end's index can be chosen
+        routing.link(
+            "add",
+            kind="veth",
+            ifname=CONTAINER_LINK,
+            index=CONTAINER_LINK_INDEX,
+            address=mac_address(owner.addresses[0]),
+            mtu=mtu,
+            peer=peer,
+        )
+        sysctls.write(sysctls.of_link(CONTAINER_LINK, ipv6=owner.has_ipv6))
+        for each in owner.addresses:
+            routing.addr(
+                "add", index=CONTAINER_LINK_INDEX, address=str(each), prefixlen=each.max_prefixlen
+            )
+        routing.link("set", index=CONTAINER_LINK_INDEX, state="up")
+        hops = gateways(owner.addresses)
+        _apply_once(netlink.unresolve(each, index=CONTAINER_LINK_INDEX) for each in hops)
+        for each in hops:
+            routing.route(
+                "add",
+                dst="default",
+                family=netlink.family(each),
+                gateway=str(each),
+                oif=CONTAINER_LINK_INDEX,
+                flags=netlink.RTNH_F_ONLINK,
+            )
+
+
+def _finish_node_end(owner: Owner) -> Link:
+    name = link_name(owner.container_id)
+    with IPRoute() as routing:
+        (index,) = routing.link_lookup(ifname=name)
+        sysctls.write(sysctls.of_link(name, ipv6=owner.has_ipv6))
+        sysctls.write(sysctls.of_node_end(name))
+        routing.link("set", index=index, state="up")
+        _apply_once(netlink.unresolve(each, index=index) for each in owner.addresses)
+        routing.link("set", index=index, ifalias=owner.alias())
+    return Link(int(index), owner)
+
+
+def _apply_once(requests: Iterable[netlink.Request]) -> None:
+    routing = netlink.Rtnl()
+    try:
+        routing.apply(*requests)
+    finally:
+        routing.close()

@@ -1,0 +1,208 @@
+"""A blocking rtnetlink socket for the few requests inside a handover, and those requests.
+
+pyroute2's own IPRoute runs an event loop of its own, refuses to work in a thread that runs one, and
+silently opens another socket in every further thread. Here its codecs are used on a plain socket: one
+send for several requests, usable from any thread, about 0.1 ms each.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import threading
+from dataclasses import dataclass
+
+from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST
+from pyroute2.netlink.rtnl import RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWNEIGH, RTM_NEWROUTE
+from pyroute2.netlink.rtnl.ndmsg import (
+    NTF_EXT_LEARNED,
+    NTF_PROXY,
+    NUD_INCOMPLETE,
+    NUD_PERMANENT,
+    ndmsg,
+)
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+from transship.common.errors import TransshipError
+from transship.network.addresses import Address
+
+HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+ERROR_CODE = struct.Struct("=i")
+NLMSG_ERROR = 2
+RECEIVE_BYTES = 65536
+TIMEOUT_SECONDS = 5.0  # the kernel answers within the send; RTNL may be taken for tens of ms
+ROUTE_PROTOCOL = 84  # marks our routes (no daemon's number in rt_protos)
+RT_TABLE_MAIN = 254
+RT_SCOPE_UNIVERSE = 0
+RT_SCOPE_LINK = 253
+RT_SCOPE_NOWHERE = 255
+RTN_UNSPEC = 0
+RTN_UNICAST = 1
+RTNH_F_ONLINK = 4
+REPLACE = NLM_F_CREATE | NLM_F_REPLACE
+GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
+
+
+@dataclass(frozen=True)
+class Request:
+    """One encoded message; `tolerated` are the errors that mean "nothing to do"."""
+
+    what: str
+    body: bytes
+    tolerated: frozenset[int] = frozenset()
+
+
+class Rtnl:
+    """A netlink socket bound to the network namespace of the thread that made it."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self._socket.bind((0, 0))
+        self._socket.settimeout(TIMEOUT_SECONDS)
+        self._lock = threading.Lock()
+        self._sequence = 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def apply(self, *requests: Request) -> None:
+        """Send all in one go; the kernel works them off in order. Raises the first failure."""
+        if not requests:
+            return
+        with self._lock:
+            first = self._sequence + 1
+            self._sequence += len(requests)
+            numbered = (_numbered(each.body, first + i) for i, each in enumerate(requests))
+            try:
+                self._socket.send(b"".join(numbered))
+                codes = self._acknowledged(first, len(requests))
+            except OSError as e:
+                raise TransshipError(f"talking to the kernel's routing: {e}") from e
+        for request, code in zip(requests, codes, strict=True):
+            if code and code not in request.tolerated:
+                raise TransshipError(f"{request.what}: {os.strerror(code)}", reason="NetworkFailed")
+
+    def _acknowledged(self, first: int, count: int) -> list[int]:
+        codes: dict[int, int] = {}
+        while len(codes) < count:
+            data = self._socket.recv(RECEIVE_BYTES)
+            for sequence, code in _error_codes(data):
+                if sequence >= first:  # older: the answer to a request that was given up
+                    codes[sequence] = code
+        return [codes[first + i] for i in range(count)]
+
+
+def _numbered(body: bytes, sequence: int) -> bytes:
+    length, kind, flags, _, port = HEADER.unpack_from(body)
+    return HEADER.pack(length, kind, flags, sequence, port) + body[HEADER.size :]
+
+
+def _error_codes(data: bytes) -> list[tuple[int, int]]:
+    found, offset = [], 0
+    while offset + HEADER.size <= len(data):
+        length, kind, _, sequence, _ = HEADER.unpack_from(data, offset)
+        if kind == NLMSG_ERROR:
+            (code,) = ERROR_CODE.unpack_from(data, offset + HEADER.size)
+            found.append((sequence, -code))
+        offset += (length + 3) & ~3
+    return found
+
+
+def family(address: Address) -> int:
+    return int(socket.AF_INET if address.version == 4 else socket.AF_INET6)
+
+
+def _neighbour(
+    address: Address, *, index: int, state: int, flags: int, mac: str | None = None
+) -> ndmsg:
+    message = ndmsg()
+    message.update(family=family(address), ifindex=index, state=state, flags=flags)
+    message["attrs"] = [("NDA_DST", str(address))]
+    if mac is not None:
+        message["attrs"].append(("NDA_LLADDR", mac))
+    return message
+
+
+def _request(
+    what: str,
+    message: ndmsg | rtmsg,
+    *,
+    kind: int,
+    flags: int = 0,
+    tolerated: frozenset[int] = frozenset(),
+) -> Request:
+    message["header"]["type"] = kind
+    message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK | flags
+    message["header"]["sequence_number"] = 0
+    message.encode()
+    return Request(what, bytes(message.data), tolerated)
+
+
+def resolve(address: Address, *, index: int, mac: str) -> Request:
+    """Set the neighbour for good; packets that wait for it go out at once, in order."""
+    message = _neighbour(address, index=index, state=NUD_PERMANENT, flags=NTF_EXT_LEARNED, mac=mac)
+    return _request(f"opening the way to {address}", message, kind=RTM_NEWNEIGH, flags=REPLACE)
+
+
+def unresolve(address: Address, *, index: int) -> Request:
+    """Let packets to the neighbour wait in the kernel.
+
+    An entry set INCOMPLETE by hand has no timer: the kernel neither asks for it nor ever gives it up
+    (no ICMP error). EXT_LEARNED keeps it from the garbage collection of a full table.
+    """
+    message = _neighbour(address, index=index, state=NUD_INCOMPLETE, flags=NTF_EXT_LEARNED)
+    return _request(f"closing the way to {address}", message, kind=RTM_NEWNEIGH, flags=REPLACE)
+
+
+def answer_for(address: Address, *, index: int) -> Request:
+    """Answer ARP and neighbour solicitations for the address on that link."""
+    message = _neighbour(address, index=index, state=NUD_PERMANENT, flags=NTF_PROXY)
+    return _request(f"answering for {address}", message, kind=RTM_NEWNEIGH, flags=REPLACE)
+
+
+def answer_no_more(address: Address, *, index: int) -> Request:
+    message = _neighbour(address, index=index, state=0, flags=NTF_PROXY)
+    what = f"answering no more for {address}"
+    return _request(what, message, kind=RTM_DELNEIGH, tolerated=GONE)
+
+
+def _route(address: Address, *, index: int, scope: int) -> rtmsg:
+    message = rtmsg()
+    message.update(
+        family=family(address),
+        dst_len=address.max_prefixlen,
+        table=RT_TABLE_MAIN,
+        proto=ROUTE_PROTOCOL,
+        scope=scope,
+        type=RTN_UNICAST,
+    )
+    message["attrs"] = [("RTA_DST", str(address)), ("RTA_OIF", index)]
+    return message
+
+
+def route_to_link(address: Address, *, index: int, source: Address | None) -> Request:
+    """Route the address to a link; `source` is what the node's own clients speak from."""
+    scope = RT_SCOPE_LINK if address.version == 4 else RT_SCOPE_UNIVERSE
+    message = _route(address, index=index, scope=scope)
+    if source is not None:
+        message["attrs"].append(("RTA_PREFSRC", str(source)))
+    return _request(f"routing {address}", message, kind=RTM_NEWROUTE, flags=REPLACE)
+
+
+def route_via(address: Address, *, via: Address, index: int, source: Address | None) -> Request:
+    message = _route(address, index=index, scope=RT_SCOPE_UNIVERSE)
+    message["flags"] = RTNH_F_ONLINK
+    message["attrs"].append(("RTA_GATEWAY", str(via)))
+    if source is not None:
+        message["attrs"].append(("RTA_PREFSRC", str(source)))
+    return _request(f"routing {address} via {via}", message, kind=RTM_NEWROUTE, flags=REPLACE)
+
+
+def delete_route(address: Address, *, index: int) -> Request:
+    """Delete our route to the address over that link, and no other."""
+    message = _route(address, index=index, scope=RT_SCOPE_NOWHERE)
+    message["type"] = RTN_UNSPEC
+    what = f"removing the route to {address}"
+    return _request(what, message, kind=RTM_DELROUTE, tolerated=GONE)

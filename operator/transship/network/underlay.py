@@ -1,0 +1,45 @@
+"""The node's link to the other nodes: what containers' links and routes need to know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from pyroute2 import IPRoute
+
+from transship.common.errors import NotFound
+from transship.network.addresses import Address, of_family
+
+
+@dataclass(frozen=True)
+class Underlay:
+    name: str
+    index: int
+    mac: str
+    mtu: int
+    addresses: tuple[Address, ...]
+
+    def source(self, *, like: Address) -> Address | None:
+        """What the node's own clients speak from: fixed, so that their connections outlive a move."""
+        return of_family(self.addresses, like=like)
+
+
+def inspect(name: str) -> Underlay:
+    """Read the link and its global addresses, in the calling thread's namespace."""
+    with IPRoute() as routing:
+        indexes = routing.link_lookup(ifname=name)
+        if not indexes:
+            raise NotFound(
+                f"link {name} does not exist",
+                reason="LinkNotFound",
+                hint="choose the underlay link",
+            )
+        index = int(indexes[0])
+        (link,) = routing.get_links(index)
+        addresses = tuple(
+            ip_address(each.get_attr("IFA_ADDRESS"))
+            for each in routing.get_addr(index=index)
+            if each["scope"] == 0
+        )
+        mac, mtu = str(link.get_attr("IFLA_ADDRESS")), int(link.get_attr("IFLA_MTU"))
+    return Underlay(name, index, mac, mtu, addresses)

@@ -1,0 +1,49 @@
+"""Node: a NodeAgent together with what only the operator knows of it, and whether it can be used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transship.api.conditions import Status, find
+from transship.api.node_agent import NodeAgent
+from transship.api.reasons import Reason
+from transship.plan.obstacles import Obstacle, obstacle
+
+
+@dataclass(frozen=True)
+class Node:
+    """load: placements that are there or on their way. silent: its agent does not answer us."""
+
+    agent: NodeAgent
+    load: int = 0
+    silent: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.agent.metadata.name
+
+
+def named(nodes: Sequence[Node], name: str) -> Node | None:
+    return next((node for node in nodes if node.name == name), None)
+
+
+def matches(node: Node, selector: dict[str, str]) -> bool:
+    labels = node.agent.metadata.labels
+    return all(labels.get(key) == value for key, value in selector.items())
+
+
+def unusable(node: Node) -> Obstacle | None:
+    """Why no container may be placed on or moved to this node now."""
+    agent = node.agent
+    if agent.metadata.deletion_timestamp is not None:
+        return obstacle(Reason.NODE_NOT_READY, f"node {node.name} is being deleted")
+    ready = find(agent.status.conditions, "Ready")
+    if ready is None or ready.status != Status.TRUE:
+        said = f": {ready.message or ready.reason}" if ready is not None else ""
+        return obstacle(Reason.NODE_NOT_READY, f"node {node.name} is not ready{said}")
+    if node.silent:
+        return obstacle(Reason.NODE_NOT_READY, f"the agent of node {node.name} does not answer")
+    if agent.spec.unschedulable:
+        return obstacle(Reason.NODE_UNSCHEDULABLE, f"node {node.name} takes no containers now")
+    return None

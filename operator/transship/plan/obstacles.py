@@ -1,0 +1,31 @@
+"""Obstacle: why something cannot be done now, in a stable word and in words for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transship.api.reasons import Reason
+from transship.common.errors import TransshipError
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What is in the way. Final: nothing will be tried again until the spec changes."""
+
+    reason: str
+    message: str
+    hint: str = ""
+    final: bool = False
+
+    @property
+    def text(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+def obstacle(reason: Reason, message: str, *, hint: str = "", final: bool = False) -> Obstacle:
+    """An obstacle of the table of reasons, with the table's hint unless a better one is given."""
+    return Obstacle(reason.value, message, hint or reason.hint, final)
+
+
+def from_error(error: TransshipError) -> Obstacle:
+    return Obstacle(error.reason, error.message, error.hint)

@@ -1,0 +1,153 @@
+"""Preflight: what speaks against a move before anything of it has begun.
+
+An ordered chain of small checks on the facts that both agents have registered; the first that
+objects is the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transship.api.placement import Strategy
+from transship.api.quantity import bytes_of
+from transship.api.container import Container
+from transship.api.reasons import Reason
+from transship.plan.nodes import Node, unusable
+from transship.plan.obstacles import Obstacle, obstacle
+
+OLDEST_CRIU = (4, 2)  # page server over TLS together with held restores were tried from here on
+FREE_DISK_FLOOR_BYTES = 64 * 2**20  # the bundle, the log and the images of a small dump
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the checks judge: both nodes as registered, and the container that moves."""
+
+    source: Node
+    target: Node
+    container: Container
+    strategy: Strategy = Strategy.STOP_AND_COPY
+
+
+Check = Callable[[Facts], Obstacle | None]
+
+
+def target_can_be_used(facts: Facts) -> Obstacle | None:
+    return unusable(facts.target)
+
+
+def machines_are_alike(facts: Facts) -> Obstacle | None:
+    source, target = _machine(facts.source), _machine(facts.target)
+    if not source or not target or source == target:
+        return None
+    return obstacle(
+        Reason.ARCHITECTURE_DIFFERS,
+        f"{facts.source.name} is {source}, {facts.target.name} is {target}",
+    )
+
+
+def criu_works(facts: Facts) -> Obstacle | None:
+    for node in (facts.source, facts.target):
+        test = node.agent.status.self_test
+        if test is not None and not test.passed:
+            return obstacle(
+                Reason.SELF_TEST_FAILED, f"the self-test of node {node.name} failed: {test.message}"
+            )
+    return None
+
+
+def criu_is_new_enough(facts: Facts) -> Obstacle | None:
+    for node in (facts.source, facts.target):
+        found = node.agent.status.versions.criu
+        if found and _version(found) < OLDEST_CRIU:
+            return obstacle(
+                Reason.CRIU_TOO_OLD,
+                f"node {node.name} has CRIU {found}; 4.2 is the oldest that is accepted",
+                hint=f"upgrade CRIU on {node.name}",
+            )
+    return None
+
+
+def criu_is_not_older_on_the_target(facts: Facts) -> Obstacle | None:
+    source, target = facts.source.agent.status.versions, facts.target.agent.status.versions
+    if not source.criu or not target.criu or _version(target.criu) >= _version(source.criu):
+        return None
+    return obstacle(
+        Reason.CRIU_TOO_OLD,
+        f"{facts.target.name} has CRIU {target.criu}, {facts.source.name} has {source.criu}",
+    )
+
+
+def cpu_features_suffice(facts: Facts) -> Obstacle | None:
+    source, target = facts.source.agent.status.features, facts.target.agent.status.features
+    if not target.cpu_flags:
+        return None
+    missing = sorted(set(source.cpu_flags) - set(target.cpu_flags))
+    if not missing:
+        return None
+    more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+    return obstacle(
+        Reason.CPU_FEATURES_MISSING,
+        f"the CPU of {facts.target.name} lacks {', '.join(missing[:8])}{more}, "
+        f"which that of {facts.source.name} has",
+    )
+
+
+def memory_suffices(facts: Facts) -> Obstacle | None:
+    """The request must be free now; a container without one is let in and may fail to be restored."""
+    request = facts.container.resources.requests.memory
+    capacity = facts.target.agent.status.capacity
+    if request is None or capacity.free_memory_bytes == 0:
+        return None
+    needed = bytes_of(request)
+    if needed <= capacity.free_memory_bytes:
+        return None
+    return obstacle(
+        Reason.INSUFFICIENT_MEMORY,
+        f"the container requests {_mebibytes(needed)} of memory, {facts.target.name} has "
+        f"{_mebibytes(capacity.free_memory_bytes)} free",
+    )
+
+
+def disk_suffices(facts: Facts) -> Obstacle | None:
+    capacity = facts.target.agent.status.capacity
+    if capacity.disk_bytes == 0 or capacity.free_disk_bytes >= FREE_DISK_FLOOR_BYTES:
+        return None
+    return obstacle(
+        Reason.INSUFFICIENT_DISK,
+        f"{facts.target.name} has {_mebibytes(capacity.free_disk_bytes)} of disk space free",
+    )
+
+
+EVERY_MOVE: Sequence[Check] = (
+    target_can_be_used,
+    machines_are_alike,
+    memory_suffices,
+    disk_suffices,
+)
+LIVE_MOVES: Sequence[Check] = (
+    criu_works,
+    criu_is_new_enough,
+    criu_is_not_older_on_the_target,
+    cpu_features_suffice,
+)
+
+
+def objection(facts: Facts) -> Obstacle | None:
+    """The first thing that speaks against the move; a cold one asks nothing of CRIU and the CPU."""
+    checks = EVERY_MOVE if facts.strategy == Strategy.COLD else (*EVERY_MOVE, *LIVE_MOVES)
+    return next((found for check in checks if (found := check(facts)) is not None), None)
+
+
+def _machine(node: Node) -> str:
+    return node.agent.status.features.machine
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:.0f} MiB"

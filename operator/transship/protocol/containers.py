@@ -1,0 +1,77 @@
+"""Orders for and reports of single containers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Base64Bytes, Field
+
+from transship.api.container import Container, Volume
+from transship.api.placement import DesiredState, LastExit
+from transship.protocol.base import Id, Message
+from transship.protocol.states import RecordState, RunState
+
+
+class VolumeFile(Message):
+    """One file of a configMap or secret volume."""
+
+    path: str
+    content: Base64Bytes
+
+
+class ResolvedVolume(Message):
+    """A volume of the placement; for configMap and secret with the files' content."""
+
+    volume: Volume
+    files: tuple[VolumeFile, ...] = ()
+
+
+class ContainerOrder(Message):
+    """What the operator wants this node to hold. Every env entry has a plain value here.
+
+    id is the placement's UID. An agent refuses an order whose epoch is older than its record's, and
+    an order for epoch 1 while it has promised the container away.
+    """
+
+    id: Id
+    namespace: str
+    name: str
+    epoch: Annotated[int, Field(ge=1)]
+    addresses: tuple[str, ...] = ()
+    container: Container
+    volumes: tuple[ResolvedVolume, ...] = ()
+    state: DesiredState = DesiredState.RUNNING
+    image_digest: str | None = None
+
+
+class ContainerReport(Message):
+    """What an agent knows of a container: its own record, and what the kernel says."""
+
+    id: str
+    namespace: str
+    name: str
+    epoch: int
+    record: RecordState
+    run: RunState
+    ready: bool = False
+    pid: int | None = None
+    start_time: str | None = None  # RFC 3339
+    restarts: int = 0
+    last_exit: LastExit | None = None
+    image_digest: str | None = None
+    migration: str | None = None
+    reason: str = ""
+    message: str = ""
+    hint: str = ""
+
+
+class ContainerReports(Message):
+    containers: tuple[ContainerReport, ...] = ()
+
+
+class Failure(Message):
+    """The body of every reply that is not 2xx."""
+
+    reason: str
+    message: str
+    hint: str = ""

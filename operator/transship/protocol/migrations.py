@@ -1,0 +1,109 @@
+"""Orders for, reports of and messages inside a migration."""
+
+from __future__ import annotations
+
+from transship.api.base import MicroTime
+from transship.api.migration import BlackoutPart, Prediction, Round, Step
+from transship.api.placement import LastExit, MigrationSettings, Strategy
+from transship.protocol.base import Id, Message
+from transship.protocol.containers import ContainerOrder
+from transship.protocol.states import SideState, Verdict
+
+
+class Peer(Message):
+    """The other side: its node's name (checked against its certificate) and its addresses."""
+
+    node: str
+    address: str  # IP, for streams and routes
+    endpoint: str  # https://IP:PORT
+
+
+class IncomingOrder(Message):
+    """To the target. order.epoch is the epoch that it will run as (the source's + 1).
+
+    start_time, restarts and last_exit are the container's past, as its placement's status tells it.
+    """
+
+    migration: Id
+    order: ContainerOrder
+    source: Peer
+    strategy: Strategy
+    settings: MigrationSettings = MigrationSettings()
+    start_time: MicroTime | None = None
+    restarts: int = 0
+    last_exit: LastExit | None = None
+
+
+class OutgoingOrder(Message):
+    """To the source, once the target is prepared. epoch is the source's own."""
+
+    migration: Id
+    container: Id
+    epoch: int
+    target: Peer
+    strategy: Strategy
+    settings: MigrationSettings = MigrationSettings()
+
+
+class MigrationReport(Message):
+    """What one side knows of a migration."""
+
+    migration: str
+    container: str
+    epoch: int
+    state: SideState
+    verdict: Verdict = Verdict.UNDECIDED
+    strategy: Strategy | None = None
+    percent: int = 0
+    steps: tuple[Step, ...] = ()
+    rounds: tuple[Round, ...] = ()
+    prediction: Prediction | None = None
+    blackout_microseconds: int | None = None
+    blackout_parts: tuple[BlackoutPart, ...] = ()
+    total_milliseconds: int | None = None
+    bytes: int | None = None
+    reason: str = ""
+    message: str = ""
+    hint: str = ""
+    log_tail: str = ""
+
+
+class MemoryEndpoint(Message):
+    """Where the source's dump sends its pages: CRIU's page server, TLS."""
+
+    address: str
+    port: int
+
+
+class RestoreRequest(Message):
+    """Goes before the images: what the target must know that they do not say."""
+
+    asleep: tuple[int, ...] = ()  # pids inside the container that were stopped before the freeze
+
+
+class RestoreReply(Message):
+    """The copy is held. Parts are the target's share of the blackout."""
+
+    parts: tuple[BlackoutPart, ...] = ()
+    bytes: int = 0  # of memory, received from the dump
+
+
+class VerdictNotice(Message):
+    """The source's verdict, from itself or relayed by the operator. epoch is the new owner's."""
+
+    migration: str
+    verdict: Verdict
+    epoch: int
+
+
+class VerdictReply(Message):
+    verdict: Verdict
+    epoch: int
+
+
+class ResumeReply(Message):
+    """The copy runs. resume_microseconds: from the notice's arrival to the thaw."""
+
+    state: SideState
+    resume_microseconds: int = 0
+    parts: tuple[BlackoutPart, ...] = ()

@@ -1,0 +1,175 @@
+"""File trees from one agent to the other: rsync at both ends, a stream of ours in between.
+
+rsync keeps what an overlay's upper layer is made of: ownership, modes, times, hard links, sparse
+files, devices (whiteouts are 0:0 character devices), sockets, and as root the trusted.* attributes
+(opaque directories). It is run in daemon mode over a remote shell (rsync(1), "USING RSYNC-DAEMON
+FEATURES VIA A REMOTE-SHELL CONNECTION"), where the shell is socat on an inherited socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from transship.common.errors import CommandFailed, DeadlineExceeded
+from transship.transfer.streams import Stream, pump
+
+MODULE = "container"
+
+# An overlay with index=on refuses an upper layer whose origin handles are of another file system
+# ("failed to verify origin"), so what names inodes of the source stays behind.
+FOREIGN_ATTRIBUTES = (
+    "trusted.overlay.origin",
+    "trusted.overlay.uuid",
+    "trusted.overlay.nlink",
+    "trusted.overlay.impure",
+)
+
+_SENDER = (
+    "rsync",
+    "--archive",
+    "--hard-links",
+    "--acls",
+    "--xattrs",
+    "--numeric-ids",
+    "--sparse",
+    "--devices",
+    "--specials",
+    # nanoseconds: by default rsync takes files of the same second and size for unchanged
+    "--modify-window=-1",
+    "--stats",
+    "--no-human-readable",
+)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What one run moved."""
+
+    bytes: int
+
+
+async def send_trees(
+    root: Path, names: Sequence[str], *, stream: Stream, timeout_seconds: float
+) -> Sent:
+    """Make the peer's trees `names` (directories below `root`) equal to ours; extra files there go away."""
+    options = ["--delete", "--recursive"]
+    return await _send(root, [*options, *names], stream=stream, timeout_seconds=timeout_seconds)
+
+
+async def send_files(
+    root: Path, files: Sequence[str], *, stream: Stream, timeout_seconds: float
+) -> Sent:
+    """Send these files (paths relative to `root`) whatever their times and sizes say."""
+    options = ["--ignore-times", "--files-from=-", "--from0", "."]
+    listing = b"\0".join(name.encode("utf-8", "surrogateescape") for name in files)
+    return await _send(root, options, stream=stream, timeout_seconds=timeout_seconds, stdin=listing)
+
+
+async def _send(
+    root: Path,
+    words: Sequence[str],
+    *,
+    stream: Stream,
+    timeout_seconds: float,
+    stdin: bytes | None = None,
+) -> Sent:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        shell = f"sh -c 'exec socat -t0 STDIO FD:{theirs.fileno()}'"
+        filters = [f"--filter=-x {name}" for name in FOREIGN_ATTRIBUTES]
+        argv = [*_SENDER, *filters, f"--rsh={shell}", *words, f"peer::{MODULE}/"]
+        child = await asyncio.create_subprocess_exec(
+            *argv,
+            cwd=root,
+            stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            pass_fds=[theirs.fileno()],
+        )
+    async with _bridged(ours, stream), _ended(child, argv, timeout_seconds):
+        output, _ = await child.communicate(stdin)
+    text = output.decode(errors="replace")
+    # 24: a file vanished between the listing and the copy, which a running container does all the time
+    if child.returncode not in {0, 24}:
+        raise CommandFailed(argv, child.returncode or 0, text, reason="FileCopyFailed")
+    return Sent(bytes=_total_sent(text))
+
+
+def _total_sent(stats: str) -> int:
+    for line in stats.splitlines():
+        if line.startswith("Total bytes sent:"):
+            return int(line.split(":")[1].replace(",", "").strip())
+    return 0
+
+
+async def receive_trees(
+    root: Path, *, config: Path, stream: Stream, timeout_seconds: float
+) -> None:
+    """Serve one run of the peer's sender into `root`; `config` is a file that this call writes."""
+    await asyncio.to_thread(config.write_text, _daemon_config(root))
+    ours, theirs = socket.socketpair()
+    with theirs:
+        argv = ["rsync", "--server", "--daemon", f"--config={config}", "."]
+        child = await asyncio.create_subprocess_exec(
+            *argv, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=asyncio.subprocess.PIPE
+        )
+    async with _bridged(ours, stream), _ended(child, argv, timeout_seconds):
+        _, errors = await child.communicate()
+    if child.returncode not in {0, 24}:
+        text = errors.decode(errors="replace")
+        raise CommandFailed(argv, child.returncode or 0, text, reason="FileCopyFailed")
+
+
+def _daemon_config(root: Path) -> str:
+    return "\n".join(
+        (
+            "use chroot = yes",  # without it rsync rewrites absolute symbolic links
+            "numeric ids = yes",
+            "uid = 0",
+            "gid = 0",
+            "log file = /dev/null",
+            f"[{MODULE}]",
+            f"path = {root}",
+            "read only = no",
+            "",
+        )
+    )
+
+
+@asynccontextmanager
+async def _bridged(sock: socket.socket, stream: Stream) -> AsyncIterator[None]:
+    """Join a local socket and a stream both ways for as long as the body runs."""
+    reader, writer = await asyncio.open_connection(sock=sock)
+    out = asyncio.create_task(pump(reader, stream.writer))
+    into = asyncio.create_task(pump(stream.reader, writer))
+    try:
+        yield
+        # the child is done and its end closed: what it wrote last is still on its way to the peer
+        with contextlib.suppress(OSError):
+            await out
+    finally:
+        for task in (out, into):
+            task.cancel()
+        await asyncio.gather(out, into, return_exceptions=True)
+        writer.close()
+
+
+@asynccontextmanager
+async def _ended(
+    child: asyncio.subprocess.Process, argv: Sequence[str], timeout_seconds: float
+) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            yield
+    except TimeoutError as e:
+        raise DeadlineExceeded(f"running {argv[0]}: not done in {timeout_seconds:g} s") from e
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()

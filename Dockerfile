@@ -4,7 +4,7 @@ FROM docker.io/library/debian:forky-slim
 
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
-      ca-certificates conmon criu iproute2 nftables python3 python3-venv rsync runc skopeo umoci \
+      ca-certificates conmon criu iproute2 nftables python3 python3-venv rsync runc skopeo socat umoci \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 
 # The dependencies alone, so that a change of the code leaves this layer as it is.

@@ -4,13 +4,12 @@ A record is durable (file and folder synced) before the step that it announces i
 be read whole is moved to quarantine/ and never obeyed, and its container is left alone until a
 person looks: nobody knows what was promised.
 
-Called by everything in the agent that changes a container. put blocks for the two fsyncs (0.3 ms on
-a virtual disk), which the handover prefers to a thread's detour; everyone else has put_in_thread.
+Writing blocks the loop for two fsyncs (0.3 ms on a virtual disk), on purpose: what is read,
+advanced and written without an await between is never overwritten by one who had read it before.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
@@ -98,20 +97,11 @@ class Journal:
         return self._floors.get(container_id, 0)
 
     def put(self, record: Record, *, durability: Durability = Durability.SYNCED) -> Record:
-        """Write a record, blocking; gives it back with its time of writing."""
+        """Write a record; gives it back as written. Never await between get and put."""
         stamped = record.but(written_at=self._clock.now())
         self._store(stamped, durability)
         self._records[record.id] = stamped
         return stamped
-
-    async def put_in_thread(self, record: Record) -> Record:
-        """The same without blocking the loop. The caller holds the container's lock."""
-        writing = asyncio.ensure_future(asyncio.to_thread(self.put, record))
-        try:
-            return await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            await asyncio.wait({writing})  # never leave a write behind that nobody knows of
-            raise
 
     def remove(self, container_id: str, *, floor: int | None = None) -> None:
         """Forget a container; floor is the lowest epoch that may come here again."""

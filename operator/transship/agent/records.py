@@ -168,13 +168,10 @@ def running(record: Record, notice: VerdictNotice) -> Record:
     )
 
 
-def started(record: Record, *, boot: str, now: datetime, digest: str | None) -> Record:
+def started(record: Record, *, boot: str, now: datetime) -> Record:
     """A new instance runs."""
     _require_ours(record)
-    return record.but(
-        state=RecordState.RUNNING, started_boot=boot, start_time=now,
-        image_digest=digest or record.image_digest,
-    )  # fmt: skip
+    return record.but(state=RecordState.RUNNING, started_boot=boot, start_time=now)
 
 
 def ended(record: Record, last_exit: LastExit | None) -> Record:

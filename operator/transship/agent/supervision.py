@@ -1,7 +1,8 @@
-"""What to do next for one container that this agent owns: pure, from what is observed in this pass alone.
+"""What to do next for one container that this agent owns.
 
-A container is looked after only while its record is Running or Stopped and nobody has disowned it; in
-a handover its processes stop and vanish for reasons that are no exits.
+Pure, and from what is observed in this pass alone. A container is looked after only while its
+record is Running or Stopped and nobody has disowned it; in a handover its processes stop and vanish
+for reasons that are no exits.
 """
 
 from __future__ import annotations

@@ -86,7 +86,8 @@ def quantity_schema() -> dict[str, Any]:
         "maxLength": 32,
         **rules(
             rule(
-                "type(self) == int ? self >= 0 : isQuantity(self) && quantity(self).sign() >= 0",
+                "type(self) == int ? self >= 0 :"
+                " isQuantity(self) && !quantity(self).isLessThan(quantity('0'))",
                 "must be a quantity that is not negative, such as 500m, 2, 256Mi or 1Gi",
             )
         ),
@@ -111,7 +112,11 @@ class ApiModel(BaseModel):
     """
 
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore", use_attribute_docstrings=True
+        alias_generator=to_camel,
+        populate_by_name=True,
+        frozen=True,
+        extra="ignore",
+        use_attribute_docstrings=True,
     )
 
     def dump(self) -> dict[str, Any]:

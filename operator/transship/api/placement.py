@@ -217,6 +217,8 @@ class ContainerStatus(ApiModel):
     """What the agent says of the container."""
 
     id: ShortText = ""
+    order_digest: ShortText = ""
+    """Of the order that the agent last accepted: what differs from it is ordered anew."""
     start_time: MicroTime | None = None
     """When its main process was started; a move does not change it."""
     restarts: Int32 = 0
@@ -263,6 +265,8 @@ class PlacementStatus(ApiModel):
     container: ContainerStatus | None = None
     migration: CurrentMigration | None = None
     last_migration: LastMigration | None = None
+    cancelled_generation: Int64 | None = None
+    """The generation whose move was cancelled by deleting its migration: it is not tried again."""
 
 
 class ContainerPlacement(Resource):

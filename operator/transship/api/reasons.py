@@ -345,6 +345,7 @@ class Reason(StrEnum):
     NOT_FOUND = ("NotFound", "The thing asked for does not exist.")
     UNREACHABLE = ("Unreachable", "A peer did not answer; it may have acted all the same.")
     CONFLICT = ("Conflict", "Someone else was faster.")
+    RECREATED = ("Recreated", "The object was deleted, and another one has its name.")
     ALREADY_EXISTS = ("AlreadyExists", "An object of this name exists.")
     COMMAND_FAILED = ("CommandFailed", "A program that the agent runs ended badly.")
     API_SERVER_UNREACHABLE = (

@@ -1,17 +1,14 @@
 """From a pydantic model to a structural OpenAPI v3 schema, as CustomResourceDefinitions want it.
 
 Kubernetes takes less than pydantic emits: no references, no titles, no null, no anyOf beside
-int-or-string. Defaults stay out of the schema unless marked (they would be stored with every
-object); the description tells them. The string literals below fields become descriptions.
+int-or-string. Defaults stay out of the schema unless marked, as they would be stored with every
+object: the description tells them.
 """
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
 from collections.abc import Mapping
-from functools import cache
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
@@ -23,34 +20,68 @@ Schema = dict[str, Any]
 INT_OR_STRING = "x-kubernetes-int-or-string"
 VALIDATIONS = "x-kubernetes-validations"
 # what pydantic says and a structural schema must not
-DROPPED = ("title", "$defs", "$ref", "anyOf", "default", "propertyNames", PERSISTED_DEFAULT)
+DROPPED = {"title", "$defs", "$ref", "anyOf", "default", "propertyNames", PERSISTED_DEFAULT}
 
 
 def structural_schema(model: type[BaseModel]) -> Schema:
-    """The schema of a model, without apiVersion, kind and metadata."""
+    """The schema of a model and all that it contains, without references."""
     emitted = model.model_json_schema(by_alias=True, mode="validation")
-    return _repaired(emitted, defs=emitted.get("$defs", {}), models=_models(model))
+    return _Repair(emitted.get("$defs", {})).node(emitted)
 
 
-def _repaired(node: Schema, *, defs: Mapping[str, Schema], models: Models) -> Schema:
-    shown, persisted = node.get("default"), node.get(PERSISTED_DEFAULT, False)
-    described, node = node.get("description"), _inlined(node, defs)
-    repaired = {key: value for key, value in node.items() if key not in DROPPED}
-    if "const" in repaired:
-        repaired["enum"] = [repaired.pop("const")]
-    if "description" in repaired:
-        repaired["description"] = _joined(described or repaired["description"])
-    if repaired.get(INT_OR_STRING):
-        repaired.pop("type", None)
-    if persisted:
-        repaired["default"] = shown
-    elif _worth_telling(shown):
-        repaired["description"] = f"{repaired.get('description', '')} Default: {shown}.".strip()
-    if "items" in repaired:
-        repaired["items"] = _repaired(repaired["items"], defs=defs, models=models)
-    if isinstance(repaired.get("additionalProperties"), dict):
-        inner = repaired["additionalProperties"]
-        repaired["additionalProperties"] = _repaired(inner, defs=defs, models=models)
-    if "properties" in repaired:
-        repaired["properties"] = _properties(node, defs=defs, models=models)
-    return dict(sorted(repaired.items()))
+@dataclass(frozen=True)
+class _Repair:
+    """The definitions that references point to."""
+
+    definitions: Mapping[str, Schema]
+
+    def node(self, emitted: Schema) -> Schema:
+        source = self._inlined(emitted)
+        schema = {key: value for key, value in source.items() if key not in DROPPED}
+        schema |= self._children(source)
+        if "const" in schema:
+            schema["enum"] = [schema.pop("const")]
+        if INT_OR_STRING in schema:
+            schema.pop("type", None)
+        if source.get(PERSISTED_DEFAULT):
+            schema["default"] = source["default"]
+        if words := _description(source):
+            schema["description"] = words
+        return dict(sorted(schema.items()))
+
+    def _children(self, source: Schema) -> Schema:
+        children: Schema = {}
+        if "items" in source:
+            children["items"] = self.node(source["items"])
+        if isinstance(source.get("additionalProperties"), dict):
+            children["additionalProperties"] = self.node(source["additionalProperties"])
+        if "properties" in source:
+            properties = source["properties"].items()
+            children["properties"] = {name: self.node(child) for name, child in properties}
+        return children
+
+    def _inlined(self, node: Schema) -> Schema:
+        """Replace references and unions with null by what they mean; the node's own words win."""
+        chosen = [branch for branch in node.get("anyOf", ()) if branch.get("type") != "null"]
+        if len(chosen) == 1:
+            return _merged(self._inlined(chosen[0]), node)
+        if "$ref" in node:
+            name = node["$ref"].removeprefix("#/$defs/")
+            return _merged(self._inlined(self.definitions[name]), node)
+        return node
+
+
+def _merged(inner: Schema, outer: Schema) -> Schema:
+    both = [*inner.get(VALIDATIONS, ()), *outer.get(VALIDATIONS, ())]
+    return {**inner, **outer, **({VALIDATIONS: both} if both else {})}
+
+
+def _description(source: Schema) -> str:
+    words = " ".join(str(source.get("description", "")).split())
+    default = source.get("default")
+    if default in (None, "") or isinstance(default, (dict, list)):
+        return words
+    if words and not words.endswith("."):
+        words += "."
+    told = str(default).lower() if isinstance(default, bool) else str(default)
+    return f"{words} Default: {told}.".strip()

@@ -23,7 +23,7 @@ DataKey = Annotated[str, Field(max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
 RelativePath = Annotated[
     str,
     Field(
-        max_length=4096,
+        max_length=512,
         json_schema_extra=rules(
             rule(
                 "self != '' && !self.startsWith('/') && !self.matches('(^|/)[.][.](/|$)')",
@@ -61,7 +61,7 @@ class KeyToPath(ApiModel):
     path: RelativePath
 
 
-Items = Annotated[tuple[KeyToPath, ...], Field(**list_atomic(max_items=256))]
+Items = Annotated[tuple[KeyToPath, ...], Field(**list_atomic(max_items=64))]
 
 
 class ConfigMapVolume(ApiModel):

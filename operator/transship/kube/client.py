@@ -20,7 +20,8 @@ from transship.api import API_VERSION
 from transship.api.base import ApiModel, Resource
 from transship.api.kinds import kind_of
 from transship.api.node_agent import NodeAgent, NodeAgentStatus
-from transship.common.errors import InvalidInput
+from transship.api.reasons import Reason
+from transship.common.errors import Conflict, InvalidInput
 from transship.kube.paths import path_of
 from transship.kube.transport import ContentType, Request, Transport
 
@@ -28,6 +29,7 @@ R = TypeVar("R", bound=Resource)
 
 OPERATOR_MANAGER = "transship-operator"
 AGENT_MANAGER = "transship-agent"
+STATUS_ATTEMPTS = 5  # users and kopf change metadata between our read and our write
 
 
 class KubeClient:
@@ -131,12 +133,49 @@ class KubeClient:
 
         With a uid it is a Conflict when the object was deleted and made anew meanwhile.
         """
+        attempts_left = STATUS_ATTEMPTS
+        while True:
+            attempts_left -= 1
+            known = await self._identity(model, name=name, namespace=namespace, uid=uid)
+            try:
+                return await self._apply_status(
+                    model, known, namespace=namespace, status=status, manager=field_manager
+                )
+            except Conflict:
+                if attempts_left == 0:
+                    raise
+
+    async def _identity(
+        self, model: type[R], *, name: str, namespace: str | None, uid: str | None
+    ) -> dict[str, str]:
+        """Name the object in a way that no later one of its name fits."""
+        if uid is None:
+            return {"name": name}
+        # the API server ignores a uid in an applied status: the version of the object stands for it
+        present = await self.get(model, name=name, namespace=namespace)
+        if present.metadata.uid == uid:
+            return {"name": name, "resourceVersion": present.metadata.resource_version}
+        raise Conflict(
+            f"writing the status of {_called(model, name, namespace)}: it is another one of the name",
+            reason=Reason.RECREATED,
+        )
+
+    async def _apply_status(
+        self,
+        model: type[R],
+        metadata: Mapping[str, str],
+        *,
+        namespace: str | None,
+        status: ApiModel,
+        manager: str,
+    ) -> R:
+        name = metadata["name"]
         request = Request(
             "PATCH",
             path_of(model, namespace=namespace, name=name) + "/status",
             f"writing the status of {_called(model, name, namespace)}",
-            query=_applying(field_manager),
-            body=_document(model, {"name": name, "uid": uid}, status=status.dump()),
+            query=_applying(manager),
+            body=_document(model, metadata, status=status.dump()),
             content_type=ContentType.APPLY_PATCH,
         )
         return _parse(model, await self.transport.send(request))

@@ -6,6 +6,7 @@ from base64 import b64decode
 from collections.abc import Mapping
 from enum import StrEnum
 
+from transship.api.reasons import Reason
 from transship.common.errors import NotFound
 from transship.kube.client import KubeClient
 from transship.kube.paths import path
@@ -22,6 +23,14 @@ class Source(StrEnum):
     def kind(self) -> str:
         return "ConfigMap" if self is Source.CONFIG_MAP else "Secret"
 
+    @property
+    def missing(self) -> Reason:
+        absent = {
+            self.CONFIG_MAP: Reason.CONFIG_MAP_NOT_FOUND,
+            self.SECRET: Reason.SECRET_NOT_FOUND,
+        }
+        return absent[self]
+
 
 async def read_data(
     client: KubeClient, source: Source, *, namespace: str, name: str
@@ -32,7 +41,7 @@ async def read_data(
     try:
         document = await client.transport.send(Request("GET", asked, doing))
     except NotFound as e:
-        raise NotFound(e.message, reason=f"{source.kind}NotFound") from e
+        raise NotFound(e.message, reason=source.missing) from e
     data, binary = document.get("data") or {}, document.get("binaryData") or {}
     if source is Source.SECRET:
         return {key: b64decode(value) for key, value in data.items()}
@@ -48,7 +57,7 @@ async def read_value(
     if key not in data:
         raise NotFound(
             f"reading {source.kind} {namespace}/{name}: it has no key {key!r}",
-            reason=f"{source.kind}NotFound",
+            reason=source.missing,
             hint=f"its keys are {', '.join(sorted(data)) or 'none'}",
         )
     return data[key]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from transship.api.reasons import Reason
 from transship.common.clock import Clock, SystemClock
 from transship.common.errors import NotFound, Refused
 from transship.kube.client import KubeClient
@@ -74,7 +75,8 @@ class Leases:
         now, lease = self._clock.now(), _parse(present)
         if lease.holder not in {"", holder} and not lease.expired(now):
             raise Refused(
-                f"taking lease {name}: {lease.holder} holds it until it expires", reason="LeaseHeld"
+                f"taking lease {name}: {lease.holder} holds it until it expires",
+                reason=Reason.LEASE_HELD,
             )
         spec = _spec(holder, duration_seconds, now=now, since=_since(present, holder))
         request = Request(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from transship.api.reasons import Reason
 from transship.common.errors import (
     Conflict,
     InvalidInput,
@@ -76,10 +77,10 @@ class Transport:
         except TimeoutError as e:
             raise Unreachable(
                 f"{request.doing}: no answer from the API server in {REQUEST_TIMEOUT_SECONDS:g} s",
-                reason="APIServerUnreachable",
+                reason=Reason.API_SERVER_UNREACHABLE,
             ) from e
         except (ClientError, OSError) as e:
-            raise Unreachable(f"{request.doing}: {e}", reason="APIServerUnreachable") from e
+            raise Unreachable(f"{request.doing}: {e}", reason=Reason.API_SERVER_UNREACHABLE) from e
         answer = _document(text)
         if 200 <= status < 300:
             return answer
@@ -111,9 +112,9 @@ def failure(status: int, answer: Mapping[str, Any], *, doing: str) -> TransshipE
         case 400 | 422:
             return InvalidInput(message)
         case 401 | 403:
-            return Refused(message, reason=reason or "Forbidden")
+            return Refused(message, reason=reason or Reason.FORBIDDEN)
         case _:  # 429 and 5xx: overloaded, starting, or a webhook of the cluster that is away
-            return Unreachable(message, reason="APIServerUnavailable")
+            return Unreachable(message, reason=Reason.API_SERVER_UNAVAILABLE)
 
 
 def _document(text: str) -> dict[str, Any]:
@@ -140,7 +141,7 @@ async def _load(configuration: Configuration, kubeconfig: Path | None) -> None:
     except (config.ConfigException, OSError) as e:
         raise InvalidInput(
             f"reading the cluster's address and credentials: {e}",
-            reason="NoCluster",
+            reason=Reason.NO_CLUSTER,
             hint="set KUBECONFIG, or give --kubeconfig FILE",
         ) from e
 

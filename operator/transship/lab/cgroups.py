@@ -29,6 +29,11 @@ def of_lab(state_dir: Path) -> str | None:
         return None
 
 
+def claim(state_dir: Path, cgroup: str) -> None:
+    """Say which cgroup is the lab's, before there is one: its daemons join it from now on."""
+    (state_dir / MARKER).write_text(cgroup)
+
+
 def hierarchies() -> list[Path]:
     """The mount points of all cgroup hierarchies."""
     found: list[Path] = []

@@ -103,6 +103,8 @@ def _remove_tree(directory: Path) -> None:
         raise TransshipError(f"removing {directory}: something is mounted below it")
     if directory.exists():
         shutil.rmtree(directory)
+    with contextlib.suppress(OSError):  # other labs are in it, or it never was
+        directory.parent.rmdir()
 
 
 def _unescape(text: str) -> str:

@@ -1,7 +1,7 @@
 """How this machine reaches its package sources, handed to builds.
 
-A build has a file system of its own: the machine's mirrors, its proxies and the certificates that it
-trusts are not there. They are mounted for the build's duration and stay out of the image.
+A build has a file system of its own: the machine's mirrors, its proxies and the certificates that
+it trusts are not there. They are mounted for the build's duration and stay out of the image.
 """
 
 from __future__ import annotations

@@ -48,9 +48,9 @@ class Ingredients:
     image: Path
 
 
-def up(name: str, nodes: int, *, say: Say, link_rate: int | None = None) -> LabState:
+def up(name: str, count: int, *, say: Say, link_rate: int | None = None) -> LabState:
     """Make a lab and return once its agents say Ready."""
-    directory, names = lab_dir(name), node_names(nodes)
+    directory, names = lab_dir(name), node_names(count)
     with locked(directory, timeout_seconds=UP_LOCK_TIMEOUT_SECONDS):
         remove_lab(directory)
         ingredients = _gather(say)
@@ -87,19 +87,15 @@ class _Making:
             registry = pool.submit(self.registry, state)
             # the main thread alone makes namespaces: the netlink library forks to enter them
             self.hosts(state)
-            state = save_state(
-                self.directory,
-                state.model_copy(
-                    update={
-                        "registry": registry.result(),
-                        "kubeconfig": control_plane.result().admin,
-                    }
-                ),
-            )
+            servers = {
+                "registry": registry.result(),
+                "kubeconfig": control_plane.result().admin,
+                "kubectl": self.assets.kubectl,
+            }
+            state = save_state(self.directory, state.model_copy(update=servers))
             images = pool.submit(self.images, state)
             started = [
-                pool.submit(self.agent, state, node, control_plane.result())
-                for node in state.nodes
+                pool.submit(self.agent, state, node, control_plane.result()) for node in state.nodes
             ]
             started.append(pool.submit(self.operator, state, control_plane.result()))
             _first_failure([*started, images])
@@ -132,7 +128,7 @@ class _Making:
 
     def images(self, state: LabState) -> None:
         if state.registry is not None:
-            sample_images.push_sample_images(state.registry)
+            sample_images.push_sample_images(state.registry, say=self.say)
 
     def agent(self, state: LabState, node: str, control_plane: ControlPlane) -> None:
         services.configure_agent(self.directory, state, node, control_plane=control_plane)

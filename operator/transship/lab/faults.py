@@ -89,7 +89,7 @@ def heal(directory: Path, state: LabState) -> LabState:
 
 
 def limit_rate(directory: Path, state: LabState, rate: int | None) -> LabState:
-    """Shape every node's link, in both directions; None frees them."""
+    """Shape every node's link in both directions, in bits per second; None frees them."""
     state = save_state(directory, state.model_copy(update={"link_rate": rate}))
     for node in state.nodes:
         if nodes.node_alive(directory, node):

@@ -34,6 +34,9 @@ Say = Callable[[str], None]
 def build(context: Path, tag: str, *, say: Say) -> None:
     """Build the Dockerfile in a folder; steps whose inputs have not changed are not done again."""
     with locked("image-store"):
+        _buildah(
+            "rm", "--all"
+        )  # what a crash left: working containers live no longer than the lock
         _ensure_base(say)
         say(f"building the image {tag}")
         with volumes_for_builds() as volumes:
@@ -47,6 +50,7 @@ def build(context: Path, tag: str, *, say: Say) -> None:
                 f"--tag={tag}",
                 str(context),
             )
+        _buildah("rmi", "--prune")  # steps that no tagged image is made of any more
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def boot_node(state_dir: Path, state: LabState, member: str) -> None:
     folder = prepare_node(state_dir, state, member)
     pid = start_daemon(
         state_dir,
-        _init(member),
+        init_daemon(member),
         [sys.executable, "-I", boot.__file__, folder, state.image, member],
         env=ENVIRONMENT,
         enter=[program("unshare"), "--mount", "--uts", "--ipc", "--net", "--pid", "--fork"],
@@ -63,12 +63,12 @@ def boot_node(state_dir: Path, state: LabState, member: str) -> None:
 def cut_power(state_dir: Path, state: LabState, member: str) -> None:
     """End a node at once: nobody hears from it again, and nothing in it runs on."""
     network.detach(state, member)
-    kill_init(state_dir, state, member)
+    killinit_daemon(state_dir, state, member)
 
 
-def kill_init(state_dir: Path, state: LabState, member: str) -> None:
+def killinit_daemon(state_dir: Path, state: LabState, member: str) -> None:
     """The kernel ends a pid namespace with its process 1, but waits for frozen tasks to thaw."""
-    init = _init(member)
+    init = init_daemon(member)
     if daemon_alive(state_dir, init):
         os.kill(daemon_pid(state_dir, init), 9)
     cgroups.kill(state.cgroup_of(member))
@@ -76,14 +76,14 @@ def kill_init(state_dir: Path, state: LabState, member: str) -> None:
 
 
 def node_alive(state_dir: Path, member: str) -> bool:
-    return daemon_alive(state_dir, _init(member))
+    return daemon_alive(state_dir, init_daemon(member))
 
 
 def node_pid(state_dir: Path, member: str) -> int:
     """The machine's pid of the node's process 1."""
     if not node_alive(state_dir, member):
         raise NotFound(f"{member} is not running", hint=f"transship lab restart node:{member}")
-    return daemon_pid(state_dir, _init(member))
+    return daemon_pid(state_dir, init_daemon(member))
 
 
 def start_in_node(
@@ -164,7 +164,7 @@ def _await_boot(state_dir: Path, member: str, *, pid: int) -> None:
     deadline = time.monotonic() + BOOT_TIMEOUT_SECONDS
     while not Path(f"/proc/{pid}/root", boot.BOOTED).exists():
         if not node_alive(state_dir, member):
-            log = log_path(state_dir, _init(member))
+            log = log_path(state_dir, init_daemon(member))
             tail = log.read_text(errors="replace")[-1000:] if log.exists() else ""
             raise TransshipError(f"booting {member}: it ended: {tail.strip()}")
         if time.monotonic() > deadline:
@@ -172,7 +172,7 @@ def _await_boot(state_dir: Path, member: str, *, pid: int) -> None:
         time.sleep(BOOT_POLL_SECONDS)
 
 
-def _init(member: str) -> str:
+def init_daemon(member: str) -> str:
     return f"init-{member}"
 
 

@@ -11,28 +11,28 @@ from transship.api.address_pool import AddressPool, AddressPoolSpec
 from transship.api.base import ObjectMeta
 from transship.api.conditions import find, is_true
 from transship.api.node_agent import NodeAgent
-from transship.common.errors import DeadlineExceeded, NotFound, TransshipError
+from transship.common.errors import DeadlineExceeded
 from transship.common.processes import run_blocking
 from transship.kube.client import KubeClient
 from transship.lab.node_image import REPOSITORY
 from transship.lab.state import LabState
 
-DEFINITIONS = REPOSITORY / "crds"
-ROLES = REPOSITORY / "manifests" / "lab"
+MANIFESTS = REPOSITORY / "manifests" / "overlays" / "lab"  # definitions, roles, a namespace
 POOL = "default"
-APPLY_TIMEOUT_SECONDS = 60.0
+KUBECTL_TIMEOUT_SECONDS = 60.0
 AGENTS_TIMEOUT_SECONDS = 90.0  # a self-test by real dump and restore is part of it
 POLL_SECONDS = 0.1
 
 
 def install_definitions(kubectl: Path, kubeconfig: Path) -> None:
     """Apply definitions and roles; the definitions are served when this returns."""
-    command = [kubectl, f"--kubeconfig={kubeconfig}"]
-    apply = [*command, "apply", "--server-side", "--force-conflicts"]
-    run_blocking([*apply, "-f", DEFINITIONS], timeout_seconds=APPLY_TIMEOUT_SECONDS)
-    established = ["wait", "--for=condition=Established", "--timeout=30s", "-f", DEFINITIONS]
-    run_blocking([*command, *established], timeout_seconds=APPLY_TIMEOUT_SECONDS)
-    run_blocking([*apply, "-k", ROLES], timeout_seconds=APPLY_TIMEOUT_SECONDS)
+
+    def run(*words: str | Path) -> None:
+        command = [kubectl, f"--kubeconfig={kubeconfig}", *words]
+        run_blocking(command, timeout_seconds=KUBECTL_TIMEOUT_SECONDS)
+
+    run("apply", "--server-side", "--force-conflicts", "-k", MANIFESTS)
+    run("wait", "--for=condition=Established", "--timeout=30s", "customresourcedefinitions", "--all")
 
 
 def create_pool(kubeconfig: Path, state: LabState) -> None:

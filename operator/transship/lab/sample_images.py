@@ -1,1 +1,62 @@
-"""y"""
+"""Small images to move about: `counter`, whose state is its memory, and `redis`.
+
+They are built once into the cache, as OCI layouts, and copied into the registry of each lab.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from transship.common.errors import NotFound
+from transship.common.processes import run_blocking
+from transship.lab import image_store
+from transship.lab.cache import digest, ensure_entry
+
+SOURCES = Path(__file__).parent / "images"
+SAMPLES = ("counter", "redis")
+VERSION = "1"
+PUSH_TIMEOUT_SECONDS = 120.0
+
+Say = Callable[[str], None]
+
+
+def ensure_sample_images(say: Say) -> dict[str, Path]:
+    """The OCI layout of each sample, built if it is not there."""
+    return {name: _ensure(name, say=say) for name in SAMPLES}
+
+
+def push_sample_images(registry: str, *, say: Say = print) -> None:
+    """Copy all samples to REGISTRY/NAME:1, over plain HTTP."""
+    layouts = ensure_sample_images(say)
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(lambda name: _push(layouts[name], sample_name(registry, name)), SAMPLES):
+            pass
+
+
+def sample_name(registry: str, sample: str) -> str:
+    return f"{registry}/{sample}:{VERSION}"
+
+
+def _ensure(name: str, *, say: Say) -> Path:
+    source = SOURCES / name
+    tag = f"localhost/{name}:{VERSION}"
+
+    def make(draft: Path) -> None:
+        image_store.build(source, tag, say=say)
+        image_store.export(tag, draft)
+
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    key = digest(part for path in files for part in (path.name.encode(), path.read_bytes()))
+    return ensure_entry(f"sample-{name}-{key}", make)
+
+
+def _push(layout: Path, name: str) -> None:
+    try:
+        copy = ["skopeo", "copy", "--quiet", "--dest-tls-verify=false"]
+        run_blocking(
+            [*copy, f"oci:{layout}", f"docker://{name}"], timeout_seconds=PUSH_TIMEOUT_SECONDS
+        )
+    except FileNotFoundError as e:
+        raise NotFound("running skopeo: it is not installed", hint="make setup") from e

@@ -7,8 +7,11 @@ says what to look for when cleaning up, however far the making of it came.
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
+import hashlib
+import os
 import re
+import socket
 import time
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
@@ -49,6 +52,8 @@ class LabState(BaseModel):
     nodes: tuple[str, ...]
     image: Path | None = None
     registry: str | None = None
+    kubeconfig: Path | None = None  # the administrator's
+    kubectl: Path | None = None
     link_rate: int | None = None  # bits per second, each way, of each node
     cuts: tuple[Cut, ...] = ()
 
@@ -160,21 +165,26 @@ def save_state(directory: Path, state: LabState) -> LabState:
 
 @contextlib.contextmanager
 def locked(directory: Path, *, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
-    """Only one command changes a lab at a time. The kernel frees the lock of one that is killed."""
-    path = directory.parent / f".{directory.name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Only one command changes a lab at a time.
+
+    The lock is a name among the kernel's abstract sockets: it leaves no file behind, and goes with
+    the process that holds it, however that ends.
+    """
+    name = f"\0transship-lab:{hashlib.sha256(os.fsencode(directory)).hexdigest()}"
     deadline = time.monotonic() + timeout_seconds
-    with path.open("w") as file:
-        while not _try_lock(file.fileno()):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as lock:
+        while not _try_lock(lock, name):
             if time.monotonic() > deadline:
                 raise DeadlineExceeded(f"another command is changing lab {directory.name}")
             time.sleep(LOCK_POLL_SECONDS)
         yield
 
 
-def _try_lock(fd: int) -> bool:
+def _try_lock(lock: socket.socket, name: str) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.bind(name)
+    except OSError as e:
+        if e.errno != errno.EADDRINUSE:
+            raise
         return False
     return True

@@ -1,7 +1,7 @@
 """Names and addresses that follow from a container's id and its addresses alone.
 
-Pure: the same container gets the same names and hardware address on every node, so that nothing inside
-it can tell that it has moved.
+Pure: the same container gets the same names and hardware address on every node, so that nothing
+inside it can tell that it has moved.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 Address = IPv4Address | IPv6Address
 
-# the container's next hop, never asked for: both ends of the link know each other's hardware address
+# the container's next hop, never asked for: both ends know each other's hardware address
 GATEWAY_V4 = IPv4Address("169.254.1.1")
 GATEWAY_V6 = IPv6Address("fe80::1")
+MIRROR_V4 = IPv4Address("169.254.1.2")
+MIRROR_V6 = IPv6Address("fe80::2")
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
 LINK_PREFIX = "ts"
 LINK_HASH_DIGITS = 12  # a link's name holds 15 characters
@@ -64,6 +66,11 @@ def mac_address(address: Address) -> str:
 
 def gateway(address: Address) -> Address:
     return GATEWAY_V4 if isinstance(address, IPv4Address) else GATEWAY_V6
+
+
+def mirror_gateway(address: Address) -> Address:
+    """The next hop of packets that only turn around in the container's namespace."""
+    return MIRROR_V4 if isinstance(address, IPv4Address) else MIRROR_V6
 
 
 def gateways(addresses: Iterable[Address]) -> tuple[Address, ...]:

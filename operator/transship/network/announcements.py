@@ -1,7 +1,7 @@
-"""Telling the link that an address has moved here: gratuitous ARP, unsolicited neighbour advertisement.
+"""Telling the link that an address has moved here: gratuitous ARP, unsolicited advertisements.
 
-A gratuitous ARP overrides a neighbour's entry whatever its age (Linux's locktime does not apply), in
-both of its forms: some stacks heed only the request, some only the reply.
+A gratuitous ARP overrides a neighbour's entry whatever its age (Linux's locktime does not apply).
+It is sent in both of its forms: some stacks heed only the request, some only the reply.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import socket
 import struct
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
+
+from loguru import logger
 
 from transship.network.addresses import Address
 
@@ -34,9 +36,13 @@ class Announcer:
         self._socket.bind((link, 0))
 
     def announce(self, addresses: Sequence[Address], *, mac: str) -> None:
+        """Never fails: nothing is lost while the former node forwards, and it is said again."""
         for address in addresses:
             for frame in frames(address, mac=mac):
-                self._socket.send(frame)
+                try:
+                    self._socket.send(frame)
+                except OSError as e:
+                    logger.bind(address=str(address), error=str(e)).debug("could not announce")
 
     def close(self) -> None:
         self._socket.close()
@@ -76,8 +82,8 @@ def unsolicited_advertisement(address: IPv6Address, mac: bytes) -> bytes:
 
 
 def internet_checksum(data: bytes) -> int:
-    words = struct.unpack(f"!{len(data) // 2}H", data)
+    words: tuple[int, ...] = struct.unpack(f"!{len(data) // 2}H", data)
     total = sum(words)
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    return total ^ 0xFFFF

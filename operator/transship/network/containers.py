@@ -1,20 +1,16 @@
-"""A node's containers on the network: four doors per container, opened and closed one by one.
+"""A node's containers on the network, each in one of a few states.
 
-In:  the node's route to the address (to the container's link, or via another node), and the node's
-     neighbour entry for it (unresolved: packets wait in the kernel; permanent: they go in).
-Out: the container's neighbour entry for its gateway (unresolved: what it says waits).
-Ask: whether the node answers ARP for the address on the underlay.
-
-| state | made by | route | in | out | ask |
+| state | made by | route leads | packets in | packets out | answers for the address |
 |---|---|---|---|---|---|
-| created | create | none | waits | waits | no |
-| held | hold | link | waits | waits | yes |
-| serving | release, undivert | link | open | open | yes |
-| diverted | divert | other node | none arrives | waits | the kernel refuses |
-| gone, forwarded | forward | other node | | | no |
+| created | create | nowhere | wait | wait | no |
+| held | hold | to the link | wait | wait | yes |
+| serving | serve, release, undivert | to the link | pass | pass | yes |
+| diverted | divert | to the other node | do not come | wait | no (the kernel refuses) |
+| returning | give_back | to the other node | go there | wait | no |
+| gone, forwarded | forward | to the other node | | | no |
 
-`hold`, `release`, `divert` and `undivert` stand inside a handover: they only send prepared netlink
-requests (0.2 to 0.6 ms) and may be called on an event loop. All else takes milliseconds and creates threads:
+`hold`, `release`, `divert` and `undivert` stand inside a handover: they only send netlink requests
+(0.2 to 0.5 ms in all) and may be called on an event loop. All else takes milliseconds and threads:
 call it by `asyncio.to_thread`.
 """
 
@@ -22,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -31,12 +28,13 @@ from typing import TypeVar
 from loguru import logger
 from pyroute2 import IPRoute
 
-from transship.common.errors import InvalidInput, NotFound, Refused
+from transship.common.errors import NotFound, Refused
 from transship.network import links, namespaces, netlink, sysctls, underlay
-from transship.network.addresses import HOST_MAC, Address, Owner, gateways, mac_address, of_family
+from transship.network.addresses import Address, Owner
 from transship.network.announcements import Announcer
+from transship.network.doors import Doors, answer_no_more
 from transship.network.links import Link
-from transship.network.netlink import Request, Rtnl
+from transship.network.netlink import Rtnl
 
 # a frame may be lost, and a bridge port may not forward yet
 ANNOUNCE_AGAIN_SECONDS = (0.05, 0.3, 1.0, 3.0)
@@ -52,34 +50,6 @@ class Forward:
     via: Address
 
 
-@dataclass(frozen=True)
-class Doors:
-    """A container's link, and a socket inside its namespace for the door that is there."""
-
-    link: Link
-    inside: Rtnl
-
-    @property
-    def addresses(self) -> tuple[Address, ...]:
-        return self.link.owner.addresses
-
-    def let_speak(self) -> None:
-        self.inside.apply(
-            *(
-                netlink.resolve(each, index=links.CONTAINER_LINK_INDEX, mac=HOST_MAC)
-                for each in gateways(self.addresses)
-            )
-        )
-
-    def mute(self) -> None:
-        self.inside.apply(
-            *(
-                netlink.unresolve(each, index=links.CONTAINER_LINK_INDEX)
-                for each in gateways(self.addresses)
-            )
-        )
-
-
 class ContainerNetwork:
     """The containers of the node in whose network namespace this object is made."""
 
@@ -91,6 +61,7 @@ class ContainerNetwork:
         self._announcer = Announcer(underlay_link)
         self._doors: dict[str, Doors] = {}
         self._serving: set[str] = set()
+        self._turning = threading.Lock()  # a refresh must not undo a divert that passes it
 
     def close(self) -> None:
         for doors in self._doors.values():
@@ -136,7 +107,10 @@ class ContainerNetwork:
         return path
 
     def serve(self, container_id: str) -> None:
-        """Put a container on the network that has not come from another node."""
+        """Put a container on the network that is not in the hands of another node.
+
+        For a fresh one, and for all that run when the agent starts: it disturbs no connection.
+        """
         self.hold(container_id)
         self.release(container_id)
 
@@ -147,19 +121,13 @@ class ContainerNetwork:
         source cannot once it diverts): call it just before the source's divert.
         """
         doors = self._doors_of(container_id)
-        link, index = doors.link.index, self._underlay.index
-        routes = (
-            netlink.route_to_link(each, index=link, source=self._underlay.source(like=each))
-            for each in doors.addresses
-        )
-        answers = (netlink.answer_for(each, index=index) for each in doors.addresses)
-        self._routing.apply(*routes, *answers)
+        self._routing.apply(*doors.lead_in(self._underlay))
 
     def release(self, container_id: str) -> None:
         """Let through what waits, in order and both ways, and announce the address."""
         doors = self._doors_of(container_id)
-        doors.let_speak()
-        self._routing.apply(*_openings(doors))
+        doors.open_outwards()
+        self._routing.apply(*doors.open_inwards())
         self._serving.add(container_id)
         self.announce(container_id)
 
@@ -170,18 +138,32 @@ class ContainerNetwork:
         delivering may still reach a receive queue, before the dump reads it.
         """
         doors = self._doors_of(container_id)
-        self._serving.discard(container_id)
-        self._routing.apply(*self._detours(doors.addresses, via))
-        doors.mute()
+        with self._turning:
+            self._serving.discard(container_id)
+            self._routing.apply(*doors.lead_away(self._underlay, via=via))
+            doors.shut_outwards()
 
     def undivert(self, container_id: str) -> None:
         """Undo divert: what the container tried to say goes out, what comes goes in."""
         self.serve(container_id)
 
+    def give_back(self, container_id: str, *, via: Sequence[Address]) -> None:
+        """Send what waits here to the node that goes on with the container; destroy comes after.
+
+        Only for a copy that was never released, and after the source has undone its divert.
+        """
+        doors = self._doors_of(container_id)
+        self._routing.apply(
+            *answer_no_more(doors.addresses, on=self._underlay),
+            *doors.lead_away(self._underlay, via=via),
+        )
+        self._on_node(lambda: links.turn_back(doors.link, namespace=self.namespace(container_id)))
+        self._routing.apply(*doors.open_inwards())
+
     def forward(self, container_id: str, *, via: Sequence[Address]) -> None:
         """Take a container that has left off this node, and go on forwarding what comes for it."""
         doors = self._doors_of(container_id)
-        self._routing.apply(*self._detours(doors.addresses, via))
+        self._routing.apply(*doors.lead_away(self._underlay, via=via))
         self._remove(container_id, doors.addresses)
 
     def forget_forward(self, addresses: Sequence[Address]) -> None:
@@ -207,6 +189,17 @@ class ContainerNetwork:
         linked = self._on_node(lambda: {each.owner.container_id for each in links.owned()})
         return tuple(sorted(files | linked))
 
+    def refresh(self) -> None:
+        """Set again what a flap of the underlay, or a change of its addresses, has taken away."""
+        name = self._underlay.name
+        self._underlay = self._on_node(lambda: underlay.inspect(name))
+        self.prepare_node()
+        for container_id in sorted(self._serving):
+            with self._turning:
+                if container_id in self._serving:
+                    self.hold(container_id)
+                    self.announce(container_id)
+
     def announce(self, container_id: str) -> None:
         doors = self._doors_of(container_id)
         self._announcer.announce(doors.addresses, mac=self._underlay.mac)
@@ -227,14 +220,14 @@ class ContainerNetwork:
         logger.bind(container=owner.container_id, link=link.index).debug("joined to the network")
 
     def _remove(self, container_id: str, addresses: Sequence[Address]) -> None:
-        index = self._underlay.index
-        self._routing.apply(*(netlink.answer_no_more(each, index=index) for each in addresses))
+        self._routing.apply(*answer_no_more(addresses, on=self._underlay))
         self._forget(container_id)
         self._on_node(lambda: links.delete(container_id))
         namespaces.delete(self.namespace(container_id))
 
     def _forget(self, container_id: str) -> None:
-        self._serving.discard(container_id)
+        with self._turning:
+            self._serving.discard(container_id)
         doors = self._doors.pop(container_id, None)
         if doors is not None:
             doors.inside.close()  # it keeps the namespace alive
@@ -251,24 +244,8 @@ class ContainerNetwork:
         self._doors[container_id] = doors
         return doors
 
-    def _detours(self, addresses: Sequence[Address], via: Sequence[Address]) -> Iterator[Request]:
-        for each in addresses:
-            hop = of_family(via, like=each)
-            if hop is None:
-                message = f"diverting {each}: the other node has no address of its IP version"
-                raise InvalidInput(message, reason="NoNextHop")
-            source = self._underlay.source(like=each)
-            yield netlink.route_via(each, via=hop, index=self._underlay.index, source=source)
-
     def _on_node(self, work: Callable[[], T]) -> T:
         return namespaces.run_inside(self._node, work)
-
-
-def _openings(doors: Doors) -> Iterator[Request]:
-    if doors.addresses:
-        mac = mac_address(doors.addresses[0])
-        for each in doors.addresses:
-            yield netlink.resolve(each, index=doors.link.index, mac=mac)
 
 
 def _prepare_namespace() -> None:

@@ -1,6 +1,7 @@
 """The pair of links that joins a container to its node: made, found, deleted.
 
-The node's end carries its owner in the alias, written last: a link without one is the rest of a crash.
+The node's end carries its owner in the alias, written last: without one it is
+what a crash has left.
 All functions work in the calling thread's namespace unless they say otherwise.
 """
 
@@ -20,6 +21,7 @@ from transship.network.addresses import (
     gateways,
     link_name,
     mac_address,
+    mirror_gateway,
     parse_alias,
 )
 
@@ -120,6 +122,34 @@ def _finish_node_end(owner: Owner) -> Link:
         _apply_once(netlink.unresolve(each, index=index) for each in owner.addresses)
         routing.link("set", index=index, ifalias=owner.alias())
     return Link(int(index), owner)
+
+
+def turn_back(link: Link, *, namespace: Path) -> None:
+    """Make the namespace a mirror: what enters it for the container's addresses comes out again.
+
+    The container's sockets get nothing of it, and their own packets wait on as before: the way
+    back has another next hop.
+    """
+    sysctls.write(sysctls.of_mirrored_node_end(link_name(link.owner.container_id)))
+    namespaces.run_inside(namespace, lambda: _become_mirror(link.owner))
+
+
+def _become_mirror(owner: Owner) -> None:
+    sysctls.write(sysctls.of_mirror(CONTAINER_LINK))
+    _apply_once(
+        netlink.resolve(mirror_gateway(each), index=CONTAINER_LINK_INDEX, mac=HOST_MAC)
+        for each in owner.addresses
+    )
+    with IPRoute() as routing:
+        routing.flush_addr(index=CONTAINER_LINK_INDEX)
+        for each in owner.addresses:
+            routing.route(
+                "replace",
+                dst=f"{each}/{each.max_prefixlen}",
+                gateway=str(mirror_gateway(each)),
+                oif=CONTAINER_LINK_INDEX,
+                flags=netlink.RTNH_F_ONLINK,
+            )
 
 
 def _apply_once(requests: Iterable[netlink.Request]) -> None:

@@ -1,8 +1,8 @@
 """A blocking rtnetlink socket for the few requests inside a handover, and those requests.
 
-pyroute2's own IPRoute runs an event loop of its own, refuses to work in a thread that runs one, and
-silently opens another socket in every further thread. Here its codecs are used on a plain socket: one
-send for several requests, usable from any thread, about 0.1 ms each.
+pyroute2's own IPRoute runs an event loop inside, refuses to work in a thread that runs one, and
+silently opens another socket in every further thread. Here its codecs are used on a plain socket:
+one send for several requests, usable from any thread, about 0.1 ms each.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ def resolve(address: Address, *, index: int, mac: str) -> Request:
 def unresolve(address: Address, *, index: int) -> Request:
     """Let packets to the neighbour wait in the kernel.
 
-    An entry set INCOMPLETE by hand has no timer: the kernel neither asks for it nor ever gives it up
-    (no ICMP error). EXT_LEARNED keeps it from the garbage collection of a full table.
+    An entry set INCOMPLETE by hand has no timer: the kernel neither asks for it nor ever gives
+    it up (no ICMP error). EXT_LEARNED keeps it from the garbage collection of a full table.
     """
     message = _neighbour(address, index=index, state=NUD_INCOMPLETE, flags=NTF_EXT_LEARNED)
     return _request(f"closing the way to {address}", message, kind=RTM_NEWNEIGH, flags=REPLACE)

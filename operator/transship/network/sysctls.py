@@ -60,6 +60,19 @@ def of_node_end(name: str) -> Settings:
     return {f"ipv4/conf/{name}/forwarding": 1, f"ipv4/conf/{name}/rp_filter": RP_STRICT}
 
 
+def of_mirror(name: str) -> Settings:
+    """Inside a namespace that sends back what waited for a container that went on elsewhere."""
+    return {
+        f"ipv4/conf/{name}/forwarding": 1,
+        "ipv4/conf/all/send_redirects": 0,
+        "ipv6/conf/all/forwarding": 1,
+    }
+
+
+def of_mirrored_node_end(name: str) -> Settings:
+    return {f"ipv4/conf/{name}/rp_filter": 0}  # its packets carry the clients' addresses
+
+
 def of_underlay(name: str) -> Settings:
     return {
         f"ipv4/conf/{name}/forwarding": 1,
@@ -73,13 +86,13 @@ def of_underlay(name: str) -> Settings:
 
 
 def loosened(name: str) -> Settings:
-    """Between hold and divert the target hears the source's container although its route is local."""
+    """Between hold and divert the target hears a container elsewhere whose route is local."""
     effective = max(int(read(f"ipv4/conf/{each}/rp_filter") or 0) for each in ("all", name))
     return {f"ipv4/conf/{name}/rp_filter": RP_LOOSE} if effective == RP_STRICT else {}
 
 
 def forwarding_ipv6(name: str) -> Settings:
-    """IPv6 forwards per node, not per link; a forwarding node hears router advertisements only at 2."""
+    """IPv6 forwards per node; a forwarding one hears router advertisements only at accept_ra=2."""
     heard = {f"ipv6/conf/{name}/accept_ra": 2} if read(f"ipv6/conf/{name}/accept_ra") == "1" else {}
     return {**heard, "ipv6/conf/all/forwarding": 1}
 

@@ -20,7 +20,7 @@ class Underlay:
     addresses: tuple[Address, ...]
 
     def source(self, *, like: Address) -> Address | None:
-        """What the node's own clients speak from: fixed, so that their connections outlive a move."""
+        """What the node's own clients speak from: fixed, so that they outlive a move."""
         return of_family(self.addresses, like=like)
 
 

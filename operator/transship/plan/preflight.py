@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from transship.api.container import Container
 from transship.api.placement import Strategy
 from transship.api.quantity import bytes_of
-from transship.api.container import Container
 from transship.api.reasons import Reason
 from transship.plan.nodes import Node, unusable
 from transship.plan.obstacles import Obstacle, obstacle

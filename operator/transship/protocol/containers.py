@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Base64Bytes, Field
 
+from transship.api.base import MicroTime
 from transship.api.container import Container, Volume
 from transship.api.placement import DesiredState, LastExit
 from transship.protocol.base import Id, Message
@@ -55,7 +56,7 @@ class ContainerReport(Message):
     run: RunState
     ready: bool = False
     pid: int | None = None
-    start_time: str | None = None  # RFC 3339
+    start_time: MicroTime | None = None
     restarts: int = 0
     last_exit: LastExit | None = None
     image_digest: str | None = None

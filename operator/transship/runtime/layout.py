@@ -107,7 +107,6 @@ class Layout:
     def netns(self, container_id: str) -> Path:
         return self.runtime_dir / "netns" / container_id
 
-
     # Cgroups.
 
     def cgroup(self, container_id: str) -> str:

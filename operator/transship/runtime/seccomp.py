@@ -14,7 +14,6 @@ from transship.runtime.oci import Seccomp, SyscallArgument, SyscallRule
 
 REFUSE, ALLOW = "SCMP_ACT_ERRNO", "SCMP_ACT_ALLOW"
 MASKED_EQUAL = "SCMP_CMP_MASKED_EQ"
-NOT_EQUAL = "SCMP_CMP_NE"
 
 # CRIU cannot dump a ring (`Unknown shit 600 (anon_inode:[io_uring])`). ENOSYS makes Node.js,
 # MariaDB and libuv use what they used before io_uring; with EPERM some give up.
@@ -48,7 +47,6 @@ NEEDS_CAPABILITY = {
 }  # fmt: skip
 
 CLONE_NEW_ANYTHING = 0x7E020000  # NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
-CLONE_NEWUSER = 0x10000000
 AF_VSOCK, AF_ALG = 40, 38
 
 # The other instruction sets of the same CPU must be in the filter, or they would go round it.

@@ -1,0 +1,59 @@
+# Everything here works on a fresh Debian machine (12 or newer) as root; see `make help`.
+
+# what the lab runs on the machine itself; all the rest runs in the nodes' image
+PACKAGES := buildah debian-archive-keyring e2fsprogs iproute2 mmdebstrap python3-venv rsync skopeo
+PYTHON := python3
+BIN := .venv/bin
+
+.PHONY: help setup packages test test-unit test-e2e lint format demo clean
+
+help:
+	@echo 'make setup      everything that the other targets need, into .venv and ~/.cache/transship'
+	@echo 'make demo       a lab, a container moved under load by editing its resource, and what happened'
+	@echo 'make test       setup, lint and all tests'
+	@echo 'make test-unit  the tests that need neither root nor a lab'
+	@echo 'make lint       ruff, mypy and the import contracts'
+	@echo 'make clean      remove what these targets made in this folder'
+
+setup: packages .venv/.installed
+	$(BIN)/python -m transship.lab.prepare
+
+packages:
+	@missing=$$(for package in $(PACKAGES); do \
+	  dpkg-query --show --showformat='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
+	    || echo $$package; done); \
+	if [ -n "$$missing" ]; then \
+	  echo "installing" $$missing; \
+	  apt-get update --quiet --quiet && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install --yes --quiet --quiet --no-install-recommends $$missing; \
+	fi
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+test: setup lint test-unit test-e2e
+
+test-unit: .venv/.installed
+	$(BIN)/pytest tests/unit
+
+test-e2e: setup
+	$(BIN)/pytest tests/e2e
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+demo: setup
+	$(BIN)/transship demo
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	find operator tests -name __pycache__ -prune -exec rm -rf {} +

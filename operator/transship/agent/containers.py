@@ -1,0 +1,168 @@
+"""The containers that this node holds: orders, deletions, reports; one supervisor for each.
+
+The server calls it for the operator; the two roles of a migration call adopt and disown, so that
+the end of a copy that was given away is no exit, and an arrived one is looked after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from loguru import logger
+
+from transship.agent import records
+from transship.agent.machine import Note, Tools
+from transship.agent.records import OWNED, Record
+from transship.agent.supervision import Seen
+from transship.agent.supervisor import Supervisor
+from transship.api.placement import DesiredState
+from transship.api.reasons import Reason
+from transship.common.errors import NotFound
+from transship.protocol.containers import ContainerOrder, ContainerReport, ContainerReports
+from transship.protocol.states import RunState
+
+
+class Containers:
+    """All of them. Every change goes through the journal first."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._journal = tools.journal
+        self._machine = tools.machine
+        self._supervisors: dict[str, Supervisor] = {}
+
+    def begin(self) -> None:
+        """Look after everything that the journal says is ours; after the roles have recovered."""
+        for record in self._journal.all():
+            if record.state in OWNED:
+                self._supervisor(record.id).begin()
+
+    async def close(self) -> None:
+        """Stop looking; containers run on."""
+        await asyncio.gather(*(each.close() for each in self._supervisors.values()))
+
+    def apply(self, order: ContainerOrder) -> ContainerReport:
+        """Take an order; what it needs is done afterwards, the report tells how far it is."""
+        present = self._journal.get(order.id)
+        floor = self._journal.floor(order.id)
+        wanted = records.ordered(present, order, boot=self._journal.boot, floor=floor)
+        supervisor = self._supervisor(order.id)
+        if present != wanted:
+            self._journal.put(wanted)
+            supervisor.forgive()
+            logger.bind(container=order.id, epoch=order.epoch, state=order.state.value).info(
+                "order accepted"
+            )
+        supervisor.begin()
+        supervisor.wake()
+        return self.report(order.id)
+
+    def delete(self, container_id: str, *, epoch: int) -> ContainerReport | None:
+        """Begin to end and remove a container; None when there is none (any more)."""
+        record = self._journal.get(container_id)
+        if record is None:
+            return None
+        records.may_be_deleted(record, epoch=epoch)
+        if record.order.state is not DesiredState.STOPPED:  # also after a restart of the agent
+            order = record.order.model_copy(update={"state": DesiredState.STOPPED})
+            self._journal.put(record.but(order=order, epoch=max(epoch, record.epoch)))
+        supervisor = self._supervisor(container_id)
+        supervisor.deleting = True
+        supervisor.begin()
+        supervisor.wake()
+        return self.report(container_id)
+
+    def report(self, container_id: str) -> ContainerReport:
+        record = self._journal.get(container_id)
+        if record is None:
+            raise NotFound(f"container {container_id} is not on this node")
+        return self._report(record)
+
+    def reports(self) -> ContainerReports:
+        return ContainerReports(containers=tuple(self._report(r) for r in self._journal.all()))
+
+    def ended(self, container_id: str) -> None:
+        """Its exit was seen."""
+        supervisor = self._supervisors.get(container_id)
+        if supervisor is not None:
+            supervisor.wake()
+
+    # What the roles of a migration use.
+
+    def adopt(self, record: Record, *, pid: int | None = None) -> None:
+        """Look after a copy that has come from elsewhere, or that the source took back."""
+        logger.bind(container=record.id, epoch=record.epoch, pid=pid).debug("container adopted")
+        supervisor = self._supervisor(record.id)
+        supervisor.adopt()
+        supervisor.begin()
+
+    def disown(self, container_id: str) -> None:
+        """Leave a copy alone: its end is not an exit. Before the freeze, or the destruction."""
+        self._supervisor(container_id).disown()
+
+    async def start(self, record: Record) -> None:
+        """Start from the image, as at first (Cold), and look after it."""
+        await self._machine.fetch(record.order)
+        await self._machine.start(record.order)
+        present, now = _known(self._journal.get(record.id)), self._tools.clock.now()
+        self.adopt(self._journal.put(records.started(present, boot=self._journal.boot, now=now)))
+
+    async def stop(self, container_id: str) -> None:
+        """Stop with signal and grace (Cold) a copy that was disowned; the record stays."""
+        record = _known(self._journal.get(container_id))
+        await self._machine.stop(record.order)
+        await self._machine.clear(container_id)
+
+    def running(self, container_id: str) -> bool:
+        return self._machine.seen(container_id).run is RunState.RUNNING
+
+    def _supervisor(self, container_id: str) -> Supervisor:
+        known = self._supervisors.get(container_id)
+        if known is None or known.finished:
+            known = Supervisor(container_id, tools=self._tools)
+            self._supervisors[container_id] = known
+        return known
+
+    def _report(self, record: Record) -> ContainerReport:
+        seen = self._machine.seen(record.id)
+        supervisor = self._supervisors.get(record.id)
+        note = Note() if supervisor is None else _note(supervisor)
+        return ContainerReport(
+            id=record.id,
+            namespace=record.namespace,
+            name=record.name,
+            epoch=record.epoch,
+            record=record.state,
+            run=seen.run,
+            ready=_ready(seen, supervisor),
+            pid=seen.pid,
+            start_time=record.start_time,
+            restarts=record.restarts,
+            last_exit=record.last_exit,
+            image_digest=record.image_digest,
+            migration=record.migration,
+            reason=note.reason,
+            message=note.message,
+            hint=note.hint,
+        )
+
+
+def _ready(seen: Seen, supervisor: Supervisor | None) -> bool:
+    """Running, and the readiness and startup probes (if any) say so."""
+    if seen.run is not RunState.RUNNING or supervisor is None or supervisor.disowned:
+        return False
+    return supervisor.ready
+
+
+def _note(supervisor: Supervisor) -> Note:
+    """What the probes say is told when there is nothing worse."""
+    health = supervisor.health
+    if supervisor.note.reason or health is None or not health.message:
+        return supervisor.note
+    return Note(Reason.CONTAINER_NOT_READY, health.message, Reason.CONTAINER_NOT_READY.hint)
+
+
+def _known(record: Record | None) -> Record:
+    if record is None:
+        raise NotFound("the container's record is gone")
+    return record

@@ -1,0 +1,85 @@
+"""`transship bench`: measure moves in a lab; the one place where figures come from."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from transship.api.placement import Strategy
+from transship.api.quantity import bytes_of
+from transship.cli.options import AsJson, print_json, print_table, progress
+from transship.common.errors import InvalidInput
+from transship.lab import bench, cluster, faults
+from transship.lab.network import parse_rate
+from transship.lab.state import LabState, find_state, lab_dir
+
+app = typer.Typer(no_args_is_help=True)
+
+COLUMNS = ("STRATEGY", "BLACKOUT-MS", "STALL-MS", "TOTAL-MS", "BYTES")
+
+
+@app.callback()
+def _bench() -> None:
+    """Measure moves in a lab."""
+
+
+@app.command("migrate")
+def migrate(  # noqa: PLR0917 - typer hands options over by position
+    memory: Annotated[str, typer.Option(help="Memory that the container fills.")] = "256Mi",
+    dirty: Annotated[str, typer.Option(help="Memory that it rewrites per second.")] = "20Mi",
+    strategy: Annotated[Strategy, typer.Option(help="How it is moved.")] = Strategy.AUTO,
+    runs: Annotated[int, typer.Option(min=1, help="Measured moves.")] = 10,
+    link_rate: Annotated[str | None, typer.Option(help="Shape the nodes' links: 1gbit.")] = None,
+    parallel: Annotated[int, typer.Option(min=1, help="Containers moved at once.")] = 1,
+    name: Annotated[str, typer.Option(help="Lab to use; made and removed when missing.")] = "bench",
+    as_json: AsJson = False,
+) -> None:
+    """Move a container to and fro under a client and report what it cost."""
+    job = bench.Job(
+        memory=_bytes("--memory", memory),
+        dirty=_bytes("--dirty", dirty),
+        strategy=strategy,
+        runs=runs,
+        parallel=parallel,
+    )
+    with _lab(name, rate=None if link_rate is None else parse_rate(link_rate)) as state:
+        result = asyncio.run(bench.measure(state, job, say=progress.print))
+    if as_json:
+        print_json({"runs": [asdict(run) for run in result.runs], "median": result.medians()})
+    else:
+        rows = [
+            (r.strategy, r.blackout_ms, r.stall_ms, r.total_ms, r.bytes_sent) for r in result.runs
+        ]
+        medians = result.medians()
+        keys = ("blackout_ms", "stall_ms", "total_ms", "bytes_sent")
+        print_table(COLUMNS, [*rows, ("median", *(medians[key] for key in keys))])
+
+
+@contextmanager
+def _lab(name: str, *, rate: int | None) -> Iterator[LabState]:
+    """The lab of this name, or one for as long as the measurement lasts."""
+    directory = lab_dir(name)
+    state = find_state(directory)
+    if state is not None and state.kubeconfig is not None:
+        previous = state.link_rate
+        try:
+            yield faults.limit_rate(directory, state, rate)
+        finally:
+            faults.limit_rate(directory, state, previous)
+        return
+    try:
+        yield cluster.up(name, 2, say=progress.print, link_rate=rate)
+    finally:
+        cluster.down(name)
+
+
+def _bytes(option: str, text: str) -> int:
+    try:
+        return bytes_of(text)
+    except ValueError as e:
+        raise InvalidInput(f"{option} {e}") from e

@@ -1,0 +1,197 @@
+"""`transship lab`: a whole cluster on this machine, its faults, and its removal."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel, ConfigDict
+from rich.markup import escape
+
+from transship.cli.options import AsJson, print_table, progress
+from transship.common.errors import NotFound, Refused
+from transship.lab import cluster, faults, nodes
+from transship.lab.daemons import daemon_names, log_path, program
+from transship.lab.network import parse_rate
+from transship.lab.state import LabState, lab_dir, load_state
+from transship.lab.status import LabStatus, lab_status
+
+app = typer.Typer(no_args_is_help=True, help="A whole cluster on this machine, for tests.")
+
+Name = Annotated[str, typer.Option("--name", envvar="TRANSSHIP_LAB", help="Which lab.")]
+What = Annotated[str, typer.Argument(help="operator, agent:NODE or node:NODE")]
+Member = Annotated[str, typer.Argument(help="a node, operator, or machine")]
+Node = Annotated[str, typer.Argument(help="a node, or operator")]
+
+DEFAULT = "lab"
+
+
+class LabEnvironment(BaseModel):
+    """What a shell needs to use a lab."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kubeconfig: Path
+    registry: str
+    kubectl: Path | None
+
+
+@app.command()
+def up(
+    name: Name = DEFAULT,
+    number: Annotated[int, typer.Option("--nodes", help="How many nodes.")] = 2,
+    link_rate: Annotated[
+        str | None, typer.Option(help="Shape every node's link, such as 1gbit.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring up a lab, in place of an earlier one of that name, and wait until it is ready."""
+    _require_root()
+    rate = None if link_rate is None else parse_rate(link_rate)
+    state = cluster.up(name, number, say=_progress(), link_rate=rate)
+    if as_json:
+        typer.echo(lab_status(lab_dir(name), state).model_dump_json(indent=2))
+
+
+@app.command()
+def down(name: Name = DEFAULT) -> None:
+    """Remove every trace of a lab, whatever state it is in."""
+    _require_root()
+    cluster.down(name)
+
+
+@app.command()
+def env(name: Name = DEFAULT, as_json: AsJson = False) -> None:
+    """Print what a shell needs to use the lab: eval "$(transship lab env)"."""
+    environment = _environment(load_state(lab_dir(name)))
+    if as_json:
+        typer.echo(environment.model_dump_json(indent=2))
+        return
+    typer.echo(f"export KUBECONFIG={shlex.quote(str(environment.kubeconfig))}")
+    typer.echo(f"export TRANSSHIP_REGISTRY={shlex.quote(environment.registry)}")
+    if environment.kubectl is not None and shutil.which("kubectl") is None:
+        typer.echo(f'export PATH="$PATH":{shlex.quote(str(environment.kubectl.parent))}')
+
+
+@app.command(name="exec")
+def execute(node: Node, command: list[str], name: Name = DEFAULT) -> None:
+    """Run a command on a node; its exit status is this one's."""
+    _require_root()
+    directory = lab_dir(name)
+    load_state(directory).address(node)
+    words = [*nodes.enter_words(directory, node), *command]
+    terminal = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
+    os.execve(words[0], words, {**nodes.ENVIRONMENT, **terminal})  # noqa: S606
+
+
+@app.command()
+def kill(what: What, name: Name = DEFAULT) -> None:
+    """End a service as a crash would, or cut a node's power."""
+    _require_root()
+    with cluster.changing(name) as (directory, state):
+        faults.kill(directory, state, faults.parse_target(what, state))
+
+
+@app.command()
+def restart(what: What, name: Name = DEFAULT) -> None:
+    """Start a service or a node again, after ending it if it runs."""
+    _require_root()
+    with cluster.changing(name) as (directory, state):
+        faults.restart(directory, state, faults.parse_target(what, state))
+
+
+@app.command()
+def partition(
+    one: Member,
+    other: Member,
+    name: Name = DEFAULT,
+    one_way: Annotated[bool, typer.Option(help="Only what ONE sends is lost.")] = False,
+) -> None:
+    """Cut two members of the lab's network from each other, in addition to earlier cuts."""
+    _require_root()
+    with cluster.changing(name) as (directory, state):
+        faults.partition(directory, state, source=one, target=other, one_way=one_way)
+
+
+@app.command()
+def heal(name: Name = DEFAULT) -> None:
+    """Undo every partition."""
+    _require_root()
+    with cluster.changing(name) as (directory, state):
+        faults.heal(directory, state)
+
+
+@app.command()
+def status(name: Name = DEFAULT, as_json: AsJson = False) -> None:
+    """Say what of the lab runs; exit 1 if something does not."""
+    directory = lab_dir(name)
+    seen = lab_status(directory, load_state(directory))
+    if as_json:
+        typer.echo(seen.model_dump_json(indent=2))
+    else:
+        _print_status(seen)
+    raise typer.Exit(0 if seen.complete else 1)
+
+
+@app.command()
+def logs(
+    what: Annotated[str, typer.Argument(help="operator, agent:NODE, or a server")] = "operator",
+    name: Name = DEFAULT,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing.")] = False,
+) -> None:
+    """Print what a part of the lab has logged."""
+    directory = lab_dir(name)
+    load_state(directory)
+    path = log_path(directory, what.replace(":", "-"))
+    if not path.exists():
+        raise NotFound(
+            f"{what} has no log", hint=f"these have one: {', '.join(daemon_names(directory))}"
+        )
+    if follow:
+        tail = program("tail")
+        os.execv(tail, [tail, "-n", "+1", "-F", str(path)])  # noqa: S606
+    typer.echo(path.read_text(errors="replace"), nl=False)
+
+
+def _environment(state: LabState) -> LabEnvironment:
+    if state.kubeconfig is None or state.registry is None:
+        raise Refused(f"lab {state.name} is not complete", hint="transship lab up")
+    return LabEnvironment(
+        kubeconfig=state.kubeconfig, registry=state.registry, kubectl=state.kubectl
+    )
+
+
+def _progress() -> Callable[[str], None]:
+    start = time.monotonic()
+
+    def say(message: str) -> None:
+        elapsed = f"{time.monotonic() - start:6.1f} s"
+        progress.print(f"[dim]{elapsed}[/dim]  {escape(message)}", highlight=False)
+
+    return say
+
+
+def _print_status(seen: LabStatus) -> None:
+    rows: list[tuple[str, ...]] = []
+    for host in seen.hosts:
+        rows.append((host.name, str(host.address), _state(running=host.running)))
+        rows.append((f"  {host.service}", "", _state(running=host.service_running)))
+    rows += [(server.name, "", _state(running=server.running)) for server in seen.servers]
+    print_table(("NAME", "ADDRESS", "STATE"), rows)
+    for cut in seen.cuts:
+        typer.echo(f"cut: nothing from {cut.source} reaches {cut.target}")
+
+
+def _state(*, running: bool) -> str:
+    return "running" if running else "down"
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        raise Refused("a lab makes namespaces, mounts and links", hint="run it as root")

@@ -1,0 +1,93 @@
+"""`transship migrations`: the moves under way and the past ones, with --watch as live progress."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.live import Live
+from rich.table import Table
+
+from transship.api.migration import ContainerMigration
+from transship.cli.options import (
+    AllNamespaces,
+    AsJson,
+    Kubeconfig,
+    Namespace,
+    kubeconfig_path,
+    out,
+    print_json,
+    print_table,
+)
+
+COLUMNS = ("NAMESPACE", "NAME", "FROM", "TO", "PHASE", "PROGRESS", "BLACKOUT-MS", "REASON")
+REFRESH_SECONDS = 0.25
+BAR_CELLS = 20
+
+
+def list_migrations(
+    namespace: Namespace = "default",
+    all_namespaces: AllNamespaces = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Follow until all are finished.")
+    ] = False,
+    kubeconfig: Kubeconfig = None,
+    as_json: AsJson = False,
+) -> None:
+    """List migrations."""
+    found = asyncio.run(_fetch(kubeconfig, None if all_namespaces else namespace, watch=watch))
+    if as_json:
+        print_json([migration.dump() for migration in found])
+    elif not watch:
+        print_table(COLUMNS, [_row(migration) for migration in found])
+
+
+async def _fetch(
+    kubeconfig: Path | None, namespace: str | None, *, watch: bool
+) -> tuple[ContainerMigration, ...]:
+    from transship.kube.client import KubeClient  # noqa: PLC0415 - half a second of imports
+
+    async with await KubeClient.connect(kubeconfig_path(kubeconfig)) as client:
+        found = await client.list(ContainerMigration, namespace=namespace)
+        if not watch:
+            return found
+        with Live(_table(found), console=out) as live:
+            while not all(_finished(migration) for migration in found):
+                await asyncio.sleep(REFRESH_SECONDS)
+                found = await client.list(ContainerMigration, namespace=namespace)
+                live.update(_table(found))
+        return found
+
+
+def _finished(migration: ContainerMigration) -> bool:
+    return migration.status.phase is not None and migration.status.phase.finished
+
+
+def _table(found: tuple[ContainerMigration, ...]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    for column in COLUMNS:
+        table.add_column(column, no_wrap=True)
+    for migration in found:
+        table.add_row(*("" if cell is None else str(cell) for cell in _row(migration)))
+    return table
+
+
+def _row(migration: ContainerMigration) -> tuple[object, ...]:
+    meta, spec, status = migration.metadata, migration.spec, migration.status
+    return (
+        meta.namespace,
+        meta.name,
+        spec.source_node,
+        spec.target_node,
+        status.phase,
+        _bar(status.percent),
+        status.blackout_milliseconds,
+        status.reason,
+    )
+
+
+def _bar(percent: int) -> str:
+    full = percent * BAR_CELLS // 100
+    return f"{'━' * full}{'╌' * (BAR_CELLS - full)} {percent:3d}%"

@@ -1,0 +1,87 @@
+"""What of a lab is there and running, as the machine sees it; nothing is asked of the parts."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from transship.lab import nodes, services
+from transship.lab.daemons import daemon_alive, daemon_names, log_path
+from transship.lab.state import OPERATOR, Cut, LabState
+
+
+class HostStatus(BaseModel):
+    """A node or the operator's host, and the service on it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    address: IPv4Address
+    running: bool
+    service: str
+    service_running: bool
+    log: Path
+
+
+class ServerStatus(BaseModel):
+    """A part of the lab that runs on the machine itself."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    running: bool
+    log: Path
+
+
+class LabStatus(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    network: str
+    registry: str | None
+    kubeconfig: Path | None
+    link_rate: int | None
+    cuts: tuple[Cut, ...]
+    hosts: tuple[HostStatus, ...]
+    servers: tuple[ServerStatus, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that was ever started runs."""
+        hosts = all(host.running and host.service_running for host in self.hosts)
+        return hosts and all(server.running for server in self.servers)
+
+
+def lab_status(directory: Path, state: LabState) -> LabStatus:
+    hosts = tuple(_host(directory, state, member) for member in (*state.nodes, OPERATOR))
+    inside = {host.service for host in hosts} | {nodes.init_daemon(host.name) for host in hosts}
+    servers = [name for name in daemon_names(directory) if name not in inside]
+    return LabStatus(
+        name=state.name,
+        network=str(state.network),
+        registry=state.registry,
+        kubeconfig=state.kubeconfig,
+        link_rate=state.link_rate,
+        cuts=state.cuts,
+        hosts=hosts,
+        servers=tuple(
+            ServerStatus(
+                name=name, running=daemon_alive(directory, name), log=log_path(directory, name)
+            )
+            for name in servers
+        ),
+    )
+
+
+def _host(directory: Path, state: LabState, member: str) -> HostStatus:
+    service = OPERATOR if member == OPERATOR else services.agent_daemon(member)
+    return HostStatus(
+        name=member,
+        address=state.address(member),
+        running=nodes.node_alive(directory, member),
+        service=service,
+        service_running=daemon_alive(directory, service),
+        log=log_path(directory, service),
+    )

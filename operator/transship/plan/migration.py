@@ -1,0 +1,295 @@
+"""The next step of a migration, from what both agents answered in this pass alone.
+
+The source's record is the only arbiter. Nothing is ever concluded from silence: an agent that does not
+answer is waited for, since it may have decided. Every step can be repeated, so the operator may be
+killed between any two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from transship.api.migration import MigrationSpec
+from transship.api.reasons import Reason
+from transship.plan.obstacles import Obstacle, obstacle
+from transship.protocol.containers import ContainerReport
+from transship.protocol.migrations import MigrationReport
+from transship.protocol.states import RecordState, RunState, SideState, Verdict
+
+HANDOVER_POLL_SECONDS = 0.02
+WORK_POLL_SECONDS = 0.05
+LONG_WORK_POLL_SECONDS = 0.25
+LONG_WORK_AFTER_SECONDS = 5.0
+SILENCE_POLL_SECONDS = 0.5
+# The source brings the verdict itself; only a target that has not heard it for this long is told.
+RELAY_AFTER_SECONDS = 0.3
+# How long a success waits for the source's last figures and for the end of its frozen copy.
+SOURCE_END_PATIENCE_SECONDS = 3.0
+
+
+class Outcome(StrEnum):
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One agent's answers in this pass. answered: both were got, None means that it knows nothing.
+
+    gone: its NodeAgent has been deleted for so long that an administrator must have meant it.
+    """
+
+    node: str
+    answered: bool
+    report: MigrationReport | None = None
+    container: ContainerReport | None = None
+    gone: bool = False
+
+    @property
+    def state(self) -> SideState | None:
+        return None if self.report is None else self.report.state
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """A wish to end the migration, to be granted as long as the source has not released."""
+
+    outcome: Outcome
+    why: Obstacle
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All that a decision is made from.
+
+    verdict: what the source's record says (Unknown: it has no record of this migration).
+    waiting_seconds: for how long source and target have been in their present states.
+    order_is_current: the spec has not changed since the source got its last order.
+    """
+
+    spec: MigrationSpec
+    source: Side
+    target: Side
+    verdict: Verdict | None = None
+    give_up: GiveUp | None = None
+    objection: Obstacle | None = None
+    order_is_current: bool = True
+    waiting_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """PUT the incoming order to the target."""
+
+
+@dataclass(frozen=True)
+class Begin:
+    """PUT the outgoing order to the source."""
+
+
+@dataclass(frozen=True)
+class AbortSource:
+    """Ask the source to keep the container; what it then says is its verdict."""
+
+
+@dataclass(frozen=True)
+class AbortTarget:
+    """Throw away what was prepared on the target."""
+
+
+@dataclass(frozen=True)
+class Relay:
+    """Tell the target what the source's record says."""
+
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Wait:
+    seconds: float
+    why: Obstacle | None = None
+
+
+@dataclass(frozen=True)
+class Finish:
+    outcome: Outcome
+    why: Obstacle | None = None
+
+
+Step = Prepare | Begin | AbortSource | AbortTarget | Relay | Wait | Finish
+
+
+def next_step(seen: Seen) -> Step:
+    """Choose the one step to take now."""
+    if _target_owns(seen):
+        return _arrived(seen)
+    if seen.verdict == Verdict.RELEASED:
+        return _bring_verdict(seen)
+    if seen.verdict == Verdict.ABORTED or _source_is_over(seen):
+        return _roll_back(seen, _why_over(seen))
+    if seen.give_up is not None:
+        return _withdraw(seen, seen.give_up)
+    if seen.source.report is None:
+        return _get_ready(seen)
+    return _oversee(seen)
+
+
+def _source_is_over(seen: Seen) -> bool:
+    return seen.source.state in {SideState.FAILED, SideState.CANCELLED}
+
+
+def _target_owns(seen: Seen) -> bool:
+    if seen.target.state == SideState.RUNNING:
+        return True
+    held = seen.target.container
+    owned = {RecordState.RUNNING, RecordState.STOPPED}
+    return held is not None and held.record in owned and held.epoch > seen.spec.epoch
+
+
+def _arrived(seen: Seen) -> Step:
+    """The container runs on the target. The source still has to end its frozen copy."""
+    source = seen.source
+    ending = source.state is not None and source.state != SideState.DONE
+    if (ending or not source.answered) and seen.waiting_seconds < SOURCE_END_PATIENCE_SECONDS:
+        return Wait(HANDOVER_POLL_SECONDS)
+    return Finish(Outcome.SUCCEEDED)
+
+
+def _bring_verdict(seen: Seen) -> Step:
+    """Past the point of no return: only the target can end this now."""
+    target = seen.target
+    if target.gone or (target.answered and _target_lost(seen)):
+        return Finish(Outcome.FAILED, obstacle(
+            Reason.CONTAINER_LOST,
+            f"node {target.node} lost the copy that {seen.source.node} had released to it: "
+            "the container is started anew there",
+        ))  # fmt: skip
+    if not target.answered:
+        return Wait(SILENCE_POLL_SECONDS, _silence(target))
+    if target.state == SideState.HELD and seen.waiting_seconds >= RELAY_AFTER_SECONDS:
+        return Relay(Verdict.RELEASED)
+    return Wait(HANDOVER_POLL_SECONDS)
+
+
+def _target_lost(seen: Seen) -> bool:
+    """It says itself that it has no copy: restarted without one, or failed after the release."""
+    target = seen.target
+    holds = target.container is not None and target.container.run != RunState.ABSENT
+    known = target.report is not None and not target.report.state.finished
+    return not holds and not known
+
+
+def _roll_back(seen: Seen, end: GiveUp) -> Step:
+    """The source keeps the container: what the target prepared is thrown away."""
+    target = seen.target
+    if target.answered and target.report is not None and not target.report.state.finished:
+        held = target.report.state == SideState.HELD
+        return Relay(Verdict.ABORTED) if held else AbortTarget()
+    # a silent target asks the source by itself and is tidied up when it answers again
+    return Finish(end.outcome, end.why)
+
+
+def _why_over(seen: Seen) -> GiveUp:
+    """Whose words tell best why the source kept its container."""
+    if seen.give_up is not None:
+        return seen.give_up
+    source, target = seen.source.report, seen.target.report
+    if source is not None and source.state == SideState.CANCELLED:
+        return GiveUp(Outcome.CANCELLED, obstacle(
+            Reason.MIGRATION_CANCELLED, "the source was asked to keep the container"
+        ))  # fmt: skip
+    for report in (source, target):
+        if report is not None and report.reason:
+            return GiveUp(Outcome.FAILED, _said(report))
+    return GiveUp(Outcome.FAILED, obstacle(
+        Reason.MIGRATION_FAILED, f"the agent of {seen.source.node} kept the container"
+    ))  # fmt: skip
+
+
+def _withdraw(seen: Seen, wish: GiveUp) -> Step:
+    """Give up before the release: the source decides first, whatever the target is doing."""
+    source, target = seen.source, seen.target
+    if not source.answered and not source.gone:
+        return Wait(SILENCE_POLL_SECONDS, _silence(source))
+    if source.report is not None:
+        return AbortSource()
+    if target.state == SideState.HELD and not _source_still_owns(seen):
+        return Wait(SILENCE_POLL_SECONDS, obstacle(
+            Reason.MIGRATION_PENDING,
+            f"{target.node} holds the container, and {source.node} has no record of its move",
+            hint="nothing can be decided without the source's record",
+        ))  # fmt: skip
+    return _roll_back(seen, wish)
+
+
+def _source_still_owns(seen: Seen) -> bool:
+    """The source says that it owns the container and knows no move: it can never release this one."""
+    held = seen.source.container
+    owned = {RecordState.RUNNING, RecordState.STOPPED}
+    return held is not None and held.record in owned and held.epoch == seen.spec.epoch
+
+
+def _get_ready(seen: Seen) -> Step:
+    """The source has not begun: check, prepare the target, then let the source begin."""
+    source, target = seen.source, seen.target
+    for side in (source, target):
+        if not side.answered:
+            return Wait(SILENCE_POLL_SECONDS, _silence(side))
+    if not _source_still_owns(seen):
+        return _roll_back(seen, GiveUp(Outcome.FAILED, _not_the_owner(seen)))
+    match target.state:
+        case None if seen.objection is not None:
+            return Finish(Outcome.FAILED, seen.objection)
+        case None if not seen.order_is_current:
+            return Finish(Outcome.CANCELLED, obstacle(
+                Reason.MIGRATION_SUPERSEDED, "the container's spec was changed before the move began"
+            ))  # fmt: skip
+        case None:
+            return Prepare()
+        case SideState.PREPARED:
+            return Begin()
+        case SideState.FAILED | SideState.CANCELLED:
+            failed = target.report
+            why = _said(failed) if failed is not None and failed.reason else obstacle(
+                Reason.MIGRATION_FAILED, f"the agent of {target.node} could not prepare the move"
+            )  # fmt: skip
+            return Finish(Outcome.FAILED, why)
+        case SideState.HELD:
+            # the source owns the container and has forgotten the move: it can never release it
+            return Relay(Verdict.ABORTED)
+        case _:
+            return Wait(_work_poll(seen))
+
+
+def _oversee(seen: Seen) -> Step:
+    """Source and target work with each other; the operator only looks on, and ends what is lost."""
+    source, target = seen.source, seen.target
+    if source.state in {SideState.FROZEN, SideState.RELEASED}:
+        return Wait(HANDOVER_POLL_SECONDS)  # the agents decide this among themselves
+    if target.answered and (target.report is None or target.state == SideState.FAILED):
+        return AbortSource()
+    return Wait(_work_poll(seen), None if target.answered else _silence(target))
+
+
+def _work_poll(seen: Seen) -> float:
+    long = seen.waiting_seconds > LONG_WORK_AFTER_SECONDS
+    return LONG_WORK_POLL_SECONDS if long else WORK_POLL_SECONDS
+
+
+def _silence(side: Side) -> Obstacle:
+    return obstacle(Reason.AGENT_UNREACHABLE, f"the agent of node {side.node} does not answer")
+
+
+def _said(report: MigrationReport) -> Obstacle:
+    return Obstacle(report.reason, report.message, report.hint)
+
+
+def _not_the_owner(seen: Seen) -> Obstacle:
+    held = seen.source.container
+    found = "no such container" if held is None else f"it {held.record} as epoch {held.epoch}"
+    return obstacle(
+        Reason.REFUSED,
+        f"{seen.source.node} does not own the container as epoch {seen.spec.epoch}: it has {found}",
+    )

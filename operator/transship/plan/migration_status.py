@@ -1,0 +1,202 @@
+"""What a migration's status says: each side's own report, and one summary derived from both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from transship.api.conditions import Condition, Status, condition, with_condition, without
+from transship.api.migration import (
+    BlackoutPart,
+    ContainerMigration,
+    MigrationPhase,
+    MigrationStatus,
+    SideStatus,
+    Step,
+    StepName,
+)
+from transship.api.placement import Strategy
+from transship.api.reasons import Reason
+from transship.plan.migration import Finish, Outcome, Seen, Side, Wait
+from transship.plan.migration import Step as PlanStep
+from transship.plan.obstacles import Obstacle
+from transship.protocol.migrations import MigrationReport
+from transship.protocol.states import SideState
+
+_ORDER = {name: number for number, name in enumerate(StepName)}
+_PHASES = {
+    Outcome.SUCCEEDED: MigrationPhase.SUCCEEDED,
+    Outcome.FAILED: MigrationPhase.FAILED,
+    Outcome.CANCELLED: MigrationPhase.CANCELLED,
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """The strategy that is used, and why it is not the one that was asked for."""
+
+    strategy: Strategy
+    explanation: str = ""
+
+
+def observed_status(
+    migration: ContainerMigration, seen: Seen, step: PlanStep, *, method: Method, now: datetime
+) -> MigrationStatus:
+    """The whole status after a pass, made anew from what was seen."""
+    previous = migration.status
+    generation = migration.metadata.generation
+    status = previous.model_copy(
+        update={
+            "observed_generation": generation,
+            "start_time": previous.start_time or now,
+            "strategy": method.strategy,
+            "source": _side(seen.source) or previous.source,
+            "target": _side(seen.target) or previous.target,
+            **_figures(previous, seen),
+        }
+    )
+    if isinstance(step, Finish):
+        return _finished(status, seen, step, method=method, generation=generation, now=now)
+    why = step.why if isinstance(step, Wait) else None
+    phase = phase_of(seen)
+    return status.model_copy(
+        update={
+            "phase": phase,
+            "message": (why.text if why is not None else method.explanation) or None,
+            "conditions": _under_way(status, phase, why, generation=generation, now=now),
+        }
+    )
+
+
+def phase_of(seen: Seen) -> MigrationPhase:
+    """How far an unfinished migration is, for people."""
+    if seen.target.state == SideState.RUNNING:
+        return MigrationPhase.DRAINING
+    match seen.source.state:
+        case SideState.FROZEN | SideState.RELEASED | SideState.DONE:
+            return MigrationPhase.HANDING_OVER
+        case SideState.COPYING:
+            return MigrationPhase.COPYING
+        case _ if seen.target.state is not None:
+            return MigrationPhase.PREPARING
+        case _:
+            return MigrationPhase.PENDING
+
+
+def _figures(previous: MigrationStatus, seen: Seen) -> dict[str, object]:
+    """What the reports measured; an older figure stays where a side no longer tells one."""
+    source, target = seen.source.report, seen.target.report
+    found: dict[str, object] = {
+        "steps": _merged_steps(previous.steps, _steps(target), _steps(source)),
+        "blackout_parts": _parts(source) or _parts(target) or previous.blackout_parts,
+    }
+    if source is None:
+        return found
+    found["percent"] = max(min(source.percent, 99), 0)
+    for field in ("rounds", "prediction", "bytes"):
+        found[field] = getattr(source, field) or getattr(previous, field)
+    if source.blackout_microseconds is not None:
+        found["blackout_milliseconds"] = round(source.blackout_microseconds / 1000)
+    return found
+
+
+def _steps(report: MigrationReport | None) -> tuple[Step, ...]:
+    return () if report is None else report.steps
+
+
+def _parts(report: MigrationReport | None) -> tuple[BlackoutPart, ...]:
+    """Unique by name, as the list-map of the API wants them: parts of one name are added up."""
+    sums: dict[str, int] = {}
+    for part in () if report is None else report.blackout_parts:
+        sums[part.name] = sums.get(part.name, 0) + part.microseconds
+    return tuple(BlackoutPart(name=name, microseconds=us) for name, us in sums.items())
+
+
+def _merged_steps(*sources: Iterable[Step]) -> tuple[Step, ...]:
+    """Later sources win: where both sides time a step, the source's clock covers all of it."""
+    merged = {step.name: step for steps in sources for step in steps}
+    return tuple(sorted(merged.values(), key=lambda step: _ORDER[step.name]))
+
+
+def _side(side: Side) -> SideStatus | None:
+    report = side.report
+    if report is None:
+        return None
+    return SideStatus(
+        node=side.node,
+        state=report.state,
+        reason=report.reason,
+        message=report.message[:4096],
+        hint=report.hint[:4096],
+    )
+
+
+def _under_way(
+    status: MigrationStatus,
+    phase: MigrationPhase,
+    why: Obstacle | None,
+    *,
+    generation: int,
+    now: datetime,
+) -> tuple[Condition, ...]:
+    reason = why.reason if why is not None else Reason.MIGRATION_IN_PROGRESS.value
+    message = why.text if why is not None else f"{phase}"
+    conditions = with_condition(status.conditions, condition(
+        "Succeeded", Status.UNKNOWN, reason=reason, message=message, generation=generation, now=now,
+    ))  # fmt: skip
+    return with_condition(conditions, condition(
+        "Reconciling", True, reason=reason, message=message, generation=generation, now=now
+    ))  # fmt: skip
+
+
+def _finished(
+    status: MigrationStatus,
+    seen: Seen,
+    step: Finish,
+    *,
+    method: Method,
+    generation: int,
+    now: datetime,
+) -> MigrationStatus:
+    good = step.outcome == Outcome.SUCCEEDED
+    why = _ending(seen, step)
+    message = why.text[:4096]
+    conditions = with_condition(without(status.conditions, "Reconciling"), condition(
+        "Succeeded", good, reason=why.reason, message=message, generation=generation, now=now
+    ))  # fmt: skip
+    if not good:  # for kstatus, which knows no failure but Stalled
+        conditions = with_condition(conditions, condition(
+            "Stalled", True, reason=why.reason, message=message, generation=generation, now=now
+        ))  # fmt: skip
+    began = status.start_time or now
+    return status.model_copy(
+        update={
+            "conditions": conditions,
+            "phase": _PHASES[step.outcome],
+            "percent": 100 if good else status.percent,
+            "completion_time": now,
+            "total_milliseconds": max(0, round((now - began).total_seconds() * 1000)),
+            "reason": why.reason[:256],
+            "message": (method.explanation if good else why.message[:4096]) or None,
+            "hint": why.hint[:4096] or None,
+            "log_tail": None if good else _log_tail(seen),
+        }
+    )
+
+
+def _ending(seen: Seen, step: Finish) -> Obstacle:
+    if step.why is not None:
+        return step.why
+    reason = {
+        Outcome.SUCCEEDED: Reason.MIGRATION_SUCCEEDED,
+        Outcome.FAILED: Reason.MIGRATION_FAILED,
+        Outcome.CANCELLED: Reason.MIGRATION_CANCELLED,
+    }[step.outcome]
+    return Obstacle(reason.value, f"from {seen.source.node} to {seen.target.node}")
+
+
+def _log_tail(seen: Seen) -> str | None:
+    reports = (seen.source.report, seen.target.report)
+    tails = [report.log_tail for report in reports if report is not None and report.log_tail]
+    return tails[0][-32768:] if tails else None

@@ -1,0 +1,147 @@
+"""Moves as history: which migrations run, how they ended, when the next attempt may be made.
+
+A migration is finished once its condition Succeeded is True or False; the record is then never
+changed again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from transship.api.conditions import Condition, Status, find
+from transship.api.migration import ContainerMigration
+from transship.api.placement import ContainerPlacement, MigrationSettings, Strategy
+from transship.api.reasons import Reason
+from transship.protocol.states import SideState
+
+LABEL_PLACEMENT_UID = "transship.dev/placement-uid"
+LABEL_GENERATION = "transship.dev/placement-generation"
+
+DEFAULT_BACKOFF_LIMIT = 3
+DEFAULT_HISTORY_LIMIT = 3
+DEFAULT_DEADLINE_SECONDS = 600
+FIRST_BACKOFF_SECONDS = 10
+LONGEST_BACKOFF_SECONDS = 300
+LONGEST_NAME = 253
+
+Migrations = Sequence[ContainerMigration]
+
+_CANCELLED = {Reason.MIGRATION_CANCELLED.value, Reason.MIGRATION_SUPERSEDED.value}
+
+
+def summary(migration: ContainerMigration) -> Condition | None:
+    return find(migration.status.conditions, "Succeeded")
+
+
+def is_finished(migration: ContainerMigration) -> bool:
+    found = summary(migration)
+    return found is not None and found.status != Status.UNKNOWN
+
+
+def has_succeeded(migration: ContainerMigration) -> bool:
+    found = summary(migration)
+    return found is not None and found.status == Status.TRUE
+
+
+def was_cancelled(migration: ContainerMigration) -> bool:
+    found = summary(migration)
+    return found is not None and found.status == Status.FALSE and found.reason in _CANCELLED
+
+
+def has_failed(migration: ContainerMigration) -> bool:
+    return is_finished(migration) and not has_succeeded(migration) and not was_cancelled(migration)
+
+
+def was_released(migration: ContainerMigration) -> bool:
+    """Whether the source gave the container away, however the move ended."""
+    source = migration.status.source
+    gave_away = source is not None and source.state in {SideState.RELEASED, SideState.DONE}
+    return has_succeeded(migration) or (is_finished(migration) and gave_away)
+
+
+def unfinished(migrations: Migrations) -> ContainerMigration | None:
+    """The one that runs; were there ever several, the oldest."""
+    running = [m for m in migrations if not is_finished(m)]
+    return min(running, key=lambda m: (m.spec.epoch, m.spec.attempt), default=None)
+
+
+def generation_of(migration: ContainerMigration) -> int:
+    """The generation of the placement that asked for it."""
+    label = migration.metadata.labels.get(LABEL_GENERATION, "")
+    return int(label) if label.isdecimal() else 0
+
+
+def failures(migrations: Migrations, placement: ContainerPlacement, *, epoch: int) -> Migrations:
+    """Attempts that failed for the present spec, oldest first: any edit starts a new count."""
+    generation = placement.metadata.generation
+    failed = [
+        m for m in migrations
+        if has_failed(m) and generation_of(m) == generation and m.spec.epoch == epoch
+    ]  # fmt: skip
+    return sorted(failed, key=lambda m: m.spec.attempt)
+
+
+def failures_by_node(failed: Migrations) -> Mapping[str, int]:
+    return Counter(m.spec.target_node for m in failed)
+
+
+def backoff_limit(settings: MigrationSettings) -> int:
+    return DEFAULT_BACKOFF_LIMIT if settings.backoff_limit is None else settings.backoff_limit
+
+
+def next_attempt_time(failed: Migrations) -> datetime | None:
+    """When the back-off after the last of these failures ends: 10 s, doubled each time, capped."""
+    if not failed or (ended := failed[-1].status.completion_time) is None:
+        return None
+    seconds = min(FIRST_BACKOFF_SECONDS * 2 ** (len(failed) - 1), LONGEST_BACKOFF_SECONDS)
+    return ended + timedelta(seconds=seconds)
+
+
+def next_attempt(migrations: Migrations, *, epoch: int) -> int:
+    return 1 + max((m.spec.attempt for m in migrations if m.spec.epoch == epoch), default=0)
+
+
+def migration_name(placement: str, *, epoch: int, attempt: int) -> str:
+    """Deterministic, so that a repeated creation is a conflict and not a twin."""
+    suffix = f"-{epoch}-{attempt}"
+    return placement[: LONGEST_NAME - len(suffix)].rstrip("-.") + suffix
+
+
+def deadline_seconds(settings: MigrationSettings) -> int:
+    return settings.deadline_seconds or DEFAULT_DEADLINE_SECONDS
+
+
+def resolve_strategy(wish: Strategy, *, stopped: bool) -> tuple[Strategy, str]:
+    """The strategy that is used, and why it is not the wished one (empty when it is)."""
+    if stopped and wish != Strategy.COLD:
+        return Strategy.COLD, "the container does not run: its files are moved, it has no memory"
+    match wish:
+        case Strategy.COLD | Strategy.STOP_AND_COPY:
+            return wish, ""
+        case Strategy.AUTO:
+            return Strategy.STOP_AND_COPY, ""
+        case Strategy.PRE_COPY | Strategy.POST_COPY:
+            return (
+                Strategy.STOP_AND_COPY,
+                f"{wish} is not available in this version: StopAndCopy is used",
+            )
+
+
+def expired_history(migrations: Migrations, placement: ContainerPlacement) -> Migrations:
+    """Finished migrations beyond the limits. Failures that the back-off counts are kept."""
+    settings, counted = placement.spec.migration, placement.metadata.generation
+    finished = [m for m in migrations if is_finished(m) and m.metadata.deletion_timestamp is None]
+    newest = sorted(finished, key=lambda m: (m.spec.epoch, m.spec.attempt), reverse=True)
+    succeeded = [m for m in newest if has_succeeded(m)]
+    others = [m for m in newest if not has_succeeded(m)]
+    surplus = [
+        *succeeded[_limit(settings.successful_history_limit) :],
+        *others[_limit(settings.failed_history_limit) :],
+    ]
+    return [m for m in surplus if has_succeeded(m) or generation_of(m) != counted]
+
+
+def _limit(given: int | None) -> int:
+    return DEFAULT_HISTORY_LIMIT if given is None else given

@@ -1,0 +1,35 @@
+"""Orders: when an agent needs a new one, and what references in a container's texts stand for."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from hashlib import sha256
+
+from transship.api.placement import PlacementSpec
+
+_REFERENCE = re.compile(r"\$(?:\$|\(([-._a-zA-Z][-._a-zA-Z0-9]*)\))")
+
+
+def order_digest(spec: PlacementSpec, *, address: str | None) -> str:
+    """Of everything that an agent is ordered, before ConfigMaps and Secrets are read.
+
+    Their contents are left out on purpose: as in a Pod, a change of them restarts nothing. Defaults
+    are left out too, so that a version with one more field sends no new order.
+    """
+    told = spec.model_dump(
+        mode="json", include={"container", "volumes", "state"}, exclude_defaults=True
+    )
+    text = json.dumps([told, address], sort_keys=True, separators=(",", ":"))
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+def expand(text: str, variables: Mapping[str, str]) -> str:
+    """Replace $(NAME) as in a Pod: an unknown name stays as it is, $$ is a single $."""
+
+    def replacement(match: re.Match[str]) -> str:
+        name = match.group(1)
+        return "$" if name is None else variables.get(name, match.group(0))
+
+    return _REFERENCE.sub(replacement, text)

@@ -1,0 +1,334 @@
+"""The next step of a placement: get an address, choose a node, order, move, or end.
+
+A move itself is a migration's matter (plan.migration): here it is only begun, and waited for. Nothing is
+started on a second node because the first one is silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from transship.api.migration import ContainerMigration
+from transship.api.placement import ContainerPlacement, NetworkMode, PlacementStatus
+from transship.api.reasons import Reason
+from transship.plan.moves import (
+    Migrations,
+    backoff_limit,
+    failures,
+    failures_by_node,
+    is_finished,
+    next_attempt,
+    next_attempt_time,
+    unfinished,
+)
+from transship.plan.nodes import Node, named
+from transship.plan.obstacles import Obstacle, obstacle
+from transship.plan.orders import order_digest
+from transship.plan.owner import Owner, Sighting, owner_of, sighting_at
+from transship.plan.schedule import entrance, wanted_node, wants
+from transship.protocol.states import RecordState, RunState
+
+STEADY_SECONDS = 30.0  # events wake the loop; this is for what no event tells
+STARTING_POLL_SECONDS = 0.2
+ENDING_POLL_SECONDS = 0.2
+BLOCKED_SECONDS = 10.0
+SILENCE_POLL_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All that a decision is made from.
+
+    status: as this operator last wrote it, which may be newer than the placement's. sightings: what
+    agents say of the container, fresh for the owner. gone: nodes whose NodeAgent was deleted so
+    long ago that an administrator must have meant it.
+    """
+
+    placement: ContainerPlacement
+    status: PlacementStatus
+    nodes: Sequence[Node]
+    sightings: Sequence[Sighting]
+    migrations: Migrations
+    now: datetime
+    gone: frozenset[str] = frozenset()
+
+    @property
+    def owner(self) -> Owner | None:
+        return owner_of(self.status, sightings=self.sightings, migrations=self.migrations)
+
+    @property
+    def moving(self) -> ContainerMigration | None:
+        return unfinished(self.migrations)
+
+    @property
+    def ending(self) -> bool:
+        return self.placement.metadata.deletion_timestamp is not None
+
+    @property
+    def digest(self) -> str:
+        return order_digest(self.placement.spec, address=self.status.address)
+
+    def silent(self, node: str) -> bool:
+        known = named(self.nodes, node)
+        return known is None or known.silent
+
+
+@dataclass(frozen=True)
+class Allocate:
+    """Get an address from the pool."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Write durably that this node is the first owner, before anything is asked of it."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class Order:
+    """PUT the container to its owner."""
+
+    node: str
+    epoch: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Move:
+    """Create a migration."""
+
+    source: str
+    target: str
+    epoch: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class NoteCancel:
+    """Write durably that the move of this generation was cancelled by deleting its migration."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Delete a running migration: its placement is being deleted."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Tidy:
+    """End what is left on a node of a migration that is over."""
+
+    node: str
+    migration: str
+    record: RecordState
+
+
+@dataclass(frozen=True)
+class Remove:
+    """End the container on a node for good."""
+
+    node: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Release:
+    """Give the address back."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """Nothing is left: let the placement go."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    seconds: float
+
+
+Step = Allocate | Claim | Order | Move | NoteCancel | Cancel | Tidy | Remove | Release | Done | Wait
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The step, and what is in the way of the spec (None: nothing, or the step leads there)."""
+
+    step: Step
+    obstacle: Obstacle | None = None
+    wanted: str | None = field(default=None)
+
+
+def decide(seen: Seen) -> Decision:
+    """Choose the one step to take now."""
+    return _end(seen) if seen.ending else _live(seen)
+
+
+def _live(seen: Seen) -> Decision:
+    spec, status = seen.placement.spec, seen.status
+    if spec.network.mode == NetworkMode.POOL and status.address is None:
+        return Decision(Allocate())
+    owner = seen.owner
+    if owner is None:
+        return _place(seen)
+    if (cancelled := _newly_cancelled(seen)) is not None:
+        return Decision(NoteCancel(cancelled))
+    moving = seen.moving
+    if moving is not None:
+        return Decision(Wait(STEADY_SECONDS), wanted=moving.spec.target_node)
+    return _tidy(seen) or _hold(seen, owner) or _locate(seen, owner)
+
+
+def _place(seen: Seen) -> Decision:
+    """The first node. It is claimed in the status before it is asked."""
+    spec = seen.placement.spec
+    wanted = wanted_node(spec, nodes=seen.nodes, present=None)
+    if isinstance(wanted, Obstacle):
+        return Decision(Wait(BLOCKED_SECONDS), wanted)
+    barred = entrance(wanted, nodes=seen.nodes)
+    if barred is not None:
+        return Decision(Wait(BLOCKED_SECONDS), barred, wanted)
+    return Decision(Claim(wanted), wanted=wanted)
+
+
+def _newly_cancelled(seen: Seen) -> int | None:
+    """A running migration that a user deleted, although the spec still wants what it does."""
+    moving = seen.moving
+    if moving is None or moving.metadata.deletion_timestamp is None:
+        return None
+    generation = seen.placement.metadata.generation
+    if seen.status.cancelled_generation == generation:
+        return None
+    wanted = wants(seen.placement.spec, moving.spec.target_node, nodes=seen.nodes)
+    return generation if wanted else None
+
+
+def _tidy(seen: Seen) -> Decision | None:
+    """What finished migrations left on agents that were not reachable at their end."""
+    active = {m.metadata.uid for m in seen.migrations if not is_finished(m)}
+    for sighting in seen.sightings:
+        report = sighting.report
+        if report.migration is None or report.migration in active:
+            continue
+        return Decision(Tidy(sighting.node, report.migration, report.record))
+    return None
+
+
+def _is_plain(record: RecordState) -> bool:
+    return record in {RecordState.RUNNING, RecordState.STOPPED}
+
+
+def _hold(seen: Seen, owner: Owner) -> Decision | None:
+    """Have the owner do what the spec says, where it is."""
+    sighting = sighting_at(seen.sightings, owner.node)
+    if sighting is None and seen.silent(owner.node):
+        return Decision(Wait(SILENCE_POLL_SECONDS), _lost(owner.node))
+    container = seen.status.container
+    told = container.order_digest if container is not None else ""
+    if sighting is None or told != seen.digest:
+        return Decision(Order(owner.node, owner.epoch, seen.digest))
+    return None
+
+
+def _lost(node: str) -> Obstacle:
+    return obstacle(
+        Reason.NODE_LOST,
+        f"the agent of node {node} does not answer; its container may still run, "
+        "so it is not started elsewhere",
+        hint="bring the node or its agent back",
+    )
+
+
+def _locate(seen: Seen, owner: Owner) -> Decision:
+    """Bring the container to where it belongs."""
+    placement = seen.placement
+    failed = failures(seen.migrations, placement, epoch=owner.epoch)
+    wanted = wanted_node(
+        placement.spec,
+        nodes=seen.nodes,
+        present=owner.node,
+        failures=failures_by_node(failed),
+    )
+    if isinstance(wanted, Obstacle):
+        return Decision(Wait(BLOCKED_SECONDS), wanted)
+    if wanted == owner.node:
+        return Decision(Wait(_patience(seen, owner)), wanted=wanted)
+    barred = entrance(wanted, nodes=seen.nodes) or _forbidden(seen, wanted, failed)
+    if barred is not None:
+        return Decision(Wait(BLOCKED_SECONDS), barred, wanted)
+    pause = next_attempt_time(failed)
+    if pause is not None and seen.now < pause:
+        return _back_off(failed, pause, wanted, now=seen.now)
+    attempt = next_attempt(seen.migrations, epoch=owner.epoch)
+    return Decision(Move(owner.node, wanted, owner.epoch, attempt), wanted=wanted)
+
+
+def _forbidden(seen: Seen, wanted: str, failed: Migrations) -> Obstacle | None:
+    placement = seen.placement
+    if seen.status.cancelled_generation == placement.metadata.generation:
+        return obstacle(
+            Reason.MIGRATION_CANCELLED,
+            f"the move to {wanted} was cancelled by deleting its migration",
+            hint="edit spec.targetNode to move the container after all",
+            final=True,
+        )
+    limit = backoff_limit(placement.spec.migration)
+    if len(failed) <= limit:
+        return None
+    last = failed[-1].status
+    return obstacle(
+        Reason.BACKOFF_LIMIT_EXCEEDED,
+        f"{len(failed)} moves to {wanted} failed (backoffLimit {limit}), the last one: "
+        f"{last.reason}: {last.message}",
+        final=True,
+    )
+
+
+def _back_off(failed: Migrations, pause: datetime, wanted: str, *, now: datetime) -> Decision:
+    last, seconds = failed[-1].status, (pause - now).total_seconds()
+    why = Obstacle(
+        last.reason or Reason.MIGRATION_FAILED,
+        f"the move to {wanted} failed {len(failed)} times, the next attempt follows at "
+        f"{pause:%H:%M:%S} UTC: {last.message}",
+        last.hint or "",
+    )
+    return Decision(Wait(max(0.05, seconds)), why, wanted)
+
+
+def _patience(seen: Seen, owner: Owner) -> float:
+    """Look often at a container that is about to run, seldom at one that does."""
+    sighting = sighting_at(seen.sightings, owner.node)
+    if sighting is None:
+        return SILENCE_POLL_SECONDS
+    report = sighting.report
+    starting = report.record == RecordState.RUNNING and report.run in {
+        RunState.CREATING,
+        RunState.ABSENT,
+    }
+    return STARTING_POLL_SECONDS if starting or report.migration is not None else STEADY_SECONDS
+
+
+def _end(seen: Seen) -> Decision:
+    """The placement is being deleted: first its move, then its container, then its address."""
+    moving = seen.moving
+    if moving is not None:
+        if moving.metadata.deletion_timestamp is None:
+            return Decision(Cancel(moving.metadata.name))
+        return Decision(Wait(ENDING_POLL_SECONDS))
+    for sighting in seen.sightings:
+        report = sighting.report
+        if _is_plain(report.record) and report.migration is None:
+            return Decision(Remove(sighting.node, report.epoch))
+        if report.migration is not None:
+            return Decision(Tidy(sighting.node, report.migration, report.record))
+    owner = seen.owner
+    if owner is not None and seen.silent(owner.node) and owner.node not in seen.gone:
+        return Decision(Wait(SILENCE_POLL_SECONDS), _lost(owner.node))
+    if seen.status.address is not None:
+        return Decision(Release())
+    return Decision(Done())

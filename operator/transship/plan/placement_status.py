@@ -1,0 +1,239 @@
+"""What a placement's status says, derived in one place at the end of each pass.
+
+Ready tells of the running container, wherever it is. Reconciling and Stalled tell of the way to the
+spec and are there only while true: kstatus reads them so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from transship.api.conditions import Status, condition, with_condition, without
+from transship.api.migration import ContainerMigration
+from transship.api.placement import (
+    ContainerStatus,
+    CurrentMigration,
+    DesiredState,
+    LastMigration,
+    PlacementPhase,
+    PlacementStatus,
+)
+from transship.api.reasons import Reason
+from transship.plan.moves import has_succeeded
+from transship.plan.nodes import named
+from transship.plan.owner import sighting_at
+from transship.plan.placement import Decision, Order, Seen, Wait
+from transship.protocol.containers import ContainerReport
+from transship.protocol.states import RecordState, RunState
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One condition's content."""
+
+    status: Status
+    reason: str
+    message: str = ""
+
+
+def observed_status(seen: Seen, decision: Decision) -> PlacementStatus:
+    """The whole status after a pass, made anew from what was seen."""
+    owner = seen.owner
+    report = _report(seen)
+    status = seen.status.model_copy(
+        update={
+            "observed_generation": seen.placement.metadata.generation,
+            "node": owner.node if owner is not None else None,
+            "epoch": owner.epoch if owner is not None else 0,
+            "container": _container(seen, report),
+            "image_digest": (report.image_digest if report else None) or seen.status.image_digest,
+            "migration": _current(seen.moving),
+            "last_migration": _last(seen) or seen.status.last_migration,
+        }
+    )
+    ready = readiness(seen, report)
+    status = _with(status, "Ready", ready, seen=seen)
+    status = _with(status, "Migratable", migratability(seen, report), seen=seen)
+    status = _with(status, "Reconciling", progress(seen, decision, report), seen=seen)
+    stalled = decision.obstacle if decision.obstacle and decision.obstacle.final else None
+    said = Verdict(Status.TRUE, stalled.reason, stalled.text) if stalled is not None else None
+    status = _with(status, "Stalled", said, seen=seen)
+    return status.model_copy(update={"phase": phase_of(seen, report)})
+
+
+def readiness(seen: Seen, report: ContainerReport | None) -> Verdict:
+    """Whether the container can do its work now."""
+    owner = seen.owner
+    if owner is None:
+        return Verdict(Status.FALSE, Reason.MIGRATION_PENDING if seen.moving else Reason.STARTING,
+                       "the container has not been placed yet")  # fmt: skip
+    if report is None:
+        if seen.silent(owner.node):
+            return Verdict(Status.UNKNOWN, Reason.AGENT_UNREACHABLE,
+                           f"the agent of node {owner.node} does not answer")  # fmt: skip
+        return Verdict(Status.FALSE, Reason.STARTING, f"being started on {owner.node}")
+    if seen.moving is not None and report.record == RecordState.FROZEN:
+        return Verdict(Status.TRUE, Reason.MIGRATION_IN_PROGRESS, "being handed over")
+    if report.record == RecordState.STOPPED:
+        return _stopped(seen, report)
+    return _running(seen, report)
+
+
+def _stopped(seen: Seen, report: ContainerReport) -> Verdict:
+    if seen.placement.spec.state == DesiredState.STOPPED:
+        return Verdict(Status.FALSE, Reason.CONTAINER_STOPPED, Reason.CONTAINER_STOPPED.meaning)
+    code = report.last_exit.exit_code if report.last_exit is not None else None
+    ended = f"it ended with exit code {code}" if code is not None else "it has ended"
+    message = report.message or f"{ended} and is not restarted by its restartPolicy"
+    return Verdict(Status.FALSE, report.reason or Reason.CONTAINER_EXITED, message)
+
+
+def _running(seen: Seen, report: ContainerReport) -> Verdict:
+    match report.run:
+        case RunState.FROZEN:
+            return Verdict(Status.FALSE, Reason.CONTAINER_FROZEN, Reason.CONTAINER_FROZEN.meaning)
+        case RunState.RUNNING if report.ready:
+            return Verdict(Status.TRUE, Reason.CONTAINER_READY, Reason.CONTAINER_RUNNING.meaning)
+        case RunState.RUNNING:
+            reason = report.reason or Reason.CONTAINER_NOT_READY
+            return Verdict(Status.FALSE, reason, report.message)
+        case _:
+            return Verdict(Status.FALSE, report.reason or Reason.STARTING, _told(report))
+
+
+def _told(report: ContainerReport) -> str:
+    return f"{report.message} ({report.hint})" if report.hint else report.message
+
+
+def migratability(seen: Seen, report: ContainerReport | None) -> Verdict:
+    """Whether anything known speaks against moving the container from where it is."""
+    owner = seen.owner
+    node = named(seen.nodes, owner.node) if owner is not None else None
+    if report is None or node is None:
+        return Verdict(Status.UNKNOWN, Reason.UNKNOWN, Reason.UNKNOWN.meaning)
+    test = node.agent.status.self_test
+    if test is not None and not test.passed:
+        return Verdict(Status.FALSE, Reason.SELF_TEST_FAILED,
+                       f"the self-test of node {node.name} failed: {test.message}")  # fmt: skip
+    return Verdict(Status.TRUE, Reason.MIGRATABLE, Reason.MIGRATABLE.meaning)
+
+
+def progress(seen: Seen, decision: Decision, report: ContainerReport | None) -> Verdict | None:
+    """What is still to be done to get to the spec; None when nothing is, or nothing will be."""
+    if seen.ending:
+        return Verdict(Status.TRUE, Reason.DELETING, Reason.DELETING.meaning)
+    if (why := decision.obstacle) is not None:
+        return None if why.final else Verdict(Status.TRUE, why.reason, why.text)
+    moving = seen.moving
+    if moving is not None:
+        route = f"from {moving.spec.source_node} to {moving.spec.target_node}"
+        return Verdict(
+            Status.TRUE, Reason.MIGRATION_IN_PROGRESS, f"{route}, see {moving.metadata.name}"
+        )
+    if not isinstance(decision.step, Wait) or report is None:
+        return Verdict(Status.TRUE, Reason.STARTING, Reason.STARTING.meaning)
+    if report.record == RecordState.RUNNING and report.run in {RunState.CREATING, RunState.ABSENT}:
+        return Verdict(Status.TRUE, report.reason or Reason.STARTING, _told(report))
+    return None
+
+
+def phase_of(seen: Seen, report: ContainerReport | None) -> PlacementPhase:
+    """One word for people."""
+    if seen.ending:
+        return PlacementPhase.TERMINATING
+    if seen.owner is None:
+        return PlacementPhase.PENDING
+    if seen.moving is not None:
+        return PlacementPhase.MIGRATING
+    if report is None:
+        silent = seen.silent(seen.owner.node)
+        return PlacementPhase.UNKNOWN if silent else PlacementPhase.STARTING
+    if report.record == RecordState.STOPPED:
+        return _phase_of_stopped(seen, report)
+    match report.run:
+        case RunState.RUNNING:
+            return PlacementPhase.RUNNING
+        case RunState.FROZEN:
+            return PlacementPhase.FROZEN
+        case _:
+            return PlacementPhase.STARTING
+
+
+def _phase_of_stopped(seen: Seen, report: ContainerReport) -> PlacementPhase:
+    wanted = seen.placement.spec.state == DesiredState.STOPPED
+    code = report.last_exit.exit_code if report.last_exit is not None else 0
+    return PlacementPhase.STOPPED if wanted or code == 0 else PlacementPhase.FAILED
+
+
+def _with(
+    status: PlacementStatus, kind: str, said: Verdict | None, *, seen: Seen
+) -> PlacementStatus:
+    if said is None:
+        conditions = without(status.conditions, kind)
+    else:
+        conditions = with_condition(status.conditions, condition(
+            kind,
+            said.status,
+            reason=said.reason,
+            message=said.message,
+            generation=seen.placement.metadata.generation,
+            now=seen.now,
+        ))  # fmt: skip
+    return status.model_copy(update={"conditions": conditions})
+
+
+def _report(seen: Seen) -> ContainerReport | None:
+    owner = seen.owner
+    sighting = sighting_at(seen.sightings, owner.node) if owner is not None else None
+    return sighting.report if sighting is not None else None
+
+
+def _container(seen: Seen, report: ContainerReport | None) -> ContainerStatus | None:
+    previous = seen.status.container
+    if report is None:
+        return previous
+    began = datetime.fromisoformat(report.start_time) if report.start_time else None
+    return ContainerStatus(
+        id=report.id,
+        order_digest=previous.order_digest if previous is not None else "",
+        start_time=began,
+        restarts=report.restarts,
+        last_exit=report.last_exit,
+    )
+
+
+def with_order(status: PlacementStatus, order: Order, *, id: str) -> PlacementStatus:
+    """Note that the agent has accepted an order."""
+    container = status.container or ContainerStatus(id=id)
+    noted = container.model_copy(update={"order_digest": order.digest})
+    return status.model_copy(update={"container": noted})
+
+
+def _current(moving: ContainerMigration | None) -> CurrentMigration | None:
+    if moving is None:
+        return None
+    status = moving.status
+    lasting = [step for step in status.steps if step.milliseconds is None] or status.steps
+    return CurrentMigration(
+        name=moving.metadata.name,
+        step=lasting[-1].name if lasting else (status.phase or ""),
+        percent=status.percent,
+    )
+
+
+def _last(seen: Seen) -> LastMigration | None:
+    """The newest move that succeeded."""
+    done = [m for m in seen.migrations if has_succeeded(m)]
+    newest = max(done, key=lambda m: (m.spec.epoch, m.spec.attempt), default=None)
+    if newest is None or newest.status.strategy is None:
+        return None
+    return LastMigration(
+        name=newest.metadata.name,
+        from_=newest.spec.source_node,
+        to=newest.spec.target_node,
+        strategy=newest.status.strategy,
+        blackout_milliseconds=newest.status.blackout_milliseconds,
+        total_milliseconds=newest.status.total_milliseconds,
+        bytes=newest.status.bytes,
+    )

@@ -1,0 +1,50 @@
+"""Whether a running migration should be given up, and in whose name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from transship.api.migration import ContainerMigration
+from transship.api.placement import ContainerPlacement
+from transship.api.reasons import Reason
+from transship.plan.migration import GiveUp, Outcome
+from transship.plan.moves import deadline_seconds
+from transship.plan.nodes import Node
+from transship.plan.obstacles import obstacle
+from transship.plan.schedule import wants
+
+
+def reason_to_give_up(
+    migration: ContainerMigration,
+    placement: ContainerPlacement | None,
+    *,
+    nodes: Sequence[Node],
+    now: datetime,
+) -> GiveUp | None:
+    """The user's wishes come before the clock. placement: None when it is gone."""
+    spec = migration.spec
+    if placement is None or placement.metadata.uid != spec.placement_uid:
+        return _cancelled(Reason.MIGRATION_CANCELLED, "the placement is gone")
+    if placement.metadata.deletion_timestamp is not None:
+        return _cancelled(Reason.MIGRATION_CANCELLED, "the placement is being deleted")
+    if not wants(placement.spec, spec.target_node, nodes=nodes):
+        wish = placement.spec.target_node or "chosen by spec.nodeSelector"
+        return _cancelled(
+            Reason.MIGRATION_SUPERSEDED, f"the placement's target is no longer {spec.target_node}: "
+            f"it is {wish}",
+        )  # fmt: skip
+    if migration.metadata.deletion_timestamp is not None:
+        return _cancelled(Reason.MIGRATION_CANCELLED, "the migration was deleted")
+    allowed = deadline_seconds(spec.settings)
+    began = migration.status.start_time or migration.metadata.creation_timestamp or now
+    if now - began > timedelta(seconds=allowed):
+        return GiveUp(
+            Outcome.FAILED,
+            obstacle(Reason.DEADLINE_EXCEEDED, f"not done within deadlineSeconds ({allowed} s)"),
+        )
+    return None
+
+
+def _cancelled(reason: Reason, message: str) -> GiveUp:
+    return GiveUp(Outcome.CANCELLED, obstacle(reason, message))

@@ -1,0 +1,213 @@
+"""The OCI bundle of a container: what a Pod's container and an image's configuration mean to runc.
+
+Pure: the same order and image give the same bundle on every node, which a restore relies on. It
+names paths of the node, which are the same on every node too (layout.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from transship.api.container import Container, SecurityContext
+from transship.api.quantity import bytes_of, millicores_of
+from transship.api.reasons import Reason
+from transship.common.errors import InvalidInput
+from transship.runtime import oci, seccomp
+from transship.runtime.images import ImageConfig
+from transship.runtime.layout import Layout
+from transship.runtime.users import Identity
+from transship.runtime.volumes import Bind
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+CPU_PERIOD_MICROSECONDS = 100_000
+MINIMUM_QUOTA_MICROSECONDS = 1_000  # the kernel's
+MINIMUM_SHARES = 2  # the kernel's
+
+# Docker's, containerd's and CRI-O's default.
+DEFAULT_CAPABILITIES = (
+    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD",
+    "NET_BIND_SERVICE", "NET_RAW", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
+)  # fmt: skip
+ALL = "ALL"
+
+# Only files: runc masks a directory by a tmpfs, and CRIU runs tar, 7 ms, for each tmpfs at a dump.
+# /sys is read-only as a whole.
+MASKED_PATHS = (
+    "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
+    "/proc/timer_list", "/proc/timer_stats",
+)  # fmt: skip
+READONLY_PATHS = (
+    "/proc/acpi", "/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/scsi", "/proc/sys",
+    "/proc/sysrq-trigger",
+)  # fmt: skip
+
+_REFERENCE = re.compile(r"\$(\$|\(([-._a-zA-Z][-._a-zA-Z0-9]*)\))")
+
+
+@dataclass(frozen=True)
+class Host:
+    """What of the node goes into a bundle."""
+
+    machine: str  # as uname says
+    capabilities: frozenset[str]  # what the agent itself may give
+    open_files: int  # the agent's own hard limit
+
+
+def runtime_spec(
+    container: Container,
+    image: ImageConfig,
+    *,
+    container_id: str,
+    hostname: str,
+    env: Mapping[str, str],
+    identity: Identity,
+    binds: tuple[Bind, ...],
+    layout: Layout,
+    host: Host,
+) -> oci.Spec:
+    """Build config.json. env has the container's variables with valueFrom resolved."""
+    names = capabilities(container.security_context, host=host)
+    return oci.Spec(
+        process=_process(
+            container, image, hostname=hostname, env=env, identity=identity, names=names, host=host
+        ),
+        root=oci.Root(readonly=container.security_context.read_only_root_filesystem),
+        hostname=hostname,
+        mounts=(*_system_mounts(container_id, layout=layout), *map(_bind_mount, binds)),
+        annotations={"org.criu.config": str(layout.criu_config(container_id))},
+        linux=oci.Linux(
+            namespaces=_namespaces(container_id, layout=layout),
+            cgroups_path=layout.cgroup(container_id),
+            resources=resources(container),
+            seccomp=seccomp.profile(capabilities=names, machine=host.machine),
+            masked_paths=MASKED_PATHS,
+            readonly_paths=READONLY_PATHS,
+        ),
+    )
+
+
+def _process(
+    container: Container,
+    image: ImageConfig,
+    *,
+    hostname: str,
+    env: Mapping[str, str],
+    identity: Identity,
+    names: tuple[str, ...],
+    host: Host,
+) -> oci.Process:
+    variables = environment(image, env=env, hostname=hostname, home=identity.home)
+    prefixed = tuple(f"CAP_{name}" for name in names)
+    # 1024 is what select() can handle, and what programs that need more raise by themselves
+    files = oci.Rlimit(type="RLIMIT_NOFILE", soft=min(1024, host.open_files), hard=host.open_files)
+    return oci.Process(
+        terminal=container.tty,
+        user=oci.User(uid=identity.uid, gid=identity.gid, additional_gids=identity.additional_gids),
+        args=tuple(expand(word, variables=variables) for word in arguments(container, image)),
+        env=tuple(f"{name}={value}" for name, value in variables.items()),
+        cwd=container.working_dir or image.working_dir or "/",
+        capabilities=oci.CapabilitySets(bounding=prefixed, effective=prefixed, permitted=prefixed),
+        rlimits=(files,),
+    )
+
+
+def arguments(container: Container, image: ImageConfig) -> tuple[str, ...]:
+    """As in a Pod: a command hides both ENTRYPOINT and CMD, args alone hide only CMD."""
+    if container.command:
+        return (*container.command, *container.args)
+    words = (*image.entrypoint, *(container.args or image.cmd))
+    if not words:
+        raise InvalidInput(
+            "the image has neither ENTRYPOINT nor CMD",
+            reason=Reason.INVALID_IMAGE,
+            hint="set spec.container.command",
+        )
+    return words
+
+
+def environment(
+    image: ImageConfig, *, env: Mapping[str, str], hostname: str, home: str
+) -> dict[str, str]:
+    """The image's variables, hidden by the container's, whose $(NAME) mean earlier ones."""
+    variables = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname, "HOME": home}
+    variables |= dict(entry.partition("=")[::2] for entry in image.env)
+    for name, value in env.items():
+        variables[name] = expand(value, variables=variables)
+    return variables
+
+
+def expand(text: str, *, variables: Mapping[str, str]) -> str:
+    """As in a Pod: $(NAME) is replaced, an unknown one stays as it is, $$ is a dollar sign."""
+
+    def replaced(match: re.Match[str]) -> str:
+        return "$" if match[1] == "$" else variables.get(match[2], match[0])
+
+    return _REFERENCE.sub(replaced, text)
+
+
+def capabilities(context: SecurityContext, *, host: Host) -> tuple[str, ...]:
+    """drop first, then add; ALL means what the agent has, since it cannot give more."""
+    drop, add = set(context.capabilities.drop), set(context.capabilities.add)
+    kept = set() if ALL in drop else set(DEFAULT_CAPABILITIES) - drop
+    added = host.capabilities - drop if ALL in add else add
+    return tuple(sorted(kept | added))
+
+
+def resources(container: Container) -> oci.Resources:
+    limits, requests = container.resources.limits, container.resources.requests
+    return oci.Resources(
+        devices=(oci.DeviceRule(allow=False),),  # runc adds null, zero, random, tty and the like
+        memory=None if limits.memory is None else oci.Memory(limit=bytes_of(limits.memory)),
+        cpu=_cpu(limits.cpu, request=requests.cpu),
+        pids=None if limits.pids is None else oci.Pids(limit=bytes_of(limits.pids)),
+    )
+
+
+def _cpu(limit: str | int | None, *, request: str | int | None) -> oci.Cpu | None:
+    wanted = limit if request is None else request
+    if wanted is None:
+        return None
+    shares = max(MINIMUM_SHARES, millicores_of(wanted) * 1024 // 1000)
+    if limit is None:
+        return oci.Cpu(shares=shares)
+    quota = max(MINIMUM_QUOTA_MICROSECONDS, millicores_of(limit) * CPU_PERIOD_MICROSECONDS // 1000)
+    return oci.Cpu(shares=shares, quota=quota, period=CPU_PERIOD_MICROSECONDS)
+
+
+def _namespaces(container_id: str, *, layout: Layout) -> tuple[oci.Namespace, ...]:
+    """The network one is made by the agent, so that it can be held before a restore."""
+    network = oci.Namespace(type="network", path=str(layout.netns(container_id)))
+    return (*(oci.Namespace(type=kind) for kind in ("pid", "ipc", "uts", "mount")), network)
+
+
+def _system_mounts(container_id: str, *, layout: Layout) -> tuple[oci.Mount, ...]:
+    etc = layout.etc(container_id)
+    plain = ("nosuid", "noexec", "nodev")
+    files = (
+        Bind(etc / name, destination=f"/etc/{name}")
+        for name in ("hosts", "hostname", "resolv.conf")
+    )
+    return (
+        oci.Mount(destination="/proc", type="proc", source="proc", options=plain),
+        oci.Mount(
+            destination="/dev", type="tmpfs", source="tmpfs",
+            options=("nosuid", "strictatime", "mode=755", "size=65536k"),
+        ),
+        oci.Mount(
+            destination="/dev/pts", type="devpts", source="devpts",
+            options=("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+        ),
+        _bind_mount(Bind(layout.shm(container_id), destination="/dev/shm")),  # noqa: S108
+        oci.Mount(destination="/dev/mqueue", type="mqueue", source="mqueue", options=plain),
+        oci.Mount(destination="/sys", type="sysfs", source="sysfs", options=(*plain, "ro")),
+        *map(_bind_mount, files),
+    )  # fmt: skip
+
+
+def _bind_mount(bind: Bind) -> oci.Mount:
+    options = ("bind", "rprivate", "ro" if bind.read_only else "rw")
+    return oci.Mount(
+        destination=bind.destination, type="bind", source=str(bind.source), options=options
+    )

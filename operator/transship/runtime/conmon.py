@@ -1,0 +1,178 @@
+"""conmon: the small process that supervises each container, and lives on without the agent.
+
+It holds the other ends of the container's pipes, writes its log, and leaves its exit code in a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from transship.api.reasons import Reason
+from transship.common.errors import DeadlineExceeded, TransshipError
+from transship.common.processes import run
+from transship.runtime import cgroups
+from transship.runtime.layout import Layout
+
+START_TIMEOUT_SECONDS = 60.0
+# At this size conmon begins the file anew and what was in it is gone: there is one file only.
+LOG_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Console:
+    """How the container's standard streams are connected."""
+
+    terminal: bool = False
+    stdin: bool = False
+
+
+class _Answer(BaseModel):
+    """What conmon writes to its sync pipe: the container's pid, or -1 and runc's words."""
+
+    data: int
+    message: str = ""
+
+
+def arguments(
+    layout: Layout, *, container_id: str, console: Console, extra: Sequence[str] = ()
+) -> list[str]:
+    """The command line, for `runc create`; with --restore and its options in extra, for a restore."""
+    words = [
+        "conmon", "--api-version", "1", "-c", container_id, "-u", container_id, "-n", container_id,
+        "-r", _runc(), f"--runtime-arg=--root={layout.runc_root}",
+        "-b", layout.bundle(container_id), "-p", layout.pidfile(container_id),
+        "-P", layout.conmon_pidfile(container_id),
+        "-l", f"k8s-file:{layout.log(container_id)}", "--log-size-max", LOG_BYTES,
+        "--exit-dir", layout.exits, "--socket-dir-path", layout.sockets,
+        "-0", layout.persist(container_id), "--full-attach",
+    ]  # fmt: skip
+    flags = [flag for flag, on in (("-t", console.terminal), ("-i", console.stdin)) if on]
+    return [*map(str, words), *flags, *extra]
+
+
+def _runc() -> str:
+    """conmon wants a path; /usr/sbin may be missing in a service's PATH."""
+    return shutil.which("runc") or "/usr/sbin/runc"
+
+
+def make_directories(layout: Layout, *, container_id: str) -> None:
+    """Without its socket directory conmon may end with 0 and start nothing."""
+    for path in (layout.exits, layout.sockets, layout.runc_root, layout.persist(container_id)):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+async def launch(
+    layout: Layout,
+    *,
+    container_id: str,
+    console: Console,
+    extra: Sequence[str] = (),
+    timeout_seconds: float = START_TIMEOUT_SECONDS,
+) -> int:
+    """Start a conmon and with it the container (created, or restored); return the container's pid.
+
+    conmon forks away at once, into a session of its own; only what it says on the sync pipe counts.
+    """
+    make_directories(layout, container_id=container_id)
+    forget(layout, container_id=container_id)
+    words = arguments(layout, container_id=container_id, console=console, extra=extra)
+    receiving, sending = os.pipe()
+    try:
+        environment = {**os.environ, "_OCI_SYNCPIPE": str(sending)}
+        await run(words, env=environment, pass_fds=[sending], timeout_seconds=timeout_seconds)
+    except BaseException:
+        os.close(receiving)
+        raise
+    finally:
+        os.close(sending)
+    _leave_agent(layout, container_id=container_id)
+    return _pid_in(await _last_line(receiving, timeout_seconds=timeout_seconds))
+
+
+async def _last_line(descriptor: int, *, timeout_seconds: float) -> bytes:
+    loop = asyncio.get_running_loop()
+    stream = asyncio.StreamReader()
+    file = os.fdopen(descriptor, "rb", buffering=0)
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), file)
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            return await stream.readline()
+    except TimeoutError as e:
+        raise DeadlineExceeded(f"starting a container: not done in {timeout_seconds:g} s") from e
+    finally:
+        transport.close()
+
+
+def _pid_in(line: bytes) -> int:
+    try:
+        answer = _Answer.model_validate_json(line)
+    except ValidationError as e:
+        raise TransshipError(
+            f"starting a container: conmon ended without an answer ({line!r})",
+            reason=Reason.CONTAINER_START_FAILED,
+        ) from e
+    if answer.data <= 0:
+        raise TransshipError(
+            f"starting a container: {answer.message.strip() or 'runc failed'}",
+            reason=Reason.CONTAINER_START_FAILED,
+            hint=Reason.CONTAINER_START_FAILED.hint,
+        )
+    return answer.data
+
+
+def _leave_agent(layout: Layout, *, container_id: str) -> None:
+    """Out of the agent's cgroup: whoever ends a service ends what is in its cgroup."""
+    hierarchies = cgroups.detect()
+    cgroups.create(hierarchies, layout.conmon_cgroup)
+    with contextlib.suppress(ProcessLookupError):
+        cgroups.enter(hierarchies, layout.conmon_cgroup, pid=conmon_pid(layout, container_id))
+
+
+def conmon_pid(layout: Layout, container_id: str) -> int:
+    """Raises ProcessLookupError when there is none."""
+    try:
+        return int(layout.conmon_pidfile(container_id).read_text())
+    except FileNotFoundError as e:
+        raise ProcessLookupError from e
+
+
+def forget(layout: Layout, *, container_id: str) -> None:
+    """Delete what an earlier run of the container left behind."""
+    bundle, persist = layout.bundle(container_id), layout.persist(container_id)
+    for path in (
+        layout.exits / container_id, persist / "exit", persist / "oom", bundle / "oom",
+        bundle / "attach", bundle / "ctl", bundle / "winsz",
+        layout.pidfile(container_id), layout.conmon_pidfile(container_id),
+    ):  # fmt: skip
+        path.unlink(missing_ok=True)
+
+
+def alive(layout: Layout, container_id: str) -> bool:
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+        comm = Path(f"/proc/{conmon_pid(layout, container_id)}/comm").read_text()
+        return comm.strip() == "conmon"
+    return False
+
+
+def exit_code(layout: Layout, container_id: str) -> int | None:
+    """128 and the signal's number when a signal ended it."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return int((layout.exits / container_id).read_text())
+    return None
+
+
+def oom_killed(layout: Layout, container_id: str) -> bool:
+    return (layout.persist(container_id) / "oom").exists()
+
+
+def attach_socket(layout: Layout, container_id: str) -> Path:
+    """A SOCK_SEQPACKET socket: what is sent goes to stdin, what comes begins with 1 byte, the stream."""
+    return layout.bundle(container_id) / "attach"

@@ -1,0 +1,308 @@
+"""The containers of a node as processes: start, stop, watch, remove.
+
+The agent's one door to this package, apart from dump and restore. It decides nothing: what should
+run is the agent's to know. Calls about one container must not overlap; the agent sees to that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal as signals
+import time
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+
+from loguru import logger
+
+from transship.api.reasons import Reason
+from transship.common.errors import DeadlineExceeded, NotFound, TransshipError
+from transship.runtime import cgroups, conmon, exits, mounts, orders, rootfs, volumes
+from transship.runtime.cgroups import Usage
+from transship.runtime.images import ImageStore
+from transship.runtime.layout import Layout
+from transship.runtime.orders import Order, Prepared
+from transship.runtime.runc import Executed, Runc, Status, start_ticks
+
+KILL_TIMEOUT_SECONDS = 30.0  # a task in the kernel (a dead NFS server) does not die at once
+EXIT_FILE_TIMEOUT_SECONDS = 10.0  # conmon drains the pipes first
+
+# What moves with a container: names below Layout.container(id).
+TREES = ("upper", "etc", "volumes", "shm")
+
+
+class State(StrEnum):
+    """created: set up, but its program was not started (a start that was cut short)."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the kernel and conmon's files say. started_at is of the process: a restore makes a new one.
+
+    exit_code is None for a stopped container whose conmon was killed before it could tell.
+    """
+
+    state: State
+    pid: int | None = None
+    started_at: datetime | None = None
+    exit_code: int | None = None
+    exited_at: datetime | None = None
+    oom_killed: bool = False
+
+
+@dataclass(frozen=True)
+class Started:
+    pid: int
+
+
+class Runtime:
+    def __init__(self, layout: Layout, *, images: ImageStore) -> None:
+        self.layout = layout
+        self.images = images
+        self.runc = Runc(layout.runc_root)
+        self._executions = itertools.count()
+
+    @cached_property
+    def hierarchies(self) -> cgroups.Hierarchies:
+        return cgroups.detect()
+
+    @cached_property
+    def overlay_features(self) -> str:
+        return rootfs.features(self.layout.state_dir / "overlay-trial")
+
+    # Setting up.
+
+    async def prepare(self, order: Order) -> Prepared:
+        """Image, volumes, bundle: all but the overlay and the network namespace. Can be repeated."""
+        image = await self.images.pull(order.container.image, digest=order.digest)
+        return await orders.write(order, image=image, layout=self.layout)
+
+    def mount(self, container_id: str) -> None:
+        """Mount the root file system (1 ms). On a target: after the last file has arrived."""
+        rootfs.mount(self._overlay(container_id), features=self.overlay_features)
+
+    def unmount(self, container_id: str) -> None:
+        rootfs.unmount(self._overlay(container_id))
+
+    def _overlay(self, container_id: str) -> rootfs.Overlay:
+        digest = orders.load(self.layout, container_id).digest
+        image = self.images.find(digest)
+        if image is None:
+            raise NotFound(f"the image {digest} is not on this node any more")
+        return orders.overlay(self.layout, container_id=container_id, image_rootfs=image.rootfs)
+
+    async def create_and_start(self, order: Order) -> Started:
+        await self.prepare(order)
+        return await self.start(order.id)
+
+    async def start(self, container_id: str) -> Started:
+        """Start what was prepared, anew if it has ended; one that runs is left alone."""
+        seen = self.inspect(container_id)
+        if seen.state is State.RUNNING and seen.pid is not None:
+            return Started(seen.pid)
+        prepared = orders.load(self.layout, container_id)
+        await self._clear(container_id)
+        cgroups.create(self.hierarchies, self.layout.cgroup_parent)
+        volumes.renew_shm(self.layout.shm(container_id))
+        self.mount(container_id)
+        try:
+            pid = await conmon.launch(
+                self.layout, container_id=container_id, console=prepared.console
+            )
+            await self.runc.start(container_id)
+        except TransshipError as e:
+            await self._clear(container_id)
+            raise _start_failed(e) from e
+        logger.bind(container=container_id, pid=pid).info("container started")
+        return Started(pid)
+
+    def discard_changes(self, container_id: str) -> None:
+        """Give a stopped container its image's files again; volumes keep what they have."""
+        self.unmount(container_id)
+        rootfs.discard_changes(self._overlay(container_id))
+
+    # Ending.
+
+    async def stop(
+        self, container_id: str, *, grace_seconds: float, signal: str | None = None
+    ) -> Observed:
+        """Ask it to end (by its own stop signal unless one is given), then make it."""
+        seen = self.inspect(container_id)
+        if seen.state not in (State.RUNNING, State.CREATED) or seen.pid is None:
+            return seen
+        wanted = _signal_number(signal or orders.load(self.layout, container_id).stop_signal)
+        with _pidfd(seen.pid) as process:
+            _send(process, wanted)
+            cgroups.thaw(self.hierarchies, self.layout.cgroup(container_id))
+            if not await _ended(process, timeout_seconds=grace_seconds):
+                await self._kill(container_id, process=process)
+        await self._exit_file(container_id)
+        logger.bind(container=container_id).info("container stopped")
+        return self.inspect(container_id)
+
+    async def destroy(self, container_id: str) -> None:
+        """End it at once; a frozen, stopped or half restored copy does not run on for that."""
+        seen = self.inspect(container_id)
+        with _pidfd(seen.pid if seen.state is not State.STOPPED else None) as process:
+            await self._kill(container_id, process=process)
+        await self._exit_file(container_id)
+        await self._clear(container_id)
+
+    async def _kill(self, container_id: str, *, process: int | None) -> None:
+        cgroups.kill(self.hierarchies, self.layout.cgroup(container_id))
+        _send(process, signals.SIGKILL)
+        if not await _ended(process, timeout_seconds=KILL_TIMEOUT_SECONDS):
+            raise DeadlineExceeded(
+                f"killing the container {container_id}: not gone in {KILL_TIMEOUT_SECONDS:g} s"
+            )
+
+    async def _exit_file(self, container_id: str) -> None:
+        try:
+            async with asyncio.timeout(EXIT_FILE_TIMEOUT_SECONDS):
+                await exits.written(self.layout, container_id)
+        except TimeoutError:
+            logger.bind(container=container_id).warning("conmon left no exit code")
+
+    async def _clear(self, container_id: str) -> None:
+        """Forget an earlier run, of this boot or of another: runc's record, a cgroup left frozen."""
+        cgroups.kill(self.hierarchies, self.layout.cgroup(container_id))
+        if self.runc.state(container_id).status is not Status.ABSENT:
+            await self.runc.delete(container_id)
+        conmon.forget(self.layout, container_id=container_id)
+
+    async def remove(self, container_id: str) -> None:
+        """End it, unmount and delete everything of it; half a container too, and none at all."""
+        await self.destroy(container_id)
+        layout = self.layout
+        merged = layout.rootfs(container_id)
+        foreign = (layout.images(container_id), layout.runc_root / container_id)
+        for point in (point for path in foreign for point in mounts.mounts_below(path)):
+            mounts.unmount(point)  # CRIU leaves some behind when a restore fails
+        mounts.unmount(merged)
+        await volumes.withdraw(container_id=container_id, layout=layout)
+        for path in (layout.container(container_id), layout.persist(container_id), *foreign):
+            await asyncio.to_thread(mounts.remove_tree, path)
+        cgroups.remove(self.hierarchies, layout.cgroup(container_id))
+        logger.bind(container=container_id).info("container removed")
+
+    async def prune_images(self, *, in_use: Collection[str] = ()) -> tuple[str, ...]:
+        """Delete images that no container on this node was made from (and none `in_use` names)."""
+        own = [orders.load(self.layout, name).digest for name in self.containers()]
+        return await self.images.prune({*own, *in_use})
+
+    # Looking.
+
+    def containers(self) -> tuple[str, ...]:
+        """The ids of all that were prepared here."""
+        found = self.layout.all_containers.glob("*/prepared.json")
+        return tuple(sorted(path.parent.name for path in found))
+
+    def inspect(self, container_id: str) -> Observed:
+        """Reads a few files: less than a millisecond, and always the truth of now."""
+        seen = self.runc.state(container_id)
+        state = State(seen.status.value)
+        if state is State.STOPPED or state is State.ABSENT:
+            return _observed_end(state, exits.find(self.layout, container_id))
+        return Observed(state, pid=seen.pid, started_at=_started_at(seen.pid))
+
+    def watch_exits(self) -> AsyncIterator[exits.Exit]:
+        """Each exit once: first those of before, then each as it comes."""
+        return exits.watch(self.layout)
+
+    def usage(self, container_id: str) -> Usage | None:
+        return cgroups.usage(self.hierarchies, self.layout.cgroup(container_id))
+
+    async def execute(
+        self, container_id: str, argv: Sequence[str], *, timeout_seconds: float
+    ) -> Executed:
+        """Run a command in the container. None may run while it is dumped."""
+        pidfile = self.layout.persist(container_id) / f"exec-{next(self._executions)}"
+        return await self.runc.execute(
+            container_id, argv, pidfile=pidfile, timeout_seconds=timeout_seconds
+        )
+
+
+def _observed_end(state: State, ended: exits.Exit | None) -> Observed:
+    if ended is None:
+        return Observed(state)
+    return Observed(state, exit_code=ended.code, exited_at=ended.time, oom_killed=ended.oom_killed)
+
+
+def _started_at(pid: int | None) -> datetime | None:
+    ticks = None if pid is None else start_ticks(pid)
+    if ticks is None:
+        return None
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return datetime.fromtimestamp(booted + ticks / os.sysconf("SC_CLK_TCK"), UTC)
+
+
+def _start_failed(cause: TransshipError) -> TransshipError:
+    if cause.reason == Reason.CONTAINER_START_FAILED:
+        return cause
+    return TransshipError(
+        f"starting a container: {cause}",
+        reason=Reason.CONTAINER_START_FAILED,
+        hint=Reason.CONTAINER_START_FAILED.hint,
+    )
+
+
+def _signal_number(name: str) -> int:
+    """SIGTERM, TERM, 15, SIGRTMIN+3: whatever images and users write."""
+    word = name.upper().removeprefix("SIG")
+    if word.isdigit():
+        return int(word)
+    base, _, offset = word.partition("+")
+    known = signals.Signals.__members__.get(f"SIG{base}")
+    return (known or signals.SIGTERM) + int(offset or 0)
+
+
+@contextmanager
+def _pidfd(pid: int | None) -> Iterator[int | None]:
+    """A handle on a process, which cannot come to mean another one; None when there is none."""
+    descriptor = None
+    try:
+        descriptor = None if pid is None else os.pidfd_open(pid)
+    except ProcessLookupError:
+        descriptor = None
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _send(process: int | None, number: int) -> None:
+    if process is not None:
+        try:
+            signals.pidfd_send_signal(process, number)
+        except ProcessLookupError:
+            return
+
+
+async def _ended(process: int | None, *, timeout_seconds: float) -> bool:
+    """Wait until a process has ended; a pidfd becomes readable then."""
+    if process is None:
+        return True
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(process, ended.set)
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            await ended.wait()
+    except TimeoutError:
+        return False
+    else:
+        return True
+    finally:
+        loop.remove_reader(process)

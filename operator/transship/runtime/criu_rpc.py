@@ -1,0 +1,224 @@
+"""CRIU's RPC messages as bytes: the few of them that Transship sends and reads. Pure.
+
+The format is protocol buffers; field numbers are those of CRIU's images/rpc.proto. RPC is used
+instead of the command line because only it has orphan pseudo-terminals, reports the port of a page
+server, says in words what failed, and stops at `post-dump` for an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from enum import IntEnum
+from typing import Any
+
+from transship.common.errors import TransshipError
+
+VARINT = 0
+BYTES = 2
+FIXED_SIZES = {1: 8, 5: 4}
+MAXIMUM_SHIFT = 63
+
+
+class Kind(IntEnum):
+    """criu_req_type."""
+
+    DUMP = 1
+    CHECK = 3
+    NOTIFY = 6
+    FEATURE_CHECK = 9
+    VERSION = 10
+    WAIT_PID = 11
+    PAGE_SERVER_CHILD = 12
+
+
+class CgroupMode(IntEnum):
+    IGNORE = 0
+
+
+class NetworkLock(IntEnum):
+    SKIP = 3
+
+
+def numbered(number: int) -> Any:
+    """Give a dataclass's field its number on the wire."""
+    return field(default=None, metadata={"number": number})
+
+
+@dataclass(frozen=True)
+class PageServerInfo:
+    address: str | None = numbered(1)
+    port: int | None = numbered(2)
+    pid: int | None = numbered(3)
+
+
+@dataclass(frozen=True)
+class Features:
+    memory_tracking: bool | None = numbered(1)
+    lazy_pages: bool | None = numbered(2)
+    pidfd_store: bool | None = numbered(3)
+
+
+@dataclass(frozen=True)
+class Options:
+    """criu_opts; None is left out, which is CRIU's own default."""
+
+    images_dir_fd: int | None = numbered(1)
+    pid: int | None = numbered(2)
+    leave_running: bool | None = numbered(3)
+    external_unix_sockets: bool | None = numbered(4)
+    tcp_established: bool | None = numbered(5)
+    file_locks: bool | None = numbered(8)
+    log_level: int | None = numbered(9)
+    log_file: str | None = numbered(10)
+    page_server: PageServerInfo | None = numbered(11)
+    notify_scripts: bool | None = numbered(12)
+    root: str | None = numbered(13)
+    work_dir_fd: int | None = numbered(17)
+    link_remap: bool | None = numbered(18)
+    manage_cgroups: bool | None = numbered(24)
+    cgroup_mode: CgroupMode | None = numbered(34)
+    ghost_limit: int | None = numbered(35)
+    external: tuple[str, ...] | None = numbered(37)
+    freeze_cgroup: str | None = numbered(44)
+    timeout_seconds: int | None = numbered(45)
+    lazy_pages: bool | None = numbered(48)
+    orphan_pts_master: bool | None = numbered(50)
+    tls_ca: str | None = numbered(54)
+    tls_certificate: str | None = numbered(56)
+    tls_key: str | None = numbered(57)
+    tls: bool | None = numbered(58)
+    tls_no_cn_verify: bool | None = numbered(59)
+    network_lock: NetworkLock | None = numbered(64)
+
+
+@dataclass(frozen=True)
+class Request:
+    """criu_req."""
+
+    kind: Kind | None = numbered(1)
+    options: Options | None = numbered(2)
+    notify_success: bool | None = numbered(3)
+    keep_open: bool | None = numbered(4)
+    features: Features | None = numbered(5)
+    pid: int | None = numbered(6)
+
+    def encode(self) -> bytes:
+        return _encode(self)
+
+
+@dataclass(frozen=True)
+class Response:
+    """criu_resp: what of it is read."""
+
+    kind: int
+    success: bool
+    error: str = ""
+    notice: str = ""  # the name of the script that CRIU waits for
+    page_server: PageServerInfo = PageServerInfo()
+    features: Features = Features()
+    version: tuple[int, int, int] = (0, 0, 0)
+    status: int | None = None  # of the process waited for, as wait(2) has it
+
+
+def decode(message: bytes) -> Response:
+    """Read a response. Raises TransshipError when it is none."""
+    try:
+        return _response(_parse(message))
+    except (IndexError, ValueError, AttributeError, TypeError) as e:
+        raise TransshipError("reading CRIU's answer: malformed message") from e
+
+
+Parsed = dict[int, "int | bytes"]
+
+
+def _response(seen: Parsed) -> Response:
+    server, features, version = (_inner(seen, number) for number in (6, 8, 10))
+    return Response(
+        kind=_number(seen, 1),
+        success=bool(_number(seen, 2)),
+        error=_bytes(seen, 9).decode(errors="replace"),
+        notice=_bytes(_inner(seen, 5), 1).decode(),
+        page_server=PageServerInfo(port=_number(server, 2) & 0xFFFF, pid=_number(server, 3)),
+        features=Features(*(bool(_number(features, number)) for number in (1, 2, 3))),
+        version=(_number(version, 1), _number(version, 2), _number(version, 4)),
+        status=_number(seen, 11) if 11 in seen else None,
+    )
+
+
+def _number(seen: Parsed, number: int) -> int:
+    value = seen.get(number, 0)
+    if isinstance(value, bytes):
+        raise ValueError(number)
+    return value
+
+
+def _bytes(seen: Parsed, number: int) -> bytes:
+    value = seen.get(number, b"")
+    if isinstance(value, int):
+        raise ValueError(number)  # noqa: TRY004 - the caller wants one kind of error
+    return value
+
+
+def _inner(seen: Parsed, number: int) -> Parsed:
+    return _parse(_bytes(seen, number))
+
+
+def _encode(message: Any) -> bytes:
+    return b"".join(_fields(message))
+
+
+def _fields(message: Any) -> Iterator[bytes]:
+    for entry in fields(message):
+        value = getattr(message, entry.name)
+        if value is None:
+            continue
+        number = entry.metadata["number"]
+        for one in value if isinstance(value, tuple) else (value,):
+            yield _field(number, one)
+
+
+def _field(number: int, value: Any) -> bytes:
+    if isinstance(value, int):  # bool and IntEnum too
+        return _varint(number << 3 | VARINT) + _varint(value)
+    body = value.encode() if isinstance(value, str) else _encode(value)
+    return _varint(number << 3 | BYTES) + _varint(len(body)) + body
+
+
+def _varint(value: int) -> bytes:
+    value &= (1 << 64) - 1  # a negative int32 goes as ten bytes
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _parse(message: bytes) -> Parsed:
+    seen: Parsed = {}
+    at = 0
+    while at < len(message):
+        tag, at = _read_varint(message, at)
+        number, wire = tag >> 3, tag & 7
+        if wire == VARINT:
+            seen[number], at = _read_varint(message, at)
+            continue
+        size, at = _read_varint(message, at) if wire == BYTES else (FIXED_SIZES.get(wire, -1), at)
+        if size < 0 or at + size > len(message):
+            raise ValueError(wire)
+        seen[number] = message[at : at + size]
+        at += size
+    return seen
+
+
+def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+        if shift > MAXIMUM_SHIFT:
+            raise ValueError(shift)

@@ -1,0 +1,150 @@
+"""From an order to a bundle on the disk: everything of a container but its processes.
+
+The same order gives the same bundle on every node; the target of a migration makes it while the
+container still runs on the source.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from transship.api.container import Container
+from transship.common.errors import NotFound
+from transship.runtime import bundle, devices, host, mounts, users, volumes
+from transship.runtime.conmon import Console
+from transship.runtime.images import Image
+from transship.runtime.layout import Layout
+from transship.runtime.rootfs import Overlay
+from transship.runtime.users import Accounts
+from transship.runtime.volumes import OrderedVolume
+
+DEFAULT_STOP_SIGNAL = "SIGTERM"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to run. Every variable has a plain value; configMaps and secrets bring their files.
+
+    digest, when set, is what the image's tag meant when the container was first started.
+    """
+
+    id: str
+    name: str
+    container: Container
+    volumes: tuple[OrderedVolume, ...] = ()
+    addresses: tuple[str, ...] = ()
+    digest: str | None = None
+
+    @property
+    def hostname(self) -> str:
+        return self.container.hostname or self.name[:63].rstrip(".-")
+
+
+class Prepared(BaseModel):
+    """What is kept beside the bundle: enough to start and stop the container without the order."""
+
+    model_config = ConfigDict(frozen=True)
+
+    digest: str
+    stop_signal: str
+    terminal: bool
+    stdin: bool
+
+    @property
+    def console(self) -> Console:
+        return Console(terminal=self.terminal, stdin=self.stdin)
+
+
+def overlay(layout: Layout, *, container_id: str, image_rootfs: Path) -> Overlay:
+    return Overlay(
+        lower=image_rootfs,
+        upper=layout.upper(container_id),
+        work=layout.work(container_id),
+        merged=layout.rootfs(container_id),
+    )
+
+
+def load(layout: Layout, container_id: str) -> Prepared:
+    """Raises NotFound for a container that was not prepared."""
+    try:
+        return Prepared.model_validate_json(_prepared(layout, container_id).read_bytes())
+    except FileNotFoundError as e:
+        raise NotFound(f"the container {container_id} is not prepared on this node") from e
+
+
+async def write(order: Order, *, image: Image, layout: Layout) -> Prepared:
+    """Make directories, volumes and bundle. Doing it again changes nothing that a container wrote."""
+    overlay(layout, container_id=order.id, image_rootfs=image.rootfs).make_directories()
+    layout.volumes(order.id).mkdir(exist_ok=True)
+    devices.make(layout.devices(order.id))
+    _write_etc(order, path=layout.etc(order.id))
+    paths = await volumes.provide(order.volumes, container_id=order.id, layout=layout)
+    _replace(layout.bundle(order.id) / "config.json", _spec(order, image, paths, layout).text())
+    prepared = Prepared(
+        digest=image.digest,
+        stop_signal=order.container.stop_signal or image.config.stop_signal or DEFAULT_STOP_SIGNAL,
+        terminal=order.container.tty,
+        stdin=order.container.stdin,
+    )
+    _replace(_prepared(layout, order.id), prepared.model_dump_json())
+    return prepared
+
+
+def _prepared(layout: Layout, container_id: str) -> Path:
+    return layout.container(container_id) / "prepared.json"
+
+
+def _spec(order: Order, image: Image, paths: dict[str, Path], layout: Layout) -> bundle.oci.Spec:
+    container = order.container
+    accounts = Accounts(
+        passwd=_text(image.rootfs, "etc/passwd"), group=_text(image.rootfs, "etc/group")
+    )
+    writable = frozenset(
+        one.volume.name for one in order.volumes if not (one.volume.config_map or one.volume.secret)
+    )
+    return bundle.runtime_spec(
+        container,
+        image.config,
+        container_id=order.id,
+        hostname=order.hostname,
+        env={entry.name: entry.value or "" for entry in container.env},
+        identity=users.resolve(
+            image.config.user, context=container.security_context, accounts=accounts
+        ),
+        binds=volumes.binds(container.volume_mounts, volumes=paths, writable=writable),
+        layout=layout,
+        host=host.this_host(),
+    )
+
+
+def _text(root: Path, name: str) -> str:
+    path = mounts.inside(root, name)
+    return path.read_text(errors="replace") if path.is_file() else ""
+
+
+def _write_etc(order: Order, *, path: Path) -> None:
+    """Files, since each is mounted by itself; those that are there are the container's by now."""
+    path.mkdir(exist_ok=True)
+    contents = {
+        "hostname": f"{order.hostname}\n".encode(),
+        "hosts": hosts(order).encode(),
+        "resolv.conf": host.name_servers(),
+    }
+    for name, content in contents.items():
+        if not (path / name).exists():
+            (path / name).write_bytes(content)
+
+
+def hosts(order: Order) -> str:
+    lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
+    lines += [f"{address} {order.hostname}" for address in order.addresses]
+    return "\n".join([*lines, ""])
+
+
+def _replace(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}")
+    draft.write_text(text)
+    draft.replace(path)

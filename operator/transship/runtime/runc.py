@@ -1,0 +1,113 @@
+"""runc: its commands, and its own record of a container."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from transship.common.errors import CommandFailed, DeadlineExceeded
+from transship.common.processes import Finished, run
+
+COMMAND_TIMEOUT_SECONDS = 30.0
+_STARTTIME = 22 - 3  # field 22 of /proc/PID/stat, counted from the state, which is field 3
+
+
+class Status(StrEnum):
+    CREATED = "created"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class RuncState:
+    """pid is the container's process 1, also of one that has ended."""
+
+    status: Status
+    pid: int | None = None
+
+
+class _Recorded(BaseModel):
+    """The part of runc's state.json that says which process it is about."""
+
+    init_process_pid: int
+    init_process_start: int
+
+
+@dataclass(frozen=True)
+class Executed:
+    """What a command in the container answered: both streams, as they came."""
+
+    status: int
+    output: str
+
+
+class Runc:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def state(self, container_id: str) -> RuncState:
+        """By the file that `runc state` (25 ms) reads too; a frozen container is running."""
+        try:
+            recorded = _Recorded.model_validate_json(
+                (self.root / container_id / "state.json").read_bytes()
+            )
+        except FileNotFoundError:
+            return RuncState(Status.ABSENT)
+        pid = recorded.init_process_pid
+        if start_ticks(pid) != recorded.init_process_start:
+            return RuncState(Status.STOPPED, pid)
+        waiting = (self.root / container_id / "exec.fifo").exists()
+        return RuncState(Status.CREATED if waiting else Status.RUNNING, pid)
+
+    async def start(self, container_id: str) -> None:
+        await self._run(["start", container_id])
+
+    async def kill(self, container_id: str, *, signal: str) -> None:
+        await self._run(["kill", container_id, signal])
+
+    async def delete(self, container_id: str) -> None:
+        """Also of a container that runs, or that runc does not know."""
+        await self._run(["delete", "--force", container_id])
+
+    async def execute(
+        self, container_id: str, argv: Sequence[str], *, pidfile: Path, timeout_seconds: float
+    ) -> Executed:
+        """Run a command in the container, as its user and with its environment.
+
+        Past the deadline the command is killed, not only runc: its child would stay in the
+        container, with pipes to the node that no dump can take.
+        """
+        words = ["exec", "--pid-file", str(pidfile), container_id, *argv]
+        try:
+            done = await self._run(words, timeout_seconds=timeout_seconds)
+        except CommandFailed as e:
+            return Executed(e.status, e.output)
+        except DeadlineExceeded:
+            with contextlib.suppress(OSError, ValueError):
+                os.kill(int(pidfile.read_text()), 9)
+            raise
+        finally:
+            pidfile.unlink(missing_ok=True)
+        return Executed(0, done.stdout + done.stderr)
+
+    async def _run(
+        self, words: Sequence[str], *, timeout_seconds: float = COMMAND_TIMEOUT_SECONDS
+    ) -> Finished:
+        return await run(["runc", "--root", self.root, *words], timeout_seconds=timeout_seconds)
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process started, in clock ticks since the boot; None for one that is gone or a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(")")[2].split()  # the name may hold spaces and brackets
+    return None if fields[0] in "ZX" else int(fields[_STARTTIME])

@@ -1,0 +1,194 @@
+"""Volumes on the node: each becomes a directory that is bind-mounted into the container.
+
+What moves with a container lies below its own volumes directory (emptyDir, and configMap and secret
+as they were at the start); what does not (hostPath, nfs) lies elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transship.api.container import EmptyDir, EmptyDirMedium, NfsVolume, Volume, VolumeMount
+from transship.api.quantity import bytes_of
+from transship.api.reasons import Reason
+from transship.common.errors import InvalidInput, TransshipError
+from transship.common.processes import run
+from transship.runtime import mounts
+from transship.runtime.layout import Layout
+
+MOUNT_TIMEOUT_SECONDS = 30.0  # a server that does not answer
+SHM_BYTES = 64 << 20  # Docker's default
+
+
+@dataclass(frozen=True)
+class Bind:
+    """One bind mount of the container."""
+
+    source: Path
+    destination: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class VolumeFile:
+    """A file of a configMap or secret volume."""
+
+    path: str
+    content: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True)
+class OrderedVolume:
+    volume: Volume
+    files: tuple[VolumeFile, ...] = ()
+
+
+async def provide(
+    ordered: Sequence[OrderedVolume], *, container_id: str, layout: Layout
+) -> dict[str, Path]:
+    """Make every volume's directory and mount what has to be; volumes that are there stay."""
+    _shm(layout.shm(container_id))
+    return {
+        one.volume.name: await _provide(one, container_id=container_id, layout=layout)
+        for one in ordered
+    }
+
+
+def _shm(path: Path) -> None:
+    _tmpfs(path, options=f"mode=1777,size={SHM_BYTES}")
+
+
+def renew_shm(path: Path) -> None:
+    """Empty, as for every new start."""
+    mounts.unmount(path)
+    _shm(path)
+
+
+async def _provide(ordered: OrderedVolume, *, container_id: str, layout: Layout) -> Path:
+    volume = ordered.volume
+    path = layout.volumes(container_id) / volume.name
+    if volume.host_path is not None:
+        return _host_path(Path(volume.host_path.path))
+    if volume.nfs is not None:
+        return await _nfs(volume.nfs, path=layout.shares(container_id) / volume.name)
+    if volume.empty_dir is not None:
+        return _empty_dir(volume.empty_dir, path=path)
+    if volume.secret is not None:
+        _tmpfs(path, options="mode=755")  # never on a disk
+    path.mkdir(parents=True, exist_ok=True)
+    for file in ordered.files:
+        _write(file, root=path)
+    return path
+
+
+def _host_path(path: Path) -> Path:
+    if not path.exists():
+        raise InvalidInput(
+            f"hostPath {path} does not exist on this node", reason=Reason.HOST_PATH_NOT_FOUND
+        )
+    return path
+
+
+def _empty_dir(empty: EmptyDir, *, path: Path) -> Path:
+    if empty.medium == EmptyDirMedium.MEMORY:
+        size = "" if empty.size_limit is None else f",size={bytes_of(empty.size_limit)}"
+        _tmpfs(path, options=f"mode=777{size}")
+    elif not path.exists():
+        path.mkdir(parents=True)
+        path.chmod(0o777)  # as in a Pod: any user of the container may write
+    return path
+
+
+def _tmpfs(path: Path, *, options: str) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    if mounts.is_mount_point(path):
+        return
+    try:
+        mounts.mount(
+            "tmpfs", path, kind="tmpfs", flags=mounts.MS_NOSUID | mounts.MS_NODEV, options=options
+        )
+    except OSError as e:
+        raise TransshipError(
+            f"mounting a tmpfs on {path}: {e.strerror}", reason=Reason.VOLUME_MOUNT_FAILED
+        ) from e
+
+
+async def _nfs(volume: NfsVolume, *, path: Path) -> Path:
+    if shutil.which("mount.nfs") is None:
+        raise TransshipError(
+            "an nfs volume needs mount.nfs, which this node does not have",
+            reason=Reason.VOLUME_MOUNT_FAILED,
+            hint="install nfs-common (Debian) or nfs-utils on the node",
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    if not mounts.is_mount_point(path):
+        source = f"{volume.server}:{volume.path}"
+        try:
+            await run(["mount", "-t", "nfs", source, path], timeout_seconds=MOUNT_TIMEOUT_SECONDS)
+        except TransshipError as e:
+            raise TransshipError(
+                f"mounting {source}: {e}", reason=Reason.VOLUME_MOUNT_FAILED
+            ) from e
+    return path
+
+
+def _write(file: VolumeFile, *, root: Path) -> None:
+    path = root / file.path
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise InvalidInput(f"the file {file.path!r} would lie outside its volume")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(file.content)
+    path.chmod(file.mode)
+
+
+def binds(
+    wanted: Sequence[VolumeMount], *, volumes: Mapping[str, Path], writable: frozenset[str]
+) -> tuple[Bind, ...]:
+    """The container's volumeMounts. Volumes not named writable (configMap, secret) are read-only."""
+    return tuple(
+        Bind(
+            _below(_named(mount, volumes=volumes), sub_path=mount.sub_path),
+            destination=mount.mount_path,
+            read_only=mount.read_only or mount.name not in writable,
+        )
+        for mount in wanted
+    )
+
+
+def _named(mount: VolumeMount, *, volumes: Mapping[str, Path]) -> Path:
+    if mount.name not in volumes:
+        raise InvalidInput(
+            f"spec.container.volumeMounts names the volume {mount.name!r}",
+            hint=f"spec.volumes has: {', '.join(sorted(volumes)) or 'none'}",
+        )
+    return volumes[mount.name]
+
+
+def _below(root: Path, *, sub_path: str | None) -> Path:
+    """A subPath that does not exist is made, as in a Pod; the container's own links are not
+    followed out of the volume.
+    """
+    if not sub_path:
+        return root
+    path = mounts.inside(root, sub_path)
+    if not path.exists():
+        path.mkdir(parents=True)
+    return path
+
+
+async def withdraw(*, container_id: str, layout: Layout) -> None:
+    """Unmount everything that provide mounted; leaves the directories."""
+    own = (layout.volumes(container_id), layout.shm(container_id))
+    for point in (point for path in own for point in mounts.mounts_below(path)):
+        mounts.unmount(point)
+    for point in mounts.mounts_below(layout.shares(container_id)):
+        # in a child process with a deadline: a server that is gone would stop the agent's thread
+        await run(["umount", point], timeout_seconds=MOUNT_TIMEOUT_SECONDS)
+    with contextlib.suppress(FileNotFoundError):
+        for share in layout.shares(container_id).iterdir():
+            share.rmdir()

@@ -1,0 +1,161 @@
+"""What a user of the lab does and sees: kubectl, clients, faults. Waits for conditions only."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transship.common.processes import run_blocking
+from transship.lab import faults
+from transship.lab.counter_client import CounterClient
+from transship.lab.nodes import enter_words
+from transship.lab.state import LabState, lab_dir, load_state
+
+TIMEOUT_SECONDS = 90.0
+POLL_SECONDS = 0.05
+
+
+class World:
+    """One lab, seen from outside."""
+
+    def __init__(self, lab: LabState, *, kubectl: Path) -> None:
+        self.lab = lab
+        self._kubectl = kubectl
+        self._directory = lab_dir(lab.name)
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        argv = [self._kubectl, "--kubeconfig", self.lab.kubeconfig, *arguments]
+        return run_blocking(argv, stdin=None if stdin is None else stdin.encode()).stdout
+
+    def apply(self, name: str, *, node: str | None = "node-a", **spec: Any) -> None:
+        """Apply a placement; its container is the counter unless spec says otherwise."""
+        container = spec.pop("container", {})
+        body: dict[str, Any] = {
+            "apiVersion": "transship.dev/v1alpha1",
+            "kind": "ContainerPlacement",
+            "metadata": {"name": name},
+            "spec": {"container": {"image": self.image("counter"), **container}, **spec},
+        }
+        if node is not None:
+            body["spec"]["targetNode"] = node
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+
+    def image(self, name: str) -> str:
+        return f"{self.lab.registry}/{name}:1"
+
+    def move(self, name: str, node: str) -> None:
+        """Edit the placement; returns at once."""
+        self.patch(name, {"targetNode": node})
+
+    def patch(self, name: str, spec: dict[str, Any]) -> None:
+        self.kubectl("patch", "placement", name, "--type=merge", "-p", json.dumps({"spec": spec}))
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        return json.loads(self.kubectl("get", kind, name, "-o", "json"))
+
+    def list(self, kind: str) -> list[dict[str, Any]]:
+        return json.loads(self.kubectl("get", kind, "-o", "json"))["items"]
+
+    def status(self, name: str) -> dict[str, Any]:
+        return self.get("placement", name).get("status", {})
+
+    def migrations(self, name: str) -> list[dict[str, Any]]:
+        """Of one placement, oldest first."""
+        found = [m for m in self.list("cmig") if m["spec"]["placementName"] == name]
+        return sorted(found, key=lambda m: (m["spec"]["epoch"], m["spec"].get("attempt", 1)))
+
+    def delete(self, name: str) -> None:
+        self.kubectl("delete", "placement", name, "--wait=false", "--ignore-not-found")
+
+    def await_gone(self, name: str) -> None:
+        self.until(
+            lambda: name not in [p["metadata"]["name"] for p in self.list("placement")],
+            f"{name} is gone",
+        )
+
+    def await_running(self, name: str, *, node: str) -> dict[str, Any]:
+        """Wait until it runs there, settled: Ready, nothing reconciling."""
+
+        def settled() -> bool:
+            status = self.status(name)
+            return (
+                status.get("node") == node
+                and status.get("phase") == "Running"
+                and condition(status, "Ready")["status"] == "True"
+                and condition(status, "Reconciling")["status"] != "True"
+            )
+
+        self.until(settled, f"{name} runs on {node}")
+        return self.status(name)
+
+    def client(self, name: str) -> CounterClient:
+        return CounterClient(self.status(name)["address"])
+
+    def until(
+        self, holds: Callable[[], bool], what: str, *, seconds: float = TIMEOUT_SECONDS
+    ) -> None:
+        deadline = time.monotonic() + seconds
+        while not holds():
+            if time.monotonic() > deadline:
+                seen = self.kubectl("get", "placements,containermigrations", "-A", "-o", "yaml")
+                raise AssertionError(f"not within {seconds:g} s: {what}\n{seen}")
+            time.sleep(POLL_SECONDS)
+
+    def on_node(self, node: str, *command: str) -> str:
+        return run_blocking([*enter_words(self._directory, node), *command]).stdout
+
+    def copies(self, name: str) -> dict[str, int]:
+        """How many processes of the container live on each node, whatever anybody says of them."""
+        uid = self.get("placement", name)["metadata"]["uid"]
+        return {node: len(self.processes(node, uid)) for node in self.lab.nodes}
+
+    def processes(self, node: str, uid: str) -> list[str]:
+        script = f"grep -l {uid} /proc/[0-9]*/cgroup 2>/dev/null || true"
+        return self.on_node(node, "sh", "-c", script).split()
+
+    def await_one_copy(self, name: str, *, node: str) -> None:
+        """Processes there and nowhere else."""
+
+        def alone() -> bool:
+            found = self.copies(name)
+            return found[node] > 0 and sum(found.values()) == found[node]
+
+        self.until(alone, f"{name} has processes on {node} only")
+
+    def leftovers(self, uid: str) -> dict[str, str]:
+        """What is still on the nodes of a container that is gone."""
+        script = (
+            f"ls -d /var/lib/transship/containers/{uid} /var/lib/transship/journal/{uid}.json "
+            f"/run/transship/runc/{uid} /run/transship/netns/{uid} 2>/dev/null; "
+            f"grep {uid} /proc/self/mountinfo; grep -l {uid} /proc/[0-9]*/cgroup 2>/dev/null; true"
+        )
+        found = {node: self.on_node(node, "sh", "-c", script) for node in self.lab.nodes}
+        return {node: text for node, text in found.items() if text.strip()}
+
+    def kill(self, target: str) -> None:
+        faults.kill(self._directory, self._state(), faults.parse_target(target, self.lab))
+
+    def restart(self, target: str) -> None:
+        faults.restart(self._directory, self._state(), faults.parse_target(target, self.lab))
+
+    def partition(self, one: str, other: str) -> None:
+        faults.partition(self._directory, self._state(), one, other)
+
+    def heal(self) -> None:
+        faults.heal(self._directory, self._state())
+
+    def clear(self) -> None:
+        """Delete all placements and wait until they are gone."""
+        self.kubectl("delete", "placements", "--all", "--wait=false")
+        self.until(lambda: not self.list("placement"), "all placements are gone")
+
+    def _state(self) -> LabState:
+        return load_state(self._directory)
+
+
+def condition(status: dict[str, Any], kind: str) -> dict[str, Any]:
+    absent = {"status": "Unknown", "reason": "", "message": ""}
+    return next((c for c in status.get("conditions", []) if c["type"] == kind), absent)

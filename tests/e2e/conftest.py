@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from world import World
@@ -44,3 +44,8 @@ def world(_session_world: World) -> Iterator[World]:
     _session_world.clear()
 
 
+
+
+@pytest.fixture
+def kubectl(world: World) -> Callable[..., str]:
+    return world.kubectl

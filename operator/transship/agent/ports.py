@@ -83,7 +83,7 @@ class Copies(Protocol):
         ...
 
     def mapped(self, container: str) -> frozenset[str]:
-        """Files of the container that its processes can write through a mapping."""
+        """Files, by the container's paths, that its processes can write through a mapping."""
         ...
 
 
@@ -106,8 +106,12 @@ class Bundles(Protocol):
         """The folder whose `trees` move."""
         ...
 
-    def trees(self, container: str) -> Trees:
+    def trees(self, record: Record) -> Trees:
         """What moves with the container."""
+        ...
+
+    def mapped(self, record: Record, paths: frozenset[str]) -> frozenset[str]:
+        """Where files that the container calls by these paths lie, relative to home."""
         ...
 
 

@@ -159,13 +159,14 @@ class Source:
         await self._finish(departure)
 
     def _file_copy(self, order: OutgoingOrder) -> FileCopy:
+        bundles, record = self._with.bundles, self._record(order.container)
         return FileCopy(
-            self._with.bundles.home(order.container),
-            self._with.bundles.trees(order.container),
+            bundles.home(record.id),
+            bundles.trees(record),
             peer=order.target,
             migration=order.migration,
             context=self._with.streams,
-            mapped=lambda: self._with.copies.mapped(order.container),
+            mapped=lambda: bundles.mapped(record, self._with.copies.mapped(record.id)),
         )
 
     async def _copy_files(self, departure: Departure, files: FileCopy) -> None:
@@ -324,7 +325,7 @@ class Source:
         if record.state is not RecordState.RELEASED or record.peer is None:
             raise Refused(f"container {record.id} is not released", reason="WrongState")
         await self._with.copies.destroy(record.id)
-        self._with.wires.leave(record, via=record.peer.address)
+        await asyncio.to_thread(self._with.wires.leave, record, via=record.peer.address)
         await self._with.bundles.remove(record.id)
 
 

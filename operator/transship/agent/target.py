@@ -86,7 +86,7 @@ class Target:
             order=order,
         )
         self._arrivals[order.migration] = arrival
-        await journal.put_in_thread(record)
+        journal.put(record)
         arrival.preparation = asyncio.create_task(self._prepare(arrival, record))
         return arrival.report()
 
@@ -227,8 +227,8 @@ class Target:
         try:
             with arrival.watch.step(StepName.PREPARE):
                 digest = await self._with.bundles.prepare(record)
-                self._with.wires.create_held(record)
-                await self._with.journal.put_in_thread(record.but(image_digest=digest))
+                await asyncio.to_thread(self._with.wires.create_held, record)
+                self._with.journal.put(record.but(image_digest=digest))
             arrival.state = SideState.PREPARED
         except Exception as e:  # reported; the operator decides what follows
             logger.bind(migration=arrival.migration).warning("preparing failed: {}", e)
@@ -301,7 +301,7 @@ class Target:
         if record is None or record.state not in {RecordState.INCOMING, RecordState.HELD}:
             return
         await self._with.copies.destroy(record.id)
-        self._with.wires.remove(record)
+        await asyncio.to_thread(self._with.wires.remove, record)
         await self._with.bundles.remove(record.id)
         self._with.journal.remove(record.id)
 

@@ -156,7 +156,7 @@ class KubeClient:
         if present.metadata.uid == uid:
             return {"name": name, "resourceVersion": present.metadata.resource_version}
         raise Conflict(
-            f"writing the status of {_called(model, name, namespace)}: it is another one of the name",
+            f"writing the status of {_called(model, name, namespace)}: another one has its name now",
             reason=Reason.RECREATED,
         )
 

@@ -32,7 +32,7 @@ def install_definitions(kubectl: Path, kubeconfig: Path) -> None:
         run_blocking(command, timeout_seconds=KUBECTL_TIMEOUT_SECONDS)
 
     run("apply", "--server-side", "--force-conflicts", "-k", MANIFESTS)
-    run("wait", "--for=condition=Established", "--timeout=30s", "customresourcedefinitions", "--all")
+    run("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
 
 
 def create_pool(kubeconfig: Path, state: LabState) -> None:

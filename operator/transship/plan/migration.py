@@ -1,8 +1,8 @@
 """The next step of a migration, from what both agents answered in this pass alone.
 
-The source's record is the only arbiter. Nothing is ever concluded from silence: an agent that does not
-answer is waited for, since it may have decided. Every step can be repeated, so the operator may be
-killed between any two.
+The source's record is the only arbiter. Nothing is ever concluded from silence: an agent that does
+not answer is waited for, since it may have decided. Every step can be repeated, so the operator may
+be killed between any two.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def _withdraw(seen: Seen, wish: GiveUp) -> Step:
 
 
 def _source_still_owns(seen: Seen) -> bool:
-    """The source says that it owns the container and knows no move: it can never release this one."""
+    """The source says that it owns the container: a move that it does not know is never released."""
     held = seen.source.container
     owned = {RecordState.RUNNING, RecordState.STOPPED}
     return held is not None and held.record in owned and held.epoch == seen.spec.epoch
@@ -240,27 +240,36 @@ def _get_ready(seen: Seen) -> Step:
     if not _source_still_owns(seen):
         return _roll_back(seen, GiveUp(Outcome.FAILED, _not_the_owner(seen)))
     match target.state:
-        case None if seen.objection is not None:
-            return Finish(Outcome.FAILED, seen.objection)
-        case None if not seen.order_is_current:
-            return Finish(Outcome.CANCELLED, obstacle(
-                Reason.MIGRATION_SUPERSEDED, "the container's spec was changed before the move began"
-            ))  # fmt: skip
         case None:
-            return Prepare()
+            return _start(seen)
         case SideState.PREPARED:
             return Begin()
         case SideState.FAILED | SideState.CANCELLED:
-            failed = target.report
-            why = _said(failed) if failed is not None and failed.reason else obstacle(
-                Reason.MIGRATION_FAILED, f"the agent of {target.node} could not prepare the move"
-            )  # fmt: skip
-            return Finish(Outcome.FAILED, why)
+            return Finish(Outcome.FAILED, _why_unprepared(seen))
         case SideState.HELD:
             # the source owns the container and has forgotten the move: it can never release it
             return Relay(Verdict.ABORTED)
         case _:
             return Wait(_work_poll(seen))
+
+
+def _start(seen: Seen) -> Step:
+    """Nothing has been asked of anybody yet."""
+    if seen.objection is not None:
+        return Finish(Outcome.FAILED, seen.objection)
+    if seen.order_is_current:
+        return Prepare()
+    changed = "the container's spec was changed before the move began"
+    return Finish(Outcome.CANCELLED, obstacle(Reason.MIGRATION_SUPERSEDED, changed))
+
+
+def _why_unprepared(seen: Seen) -> Obstacle:
+    report = seen.target.report
+    if report is not None and report.reason:
+        return _said(report)
+    return obstacle(
+        Reason.MIGRATION_FAILED, f"the agent of {seen.target.node} could not prepare the move"
+    )
 
 
 def _oversee(seen: Seen) -> Step:
@@ -288,7 +297,7 @@ def _said(report: MigrationReport) -> Obstacle:
 
 def _not_the_owner(seen: Seen) -> Obstacle:
     held = seen.source.container
-    found = "no such container" if held is None else f"it {held.record} as epoch {held.epoch}"
+    found = "no such container" if held is None else f"one, {held.record} as epoch {held.epoch}"
     return obstacle(
         Reason.REFUSED,
         f"{seen.source.node} does not own the container as epoch {seen.spec.epoch}: it has {found}",

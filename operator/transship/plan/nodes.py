@@ -1,4 +1,4 @@
-"""Node: a NodeAgent together with what only the operator knows of it, and whether it can be used."""
+"""Node: a NodeAgent with what only the operator knows of it, and whether it can be used."""
 
 from __future__ import annotations
 

@@ -1,17 +1,14 @@
 """The next step of a placement: get an address, choose a node, order, move, or end.
 
-A move itself is a migration's matter (plan.migration): here it is only begun, and waited for. Nothing is
-started on a second node because the first one is silent.
+A move itself is a migration's matter (plan.migration): here it is only begun, and waited for.
+Nothing is started on a second node because the first one is silent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 
-from transship.api.migration import ContainerMigration
-from transship.api.placement import ContainerPlacement, NetworkMode, PlacementStatus
+from transship.api.placement import NetworkMode
 from transship.api.reasons import Reason
 from transship.plan.moves import (
     Migrations,
@@ -21,12 +18,24 @@ from transship.plan.moves import (
     is_finished,
     next_attempt,
     next_attempt_time,
-    unfinished,
 )
-from transship.plan.nodes import Node, named
 from transship.plan.obstacles import Obstacle, obstacle
-from transship.plan.orders import order_digest
-from transship.plan.owner import Owner, Sighting, owner_of, sighting_at
+from transship.plan.owner import Owner, sighting_at
+from transship.plan.placement_steps import (
+    Allocate,
+    Cancel,
+    Claim,
+    Decision,
+    Done,
+    Move,
+    NoteCancel,
+    Order,
+    Release,
+    Remove,
+    Seen,
+    Tidy,
+    Wait,
+)
 from transship.plan.schedule import entrance, wanted_node, wants
 from transship.protocol.states import RecordState, RunState
 
@@ -35,133 +44,6 @@ STARTING_POLL_SECONDS = 0.2
 ENDING_POLL_SECONDS = 0.2
 BLOCKED_SECONDS = 10.0
 SILENCE_POLL_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Seen:
-    """All that a decision is made from.
-
-    status: as this operator last wrote it, which may be newer than the placement's. sightings: what
-    agents say of the container, fresh for the owner. gone: nodes whose NodeAgent was deleted so
-    long ago that an administrator must have meant it.
-    """
-
-    placement: ContainerPlacement
-    status: PlacementStatus
-    nodes: Sequence[Node]
-    sightings: Sequence[Sighting]
-    migrations: Migrations
-    now: datetime
-    gone: frozenset[str] = frozenset()
-
-    @property
-    def owner(self) -> Owner | None:
-        return owner_of(self.status, sightings=self.sightings, migrations=self.migrations)
-
-    @property
-    def moving(self) -> ContainerMigration | None:
-        return unfinished(self.migrations)
-
-    @property
-    def ending(self) -> bool:
-        return self.placement.metadata.deletion_timestamp is not None
-
-    @property
-    def digest(self) -> str:
-        return order_digest(self.placement.spec, address=self.status.address)
-
-    def silent(self, node: str) -> bool:
-        known = named(self.nodes, node)
-        return known is None or known.silent
-
-
-@dataclass(frozen=True)
-class Allocate:
-    """Get an address from the pool."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """Write durably that this node is the first owner, before anything is asked of it."""
-
-    node: str
-
-
-@dataclass(frozen=True)
-class Order:
-    """PUT the container to its owner."""
-
-    node: str
-    epoch: int
-    digest: str
-
-
-@dataclass(frozen=True)
-class Move:
-    """Create a migration."""
-
-    source: str
-    target: str
-    epoch: int
-    attempt: int
-
-
-@dataclass(frozen=True)
-class NoteCancel:
-    """Write durably that the move of this generation was cancelled by deleting its migration."""
-
-    generation: int
-
-
-@dataclass(frozen=True)
-class Cancel:
-    """Delete a running migration: its placement is being deleted."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Tidy:
-    """End what is left on a node of a migration that is over."""
-
-    node: str
-    migration: str
-    record: RecordState
-
-
-@dataclass(frozen=True)
-class Remove:
-    """End the container on a node for good."""
-
-    node: str
-    epoch: int
-
-
-@dataclass(frozen=True)
-class Release:
-    """Give the address back."""
-
-
-@dataclass(frozen=True)
-class Done:
-    """Nothing is left: let the placement go."""
-
-
-@dataclass(frozen=True)
-class Wait:
-    seconds: float
-
-
-Step = Allocate | Claim | Order | Move | NoteCancel | Cancel | Tidy | Remove | Release | Done | Wait
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The step, and what is in the way of the spec (None: nothing, or the step leads there)."""
-
-    step: Step
-    obstacle: Obstacle | None = None
-    wanted: str | None = field(default=None)
 
 
 def decide(seen: Seen) -> Decision:
@@ -217,10 +99,6 @@ def _tidy(seen: Seen) -> Decision | None:
             continue
         return Decision(Tidy(sighting.node, report.migration, report.record))
     return None
-
-
-def _is_plain(record: RecordState) -> bool:
-    return record in {RecordState.RUNNING, RecordState.STOPPED}
 
 
 def _hold(seen: Seen, owner: Owner) -> Decision | None:
@@ -322,10 +200,14 @@ def _end(seen: Seen) -> Decision:
         return Decision(Wait(ENDING_POLL_SECONDS))
     for sighting in seen.sightings:
         report = sighting.report
-        if _is_plain(report.record) and report.migration is None:
-            return Decision(Remove(sighting.node, report.epoch))
         if report.migration is not None:
             return Decision(Tidy(sighting.node, report.migration, report.record))
+        return Decision(Remove(sighting.node, report.epoch))
+    return _end_for_good(seen)
+
+
+def _end_for_good(seen: Seen) -> Decision:
+    """No agent that answers has anything of it."""
     owner = seen.owner
     if owner is not None and seen.silent(owner.node) and owner.node not in seen.gone:
         return Decision(Wait(SILENCE_POLL_SECONDS), _lost(owner.node))

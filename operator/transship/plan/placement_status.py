@@ -7,7 +7,6 @@ spec and are there only while true: kstatus reads them so.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from transship.api.conditions import Status, condition, with_condition, without
 from transship.api.migration import ContainerMigration
@@ -23,9 +22,14 @@ from transship.api.reasons import Reason
 from transship.plan.moves import has_succeeded
 from transship.plan.nodes import named
 from transship.plan.owner import sighting_at
-from transship.plan.placement import Decision, Order, Seen, Wait
+from transship.plan.placement_steps import Decision, Order, Seen, Wait
 from transship.protocol.containers import ContainerReport
 from transship.protocol.states import RecordState, RunState
+
+_PHASES_OF_RUNS = {
+    RunState.RUNNING: PlacementPhase.RUNNING,
+    RunState.FROZEN: PlacementPhase.FROZEN,
+}
 
 
 @dataclass(frozen=True)
@@ -142,22 +146,20 @@ def phase_of(seen: Seen, report: ContainerReport | None) -> PlacementPhase:
     """One word for people."""
     if seen.ending:
         return PlacementPhase.TERMINATING
-    if seen.owner is None:
+    owner = seen.owner
+    if owner is None:
         return PlacementPhase.PENDING
     if seen.moving is not None:
         return PlacementPhase.MIGRATING
+    return _phase_there(seen, report, silent=seen.silent(owner.node))
+
+
+def _phase_there(seen: Seen, report: ContainerReport | None, *, silent: bool) -> PlacementPhase:
     if report is None:
-        silent = seen.silent(seen.owner.node)
         return PlacementPhase.UNKNOWN if silent else PlacementPhase.STARTING
     if report.record == RecordState.STOPPED:
         return _phase_of_stopped(seen, report)
-    match report.run:
-        case RunState.RUNNING:
-            return PlacementPhase.RUNNING
-        case RunState.FROZEN:
-            return PlacementPhase.FROZEN
-        case _:
-            return PlacementPhase.STARTING
+    return _PHASES_OF_RUNS.get(report.run, PlacementPhase.STARTING)
 
 
 def _phase_of_stopped(seen: Seen, report: ContainerReport) -> PlacementPhase:
@@ -193,11 +195,10 @@ def _container(seen: Seen, report: ContainerReport | None) -> ContainerStatus | 
     previous = seen.status.container
     if report is None:
         return previous
-    began = datetime.fromisoformat(report.start_time) if report.start_time else None
     return ContainerStatus(
         id=report.id,
         order_digest=previous.order_digest if previous is not None else "",
-        start_time=began,
+        start_time=report.start_time,
         restarts=report.restarts,
         last_exit=report.last_exit,
     )

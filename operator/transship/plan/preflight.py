@@ -96,7 +96,7 @@ def cpu_features_suffice(facts: Facts) -> Obstacle | None:
 
 
 def memory_suffices(facts: Facts) -> Obstacle | None:
-    """The request must be free now; a container without one is let in and may fail to be restored."""
+    """What is requested must be free now; a container that requests nothing is let in."""
     request = facts.container.resources.requests.memory
     capacity = facts.target.agent.status.capacity
     if request is None or capacity.free_memory_bytes == 0:

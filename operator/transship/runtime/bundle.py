@@ -148,7 +148,7 @@ def expand(text: str, *, variables: Mapping[str, str]) -> str:
 
 
 def capabilities(context: SecurityContext, *, host: Host) -> tuple[str, ...]:
-    """drop first, then add; ALL means what the agent has, since it cannot give more."""
+    """Drop, then add. ALL means what the agent has, since it cannot give more."""
     drop, add = set(context.capabilities.drop), set(context.capabilities.add)
     kept = set() if ALL in drop else set(DEFAULT_CAPABILITIES) - drop
     added = host.capabilities - drop if ALL in add else add

@@ -21,7 +21,7 @@ ROOT = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Usage:
-    """working_set is what Kubernetes calls so: without the page cache that can be dropped at once."""
+    """working_set, as in Kubernetes: without the page cache that can be dropped at once."""
 
     cpu_nanoseconds: int
     memory_bytes: int

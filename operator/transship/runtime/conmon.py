@@ -1,6 +1,7 @@
 """conmon: the small process that supervises each container, and lives on without the agent.
 
-It holds the other ends of the container's pipes, writes its log, and leaves its exit code in a file.
+It holds the other ends of the container's pipes, writes its log, and leaves its exit code in a
+file.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class _Answer(BaseModel):
 def arguments(
     layout: Layout, *, container_id: str, console: Console, extra: Sequence[str] = ()
 ) -> list[str]:
-    """The command line, for `runc create`; with --restore and its options in extra, for a restore."""
+    """The command line, for `runc create`, or with `--restore IMAGES ...` in extra."""
     words = [
         "conmon", "--api-version", "1", "-c", container_id, "-u", container_id, "-n", container_id,
         "-r", _runc(), f"--runtime-arg=--root={layout.runc_root}",
@@ -59,7 +60,7 @@ def arguments(
 
 
 def _runc() -> str:
-    """conmon wants a path; /usr/sbin may be missing in a service's PATH."""
+    """A path, as conmon wants it; /usr/sbin may be missing in a service's PATH."""
     return shutil.which("runc") or "/usr/sbin/runc"
 
 
@@ -174,5 +175,5 @@ def oom_killed(layout: Layout, container_id: str) -> bool:
 
 
 def attach_socket(layout: Layout, container_id: str) -> Path:
-    """A SOCK_SEQPACKET socket: what is sent goes to stdin, what comes begins with 1 byte, the stream."""
+    """A SOCK_SEQPACKET socket: to stdin, and from the streams, after a byte that names each."""
     return layout.bundle(container_id) / "attach"

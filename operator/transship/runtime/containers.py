@@ -11,19 +11,17 @@ import itertools
 import os
 import signal as signals
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
-from pathlib import Path
 
 from loguru import logger
 
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, NotFound, TransshipError
-from transship.runtime import cgroups, conmon, exits, mounts, orders, rootfs, volumes
+from transship.runtime import cgroups, conmon, exits, mounts, orders, pidfds, rootfs, volumes
 from transship.runtime.cgroups import Usage
 from transship.runtime.images import ImageStore
 from transship.runtime.layout import Layout
@@ -48,9 +46,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Observed:
-    """What the kernel and conmon's files say. started_at is of the process: a restore makes a new one.
+    """What the kernel and conmon's files say.
 
-    exit_code is None for a stopped container whose conmon was killed before it could tell.
+    started_at is of the process: a restore makes a new one. exit_code is None for a stopped
+    container whose conmon was killed before it could tell.
     """
 
     state: State
@@ -84,7 +83,7 @@ class Runtime:
     # Setting up.
 
     async def prepare(self, order: Order) -> Prepared:
-        """Image, volumes, bundle: all but the overlay and the network namespace. Can be repeated."""
+        """Image, volumes, bundle: all but overlay and network namespace. Can be repeated."""
         image = await self.images.pull(order.container.image, digest=order.digest)
         return await orders.write(order, image=image, layout=self.layout)
 
@@ -141,11 +140,11 @@ class Runtime:
         seen = self.inspect(container_id)
         if seen.state not in (State.RUNNING, State.CREATED) or seen.pid is None:
             return seen
-        wanted = _signal_number(signal or orders.load(self.layout, container_id).stop_signal)
-        with _pidfd(seen.pid) as process:
-            _send(process, wanted)
+        wanted = pidfds.signal_number(signal or orders.load(self.layout, container_id).stop_signal)
+        with pidfds.handle(seen.pid) as process:
+            pidfds.send(process, wanted)
             cgroups.thaw(self.hierarchies, self.layout.cgroup(container_id))
-            if not await _ended(process, timeout_seconds=grace_seconds):
+            if not await pidfds.ended(process, timeout_seconds=grace_seconds):
                 await self._kill(container_id, process=process)
         await self._exit_file(container_id)
         logger.bind(container=container_id).info("container stopped")
@@ -154,15 +153,15 @@ class Runtime:
     async def destroy(self, container_id: str) -> None:
         """End it at once; a frozen, stopped or half restored copy does not run on for that."""
         seen = self.inspect(container_id)
-        with _pidfd(seen.pid if seen.state is not State.STOPPED else None) as process:
+        with pidfds.handle(seen.pid if seen.state is not State.STOPPED else None) as process:
             await self._kill(container_id, process=process)
         await self._exit_file(container_id)
         await self._clear(container_id)
 
     async def _kill(self, container_id: str, *, process: int | None) -> None:
         cgroups.kill(self.hierarchies, self.layout.cgroup(container_id))
-        _send(process, signals.SIGKILL)
-        if not await _ended(process, timeout_seconds=KILL_TIMEOUT_SECONDS):
+        pidfds.send(process, signals.SIGKILL)
+        if not await pidfds.ended(process, timeout_seconds=KILL_TIMEOUT_SECONDS):
             raise DeadlineExceeded(
                 f"killing the container {container_id}: not gone in {KILL_TIMEOUT_SECONDS:g} s"
             )
@@ -175,7 +174,7 @@ class Runtime:
             logger.bind(container=container_id).warning("conmon left no exit code")
 
     async def _clear(self, container_id: str) -> None:
-        """Forget an earlier run, of this boot or of another: runc's record, a cgroup left frozen."""
+        """Forget an earlier run, of this boot or another: runc's record, a cgroup left frozen."""
         cgroups.kill(self.hierarchies, self.layout.cgroup(container_id))
         if self.runc.state(container_id).status is not Status.ABSENT:
             await self.runc.delete(container_id)
@@ -255,54 +254,3 @@ def _start_failed(cause: TransshipError) -> TransshipError:
         reason=Reason.CONTAINER_START_FAILED,
         hint=Reason.CONTAINER_START_FAILED.hint,
     )
-
-
-def _signal_number(name: str) -> int:
-    """SIGTERM, TERM, 15, SIGRTMIN+3: whatever images and users write."""
-    word = name.upper().removeprefix("SIG")
-    if word.isdigit():
-        return int(word)
-    base, _, offset = word.partition("+")
-    known = signals.Signals.__members__.get(f"SIG{base}")
-    return (known or signals.SIGTERM) + int(offset or 0)
-
-
-@contextmanager
-def _pidfd(pid: int | None) -> Iterator[int | None]:
-    """A handle on a process, which cannot come to mean another one; None when there is none."""
-    descriptor = None
-    try:
-        descriptor = None if pid is None else os.pidfd_open(pid)
-    except ProcessLookupError:
-        descriptor = None
-    try:
-        yield descriptor
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _send(process: int | None, number: int) -> None:
-    if process is not None:
-        try:
-            signals.pidfd_send_signal(process, number)
-        except ProcessLookupError:
-            return
-
-
-async def _ended(process: int | None, *, timeout_seconds: float) -> bool:
-    """Wait until a process has ended; a pidfd becomes readable then."""
-    if process is None:
-        return True
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_reader(process, ended.set)
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            await ended.wait()
-    except TimeoutError:
-        return False
-    else:
-        return True
-    finally:
-        loop.remove_reader(process)

@@ -1,7 +1,7 @@
 """A directory with what runc puts into a container's /dev.
 
-CRIU runs tar, 7 ms inside the freeze, to save the tmpfs that runc mounts on /dev. When the dump says
-`external mnt[/dev]:dev`, the restore can mount this directory there instead.
+CRIU runs tar, 7 ms inside the freeze, to save the tmpfs that runc mounts on /dev. When the dump
+says `external mnt[/dev]:dev`, the restore can mount this directory there instead.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def make(path: Path) -> None:
     for name, (major, minor) in NODES.items():
         if not (path / name).exists():
             os.mknod(path / name, 0o666 | stat.S_IFCHR, os.makedev(major, minor))
-            (path / name).chmod(0o666)  # noqa: S103  the umask took some
+            (path / name).chmod(0o666)  # the umask took some
     for name, target in LINKS.items():
         if not (path / name).is_symlink():
             (path / name).symlink_to(target)

@@ -53,7 +53,7 @@ async def watch(layout: Layout) -> AsyncIterator[Exit]:
 
 
 def _times(directory: Path) -> dict[Path, int]:
-    """conmon writes to a hidden file and renames it."""
+    """Without hidden ones: conmon writes to such and renames it."""
     times = {}
     for path in directory.iterdir():
         if not path.name.startswith("."):

@@ -35,8 +35,10 @@ def capabilities_in(status: str) -> frozenset[str]:
 
 
 def name_servers() -> bytes:
-    """The node's resolv.conf. A resolver on the node's own loopback is out of a container's reach:
-    systemd-resolved keeps the list of the real ones beside it.
+    """The node's resolv.conf.
+
+    A resolver on the node's own loopback is out of a container's reach; systemd-resolved keeps the
+    list of the real ones beside it.
     """
     plain, real = Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf")
     text = plain.read_bytes() if plain.exists() else b""

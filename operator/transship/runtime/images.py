@@ -1,8 +1,8 @@
 """Images on the node: each pulled and unpacked once, by digest, and then only read.
 
-skopeo pulls, umoci unpacks. A directory named after a digest is whole: it is renamed to that name as
-the last step. References that were resolved before are remembered, so that a known image needs no
-network.
+skopeo pulls, umoci unpacks. A directory named after a digest is whole: it is renamed to that name
+as the last step. References that were resolved before are remembered, so that a known image needs
+no network.
 """
 
 from __future__ import annotations

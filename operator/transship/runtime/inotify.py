@@ -16,7 +16,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Changes:
-    """Says that something changed since the last wait, not what: the directory itself is looked at."""
+    """Says that something changed since the last wait, not what: look at the directory."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

@@ -64,8 +64,9 @@ def mounts_below(path: Path) -> tuple[Path, ...]:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a directory. Refused when anything is mounted in it: CRIU leaves mounts behind that
-    reach into live file systems, and deleting through one of them deletes there.
+    """Delete a directory; refused when anything is mounted in it.
+
+    CRIU leaves mounts behind that reach into live file systems: deleting through one deletes there.
     """
     if mounts := mounts_below(path):
         raise Refused(f"deleting {path}: {mounts[0]} is mounted")

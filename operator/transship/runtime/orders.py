@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from transship.api.container import Container
 from transship.common.errors import NotFound
-from transship.runtime import bundle, devices, host, mounts, users, volumes
+from transship.runtime import bundle, devices, host, mounts, oci, users, volumes
 from transship.runtime.conmon import Console
 from transship.runtime.images import Image
 from transship.runtime.layout import Layout
@@ -76,7 +76,7 @@ def load(layout: Layout, container_id: str) -> Prepared:
 
 
 async def write(order: Order, *, image: Image, layout: Layout) -> Prepared:
-    """Make directories, volumes and bundle. Doing it again changes nothing that a container wrote."""
+    """Make directories, volumes and bundle. Repeated, it changes nothing that a container wrote."""
     overlay(layout, container_id=order.id, image_rootfs=image.rootfs).make_directories()
     layout.volumes(order.id).mkdir(exist_ok=True)
     devices.make(layout.devices(order.id))
@@ -97,7 +97,7 @@ def _prepared(layout: Layout, container_id: str) -> Path:
     return layout.container(container_id) / "prepared.json"
 
 
-def _spec(order: Order, image: Image, paths: dict[str, Path], layout: Layout) -> bundle.oci.Spec:
+def _spec(order: Order, image: Image, paths: dict[str, Path], layout: Layout) -> oci.Spec:
     container = order.container
     accounts = Accounts(
         passwd=_text(image.rootfs, "etc/passwd"), group=_text(image.rootfs, "etc/group")

@@ -104,7 +104,7 @@ class Runc:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks since the boot; None for one that is gone or a zombie."""
+    """When a process started, in clock ticks since the boot; None for one that has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -77,15 +77,13 @@ def profile(*, capabilities: Collection[str], machine: str) -> Seccomp:
 
 
 def _no_socket(family: int) -> SyscallRule:
-    """Of another machine (vsock), or a kernel interface with a history of holes that CRIU cannot
-    dump (the crypto API).
-    """
+    """No vsock (another machine's) and no AF_ALG (a history of holes): CRIU dumps neither."""
     equal = SyscallArgument(index=0, value=family, op="SCMP_CMP_EQ")
     return SyscallRule(names=("socket",), action=REFUSE, errno_ret=EPERM, args=(equal,))
 
 
 def _no_new_namespaces(machine: str) -> list[SyscallRule]:
-    """clone with any of the namespace flags; a filter has no "any of", so one rule per flag."""
+    """No clone with any of the namespace flags; a filter has no "any of", so one rule per flag."""
     flags_at = 1 if machine == "s390x" else 0
     single = [1 << bit for bit in range(32) if CLONE_NEW_ANYTHING & 1 << bit]
     rules = [

@@ -1,5 +1,6 @@
-"""Who a container's process runs as: the image's USER and the securityContext, by the image's
-/etc/passwd and /etc/group. Pure; the caller reads the files.
+"""Who a container's process runs as: the image's USER and the securityContext.
+
+By the image's /etc/passwd and /etc/group. Pure; the caller reads the files.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Accounts:
 
 
 def resolve(image_user: str, *, context: SecurityContext, accounts: Accounts) -> Identity:
-    """runAsUser beats the image's USER; runAsGroup beats the group of either.
+    """What runAsUser says beats the image's USER; runAsGroup beats the group of either.
 
     As container runtimes do: supplementary groups come from /etc/group, by the user's name, unless
     the image's USER names a group itself.

@@ -149,7 +149,7 @@ def _write(file: VolumeFile, *, root: Path) -> None:
 def binds(
     wanted: Sequence[VolumeMount], *, volumes: Mapping[str, Path], writable: frozenset[str]
 ) -> tuple[Bind, ...]:
-    """The container's volumeMounts. Volumes not named writable (configMap, secret) are read-only."""
+    """The container's volumeMounts; those not named writable (configMap, secret) read-only."""
     return tuple(
         Bind(
             _below(_named(mount, volumes=volumes), sub_path=mount.sub_path),
@@ -170,8 +170,9 @@ def _named(mount: VolumeMount, *, volumes: Mapping[str, Path]) -> Path:
 
 
 def _below(root: Path, *, sub_path: str | None) -> Path:
-    """A subPath that does not exist is made, as in a Pod; the container's own links are not
-    followed out of the volume.
+    """Where a subPath lies; made when missing, as in a Pod.
+
+    The container's own links are not followed out of the volume.
     """
     if not sub_path:
         return root

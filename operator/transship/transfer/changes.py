@@ -54,12 +54,13 @@ class Changes:
 
 
 def look(root: Path, names: Iterable[str]) -> Look:
-    """Take stock of the trees `names` below `root`. Files that vanish meanwhile are left out."""
+    """Take stock of the files and trees `names` below `root`; what vanishes is left out."""
     taken = time.time_ns()
     traces: dict[str, Trace] = {}
-    pending = [name for name in names if (root / name).is_dir()]
-    for name in pending:
+    present = [name for name in names if (root / name).exists()]
+    for name in present:
         _note(traces, name, os.lstat(root / name))
+    pending = [name for name in present if stat.S_ISDIR(traces[name].mode)]
     while pending:
         folder = pending.pop()
         pending += _look_into(root, folder, traces)

@@ -1,0 +1,125 @@
+"""The node's part of a container's life: runtime and network, put together for the supervisors.
+
+The network comes before the processes and goes after them, so a program finds its address from its
+first instruction on, and what it says last still gets out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from transship.agent.probes import Outcome
+from transship.agent.supervision import Seen
+from transship.network import Address, ContainerNetwork
+from transship.protocol.containers import ContainerOrder
+from transship.protocol.states import RunState
+from transship.runtime.containers import Observed, Runtime, State
+from transship.runtime.freezer import Freezer, FreezerState
+from transship.runtime.orders import Order
+from transship.runtime.volumes import OrderedVolume, VolumeFile
+
+_RUN_STATES = {
+    State.CREATED: RunState.CREATING,
+    State.RUNNING: RunState.RUNNING,
+    State.STOPPED: RunState.EXITED,
+    State.ABSENT: RunState.ABSENT,
+}
+
+
+@dataclass(frozen=True)
+class Instances:
+    """machine.Machine on a real node. Calls about one container never overlap."""
+
+    runtime: Runtime
+    network: ContainerNetwork
+
+    def seen(self, container_id: str) -> Seen:
+        found = self.runtime.inspect(container_id)
+        return Seen(
+            run=self._run_state(container_id, found),
+            pid=found.pid,
+            exit_code=found.exit_code,
+            exited_at=found.exited_at,
+            out_of_memory=found.oom_killed,
+        )
+
+    async def fetch(self, order: ContainerOrder) -> str:
+        return (await self.runtime.prepare(runtime_order(order))).digest
+
+    async def start(self, order: ContainerOrder) -> None:
+        await self._connect(order)
+        await self.runtime.start(order.id)
+
+    async def attach(self, order: ContainerOrder) -> None:
+        await self._connect(order)
+
+    async def freeze(self, container_id: str) -> None:
+        await self.freezer(container_id).freeze()
+
+    async def thaw(self, container_id: str) -> None:
+        self.freezer(container_id).thaw()
+
+    async def stop(self, order: ContainerOrder) -> None:
+        grace = order.container.termination_grace_period_seconds
+        await self.runtime.stop(order.id, grace_seconds=grace)
+
+    async def clear(self, container_id: str) -> None:
+        await self.runtime.destroy(container_id)
+
+    async def remove(self, container_id: str) -> None:
+        await self.runtime.remove(container_id)
+        await asyncio.to_thread(self.network.destroy, container_id)
+
+    async def _connect(self, order: ContainerOrder) -> None:
+        addresses = addresses_of(order)
+        await asyncio.to_thread(self.network.create, order.id, addresses)
+        if addresses:
+            self.network.serve(order.id)
+
+    def freezer(self, container_id: str) -> Freezer:
+        cgroup = self.runtime.layout.cgroup(container_id)
+        return Freezer(self.runtime.hierarchies.path(cgroup, controller="freezer"))
+
+    def _run_state(self, container_id: str, found: Observed) -> RunState:
+        if found.state is State.RUNNING:
+            frozen = self.freezer(container_id).state() is FreezerState.FROZEN
+            return RunState.FROZEN if frozen else RunState.RUNNING
+        if found.exit_code is not None:
+            return RunState.EXITED
+        return _RUN_STATES[found.state]
+
+
+@dataclass(frozen=True)
+class ContainerExecutor:
+    """Runs the command of an exec probe."""
+
+    runtime: Runtime
+    container_id: str
+
+    async def execute(self, argv: tuple[str, ...], *, timeout_seconds: float) -> Outcome:
+        done = await self.runtime.execute(self.container_id, argv, timeout_seconds=timeout_seconds)
+        return Outcome(succeeded=done.status == 0, answer=done.output.strip())
+
+
+def runtime_order(order: ContainerOrder) -> Order:
+    """What the runtime has to know of an order."""
+    volumes = tuple(
+        OrderedVolume(
+            each.volume, tuple(VolumeFile(file.path, file.content) for file in each.files)
+        )
+        for each in order.volumes
+    )
+    return Order(
+        id=order.id,
+        name=order.name,
+        container=order.container,
+        volumes=volumes,
+        addresses=order.addresses,
+        digest=order.image_digest,
+    )
+
+
+def addresses_of(order: ContainerOrder) -> list[Address]:
+    return [ip_address(text) for text in order.addresses]

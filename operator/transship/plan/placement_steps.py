@@ -1,0 +1,143 @@
+"""What is seen of a placement in one pass, and the steps that can follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from transship.api.migration import ContainerMigration
+from transship.api.placement import ContainerPlacement, PlacementStatus
+from transship.plan.moves import Migrations, unfinished
+from transship.plan.nodes import Node, named
+from transship.plan.obstacles import Obstacle
+from transship.plan.orders import order_digest
+from transship.plan.owner import Owner, Sighting, owner_of
+from transship.protocol.states import RecordState
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All that a decision is made from.
+
+    status: as this operator last wrote it, which may be newer than the placement's. sightings: what
+    agents say of the container, fresh for the owner. gone: nodes whose NodeAgent was deleted so
+    long ago that an administrator must have meant it.
+    """
+
+    placement: ContainerPlacement
+    status: PlacementStatus
+    nodes: Sequence[Node]
+    sightings: Sequence[Sighting]
+    migrations: Migrations
+    now: datetime
+    gone: frozenset[str] = frozenset()
+
+    @property
+    def owner(self) -> Owner | None:
+        return owner_of(self.status, sightings=self.sightings, migrations=self.migrations)
+
+    @property
+    def moving(self) -> ContainerMigration | None:
+        return unfinished(self.migrations)
+
+    @property
+    def ending(self) -> bool:
+        return self.placement.metadata.deletion_timestamp is not None
+
+    @property
+    def digest(self) -> str:
+        return order_digest(self.placement.spec, address=self.status.address)
+
+    def silent(self, node: str) -> bool:
+        known = named(self.nodes, node)
+        return known is None or known.silent
+
+
+@dataclass(frozen=True)
+class Allocate:
+    """Get an address from the pool."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Write durably that this node is the first owner, before anything is asked of it."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class Order:
+    """PUT the container to its owner."""
+
+    node: str
+    epoch: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Move:
+    """Create a migration."""
+
+    source: str
+    target: str
+    epoch: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class NoteCancel:
+    """Write durably that the move of this generation was cancelled by deleting its migration."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Delete a running migration: its placement is being deleted."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Tidy:
+    """End what is left on a node of a migration that is over."""
+
+    node: str
+    migration: str
+    record: RecordState
+
+
+@dataclass(frozen=True)
+class Remove:
+    """End the container on a node for good."""
+
+    node: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Release:
+    """Give the address back."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """Nothing is left: let the placement go."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    seconds: float
+
+
+Step = Allocate | Claim | Order | Move | NoteCancel | Cancel | Tidy | Remove | Release | Done | Wait
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The step, and what is in the way of the spec (None: nothing, or the step leads there)."""
+
+    step: Step
+    obstacle: Obstacle | None = None
+    wanted: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from transship.common.errors import CommandFailed
 
 pytestmark = pytest.mark.lab
 
-NAMESPACE = "test-api"
+NAMESPACE = "default"
 Object = dict[str, Any]
 
 
@@ -21,28 +22,33 @@ class Kubectl(Protocol):
     def __call__(self, *args: str, stdin: str | None = None) -> str: ...
 
 
-@pytest.fixture(scope="module")
-def namespace(kubectl: Kubectl) -> Iterator[str]:
-    kubectl("create", "namespace", NAMESPACE)
-    yield NAMESPACE
-    kubectl("delete", "namespace", NAMESPACE, "--wait=false")
-
-
 @pytest.fixture
-def created(kubectl: Kubectl, namespace: str) -> Iterator[Callable[[Object], Object]]:
-    """Create objects, and delete them at the end of the test."""
+def created(kubectl: Kubectl) -> Iterator[Callable[[Object], Object]]:
+    """Create objects under names of their own, and delete them at the end of the test."""
     made: list[Object] = []
 
     def create(document: Object) -> Object:
+        named = as_named(document, f"test-api-{uuid.uuid4().hex[:8]}")
         stored = yaml.safe_load(
-            kubectl("create", "-f", "-", "-o", "yaml", stdin=yaml.safe_dump(document))
+            kubectl("create", "-f", "-", "-o", "yaml", stdin=yaml.safe_dump(named))
         )
         made.append(stored)
         return stored
 
     yield create
     for document in made:
-        kubectl("delete", "--wait=false", "-f", "-", stdin=yaml.safe_dump(document))
+        kubectl(
+            "delete", "--wait=false", "--ignore-not-found", "-f", "-",
+            stdin=yaml.safe_dump(document),
+        )  # fmt: skip
+
+
+def as_named(document: Object, name: str) -> Object:
+    return {**document, "metadata": {**document["metadata"], "name": name}}
+
+
+def name_of(document: Object) -> str:
+    return str(document["metadata"]["name"])
 
 
 def placement(**spec: Any) -> Object:
@@ -240,13 +246,13 @@ def refusal(kubectl: Kubectl, verb: str, document: Object) -> str:
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refuses_and_says_what_to_write(kubectl: Kubectl, namespace: str, case: str) -> None:
+def test_refuses_and_says_what_to_write(kubectl: Kubectl, case: str) -> None:
     document, message = REFUSED[case]
     assert message in refusal(kubectl, "create", document)
 
 
 @pytest.mark.parametrize("case", ACCEPTED)
-def test_accepts(kubectl: Kubectl, namespace: str, case: str) -> None:
+def test_accepts(kubectl: Kubectl, case: str) -> None:
     kubectl("create", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(ACCEPTED[case]))
 
 
@@ -264,9 +270,9 @@ CHANGES: dict[str, tuple[Object, str]] = {
 def test_a_placement_keeps(
     kubectl: Kubectl, created: Callable[[Object], Object], case: str
 ) -> None:
-    created(placement())
+    stored = created(placement())
     document, message = CHANGES[case]
-    told = refusal(kubectl, "replace", document)
+    told = refusal(kubectl, "replace", as_named(document, name_of(stored)))
     assert message in told
     assert "delete the placement and create it anew" in told
 
@@ -275,8 +281,8 @@ def test_a_placement_may_change_its_node_state_and_migration_settings(
     kubectl: Kubectl, created: Callable[[Object], Object]
 ) -> None:
     stored = created(placement(container={"ports": [{"containerPort": 80}]}))
-    changed = copy.deepcopy(stored)
-    changed["spec"] |= {
+    changed = as_named(placement(), name_of(stored))
+    changed["spec"] = stored["spec"] | {
         "targetNode": "elsewhere",
         "state": "Stopped",
         "migration": {"strategy": "Cold"},
@@ -288,7 +294,7 @@ def test_a_manifest_without_defaults_can_be_applied_again(
     kubectl: Kubectl, created: Callable[[Object], Object]
 ) -> None:
     document = placement(container={"ports": [{"containerPort": 80}]})
-    created(document)
+    document = as_named(document, name_of(created(document)))
     for mode in ("--server-side=false", "--server-side=true"):
         force = ["--force-conflicts"] if mode.endswith("true") else []
         kubectl("apply", mode, *force, "-f", "-", stdin=yaml.safe_dump(document))
@@ -306,21 +312,23 @@ def test_only_the_key_of_a_list_gets_a_stored_default(
 def test_a_migration_cannot_be_changed(
     kubectl: Kubectl, created: Callable[[Object], Object]
 ) -> None:
-    created(migration())
-    told = refusal(kubectl, "replace", migration(targetNode="node-z"))
+    stored = created(migration())
+    changed = as_named(migration(targetNode="node-z"), name_of(stored))
+    told = refusal(kubectl, "replace", changed)
     assert "delete the migration to cancel it" in told
 
 
 def test_a_pool_in_use_keeps_its_network(
     kubectl: Kubectl, created: Callable[[Object], Object]
 ) -> None:
-    created(pool())
-    kubectl("replace", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(pool(cidr="10.0.0.0/8")))
+    name = name_of(created(pool()))
+    changed = as_named(pool(cidr="10.0.0.0/8"), name)
+    kubectl("replace", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(changed))
     kubectl(
-        "patch", "addresspool", "test-api", "--subresource=status", "--type=merge",
+        "patch", "addresspool", name, "--subresource=status", "--type=merge",
         "-p", '{"status": {"allocated": 1}}',
     )  # fmt: skip
-    told = refusal(kubectl, "replace", pool(cidr="10.0.0.0/8"))
+    told = refusal(kubectl, "replace", changed)
     assert "spec.cidr must not change while addresses are allocated" in told
 
 
@@ -353,18 +361,18 @@ def test_kubectl_knows_the_short_words_and_shows_the_columns(
 def test_the_category_lists_every_kind(
     kubectl: Kubectl, created: Callable[[Object], Object]
 ) -> None:
-    created(placement())
-    created(pool())
+    names = [name_of(created(placement())), name_of(created(pool()))]
     listed = kubectl("get", "transship", "-n", NAMESPACE, "-o", "name")
-    assert "containerplacement.transship.dev/app" in listed
-    assert "addresspool.transship.dev/test-api" in listed
+    assert f"containerplacement.transship.dev/{names[0]}" in listed
+    assert f"addresspool.transship.dev/{names[1]}" in listed
 
 
 def test_migrations_can_be_listed_by_placement(
     kubectl: Kubectl, created: Callable[[Object], Object]
 ) -> None:
-    created(migration())
-    for name, expected in (("app", 1), ("other", 0)):
-        selector = f"--field-selector=spec.placementName={name}"
+    placements = (uuid.uuid4().hex, uuid.uuid4().hex)
+    created(migration(placementName=placements[0]))
+    for placement_name, expected in zip(placements, (1, 0), strict=True):
+        selector = f"--field-selector=spec.placementName={placement_name}"
         listed = kubectl("get", "migrations", "-n", NAMESPACE, selector, "-o", "name")
         assert len(listed.split()) == expected

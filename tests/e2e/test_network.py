@@ -483,9 +483,10 @@ def test_members_that_ask_while_held_are_told_of_the_target(
 def test_a_member_that_has_just_learned_the_source_follows_the_announcement(
     lan: Lan, a: ContainerNetwork, b: ContainerNetwork, boxes: Callable[..., Box], address: Address
 ) -> None:
-    boxes(a)
-    target = boxes(b)
+    source, target = boxes(a), boxes(b)
     a.serve(ID)
+    say(lan, MACHINE, b"once", to=address)
+    assert source.received(1) == [b"once"]
     b.hold(ID)
     a.divert(ID, via=TO_B)
     a.announce(ID)  # as late as can be: the entry is within its lock time
@@ -615,6 +616,8 @@ def test_a_new_agent_finds_what_the_old_one_made_as_it_was(
 ) -> None:
     source, target = boxes(a), boxes(b)
     a.serve(ID)
+    say(lan, MACHINE, b"before")
+    assert source.received(1) == [b"before"]
     b.hold(ID)
     a.close()
     b.close()

@@ -89,32 +89,42 @@ class Containers:
 
     # What the roles of a migration use.
 
-    def adopt(self, record: Record, *, pid: int | None = None) -> None:
-        """Look after a copy that has come from elsewhere, or that the source took back."""
-        logger.bind(container=record.id, epoch=record.epoch, pid=pid).debug("container adopted")
-        supervisor = self._supervisor(record.id)
+    async def quieten(self, container: str) -> None:
+        """Let no probe run inside: no dump can take a command that the node started. Before both."""
+        await self._supervisor(container).quieten()
+
+    def disown(self, container: str) -> None:
+        """Leave a copy alone: its end is not an exit. Before the freeze, or the destruction."""
+        self._supervisor(container).disown()
+
+    def keep(self, container: str) -> None:
+        """Look after a copy again that was disowned or quietened: the move did not happen."""
+        supervisor = self._supervisor(container)
         supervisor.adopt()
         supervisor.begin()
 
-    def disown(self, container_id: str) -> None:
-        """Leave a copy alone: its end is not an exit. Before the freeze, or the destruction."""
-        self._supervisor(container_id).disown()
+    def adopt(self, record: Record, *, pid: int | None) -> None:
+        """Look after a copy that has come from elsewhere."""
+        logger.bind(container=record.id, epoch=record.epoch, pid=pid).debug("container adopted")
+        self.keep(record.id)
 
     async def start(self, record: Record) -> None:
-        """Start from the image, as at first (Cold), and look after it."""
-        await self._machine.fetch(record.order)
-        await self._machine.start(record.order)
-        present, now = _known(self._journal.get(record.id)), self._tools.clock.now()
-        self.adopt(self._journal.put(records.started(present, boot=self._journal.boot, now=now)))
+        """Start from the image, as at first (Cold), unless it is to be stopped; look after it."""
+        if record.order.state is not DesiredState.STOPPED:
+            await self._machine.fetch(record.order)
+            await self._machine.start(record.order)
+            present, now = _known(self._journal.get(record.id)), self._tools.clock.now()
+            self._journal.put(records.started(present, boot=self._journal.boot, now=now))
+        self.keep(record.id)
 
-    async def stop(self, container_id: str) -> None:
+    async def stop(self, container: str) -> None:
         """Stop with signal and grace (Cold) a copy that was disowned; the record stays."""
-        record = _known(self._journal.get(container_id))
+        record = _known(self._journal.get(container))
         await self._machine.stop(record.order)
-        await self._machine.clear(container_id)
+        await self._machine.clear(container)
 
-    def running(self, container_id: str) -> bool:
-        return self._machine.seen(container_id).run is RunState.RUNNING
+    def running(self, container: str) -> bool:
+        return self._machine.seen(container).run is RunState.RUNNING
 
     def _supervisor(self, container_id: str) -> Supervisor:
         known = self._supervisors.get(container_id)

@@ -7,11 +7,13 @@ first instruction on, and what it says last still gets out.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from transship.agent.probes import Outcome
 from transship.agent.supervision import Seen
+from transship.common.errors import NotFound
 from transship.network import Address, ContainerNetwork
 from transship.protocol.containers import ContainerOrder
 from transship.protocol.states import RunState
@@ -84,11 +86,15 @@ class Instances:
 
     def _run_state(self, container_id: str, found: Observed) -> RunState:
         if found.state is State.RUNNING:
-            frozen = self.freezer(container_id).state() is FreezerState.FROZEN
-            return RunState.FROZEN if frozen else RunState.RUNNING
+            return RunState.FROZEN if self._is_frozen(container_id) else RunState.RUNNING
         if found.exit_code is not None:
             return RunState.EXITED
         return _RUN_STATES[found.state]
+
+    def _is_frozen(self, container_id: str) -> bool:
+        with suppress(NotFound):  # it has just ended
+            return self.freezer(container_id).state() is FreezerState.FROZEN
+        return False
 
 
 @dataclass(frozen=True)

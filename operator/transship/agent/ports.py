@@ -152,6 +152,10 @@ class Residents(Protocol):
         """Leave a copy alone: its end is not an exit."""
         ...
 
+    async def quieten(self, container: str) -> None:
+        """Run nothing in the container any more (an exec probe cannot be dumped); keep undoes it."""
+        ...
+
     def keep(self, container: str) -> None:
         """Look after a copy again that was disowned: the move did not happen."""
         ...

@@ -64,6 +64,7 @@ class Prober:
             started=known_well or container.startup_probe is None,
             ready=known_well or container.readiness_probe is None,
         )
+        self._asking: set[asyncio.Task[Outcome]] = set()
         self._tasks = [
             asyncio.create_task(self._follow(probe, note))
             for probe, note in (
@@ -78,8 +79,15 @@ class Prober:
             self._started.set()
 
     def stop(self) -> None:
+        """Ask no more. A command that is running in the container comes to its own end."""
         for task in self._tasks:
             task.cancel()
+
+    async def drain(self) -> None:
+        """The same, and wait for that end: no longer than the probe's timeout."""
+        self.stop()
+        if self._asking:
+            await asyncio.wait(self._asking)
 
     async def _follow(self, probe: Probe, note: Callable[[Streak, Outcome, Probe], None]) -> None:
         if probe is not self._container.startup_probe:
@@ -87,7 +95,10 @@ class Prober:
         await asyncio.sleep(probe.initial_delay_seconds)
         streak = Streak()
         while not (probe is self._container.startup_probe and self.health.started):
-            outcome = await self._ask(probe)
+            asking = asyncio.create_task(self._ask(probe))
+            self._asking.add(asking)
+            asking.add_done_callback(self._asking.discard)
+            outcome = await asyncio.shield(asking)
             streak = streak.after(outcome)
             before = self.health
             note(streak, outcome, probe)

@@ -180,6 +180,7 @@ class Source:
         if order.strategy is not Strategy.COLD:
             memory = await self._with.peers.memory(order.target, order.migration)
         await files.make_ready()
+        await self._with.residents.quieten(order.container)
         await self._with.peers.hold(order.target, order.migration)
         with departure.watch.step(StepName.FREEZE):
             await self._freeze(departure)
@@ -251,6 +252,7 @@ class Source:
             logger.bind(container=record.id).error("the abort is not durable yet: {}", e)
         if was_frozen:
             await self._run_on(departure, record)
+        self._with.residents.keep(order.container)
         _note_failure(departure, cause)
         logger.bind(
             migration=order.migration, container=order.container, step=departure.failed_step
@@ -263,7 +265,6 @@ class Source:
             await self._with.residents.start(record)
         else:
             await self._with.copies.thaw(record.id)
-            self._with.residents.keep(record.id)
         if departure.frozen_at is not None:
             stall = self._with.clock.monotonic() - departure.frozen_at
             departure.blackout_microseconds = round(stall * 1e6)

@@ -50,6 +50,7 @@ class Supervisor:
         self._fetched: ContainerOrder | None = None
         self._attached = False
         self._started_here = False
+        self._quiet = False
         self._back_off = BackOff()
         self._prober: Prober | None = None
 
@@ -77,9 +78,16 @@ class Supervisor:
         self.disowned = True
         self._stop_probing()
 
+    async def quieten(self) -> None:
+        """Stop the probes, and wait for the one that may just be running in the container."""
+        self._quiet = True
+        prober, self._prober = self._prober, None
+        if prober is not None:
+            await prober.drain()
+
     def adopt(self) -> None:
         """Look after it (again): it runs here by right."""
-        self.disowned = False
+        self.disowned = self._quiet = False
         self.note = Note()
         self._attached = True
         self._started_here = False
@@ -180,7 +188,7 @@ class Supervisor:
         if not now.record.started_boot:  # the agent was killed right after the start
             self._note_start()
         self.note = Note()
-        if self._prober is None:
+        if self._prober is None and not self._quiet:
             self._prober = self._tools.prober(
                 now.record.order, known_well=not self._started_here, changed=self.wake
             )

@@ -338,6 +338,147 @@ class Reason(StrEnum):
         "free space on the node's disk, and see that it is writable",
     )
 
+    # what CRIU could not do, and why
+    IO_URING_IN_USE = (
+        "IoUringInUse",
+        "A process of the container uses io_uring, which CRIU cannot dump.",
+        "keep the program from using it (for instance UV_USE_IO_URING=0 for Node.js, "
+        "innodb_use_native_aio=0 for MariaDB)",
+    )
+    UNSUPPORTED_FILE = (
+        "UnsupportedFile",
+        "A process of the container has something open that CRIU cannot dump.",
+        "devices, perf events and BPF objects cannot be moved: close them, or move the container Cold",
+    )
+    MPTCP_SOCKET = (
+        "MPTCPSocket",
+        "A process of the container has a Multipath TCP socket, which CRIU cannot dump.",
+        "set GODEBUG=multipathtcp=0 in the container's environment (Go opens such listeners by default)",
+    )
+    UNSUPPORTED_SOCKET = (
+        "UnsupportedSocket",
+        "A process of the container has a socket of a family or protocol that CRIU cannot dump.",
+        "TCP, UDP, Unix, packet and netlink sockets can be moved; others only Cold",
+    )
+    FILE_WATCH = (
+        "FileWatch",
+        "A process of the container watches a file that CRIU cannot find again.",
+        "watch files of the container's own file system or of its volumes, not of /proc or /sys",
+    )
+    FILE_LOCK = (
+        "FileLock",
+        "A process of the container shares a file lock with a process outside of it.",
+        "do not lock files that other containers or the node lock as well",
+    )
+    EXTERNAL_CONNECTION = (
+        "ExternalConnection",
+        "A process of the container is connected to a process outside of it by a Unix socket.",
+        "close the connection, or talk over TCP",
+    )
+    FOREIGN_FILE = (
+        "ForeignFile",
+        "A process of the container has a file open that lies outside of the container.",
+        "it was handed in by a process of the node: close it, or start the container anew",
+    )
+    NESTED_NAMESPACE = (
+        "NestedNamespace",
+        "A process of the container has made namespaces of its own.",
+        "containers inside of containers, and browsers with their sandbox, can be moved only Cold",
+    )
+    CONNECTION_IN_FLIGHT = (
+        "ConnectionInFlight",
+        "A connection was being made at the moment of the dump.",
+        "it is tried again",
+    )
+    LIMITS_UNREADABLE = (
+        "LimitsUnreadable",
+        "The agent may not read the resource limits of the container's processes.",
+        "the agent needs the capability SYS_RESOURCE to move processes that are not root's",
+    )
+    DELETED_FILE_TOO_LARGE = (
+        "DeletedFileTooLarge",
+        "A process of the container has a large file open that was deleted.",
+        "let the program close deleted files (rotated logs, temporary files)",
+    )
+    LINK_LOST = (
+        "LinkLost",
+        "An open file's name was removed, and its other names could not be used in its place.",
+        "let the program close deleted files",
+    )
+    VDSO_DIFFERS = (
+        "VDSODiffers",
+        "The two kernels' vDSOs do not fit together.",
+        "run the same kernel on both nodes, or a newer CRIU",
+    )
+    PID_IN_USE = (
+        "PIDInUse",
+        "A process id of the container is taken on the target.",
+        "the container has to have a PID namespace of its own",
+    )
+    ADDRESS_MISSING = (
+        "AddressMissing",
+        "A socket of the container is bound to an address that the target does not have.",
+        "bind to 0.0.0.0 or to the placement's address",
+    )
+    CONNECTION_NOT_RESTORED = (
+        "ConnectionNotRestored",
+        "A TCP connection of the container could not be put together again on the target.",
+        "see the migration's logTail",
+    )
+    FILES_DIFFER = (
+        "FilesDiffer",
+        "A file of the container is not on the target as it was at the dump.",
+        "a volume that is not moved with the container has to have the same content on both nodes",
+    )
+    OUT_OF_SPACE = (
+        "OutOfSpace",
+        "There is no room for the images of the container's memory.",
+        "they lie in the agent's runtime directory, a tmpfs: enlarge it, or free memory",
+    )
+    PAGE_STREAM_REFUSED = (
+        "PageStreamRefused",
+        "The two agents do not accept each other's certificates for the stream of pages.",
+        "the agents' certificates have to be of one CA and name the address in their NodeAgent",
+    )
+    PAGE_STREAM_BROKEN = (
+        "PageStreamBroken",
+        "The stream of pages to the target broke off.",
+        "check the network between the nodes, and the room for images on the target",
+    )
+    FREEZE_TIMED_OUT = (
+        "FreezeTimedOut",
+        "Some task of the container could not be frozen in time.",
+        "it waits in the kernel, often for a network file system or a disk",
+    )
+    DUMP_TIMED_OUT = (
+        "DumpTimedOut",
+        "The dump took longer than it may.",
+        "a faster link, or a strategy that copies memory while the container runs",
+    )
+    RESTORE_TIMED_OUT = ("RestoreTimedOut", "The restore took longer than it may.")
+    NOT_HELD = (
+        "NotHeld",
+        "The restored copy did not stand still, so it was ended.",
+        "see the agent's log on the target",
+    )
+    NOT_FROZEN = (
+        "NotFrozen",
+        "The container did not stand still after its dump, so the dump is worth nothing.",
+    )
+    PAGES_LOST = (
+        "PagesLost",
+        "Not every page of the container's memory has arrived at the target.",
+        "check the network between the nodes, and the room for images on the target",
+    )
+    STILL_MOUNTED = ("StillMounted", "Something is mounted where files were to be deleted.")
+    CRIU_FAILED = ("CRIUFailed", "CRIU failed.", "see the agent's log")
+    CRIU_MISSING = (
+        "CRIUMissing",
+        "CRIU is not installed on the node.",
+        "install CRIU 4.2 or newer",
+    )
+    PAGE_SERVER_FAILED = ("PageServerFailed", "CRIU's page server could not be started.")
+
     # errors that name no better reason
     INTERNAL_ERROR = ("InternalError", "Something unforeseen went wrong.", "see the program's log")
     INVALID_INPUT = ("InvalidInput", "The request cannot be accepted as it is.")

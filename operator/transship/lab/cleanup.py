@@ -25,8 +25,7 @@ ESCAPED = re.compile(r"\\([0-7]{3})")
 
 def remove_lab(directory: Path) -> None:
     """Processes, network, loop devices, mounts, cgroups, files: in this order."""
-    name = directory.name
-    state = _readable_state(directory) or LabState(name=name, index=0, nodes=())
+    state = _state_or_guess(directory)
     cgroups.kill(state.cgroup)
     for daemon in daemon_names(directory):
         # a damaged record names nobody; whoever it meant was in the cgroup
@@ -41,12 +40,12 @@ def remove_lab(directory: Path) -> None:
 
 def traces(directory: Path) -> list[str]:
     """What is left of a lab, for people and for tests; empty when all of it is gone."""
-    state = _readable_state(directory) or LabState(name=directory.name, index=0, nodes=())
+    state = _state_or_guess(directory)
     found = [f"process {pid}" for pid in sorted(cgroups.members(state.cgroup))]
     found += [f"mount {mount}" for mount in mounts_below(directory)]
     found += [f"loop device {device}" for device in _disks(directory)]
-    if network.switch_exists(state):
-        found.append(f"network namespace {state.switch}")
+    if network.network_exists(state):
+        found.append(f"link {state.machine_link}")
     if cgroups.exists(state.cgroup):
         found.append(f"cgroup {state.cgroup}")
     if directory.exists():

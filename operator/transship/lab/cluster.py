@@ -55,7 +55,7 @@ def up(name: str, count: int, *, say: Say, link_rate: int | None = None) -> LabS
         remove_lab(directory)
         ingredients = _gather(say)
         state = _claim(directory, names, link_rate=link_rate, image=ingredients.image)
-        network.create_network(state)
+        network.create_network(directory, state)
         return _Making(directory, ingredients, say).run(state)
 
 

@@ -47,25 +47,22 @@ def start_daemon(
     argv: Sequence[str | Path],
     *,
     env: Mapping[str, str] | None = None,
-    netns: str | None = None,
     enter: Sequence[str | Path] = (),
     cgroup: str | None = None,
 ) -> int:
     """Start a program in a session of its own and return its pid.
 
-    `netns` runs it in that named network namespace. `enter` is a command that runs the words after
-    it somewhere else (nsenter, unshare); the pid is that of the program itself, not of `enter`.
-    It lives in the lab's cgroup, or in `cgroup`.
+    `enter` is a command that runs the words after it somewhere else (nsenter, unshare); the pid is
+    that of the program itself, not of `enter`. It lives in the lab's cgroup, or in `cgroup`.
     """
     if daemon_alive(state_dir, name):
         raise Refused(f"starting {name}: it is running already")
-    network = [] if netns is None else [program("nsenter"), f"--net=/run/netns/{netns}"]
     words = [str(word) for word in argv]
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, theirs:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         ours.settimeout(GATE_TIMEOUT_SECONDS)
-        gate = [*network, *map(str, enter), "/bin/sh", "-c", GATE, name, *words]
+        gate = [*map(str, enter), "/bin/sh", "-c", GATE, name, *words]
         _spawn(gate, stdin=theirs.fileno(), log=_log(state_dir, name), env=env)
         theirs.close()
         pid = _pid_at_gate(ours, name)

@@ -93,14 +93,14 @@ def limit_rate(directory: Path, state: LabState, rate: int | None) -> LabState:
     state = save_state(directory, state.model_copy(update={"link_rate": rate}))
     for node in state.nodes:
         if nodes.node_alive(directory, node):
-            network.set_rate(state, node, pid=nodes.node_pid(directory, node))
+            network.set_rate(directory, state, node, pid=nodes.node_pid(directory, node))
     return state
 
 
 def _set_cuts(directory: Path, state: LabState, cuts: set[Cut]) -> LabState:
     ordered = tuple(sorted(cuts, key=lambda cut: (cut.source, cut.target)))
     state = save_state(directory, state.model_copy(update={"cuts": ordered}))
-    network.apply_cuts(state)
+    network.apply_cuts(directory, state)
     return state
 
 

@@ -1,8 +1,9 @@
 """The lab's network: one bridge, with a port for the machine, the operator and each node.
 
 The bridge has a network namespace of its own, so that neither the machine's packet filter nor its
-other links touch the lab, and so that removing one namespace removes every port. Made by netlink;
-only the packet filter that cuts members apart needs a program, nft, which the node image has.
+other links touch the lab. A process holds the namespace: ending it removes the bridge with every
+port. All is made by netlink, but for the packet filter that cuts members apart: it needs a program,
+nft, which the node image has.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from pyroute2 import IPRoute, netns
+from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import TC_H_ROOT
 
 from transship.common.errors import InvalidInput, TransshipError
 from transship.common.processes import run_blocking
-from transship.lab.daemons import program
+from transship.lab.daemons import daemon_alive, daemon_pid, program, start_daemon
 from transship.lab.state import MACHINE, Cut, LabState
 
+SWITCH = "switch"  # the daemon that holds the namespace
 BRIDGE = "bridge"
 UNDERLAY = "eth0"  # a node's own name for its port
-NETNS_FOLDER = Path("/run/netns")
 RATE = re.compile(r"(?P<number>[1-9][0-9]*)(?P<unit>kbit|mbit|gbit)")
 RATE_UNITS = {"kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 MAX_RATE = 32 * 10**9  # the kernel's interface takes bytes per second in 32 bits
@@ -46,63 +47,66 @@ def used_networks() -> list[IPv4Network]:
     ]
 
 
-def create_network(state: LabState) -> None:
+def create_network(directory: Path, state: LabState) -> None:
     """Make the bridge, and the machine's own port and address."""
-    netns.create(state.switch)
-    with _switch(state) as switch:
+    start_daemon(
+        directory, SWITCH, ["sleep", "infinity"], enter=[program("unshare"), "--net"]
+    )
+    with _switch(directory) as switch:
         # a bridge without a fixed address takes a port's, and another one when that port goes
         mac = f"02:54:53:{state.index:02x}:01:00"
         switch.link("add", ifname=BRIDGE, kind="bridge", address=mac, br_mcast_snooping=0)
         switch.link("set", index=_index(switch, BRIDGE), state="up")
-    _add_port(state, MACHINE, link=state.machine_link, pid=os.getpid())
+    _add_port(directory, state, MACHINE, link=state.machine_link, pid=os.getpid())
     with IPRoute() as machine:
         _configure(machine, state, MACHINE, link=state.machine_link)
 
 
-def attach(state: LabState, member: str, *, pid: int) -> None:
+def attach(directory: Path, state: LabState, member: str, *, pid: int) -> None:
     """Give a member, in the network namespace of process `pid`, its port and its address."""
-    _add_port(state, member, link=UNDERLAY, pid=pid)
+    _add_port(directory, state, member, link=UNDERLAY, pid=pid)
     with _inside(pid) as inside:
         inside.link("set", index=_index(inside, "lo"), state="up")
         _configure(inside, state, member, link=UNDERLAY)
         inside.route("add", dst="default", gateway=str(state.address(MACHINE)))
     if state.link_rate is not None:
-        set_rate(state, member, pid=pid)
+        set_rate(directory, state, member, pid=pid)
 
 
-def detach(state: LabState, member: str) -> None:
+def detach(directory: Path, member: str) -> None:
     """Pull a member's cable: nothing that it still sends, a last FIN say, reaches anyone."""
-    with contextlib.suppress(FileNotFoundError), _switch(state) as switch:
+    if not daemon_alive(directory, SWITCH):
+        return
+    with _switch(directory) as switch:
         for index in switch.link_lookup(ifname=member):
             switch.link("del", index=index)
 
 
 def remove_network(state: LabState) -> None:
-    """Remove whatever there is of the bridge and its ports."""
+    """Remove what does not go with the switch at once: the machine's own port."""
     with IPRoute() as machine:
         for index in machine.link_lookup(ifname=state.machine_link):
             machine.link("del", index=index)
-    if (NETNS_FOLDER / state.switch).exists():
-        netns.remove(state.switch)
 
 
-def switch_exists(state: LabState) -> bool:
-    return (NETNS_FOLDER / state.switch).exists()
+def network_exists(state: LabState) -> bool:
+    with IPRoute() as machine:
+        return bool(machine.link_lookup(ifname=state.machine_link))
 
 
-def set_rate(state: LabState, member: str, *, pid: int) -> None:
+def set_rate(directory: Path, state: LabState, member: str, *, pid: int) -> None:
     """Shape both directions of a node's link to the lab's rate, or set it free."""
-    with _switch(state) as switch:
+    with _switch(directory) as switch:
         _shape(switch, member, rate=state.link_rate)
     with _inside(pid) as inside:
         _shape(inside, UNDERLAY, rate=state.link_rate)
 
 
-def apply_cuts(state: LabState) -> None:
+def apply_cuts(directory: Path, state: LabState) -> None:
     """Make the bridge drop exactly the frames of `state.cuts`; one transaction of the kernel."""
     if state.image is None:
         raise TransshipError("cutting the network: the lab has no node image yet")
-    nsenter = [program("nsenter"), f"--net={NETNS_FOLDER / state.switch}"]
+    nsenter = [program("nsenter"), f"--net=/proc/{daemon_pid(directory, SWITCH)}/ns/net"]
     nft = [program("chroot"), str(state.image), "/usr/sbin/nft", "-f", "-"]
     run_blocking([*nsenter, *nft], stdin=cut_rules(state.cuts).encode())
 
@@ -126,9 +130,9 @@ def parse_rate(text: str) -> int:
     return rate
 
 
-def _add_port(state: LabState, member: str, *, link: str, pid: int) -> None:
+def _add_port(directory: Path, state: LabState, member: str, *, link: str, pid: int) -> None:
     peer = {"ifname": link, "address": state.mac(member), "net_ns_pid": pid}
-    with _switch(state) as switch:
+    with _switch(directory) as switch:
         switch.link("add", ifname=member, kind="veth", peer=peer)
         bridge = _index(switch, BRIDGE)
         switch.link("set", index=_index(switch, member), master=bridge, state="up")
@@ -153,8 +157,8 @@ def _shape(namespace: IPRoute, link: str, *, rate: int | None) -> None:
         namespace.tc("replace", "tbf", index, rate=bytes_per_second, burst=burst, limit=limit)
 
 
-def _switch(state: LabState) -> IPRoute:
-    return IPRoute(netns=state.switch)
+def _switch(directory: Path) -> IPRoute:
+    return _inside(daemon_pid(directory, SWITCH))
 
 
 def _inside(pid: int) -> IPRoute:

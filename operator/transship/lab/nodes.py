@@ -56,13 +56,13 @@ def boot_node(state_dir: Path, state: LabState, member: str) -> None:
         enter=[program("unshare"), "--mount", "--uts", "--ipc", "--net", "--pid", "--fork"],
         cgroup=_system_cgroup(state, member),
     )
-    network.attach(state, member, pid=pid)
+    network.attach(state_dir, state, member, pid=pid)
     _await_boot(state_dir, member, pid=pid)
 
 
 def cut_power(state_dir: Path, state: LabState, member: str) -> None:
     """End a node at once: nobody hears from it again, and nothing in it runs on."""
-    network.detach(state, member)
+    network.detach(state_dir, member)
     killinit_daemon(state_dir, state, member)
 
 

@@ -79,11 +79,6 @@ class LabState(BaseModel):
         return f"02:54:53:{self.index:02x}:00:{self._number(member):02x}"
 
     @property
-    def switch(self) -> str:
-        """The network namespace that holds the lab's bridge."""
-        return f"transship-{self.name}"
-
-    @property
     def machine_link(self) -> str:
         return f"tslab{self.index}"
 

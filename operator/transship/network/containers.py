@@ -118,7 +118,8 @@ class ContainerNetwork:
         """From now on packets to the address that reach this node wait in the kernel.
 
         The node's own clients are held at once, and it answers for the address from here on (the
-        source cannot once it diverts): call it just before the source's divert.
+        source cannot once it diverts): call it just before the source's divert. Should the source
+        go on instead, it has to undivert, even if it never diverted: to announce the address again.
         """
         doors = self._doors_of(container_id)
         self._routing.apply(*doors.lead_in(self._underlay))

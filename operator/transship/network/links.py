@@ -136,17 +136,16 @@ def turn_back(link: Link, *, namespace: Path) -> None:
 
 def _become_mirror(owner: Owner) -> None:
     sysctls.write(sysctls.of_mirror(CONTAINER_LINK))
-    _apply_once(
-        netlink.resolve(mirror_gateway(each), index=CONTAINER_LINK_INDEX, mac=HOST_MAC)
-        for each in owner.addresses
-    )
     with IPRoute() as routing:
+        # with its last address a link loses its routes and neighbours: these come after
         routing.flush_addr(index=CONTAINER_LINK_INDEX)
         for each in owner.addresses:
+            hop = mirror_gateway(each)
+            _apply_once([netlink.resolve(hop, index=CONTAINER_LINK_INDEX, mac=HOST_MAC)])
             routing.route(
-                "replace",
+                "add",
                 dst=f"{each}/{each.max_prefixlen}",
-                gateway=str(mirror_gateway(each)),
+                gateway=str(hop),
                 oif=CONTAINER_LINK_INDEX,
                 flags=netlink.RTNH_F_ONLINK,
             )

@@ -74,9 +74,9 @@ class Rtnl:
         with self._lock:
             first = self._sequence + 1
             self._sequence += len(requests)
-            numbered = (_numbered(each.body, first + i) for i, each in enumerate(requests))
+            parts = (numbered(each.body, first + i) for i, each in enumerate(requests))
             try:
-                self._socket.send(b"".join(numbered))
+                self._socket.send(b"".join(parts))
                 codes = self._acknowledged(first, len(requests))
             except OSError as e:
                 raise TransshipError(f"talking to the kernel's routing: {e}") from e
@@ -88,18 +88,18 @@ class Rtnl:
         codes: dict[int, int] = {}
         while len(codes) < count:
             data = self._socket.recv(RECEIVE_BYTES)
-            for sequence, code in _error_codes(data):
+            for sequence, code in error_codes(data):
                 if sequence >= first:  # older: the answer to a request that was given up
                     codes[sequence] = code
         return [codes[first + i] for i in range(count)]
 
 
-def _numbered(body: bytes, sequence: int) -> bytes:
+def numbered(body: bytes, sequence: int) -> bytes:
     length, kind, flags, _, port = HEADER.unpack_from(body)
     return HEADER.pack(length, kind, flags, sequence, port) + body[HEADER.size :]
 
 
-def _error_codes(data: bytes) -> list[tuple[int, int]]:
+def error_codes(data: bytes) -> list[tuple[int, int]]:
     found, offset = [], 0
     while offset + HEADER.size <= len(data):
         length, kind, _, sequence, _ = HEADER.unpack_from(data, offset)

@@ -64,6 +64,8 @@ def of_mirror(name: str) -> Settings:
     """Inside a namespace that sends back what waited for a container that went on elsewhere."""
     return {
         f"ipv4/conf/{name}/forwarding": 1,
+        f"ipv4/conf/{name}/rp_filter": 0,  # it has no way back to the clients
+        "ipv4/conf/all/rp_filter": 0,
         "ipv4/conf/all/send_redirects": 0,
         "ipv6/conf/all/forwarding": 1,
     }

@@ -1,0 +1,171 @@
+"""The agent put together: every part is made here, once, and handed to those who use it.
+
+The order of the start matters: the journal is read and obeyed before anything else may change a
+container, and only then are calls taken. A stop leaves containers as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+from loguru import logger
+
+from transship.agent.access import Guard, client_context, server_context
+from transship.agent.bundles import NodeBundles
+from transship.agent.cluster import KubeCluster
+from transship.agent.containers import Containers
+from transship.agent.copies import NodeCopies
+from transship.agent.facts import Identity, NodeFacts, read_boot_id
+from transship.agent.instances import ContainerExecutor, Instances
+from transship.agent.journal import Journal
+from transship.agent.logs import LogSource
+from transship.agent.machine import Tools
+from transship.agent.metrics import Metrics
+from transship.agent.peers import PeerClient
+from transship.agent.probes import Prober
+from transship.agent.registration import Registration
+from transship.agent.server import Service, make_app
+from transship.agent.source import Source, SourceParts
+from transship.agent.target import Target, TargetParts
+from transship.agent.wires import NodeWires
+from transship.common.clock import Clock, SystemClock
+from transship.network import ContainerNetwork
+from transship.protocol.containers import ContainerOrder
+from transship.protocol.paths import STREAM_PORT
+from transship.runtime.containers import Runtime
+from transship.runtime.images import ImageStore
+from transship.runtime.layout import Layout
+from transship.transfer.streams import StreamKind, StreamServer
+
+SHUTDOWN_SECONDS = 5.0  # for replies under way; a handover is obeyed from the journal afterwards
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says."""
+
+    identity: Identity
+    underlay: str
+    layout: Layout
+    kubeconfig: Path | None
+    authority: Path
+    certificate: Path
+    key: Path
+    insecure_registries: tuple[str, ...] = ()
+
+
+class Agent:
+    """All parts of one agent."""
+
+    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        layout = settings.layout
+        for folder in (layout.state_dir, layout.runtime_dir):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        self._streams = _contexts(settings)
+        self.journal = Journal(layout.state_dir / "journal", boot=read_boot_id(), clock=self._clock)
+        images = ImageStore(
+            layout.image_store, insecure_registries=settings.insecure_registries
+        )
+        self.runtime = Runtime(layout, images=images)
+        self.network = ContainerNetwork(settings.underlay, runtime_dir=layout.runtime_dir)
+        self.instances = Instances(self.runtime, self.network)
+        self.containers = Containers(
+            Tools(self.journal, self.instances, self._clock, _make_prober(self.runtime))
+        )
+        self.facts = NodeFacts(
+            settings.identity, state_dir=layout.state_dir,
+            containers=lambda: len(self.journal.all()),
+        )  # fmt: skip
+        self._peers = PeerClient(self._streams.client)
+        self.source, self.target = self._roles()
+        self._stack = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Obey the journal, then take calls."""
+        self.journal.load()
+        await asyncio.to_thread(self.network.prepare_node)
+        await self.target.recover()
+        await self.source.recover()
+        self.containers.begin()
+        self._background(self._watch_exits(), "exits")
+        await self._listen()
+        registration = Registration(
+            KubeCluster(self._settings.identity.node, kubeconfig=self._settings.kubeconfig),
+            facts=self.facts, clock=self._clock,
+        )  # fmt: skip
+        self._background(registration.run(), "registration")
+        self._background(self._learn(registration), "facts")
+        logger.bind(node=self._settings.identity.node, containers=len(self.journal.all())).info(
+            "agent serves"
+        )
+
+    async def stop(self) -> None:
+        """Let go of everything; containers run on."""
+        await self._stack.aclose()
+        await self.containers.close()
+        await self._peers.close()
+        self.network.close()
+        logger.info("agent stopped, containers run on")
+
+    def _roles(self) -> tuple[Source, Target]:
+        journal, runtime, peers, clock = self.journal, self.runtime, self._peers, self._clock
+        copies, bundles = NodeCopies(), NodeBundles(runtime)
+        wires = NodeWires(self.network)
+        source = Source(
+            SourceParts(
+                journal=journal, copies=copies, bundles=bundles, wires=wires,
+                residents=self.containers, peers=peers, streams=self._streams.client, clock=clock,
+            )
+        )  # fmt: skip
+        target = Target(
+            TargetParts(
+                journal=journal, copies=copies, bundles=bundles, wires=wires,
+                residents=self.containers, peers=peers, clock=clock,
+                scratch=self._settings.layout.runtime_dir,
+            )
+        )  # fmt: skip
+        return source, target
+
+    async def _listen(self) -> None:
+        identity = self._settings.identity
+        runner = web.AppRunner(make_app(self._service()), access_log=None,
+                               shutdown_timeout=SHUTDOWN_SECONDS)  # fmt: skip
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(
+            runner, identity.address, identity.port, ssl_context=self._streams.server
+        )
+        await site.start()
+        streams = StreamServer({StreamKind.FILES: self.target.receive_files})
+        await streams.start(identity.address, port=STREAM_PORT, context=self._streams.server)
+        self._stack.push_async_callback(streams.close)
+
+    def _service(self) -> Service:
+        layout, journal = self._settings.layout, self.journal
+        metrics = Metrics(reports=self.containers.reports, capacity=self.facts.capacity)
+        return Service(
+            containers=self.containers,
+            source=self.source,
+            target=self.target,
+            facts=self.facts,
+            logs=LogSource(path=layout.log, held=lambda name: journal.get(name) is not None),
+            metrics=metrics.text,
+            guard=Guard(journal),
+        )
+
+    async def _watch_exits(self) -> None:
+        async for ended in self.runtime.watch_exits():
+            self.containers.ended(ended.container_id)
+
+    async def _learn(self, registration: Registration) -> None:
+        await self.facts.gather()
+        registration.changed()
+
+    def _background(self, work: object, name: str) -> None: ...

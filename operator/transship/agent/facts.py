@@ -1,0 +1,153 @@
+"""What there is to know of this node: programs, kernel and CPU, room, and whether moving works.
+
+Most of it is found out once, at the start; what is free is asked anew each time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from loguru import logger
+
+from transship import __version__
+from transship.api.node_agent import Capacity, Features, SelfTest, Versions
+from transship.common.errors import TransshipError
+from transship.common.processes import run
+from transship.protocol.node import NodeReport
+from transship.runtime import cgroups, criu
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+PROBE_TIMEOUT_SECONDS = 10.0
+
+# include/uapi/linux/fs.h: _IOWR('f', 16, struct pm_scan_arg), 12 words of 64 bits (Linux 6.7)
+PAGEMAP_SCAN = 0xC0606610
+PM_SCAN_ARGUMENT = struct.Struct("=12Q")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who this agent is."""
+
+    node: str
+    address: str
+    port: int
+
+    @property
+    def endpoint(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"https://{host}:{self.port}"
+
+
+class NodeFacts:
+    """The facts; `gather` fills in those that cost time."""
+
+    def __init__(
+        self, identity: Identity, *, state_dir: Path, containers: Callable[[], int]
+    ) -> None:
+        self.identity = identity
+        self.boot_id = read_boot_id()
+        self.versions = Versions(agent=__version__, kernel=os.uname().release)
+        self.features = Features(machine=os.uname().machine)
+        self.self_test: SelfTest | None = None
+        self.self_tested = False
+        self._state_dir = state_dir
+        self._containers = containers
+
+    async def gather(self) -> None:
+        """Ask the programs and the kernel. Something that is missing is a fact like any other."""
+        runc, conmon = await version_of("runc"), await version_of("conmon")
+        found = await _probe_criu()
+        self.versions = self.versions.model_copy(
+            update={
+                "criu": "" if found is None else found.version_text, "runc": runc, "conmon": conmon,
+            }
+        )  # fmt: skip
+        cpu = Path("/proc/cpuinfo").read_text()
+        self.features = Features(
+            cgroup="v2" if cgroups.detect().unified else "v1",
+            soft_dirty=found is not None and found.memory_tracking,
+            pagemap_scan=has_pagemap_scan(),
+            userfaultfd=found is not None and found.lazy_pages,
+            cpu_model=cpu_model(cpu),
+            cpu_flags=cpu_flags(cpu),
+            machine=os.uname().machine,
+        )
+
+    def capacity(self) -> Capacity:
+        memory = memory_bytes(Path("/proc/meminfo").read_text())
+        disk = shutil.disk_usage(self._state_dir)
+        return Capacity(
+            cpu_millicores=1000 * len(os.sched_getaffinity(0)),
+            memory_bytes=memory.get("MemTotal", 0),
+            free_memory_bytes=memory.get("MemAvailable", 0),
+            disk_bytes=disk.total,
+            free_disk_bytes=disk.free,
+            containers=self._containers(),
+        )
+
+    def report(self) -> NodeReport:
+        return NodeReport(
+            node=self.identity.node,
+            address=self.identity.address,
+            boot_id=self.boot_id,
+            versions=self.versions,
+            features=self.features,
+            capacity=self.capacity(),
+            self_test=self.self_test,
+        )
+
+
+def read_boot_id() -> str:
+    return BOOT_ID.read_text().strip()
+
+
+async def _probe_criu() -> criu.CriuFacts | None:
+    try:
+        return await criu.probe()
+    except (TransshipError, OSError) as e:
+        logger.bind(cause=str(e)).warning("criu cannot be asked what it can do")
+        return None
+
+
+async def version_of(program: str) -> str:
+    """The first number in what `PROGRAM --version` says; empty without the program."""
+    try:
+        said = await run([program, "--version"], timeout_seconds=PROBE_TIMEOUT_SECONDS)
+    except (TransshipError, OSError):
+        return ""
+    found = re.search(r"\d+(\.\d+)+", said.stdout)
+    return found[0] if found else ""
+
+
+def has_pagemap_scan() -> bool:
+    """Scan nothing: a kernel without it says that it does not know the request."""
+    argument = bytearray(PM_SCAN_ARGUMENT.pack(PM_SCAN_ARGUMENT.size, *[0] * 11))
+    try:
+        with Path("/proc/self/pagemap").open("rb") as pagemap:
+            fcntl.ioctl(pagemap.fileno(), PAGEMAP_SCAN, argument)
+    except OSError:
+        return False
+    return True
+
+
+def cpu_model(cpuinfo: str) -> str:
+    found = re.search(r"^model name\s*: (.*)$", cpuinfo, re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def cpu_flags(cpuinfo: str) -> tuple[str, ...]:
+    """x86 says flags, ARM says Features."""
+    found = re.search(r"^(?:flags|Features)\s*: (.*)$", cpuinfo, re.MULTILINE)
+    return tuple(sorted(found[1].split())) if found else ()
+
+
+def memory_bytes(meminfo: str) -> dict[str, int]:
+    rows = re.findall(r"^(\w+):\s+(\d+) kB$", meminfo, re.MULTILINE)
+    return {name: int(kibibytes) * 1024 for name, kibibytes in rows}

@@ -1,0 +1,114 @@
+"""Tells the cluster that this node exists: its NodeAgent's status and its lease.
+
+Nothing else in the agent waits for this. While the API server is away, containers run on and
+migrations go on; the lease runs out, and the operator then asks the agent itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import Protocol
+
+from loguru import logger
+
+from transship.agent.facts import NodeFacts
+from transship.api.conditions import Condition, Conditions, condition, with_condition
+from transship.api.node_agent import NodeAgentStatus
+from transship.api.reasons import Reason
+from transship.common.clock import Clock
+from transship.common.errors import TransshipError
+
+RENEW_SECONDS = 10.0  # as the kubelet
+LEASE_SECONDS = 40  # as the kubelet: three renewals may get lost
+STATUS_SECONDS = 30.0  # free memory and disk; everything else is written when it changes
+READY = "Ready"
+
+
+class Cluster(Protocol):
+    """The two writes that an agent makes."""
+
+    async def register(self, status: NodeAgentStatus) -> None: ...
+
+    async def renew(self, *, duration_seconds: int) -> None: ...
+
+
+class Registration:
+    """Keeps both fresh until it is stopped."""
+
+    def __init__(self, cluster: Cluster, *, facts: NodeFacts, clock: Clock) -> None:
+        self._cluster = cluster
+        self._facts = facts
+        self._clock = clock
+        self._conditions: Conditions = ()
+        self._changed = asyncio.Event()
+
+    def changed(self) -> None:
+        """A fact has changed: tell it now."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_lease())
+            group.create_task(self._keep_status())
+
+    async def _keep_lease(self) -> None:
+        failing = False
+        while True:
+            try:
+                await self._cluster.renew(duration_seconds=LEASE_SECONDS)
+                failing = False
+            except TransshipError as e:
+                failing = _tell(e, what="lease", again=failing)
+            await asyncio.sleep(RENEW_SECONDS)
+
+    async def _keep_status(self) -> None:
+        failing = False
+        while True:
+            self._changed.clear()
+            try:
+                await self._cluster.register(self.status())
+                failing = False
+            except TransshipError as e:
+                failing = _tell(e, what="status", again=failing)
+            pause = RENEW_SECONDS if failing else STATUS_SECONDS
+            try:
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    def status(self) -> NodeAgentStatus:
+        facts = self._facts
+        ready = readiness(facts, now=self._clock.now())
+        self._conditions = with_condition(self._conditions, ready)
+        return NodeAgentStatus(
+            conditions=self._conditions,
+            endpoint=facts.identity.endpoint,
+            address=facts.identity.address,
+            boot_id=facts.boot_id,
+            versions=facts.versions,
+            features=facts.features,
+            capacity=facts.capacity(),
+            self_test=facts.self_test,
+        )
+
+
+def readiness(facts: NodeFacts, *, now: datetime) -> Condition:
+    """A node whose self-test failed runs containers, but takes no part in moves: not ready."""
+    test = facts.self_test
+    if test is None:
+        return condition(READY, False, reason=Reason.AGENT_STARTING, now=now,
+                         message=Reason.AGENT_STARTING.meaning)  # fmt: skip
+    if not test.passed:
+        return condition(READY, False, reason=Reason.SELF_TEST_FAILED, now=now,
+                         message=test.message)  # fmt: skip
+    return condition(READY, True, reason=Reason.AGENT_READY, now=now,
+                     message=Reason.AGENT_READY.meaning)  # fmt: skip
+
+
+def _tell(error: TransshipError, *, what: str, again: bool) -> bool:
+    """Once per outage; a retry heals it."""
+    level = "DEBUG" if again else "WARNING"
+    logger.bind(reason=error.reason, cause=error.message).log(level, f"{what} not written")
+    return True

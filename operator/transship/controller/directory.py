@@ -1,0 +1,188 @@
+"""Directory: the resources as last seen, and who is to be woken when one of them changes.
+
+Fed by kopf's events and by what our own writes return; read by the loops. It is a cache: whatever
+must not happen twice is guarded by the API server (names, resource versions) or by an agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import TypeVar
+
+from transship.api.base import Resource
+from transship.api.migration import ContainerMigration
+from transship.api.node_agent import NodeAgent
+from transship.api.placement import ContainerPlacement
+from transship.plan.moves import is_finished
+from transship.plan.nodes import Node, unusable
+
+R = TypeVar("R", bound=Resource)
+
+
+class Directory:
+    """Three kinds, by uid (node agents by name), and one wake-up event per loop."""
+
+    def __init__(self) -> None:
+        self._placements: dict[str, ContainerPlacement] = {}
+        self._migrations: dict[str, ContainerMigration] = {}
+        self._nodes: dict[str, NodeAgent] = {}
+        self._wakes: dict[str, asyncio.Event] = {}
+
+    def placement(self, uid: str) -> ContainerPlacement | None:
+        return self._placements.get(uid)
+
+    def migration(self, uid: str) -> ContainerMigration | None:
+        return self._migrations.get(uid)
+
+    def migrations_of(self, placement_uid: str) -> tuple[ContainerMigration, ...]:
+        return tuple(
+            m for m in self._migrations.values() if m.spec.placement_uid == placement_uid
+        )
+
+    def node_agent(self, name: str) -> NodeAgent | None:
+        return self._nodes.get(name)
+
+    def node_agents(self) -> tuple[NodeAgent, ...]:
+        return tuple(self._nodes.values())
+
+    def loads(self) -> dict[str, int]:
+        """How many placements each node has, counting those that are on their way to it."""
+        counts: dict[str, int] = {}
+        for placement in self._placements.values():
+            node = placement.status.node or placement.spec.target_node
+            if node is not None:
+                counts[node] = counts.get(node, 0) + 1
+        for migration in self._migrations.values():
+            if not is_finished(migration):
+                target = migration.spec.target_node
+                counts[target] = counts.get(target, 0) + 1
+        return counts
+
+    def wake_of(self, uid: str) -> asyncio.Event:
+        """The event that wakes the loop of this object."""
+        return self._wakes.setdefault(uid, asyncio.Event())
+
+    def wake(self, uids: Iterable[str]) -> None:
+        for uid in uids:
+            if (event := self._wakes.get(uid)) is not None:
+                event.set()
+
+    def put(self, resource: Resource) -> None:
+        """Take in what was seen, unless something newer of the same object is known."""
+        match resource:
+            case ContainerPlacement():
+                self._put_placement(resource)
+            case ContainerMigration():
+                self._put_migration(resource)
+            case NodeAgent():
+                self._put_node(resource)
+
+    def drop(self, resource: Resource) -> None:
+        """It is gone."""
+        uid = resource.metadata.uid
+        match resource:
+            case ContainerPlacement():
+                self._placements.pop(uid, None)
+                self.wake(m.metadata.uid for m in self.migrations_of(uid))
+            case ContainerMigration():
+                self._migrations.pop(uid, None)
+                self.wake([resource.spec.placement_uid])
+            case NodeAgent():
+                self._nodes.pop(resource.metadata.name, None)
+                self.wake(self._interested_in(resource.metadata.name))
+        self.wake([uid])
+
+    def forget(self, uid: str) -> None:
+        """The loop of this object is over."""
+        self._wakes.pop(uid, None)
+
+    def keep_only(self, kind: type[R], present: Iterable[R]) -> None:
+        """Take in a complete list: what is not in it is gone."""
+        listed = {resource.metadata.uid: resource for resource in present}
+        for resource in listed.values():
+            self.put(resource)
+        for known in self._all(kind):
+            if known.metadata.uid not in listed:
+                self.drop(known)
+
+    def _all(self, kind: type[R]) -> list[Resource]:
+        if kind is ContainerPlacement:
+            return list(self._placements.values())
+        if kind is ContainerMigration:
+            return list(self._migrations.values())
+        return list(self._nodes.values())
+
+    def _put_placement(self, placement: ContainerPlacement) -> None:
+        uid = placement.metadata.uid
+        known = self._placements.get(uid)
+        if not _is_newer(placement, known):
+            return
+        self._placements[uid] = placement
+        if known is None or _wish(known) != _wish(placement):
+            self.wake([uid, *(m.metadata.uid for m in self.migrations_of(uid))])
+
+    def _put_migration(self, migration: ContainerMigration) -> None:
+        uid = migration.metadata.uid
+        known = self._migrations.get(uid)
+        if not _is_newer(migration, known):
+            return
+        self._migrations[uid] = migration
+        if known is None or _fate(known) != _fate(migration):
+            self.wake([uid])
+        if known is None or known.status != migration.status or _fate(known) != _fate(migration):
+            self.wake([migration.spec.placement_uid])
+
+    def _put_node(self, agent: NodeAgent) -> None:
+        name = agent.metadata.name
+        known = self._nodes.get(name)
+        if known is not None and known.metadata.uid == agent.metadata.uid:
+            if not _is_newer(agent, known):
+                return
+        self._nodes[name] = agent
+        if known is None or _use(known) != _use(agent):
+            self.wake(self._interested_in(name))
+
+    def _interested_in(self, node: str) -> list[str]:
+        placements = [
+            uid for uid, p in self._placements.items()
+            if p.status.node == node or p.spec.target_node in {None, node}
+        ]  # fmt: skip
+        migrations = [
+            uid for uid, m in self._migrations.items()
+            if node in {m.spec.source_node, m.spec.target_node} and not is_finished(m)
+        ]  # fmt: skip
+        return [*placements, *migrations]
+
+
+def _is_newer(resource: Resource, known: Resource | None) -> bool:
+    """Resource versions of one object grow; one that is not a number is taken in as it comes."""
+    if known is None:
+        return True
+    ours, theirs = known.metadata.resource_version, resource.metadata.resource_version
+    if not (ours.isdecimal() and theirs.isdecimal()):
+        return True
+    return int(theirs) > int(ours)
+
+
+def _wish(placement: ContainerPlacement) -> tuple[object, ...]:
+    """What of a placement wakes somebody: not its status, which is our own writing."""
+    meta = placement.metadata
+    return (
+        meta.generation,
+        meta.deletion_timestamp,
+        meta.finalizers,
+        placement.status.cancelled_generation,
+    )
+
+
+def _fate(migration: ContainerMigration) -> tuple[object, ...]:
+    meta = migration.metadata
+    return (meta.deletion_timestamp, meta.finalizers)
+
+
+def _use(agent: NodeAgent) -> tuple[object, ...]:
+    """What decides whether and how a node is used; its figures change with every heartbeat."""
+    barred = unusable(Node(agent))
+    reason = barred.reason if barred is not None else None
+    return (reason, agent.metadata.labels, agent.status.endpoint, agent.metadata.uid)

@@ -1,0 +1,123 @@
+"""What the loops need of the world, each behind a few methods.
+
+The API server's half is met by transship.kube, the agents' by controller.agents; tests put small
+real classes in their place (tests/fakes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, Protocol, TypeVar
+
+from transship.api.base import ApiModel, Resource
+from transship.protocol.containers import ContainerOrder, ContainerReport
+from transship.protocol.migrations import (
+    IncomingOrder,
+    MigrationReport,
+    OutgoingOrder,
+    ResumeReply,
+    VerdictNotice,
+    VerdictReply,
+)
+
+R = TypeVar("R", bound=Resource)
+
+
+class Cluster(Protocol):
+    """The API server: our kinds, as models (transship.kube.client.KubeClient)."""
+
+    async def get(self, model: type[R], *, name: str, namespace: str | None = None) -> R: ...
+
+    async def list(
+        self,
+        model: type[R],
+        *,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+    ) -> tuple[R, ...]: ...
+
+    async def create(self, resource: R) -> R: ...
+
+    async def delete(
+        self, model: type[R], *, name: str, namespace: str | None = None, uid: str | None = None
+    ) -> None: ...
+
+    async def json_patch(
+        self,
+        model: type[R],
+        *,
+        name: str,
+        namespace: str | None = None,
+        patch: Sequence[Mapping[str, Any]],
+    ) -> R: ...
+
+    async def apply_status(
+        self,
+        model: type[R],
+        *,
+        name: str,
+        namespace: str | None = None,
+        uid: str | None = None,
+        resource_version: str | None = None,
+        status: ApiModel,
+    ) -> R: ...
+
+    async def replace_status_checked(self, resource: R, *, status: ApiModel) -> R: ...
+
+
+class DataKind(StrEnum):
+    CONFIG_MAP = "ConfigMap"
+    SECRET = "Secret"  # noqa: S105
+
+
+class ConfigData(Protocol):
+    """ConfigMaps and Secrets: read when a container is ordered, never listed, never logged."""
+
+    async def read(self, kind: DataKind, *, namespace: str, name: str) -> Mapping[str, bytes]:
+        """All keys. Raises NotFound with the reason ConfigMapNotFound or SecretNotFound."""
+        ...
+
+
+class Recorder(Protocol):
+    """Events for people. Neither raises nor takes the caller's time."""
+
+    def tell(self, regarding: Resource, *, reason: str, note: str) -> None: ...
+
+    def warn(self, regarding: Resource, *, reason: str, note: str) -> None: ...
+
+
+class Agent(Protocol):
+    """One node's agent. Every call ends in time; silence is Unreachable, never an answer.
+
+    What an agent does not know is None where something is read, and no failure where it is ended.
+    """
+
+    async def containers(self) -> tuple[ContainerReport, ...]: ...
+
+    async def container(self, id: str) -> ContainerReport | None: ...
+
+    async def put_container(self, order: ContainerOrder) -> ContainerReport: ...
+
+    async def remove_container(self, id: str, *, epoch: int) -> None: ...
+
+    async def outgoing(self, migration: str) -> MigrationReport | None: ...
+
+    async def begin_outgoing(self, order: OutgoingOrder) -> MigrationReport: ...
+
+    async def abort_outgoing(self, migration: str) -> MigrationReport | None: ...
+
+    async def verdict(self, migration: str) -> VerdictReply: ...
+
+    async def forget_outgoing(self, migration: str) -> None: ...
+
+    async def incoming(self, migration: str) -> MigrationReport | None: ...
+
+    async def begin_incoming(self, order: IncomingOrder) -> MigrationReport: ...
+
+    async def abort_incoming(self, migration: str) -> None: ...
+
+    async def relay(self, notice: VerdictNotice) -> ResumeReply | None: ...
+
+    async def forget_incoming(self, migration: str) -> None: ...

@@ -1,0 +1,229 @@
+"""CRIU's log, translated: what in the container caused a failure, and what the user can do. Pure.
+
+CRIU has no error codes, so this is the one place where error text is read. A line that no rule knows
+is quoted as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transship.api.reasons import Reason
+
+LOG_LEVEL = 4
+"""CRIU's and runc's default for diagnosis; 0 gained nothing that could be measured."""
+
+TAIL_LINES = 20
+TAIL_LIMIT_BYTES = 4096
+LOG_READ_LIMIT_BYTES = 1 << 20
+
+_ERROR = re.compile(r"^\([\d.]+\)\s+(?:\d+: )?Error \([^)]*\): (?P<text>.*)$")
+
+# CRIU raises its own limit of open files and goes on when it may not: in every log of a node
+# without CAP_SYS_RESOURCE.
+_HARMLESS = re.compile(r"Can't setup RLIMIT_NOFILE for self|Will restore .* with|seccomp_metadata")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A failure in words. `reason` is one of api.reasons, `tail` the end of CRIU's log."""
+
+    reason: Reason
+    message: str
+    hint: str
+    tail: str = ""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a line of the log means. `message` may use the pattern's named groups."""
+
+    pattern: str
+    reason: Reason
+    message: str
+
+
+_OUTSIDE = (
+    Rule(
+        r"Unknown shit \d+ \(anon_inode:\[io_uring\]\)|\(\[io_uring\]\)",
+        Reason.IO_URING_IN_USE,
+        "a process uses io_uring",
+    ),
+    Rule(
+        r"Unknown shit \d+ \((?P<what>[^)]*)\)|Can't dump file \d+ of that type \[\d+\] \((?P<more>.*)\)",
+        Reason.UNSUPPORTED_FILE,
+        "a process has {what}{more} open",
+    ),
+    Rule(
+        r"Unsupported proto 262 ", Reason.MPTCP_SOCKET, "a process has a Multipath TCP socket open"
+    ),
+    Rule(
+        r"Unsupported (?:proto|socket family:|socket type:) ?(?P<what>\d+)",
+        Reason.UNSUPPORTED_SOCKET,
+        "a process has a socket of a kind (number {what}) that CRIU does not know open",
+    ),
+    Rule(
+        r"Can't dump that handle",
+        Reason.FILE_WATCH,
+        "a process watches a file (inotify, fanotify) that CRIU cannot find by its handle",
+    ),
+    Rule(
+        r"Some file locks are hold by dumping tasks",
+        Reason.FILE_LOCK,
+        "a process holds a file lock together with one outside of the container",
+    ),
+    Rule(
+        r"External socket is used|name-less external socket|External socket found in image",
+        Reason.EXTERNAL_CONNECTION,
+        "a process has a Unix socket connected to a process outside of the container",
+    ),
+    Rule(
+        r"Can't lookup mount=\d+ for fd=-?\d+ path=(?P<path>.*)",
+        Reason.FOREIGN_FILE,
+        "a process has {path} open, which lies on none of the container's mounts",
+    ),
+    Rule(
+        r"(?:Can't )?dump nested (?P<what>\w+) namespace|Nested (?P<kind>\w+) namespaces? ",
+        Reason.NESTED_NAMESPACE,
+        "a process has made a {what}{kind} namespace of its own",
+    ),
+    Rule(
+        r"Found dangling tty",
+        Reason.FOREIGN_FILE,
+        "a process uses a terminal that is not the container's",
+    ),
+    Rule(
+        r"In-flight connection",
+        Reason.CONNECTION_IN_FLIGHT,
+        "a connection was just being made",
+    ),
+)
+
+_NODE = (
+    Rule(
+        r"Can't get rlimit.*Operation not permitted|rlimit.*EPERM",
+        Reason.LIMITS_UNREADABLE,
+        "the agent may not read the limits of a process of another user",
+    ),
+    Rule(
+        r"Can't dump ghost file (?P<path>.*) of (?P<size>\d+) size",
+        Reason.DELETED_FILE_TOO_LARGE,
+        "a process has the deleted file {path} open, which has {size} bytes",
+    ),
+    Rule(
+        r"Can't (?:create link remap for|link remap to|link) (?P<path>\S+)",
+        Reason.LINK_LOST,
+        "the open file {path} has no name any more, and none could be made for it",
+    ),
+    Rule(
+        r"(?:FPU|CPU) (?:Feature|feature|capabilities|instruction capabilities) ?(?P<what>.*)",
+        Reason.CPU_FEATURES_MISSING,
+        "the processors differ: {what}",
+    ),
+    Rule(
+        r"vDSO isn't provided|had vdso, restorer doesn't|Failed to map vdso|Can't fixup vdso",
+        Reason.VDSO_DIFFERS,
+        "the kernels' vDSOs do not fit together",
+    ),
+    Rule(
+        r"Can't fork for (?P<pid>\d+): File exists|Pid \d+ do not match expected (?P<number>\d+)",
+        Reason.PID_IN_USE,
+        "the process id {pid}{number} is taken",
+    ),
+    Rule(
+        r"Can't bind inet socket.*Cannot assign requested address",
+        Reason.ADDRESS_MISSING,
+        "a socket's address is not on the target",
+    ),
+    Rule(
+        r"TCP.?repair|repair mode|Can't (?:bind|connect) inet socket|sk_setbufs|inet: .*(?:seq|queue)",
+        Reason.CONNECTION_NOT_RESTORED,
+        "a TCP connection could not be put together again: {line}",
+    ),
+    Rule(
+        r"File (?P<path>.*) has bad (?:size|mode|build-ID).*",
+        Reason.FILES_DIFFER,
+        "the file {path} is not as it was at the dump",
+    ),
+    Rule(
+        r"Can't open file (?P<path>.*) on restore: (?P<why>.*)|Can't open file (?P<name>\S+): No such.*",
+        Reason.FILES_DIFFER,
+        "the file {path}{name} cannot be opened on the target: {why}",
+    ),
+    Rule(
+        r"No space left on device|Disk quota exceeded",
+        Reason.OUT_OF_SPACE,
+        "there is no room for the images",
+    ),
+    Rule(
+        r"Cannot allocate memory|Out of memory",
+        Reason.INSUFFICIENT_MEMORY,
+        "the memory did not suffice: {line}",
+    ),
+    Rule(
+        r"Unable to verify TLS peer|Invalid certificate|TLS handshake failed|certificate",
+        Reason.PAGE_STREAM_REFUSED,
+        "the nodes do not accept each other's certificates: {line}",
+    ),
+    Rule(
+        r"page server|Can't connect to server|Push callback send failed|Failed to send data"
+        r"|Failed sending data|Unexpected end of page",
+        Reason.PAGE_STREAM_BROKEN,
+        "the stream of pages to the target broke off: {line}",
+    ),
+    Rule(
+        r"Unable to freeze cgroup|Timeout reached",
+        Reason.FREEZE_TIMED_OUT,
+        "some task of the container does not stop",
+    ),
+)
+
+RULES = (*_OUTSIDE, *_NODE)
+
+
+def diagnose(log: str, *, otherwise: Reason) -> Diagnosis:
+    """Find the cause in the text of a dump's or restore's log."""
+    errors = list(_errors(log))
+    tail = log_tail(log)
+    for line in errors:
+        for rule in RULES:
+            if (found := re.search(rule.pattern, line)) is not None:
+                message = _fill(rule.message, found, line=line)
+                return Diagnosis(rule.reason, message, rule.reason.hint, tail)
+    said = errors[0] if errors else "it left no word in its log"
+    return Diagnosis(otherwise, f"CRIU failed: {said}", otherwise.hint, tail)
+
+
+def log_tail(log: str) -> str:
+    """The end of a log, short enough for a status."""
+    lines = log.rstrip().splitlines()[-TAIL_LINES:]
+    return "\n".join(lines)[-TAIL_LIMIT_BYTES:]
+
+
+def read_log(path: Path) -> str:
+    """The text of a log, or nothing when there is none (CRIU did not get so far)."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_READ_LIMIT_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _errors(log: str) -> Iterator[str]:
+    for line in log.splitlines():
+        found = _ERROR.match(line)
+        if found is not None and not _HARMLESS.search(found["text"]):
+            yield found["text"].strip()
+
+
+def _fill(message: str, found: re.Match[str], *, line: str) -> str:
+    groups = {name: value or "" for name, value in found.groupdict().items()}
+    return message.format(line=line, **groups)
+
+
+def all_reasons(rules: Sequence[Rule] = RULES) -> frozenset[Reason]:
+    return frozenset(rule.reason for rule in rules)

@@ -1,0 +1,123 @@
+"""File trees over a stream: rsync at both ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from transship.transfer.files import receive_trees, send_files, send_trees
+from transship.transfer.streams import BUFFER_BYTES, Stream
+
+Opener = Callable[[], Awaitable[Stream]]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    root = tmp_path / "source"
+    (root / "upper" / "opaque").mkdir(parents=True)
+    return root
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    (tmp_path / "target").mkdir()
+    return tmp_path / "target"
+
+
+@pytest.fixture
+async def opener(target: Path, tmp_path: Path) -> AsyncIterator[Opener]:
+    """Each stream is served by one receiver into the target."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        stream = Stream(reader, writer)
+        config = tmp_path / "config"
+        await receive_trees(target, config=config, stream=stream, timeout_seconds=20)
+        await stream.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=BUFFER_BYTES)
+    port = server.sockets[0].getsockname()[1]
+
+    async def open_one() -> Stream:
+        pair = await asyncio.open_connection("127.0.0.1", port, limit=BUFFER_BYTES)
+        return Stream(*pair)
+
+    yield open_one
+    server.close()
+
+
+async def send(opener: Opener, root: Path) -> int:
+    stream = await opener()
+    sent = await send_trees(root, ["upper"], stream=stream, timeout_seconds=20)
+    await stream.close()
+    return sent.bytes
+
+
+async def test_what_an_upper_layer_is_made_of_arrives(
+    source: Path, target: Path, opener: Opener
+) -> None:
+    upper = source / "upper"
+    (upper / "file").write_bytes(os.urandom(100_000))
+    os.chown(upper / "file", 1234, 4321)
+    (upper / "file").chmod(0o4751)  # after chown, which clears the set-user-ID bit
+    os.link(upper / "file", upper / "second name")
+    (upper / "link").symlink_to("/absolute/target")
+    os.mknod(upper / "whiteout", 0o020000, 0)
+    os.mkfifo(upper / "fifo")
+    os.setxattr(upper / "opaque", "trusted.overlay.opaque", b"y")
+    os.setxattr(
+        upper / "file", "security.capability", bytes.fromhex("0100000200040000") + bytes(12)
+    )
+    with (upper / "sparse").open("wb") as file:
+        file.truncate(1 << 24)
+
+    await send(opener, source)
+
+    got = target / "upper"
+    stat = (got / "file").stat()
+    assert (got / "file").read_bytes() == (upper / "file").read_bytes()
+    assert (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid) == (0o4751, 1234, 4321)
+    assert stat.st_mtime_ns == (upper / "file").stat().st_mtime_ns
+    assert stat.st_ino == (got / "second name").stat().st_ino
+    assert (got / "link").readlink() == Path("/absolute/target")
+    assert (got / "whiteout").is_char_device()
+    assert (got / "fifo").is_fifo()
+    assert os.getxattr(got / "opaque", "trusted.overlay.opaque") == b"y"
+    assert os.getxattr(got / "file", "security.capability")
+    assert (got / "sparse").stat().st_blocks < 100
+
+
+async def test_attributes_that_name_inodes_of_the_source_stay_behind(
+    source: Path, target: Path, opener: Opener
+) -> None:
+    os.setxattr(source / "upper" / "opaque", "trusted.overlay.origin", b"handle")
+    await send(opener, source)
+    assert os.listxattr(target / "upper" / "opaque") == []
+
+
+async def test_a_second_run_removes_what_is_gone(
+    source: Path, target: Path, opener: Opener
+) -> None:
+    (source / "upper" / "file").write_text("text")
+    await send(opener, source)
+    (source / "upper" / "file").unlink()
+    await send(opener, source)
+    assert not (target / "upper" / "file").exists()
+
+
+async def test_named_files_are_sent_whatever_their_times_say(
+    source: Path, target: Path, opener: Opener
+) -> None:
+    file = source / "upper" / "a file"
+    file.write_text("one")
+    await send(opener, source)
+    before = file.stat()
+    file.write_text("two")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    stream = await opener()
+    await send_files(source, ["upper/a file"], stream=stream, timeout_seconds=20)
+    await stream.close()
+    assert (target / "upper" / "a file").read_text() == "two"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import pytest
-import yaml
 
 from transship.common.errors import CommandFailed
 
@@ -29,9 +29,7 @@ def created(kubectl: Kubectl) -> Iterator[Callable[[Object], Object]]:
 
     def create(document: Object) -> Object:
         named = as_named(document, f"test-api-{uuid.uuid4().hex[:8]}")
-        stored = yaml.safe_load(
-            kubectl("create", "-f", "-", "-o", "yaml", stdin=yaml.safe_dump(named))
-        )
+        stored = json.loads(kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps(named)))
         made.append(stored)
         return stored
 
@@ -39,7 +37,7 @@ def created(kubectl: Kubectl) -> Iterator[Callable[[Object], Object]]:
     for document in made:
         kubectl(
             "delete", "--wait=false", "--ignore-not-found", "-f", "-",
-            stdin=yaml.safe_dump(document),
+            stdin=json.dumps(document),
         )  # fmt: skip
 
 
@@ -110,7 +108,7 @@ def limited(limits: Object) -> Object:
     return placement(container={"resources": {"limits": limits}})
 
 
-KEY = {"name": "x", "key": "y"}
+KEY = {"name": "x", "key": "k"}
 
 REFUSED: dict[str, tuple[Object, str]] = {
     "both ways to choose a node": (
@@ -241,7 +239,7 @@ ACCEPTED: dict[str, Object] = {
 
 def refusal(kubectl: Kubectl, verb: str, document: Object) -> str:
     with pytest.raises(CommandFailed) as failure:
-        kubectl(verb, "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(document))
+        kubectl(verb, "--dry-run=server", "-f", "-", stdin=json.dumps(document))
     return failure.value.output
 
 
@@ -253,7 +251,7 @@ def test_refuses_and_says_what_to_write(kubectl: Kubectl, case: str) -> None:
 
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_accepts(kubectl: Kubectl, case: str) -> None:
-    kubectl("create", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(ACCEPTED[case]))
+    kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(ACCEPTED[case]))
 
 
 CHANGES: dict[str, tuple[Object, str]] = {
@@ -287,7 +285,7 @@ def test_a_placement_may_change_its_node_state_and_migration_settings(
         "state": "Stopped",
         "migration": {"strategy": "Cold"},
     }
-    kubectl("replace", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(changed))
+    kubectl("replace", "--dry-run=server", "-f", "-", stdin=json.dumps(changed))
 
 
 def test_a_manifest_without_defaults_can_be_applied_again(
@@ -297,7 +295,7 @@ def test_a_manifest_without_defaults_can_be_applied_again(
     document = as_named(document, name_of(created(document)))
     for mode in ("--server-side=false", "--server-side=true"):
         force = ["--force-conflicts"] if mode.endswith("true") else []
-        kubectl("apply", mode, *force, "-f", "-", stdin=yaml.safe_dump(document))
+        kubectl("apply", mode, *force, "-f", "-", stdin=json.dumps(document))
 
 
 def test_only_the_key_of_a_list_gets_a_stored_default(
@@ -323,7 +321,7 @@ def test_a_pool_in_use_keeps_its_network(
 ) -> None:
     name = name_of(created(pool()))
     changed = as_named(pool(cidr="10.0.0.0/8"), name)
-    kubectl("replace", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(changed))
+    kubectl("replace", "--dry-run=server", "-f", "-", stdin=json.dumps(changed))
     kubectl(
         "patch", "addresspool", name, "--subresource=status", "--type=merge",
         "-p", '{"status": {"allocated": 1}}',

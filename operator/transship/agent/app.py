@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from transship.agent.facts import Identity, NodeFacts, read_boot_id
 from transship.agent.instances import ContainerExecutor, Instances
 from transship.agent.journal import Journal
 from transship.agent.logs import LogSource
-from transship.agent.machine import Tools
+from transship.agent.machine import MakeProber, Tools
 from transship.agent.metrics import Metrics
 from transship.agent.peers import PeerClient
 from transship.agent.probes import Prober
@@ -68,11 +69,9 @@ class Agent:
         layout = settings.layout
         for folder in (layout.state_dir, layout.runtime_dir):
             folder.mkdir(parents=True, exist_ok=True, mode=0o711)
-        self._streams = _contexts(settings)
+        self._tls = _contexts(settings)
         self.journal = Journal(layout.state_dir / "journal", boot=read_boot_id(), clock=self._clock)
-        images = ImageStore(
-            layout.image_store, insecure_registries=settings.insecure_registries
-        )
+        images = ImageStore(layout.image_store, insecure_registries=settings.insecure_registries)
         self.runtime = Runtime(layout, images=images)
         self.network = ContainerNetwork(settings.underlay, runtime_dir=layout.runtime_dir)
         self.instances = Instances(self.runtime, self.network)
@@ -83,7 +82,7 @@ class Agent:
             settings.identity, state_dir=layout.state_dir,
             containers=lambda: len(self.journal.all()),
         )  # fmt: skip
-        self._peers = PeerClient(self._streams.client)
+        self._peers = PeerClient(self._tls.client)
         self.source, self.target = self._roles()
         self._stack = AsyncExitStack()
 
@@ -94,14 +93,9 @@ class Agent:
         await self.target.recover()
         await self.source.recover()
         self.containers.begin()
-        self._background(self._watch_exits(), "exits")
+        self._background(self._watch_exits(), name="exits")
         await self._listen()
-        registration = Registration(
-            KubeCluster(self._settings.identity.node, kubeconfig=self._settings.kubeconfig),
-            facts=self.facts, clock=self._clock,
-        )  # fmt: skip
-        self._background(registration.run(), "registration")
-        self._background(self._learn(registration), "facts")
+        self._register()
         logger.bind(node=self._settings.identity.node, containers=len(self.journal.all())).info(
             "agent serves"
         )
@@ -116,12 +110,12 @@ class Agent:
 
     def _roles(self) -> tuple[Source, Target]:
         journal, runtime, peers, clock = self.journal, self.runtime, self._peers, self._clock
-        copies, bundles = NodeCopies(), NodeBundles(runtime)
+        copies, bundles = NodeCopies(runtime), NodeBundles(runtime)
         wires = NodeWires(self.network)
         source = Source(
             SourceParts(
                 journal=journal, copies=copies, bundles=bundles, wires=wires,
-                residents=self.containers, peers=peers, streams=self._streams.client, clock=clock,
+                residents=self.containers, peers=peers, streams=self._tls.client, clock=clock,
             )
         )  # fmt: skip
         target = Target(
@@ -139,12 +133,10 @@ class Agent:
                                shutdown_timeout=SHUTDOWN_SECONDS)  # fmt: skip
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(
-            runner, identity.address, identity.port, ssl_context=self._streams.server
-        )
+        site = web.TCPSite(runner, identity.address, identity.port, ssl_context=self._tls.server)
         await site.start()
         streams = StreamServer({StreamKind.FILES: self.target.receive_files})
-        await streams.start(identity.address, port=STREAM_PORT, context=self._streams.server)
+        await streams.start(identity.address, port=STREAM_PORT, context=self._tls.server)
         self._stack.push_async_callback(streams.close)
 
     def _service(self) -> Service:
@@ -160,6 +152,14 @@ class Agent:
             guard=Guard(journal),
         )
 
+    def _register(self) -> None:
+        node, kubeconfig = self._settings.identity.node, self._settings.kubeconfig
+        cluster = KubeCluster(node, kubeconfig=kubeconfig)
+        self._stack.push_async_callback(cluster.close)
+        registration = Registration(cluster, facts=self.facts, clock=self._clock)
+        self._background(registration.run(), name="registration")
+        self._background(self._learn(registration), name="facts")
+
     async def _watch_exits(self) -> None:
         async for ended in self.runtime.watch_exits():
             self.containers.ended(ended.container_id)
@@ -168,4 +168,47 @@ class Agent:
         await self.facts.gather()
         registration.changed()
 
-    def _background(self, work: object, name: str) -> None: ...
+    def _background(self, work: Coroutine[None, None, None], *, name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(_tell_failure)
+        self._stack.push_async_callback(_end, task)
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """TLS of both directions."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
+
+def _contexts(settings: Settings) -> Contexts:
+    files = {
+        "authority": settings.authority,
+        "certificate": settings.certificate,
+        "key": settings.key,
+    }
+    return Contexts(server=server_context(**files), client=client_context(**files))
+
+
+def _make_prober(runtime: Runtime) -> MakeProber:
+    def make(order: ContainerOrder, *, known_well: bool, changed: Callable[[], None]) -> Prober:
+        return Prober(
+            order.container,
+            address=order.addresses[0] if order.addresses else None,
+            executor=ContainerExecutor(runtime, order.id),
+            known_well=known_well,
+            changed=changed,
+        )
+
+    return make
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.bind(task=task.get_name()).opt(exception=error).error("background task failed")
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

@@ -90,7 +90,7 @@ class Containers:
     # What the roles of a migration use.
 
     async def quieten(self, container: str) -> None:
-        """Let no probe run inside: no dump can take a command that the node started. Before both."""
+        """Let no probe run inside: no dump can take a command that the node started."""
         await self._supervisor(container).quieten()
 
     def disown(self, container: str) -> None:

@@ -134,6 +134,10 @@ class Wires(Protocol):
 
     def undivert(self, record: Record) -> None: ...
 
+    def give_back(self, record: Record) -> None:
+        """Send what is queued here back to the source, which goes on with the container."""
+        ...
+
     def leave(self, record: Record, *, via: str) -> None:
         """The address lives elsewhere: stop answering for it, forward what still comes."""
         ...

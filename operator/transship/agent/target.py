@@ -291,6 +291,10 @@ class Target:
             await asyncio.wait([arrival.preparation])
         async with arrival.lock:
             if arrival.state is not SideState.RUNNING:
+                record = self._with.journal.of_migration(arrival.migration)
+                if record is not None and record.state is RecordState.HELD:
+                    # the source has undone its detour before it said Aborted
+                    await asyncio.to_thread(self._with.wires.give_back, record)
                 await self._discard(arrival)
                 arrival.state = SideState.CANCELLED
         return ResumeReply(state=arrival.state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from ipaddress import ip_address
 
 from transship.agent.instances import addresses_of
@@ -14,6 +15,7 @@ class NodeWires:
 
     def __init__(self, network: ContainerNetwork) -> None:
         self._network = network
+        self._announcing: set[asyncio.Task[None]] = set()
 
     def create_held(self, record: Record) -> None:
         self._network.create(record.id, addresses_of(record.order))
@@ -25,6 +27,13 @@ class NodeWires:
     def release(self, record: Record) -> None:
         if record.order.addresses:
             self._network.release(record.id)
+            self._repeat(record.id)
+
+    def _repeat(self, container: str) -> None:
+        """An announcement is one frame that may get lost."""
+        task = asyncio.create_task(self._network.announce_again(container))
+        self._announcing.add(task)
+        task.add_done_callback(self._announcing.discard)
 
     def divert(self, record: Record, *, via: str) -> None:
         if record.order.addresses:
@@ -33,6 +42,10 @@ class NodeWires:
     def undivert(self, record: Record) -> None:
         if record.order.addresses:
             self._network.undivert(record.id)
+
+    def give_back(self, record: Record) -> None:
+        if record.order.addresses and record.peer is not None:
+            self._network.give_back(record.id, via=[ip_address(record.peer.address)])
 
     def leave(self, record: Record, *, via: str) -> None:
         if record.order.addresses and record.id in self._network.list():

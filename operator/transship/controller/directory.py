@@ -26,6 +26,7 @@ class Directory:
     def __init__(self) -> None:
         self._placements: dict[str, ContainerPlacement] = {}
         self._migrations: dict[str, ContainerMigration] = {}
+        self._of_placement: dict[str, set[str]] = {}
         self._nodes: dict[str, NodeAgent] = {}
         self._wakes: dict[str, asyncio.Event] = {}
 
@@ -36,9 +37,7 @@ class Directory:
         return self._migrations.get(uid)
 
     def migrations_of(self, placement_uid: str) -> tuple[ContainerMigration, ...]:
-        return tuple(
-            m for m in self._migrations.values() if m.spec.placement_uid == placement_uid
-        )
+        return tuple(self._migrations[uid] for uid in self._of_placement.get(placement_uid, ()))
 
     def node_agent(self, name: str) -> NodeAgent | None:
         return self._nodes.get(name)
@@ -84,13 +83,16 @@ class Directory:
         match resource:
             case ContainerPlacement():
                 self._placements.pop(uid, None)
+                if not self._of_placement.get(uid):
+                    self._of_placement.pop(uid, None)
                 self.wake(m.metadata.uid for m in self.migrations_of(uid))
             case ContainerMigration():
                 self._migrations.pop(uid, None)
+                self._of_placement.get(resource.spec.placement_uid, set()).discard(uid)
                 self.wake([resource.spec.placement_uid])
             case NodeAgent():
                 self._nodes.pop(resource.metadata.name, None)
-                self.wake(self._interested_in(resource.metadata.name))
+                self.wake(self.interested_in(resource.metadata.name))
         self.wake([uid])
 
     def forget(self, uid: str) -> None:
@@ -128,6 +130,7 @@ class Directory:
         if not _is_newer(migration, known):
             return
         self._migrations[uid] = migration
+        self._of_placement.setdefault(migration.spec.placement_uid, set()).add(uid)
         if known is None or _fate(known) != _fate(migration):
             self.wake([uid])
         if known is None or known.status != migration.status or _fate(known) != _fate(migration):
@@ -141,9 +144,10 @@ class Directory:
                 return
         self._nodes[name] = agent
         if known is None or _use(known) != _use(agent):
-            self.wake(self._interested_in(name))
+            self.wake(self.interested_in(name))
 
-    def _interested_in(self, node: str) -> list[str]:
+    def interested_in(self, node: str) -> set[str]:
+        """The loops that a change of this node matters to."""
         placements = [
             uid for uid, p in self._placements.items()
             if p.status.node == node or p.spec.target_node in {None, node}
@@ -152,7 +156,7 @@ class Directory:
             uid for uid, m in self._migrations.items()
             if node in {m.spec.source_node, m.spec.target_node} and not is_finished(m)
         ]  # fmt: skip
-        return [*placements, *migrations]
+        return {*placements, *migrations}
 
 
 def _is_newer(resource: Resource, known: Resource | None) -> bool:

@@ -23,7 +23,7 @@ from transship.api.node_agent import NodeAgent, NodeAgentStatus
 from transship.api.reasons import Reason
 from transship.common.errors import Conflict, InvalidInput
 from transship.kube.paths import path_of
-from transship.kube.transport import ContentType, Request, Transport
+from transship.kube.transport import ApiServer, ContentType, Request, Transport
 
 R = TypeVar("R", bound=Resource)
 
@@ -35,7 +35,7 @@ STATUS_ATTEMPTS = 5  # users and kopf change metadata between our read and our w
 class KubeClient:
     """Our kinds in one cluster. Every call ends within the transport's deadline."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: ApiServer) -> None:
         self.transport = transport
 
     @classmethod
@@ -156,7 +156,7 @@ class KubeClient:
         if present.metadata.uid == uid:
             return {"name": name, "resourceVersion": present.metadata.resource_version}
         raise Conflict(
-            f"writing the status of {_called(model, name, namespace)}: another one has its name now",
+            f"writing the status of {_called(model, name, namespace)}: another one has its name",
             reason=Reason.RECREATED,
         )
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlencode
 
 from transship.api.reasons import Reason
@@ -49,8 +49,18 @@ class Request:
     content_type: ContentType = ContentType.JSON
 
 
+class ApiServer(Protocol):
+    """Whoever answers requests: the seam at which tests put a small API server of their own."""
+
+    async def send(self, request: Request) -> dict[str, Any]:
+        """Ask once. A request that fails as Unreachable may have been carried out all the same."""
+        ...
+
+    async def close(self) -> None: ...
+
+
 class Transport:
-    """A pool of connections to one API server."""
+    """A pool of connections to a real API server."""
 
     def __init__(self, api: ApiClient) -> None:
         self._api = api
@@ -68,7 +78,6 @@ class Transport:
         await self._api.close()  # type: ignore[no-untyped-call]
 
     async def send(self, request: Request) -> dict[str, Any]:
-        """Ask once. A request that fails as Unreachable may have been carried out all the same."""
         from aiohttp import ClientError  # noqa: PLC0415
 
         try:

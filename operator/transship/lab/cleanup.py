@@ -64,11 +64,12 @@ def mounts_below(directory: Path) -> list[Path]:
     )
 
 
-def _readable_state(directory: Path) -> LabState | None:
-    try:
-        return find_state(directory)
-    except TransshipError:
-        return None
+def _state_or_guess(directory: Path) -> LabState:
+    """The record; where there is none that can be read, what follows from the name is enough."""
+    with contextlib.suppress(TransshipError):
+        if (state := find_state(directory)) is not None:
+            return state
+    return LabState(name=directory.name, index=0, nodes=())
 
 
 def _disks(directory: Path) -> list[str]:

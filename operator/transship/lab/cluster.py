@@ -54,7 +54,7 @@ def up(name: str, count: int, *, say: Say, link_rate: int | None = None) -> LabS
     with locked(directory, timeout_seconds=UP_LOCK_TIMEOUT_SECONDS):
         remove_lab(directory)
         ingredients = _gather(say)
-        state = _claim(directory, names, link_rate=link_rate, image=ingredients.image)
+        state = claim(directory, names, link_rate=link_rate, image=ingredients.image)
         network.create_network(directory, state)
         return _Making(directory, ingredients, say).run(state)
 
@@ -159,7 +159,7 @@ def _gather(say: Say) -> Ingredients:
         return Ingredients(assets.result(), image.result())
 
 
-def _claim(
+def claim(
     directory: Path, names: tuple[str, ...], *, link_rate: int | None, image: Path
 ) -> LabState:
     """Take a network of its own for the lab, and say so before anything of it is made."""

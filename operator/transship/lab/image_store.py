@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from transship.common.errors import CommandFailed, NotFound
 from transship.common.processes import run_blocking
-from transship.lab.cache import cache_root, locked
+from transship.lab.cache import Say, cache_root, locked
 from transship.lab.client_settings import debian_mirror, volumes_for_builds
 
 BASE = "docker.io/library/debian:forky-slim"
@@ -28,11 +28,13 @@ OVERLAY = "overlayfs"  # as stat(1) calls it
 UNNEEDED = ("doc/*", "info/*", "linda/*", "lintian/*", "locale/*", "man/*")
 NEEDED = ("doc/*/copyright",)
 
-Say = Callable[[str], None]
 
+@contextlib.contextmanager
+def built(context: Path, tag: str, *, say: Say) -> Iterator[str]:
+    """Build the Dockerfile in a folder; the store is ours alone until the image has been read.
 
-def build(context: Path, tag: str, *, say: Say) -> None:
-    """Build the Dockerfile in a folder; steps whose inputs have not changed are not done again."""
+    Steps whose inputs have not changed are not done again.
+    """
     with locked("image-store"):
         _buildah(
             "rm", "--all"
@@ -51,19 +53,19 @@ def build(context: Path, tag: str, *, say: Say) -> None:
                 str(context),
             )
         _buildah("rmi", "--prune")  # steps that no tagged image is made of any more
+        yield tag
 
 
 @contextlib.contextmanager
 def mounted(image: str) -> Iterator[Path]:
-    """The root file system of an image in the store, to read."""
-    with locked("image-store"), _container(image) as container:
+    """The root file system of an image just built, to read."""
+    with _container(image) as container:
         yield Path(_buildah("mount", container))
 
 
 def export(image: str, layout: Path) -> None:
-    """Write an image as an OCI layout, compressed, for copying it to registries."""
-    with locked("image-store"):
-        _buildah("push", "--quiet", image, f"oci:{layout}")
+    """Write an image just built as an OCI layout, compressed, for copying it to registries."""
+    _buildah("push", "--quiet", image, f"oci:{layout}")
 
 
 def _ensure_base(say: Say) -> None:

@@ -49,9 +49,7 @@ def used_networks() -> list[IPv4Network]:
 
 def create_network(directory: Path, state: LabState) -> None:
     """Make the bridge, and the machine's own port and address."""
-    start_daemon(
-        directory, SWITCH, ["sleep", "infinity"], enter=[program("unshare"), "--net"]
-    )
+    start_daemon(directory, SWITCH, ["sleep", "infinity"], enter=[program("unshare"), "--net"])
     with _switch(directory) as switch:
         # a bridge without a fixed address takes a port's, and another one when that port goes
         mac = f"02:54:53:{state.index:02x}:01:00"

@@ -10,13 +10,13 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from transship.common.errors import NotFound
 from transship.common.processes import run_blocking
 from transship.lab import image_store
-from transship.lab.cache import cache_root, digest, ensure_entry
+from transship.lab.cache import Say, cache_root, digest, ensure_entry
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 INPUTS = (".dockerignore", "Dockerfile", "LICENSE", "README.md", "pyproject.toml", "operator")
@@ -25,8 +25,6 @@ PREFIX = "node-image-"
 EXPORT_TIMEOUT_SECONDS = 600.0
 # an unused folder is kept this long: a lab that has just asked for it has not mounted it yet
 KEEP_SECONDS = 3600.0
-
-Say = Callable[[str], None]
 
 
 def ensure_node_image(say: Say) -> Path:
@@ -57,19 +55,19 @@ def _build(say: Say) -> Path:
         _copy_inputs(context)  # sources may change meanwhile: the key is that of what is built
 
         def make(draft: Path) -> None:
-            image_store.build(context, TAG, say=say)
-            say("unpacking the node image")
-            _export(draft)
+            with image_store.built(context, TAG, say=say) as image:
+                say("unpacking the node image")
+                _export(image, draft)
 
         folder = ensure_entry(f"{PREFIX}{image_key(context)}", make)
     _prune(keep=folder)
     return folder
 
 
-def _export(draft: Path) -> None:
+def _export(image: str, draft: Path) -> None:
     """Copy the image's files; those that an earlier folder has as well become hard links to it."""
     earlier = [f"--link-dest={folder}" for folder in _folders()[:1]]
-    with image_store.mounted(TAG) as root:
+    with image_store.mounted(image) as root:
         run_blocking(
             ["rsync", "-aHAX", "--numeric-ids", *earlier, f"{root}/", f"{draft}/"],
             timeout_seconds=EXPORT_TIMEOUT_SECONDS,

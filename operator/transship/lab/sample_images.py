@@ -5,21 +5,19 @@ They are built once into the cache, as OCI layouts, and copied into the registry
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from transship.common.errors import NotFound
 from transship.common.processes import run_blocking
 from transship.lab import image_store
-from transship.lab.cache import digest, ensure_entry
+from transship.lab.cache import Say, digest, ensure_entry
 
 SOURCES = Path(__file__).parent / "images"
 SAMPLES = ("counter", "redis")
 VERSION = "1"
 PUSH_TIMEOUT_SECONDS = 120.0
-
-Say = Callable[[str], None]
 
 
 def ensure_sample_images(say: Say) -> dict[str, Path]:
@@ -44,8 +42,8 @@ def _ensure(name: str, *, say: Say) -> Path:
     tag = f"localhost/{name}:{VERSION}"
 
     def make(draft: Path) -> None:
-        image_store.build(source, tag, say=say)
-        image_store.export(tag, draft)
+        with image_store.built(source, tag, say=say) as image:
+            image_store.export(image, draft)
 
     files = sorted(path for path in source.rglob("*") if path.is_file())
     key = digest(part for path in files for part in (path.name.encode(), path.read_bytes()))
@@ -53,10 +51,14 @@ def _ensure(name: str, *, say: Say) -> Path:
 
 
 def _push(layout: Path, name: str) -> None:
+    host = name.partition(":")[0]
+    direct = {**os.environ, "NO_PROXY": host, "no_proxy": host}
     try:
         copy = ["skopeo", "copy", "--quiet", "--dest-tls-verify=false"]
         run_blocking(
-            [*copy, f"oci:{layout}", f"docker://{name}"], timeout_seconds=PUSH_TIMEOUT_SECONDS
+            [*copy, f"oci:{layout}", f"docker://{name}"],
+            env=direct,
+            timeout_seconds=PUSH_TIMEOUT_SECONDS,
         )
     except FileNotFoundError as e:
         raise NotFound("running skopeo: it is not installed", hint="make setup") from e

@@ -25,6 +25,7 @@ HOME = Path("/var/lib/transship-lab")
 FIRST_NETWORK = IPv4Network("10.200.0.0/16")
 MAX_LABS = 256 - 200
 MAX_NODES = 26
+MAX_LINK_NAME = 15
 OPERATOR = "operator"
 MACHINE = "machine"
 NODE_PREFIX = "node-"
@@ -80,7 +81,11 @@ class LabState(BaseModel):
 
     @property
     def machine_link(self) -> str:
-        return f"tslab{self.index}"
+        """Follows from the name alone; the kernel allows 15 characters."""
+        readable = f"ts-{self.name}"
+        if len(readable) <= MAX_LINK_NAME:
+            return readable
+        return f"ts-{hashlib.sha256(self.name.encode()).hexdigest()}"[:MAX_LINK_NAME]
 
     @property
     def cgroup(self) -> str:

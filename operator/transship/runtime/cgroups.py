@@ -30,7 +30,11 @@ class Usage:
 
 @dataclass(frozen=True)
 class Hierarchies:
-    """Mount point per v1 controller (named ones as name=systemd); or the one of v2, as "" ."""
+    """Mount point per v1 controller (named ones as name=systemd); or the one of v2, as "" .
+
+    A hybrid machine has v1 and, beside it, a cgroup2 without controllers (here: "unified"), by
+    which systemd keeps track of its services.
+    """
 
     mounts: Mapping[str, Path]
 
@@ -55,6 +59,8 @@ def detect(table: str | None = None) -> Hierarchies:
         point, (kind, _, options) = Path(left.split(" ")[4]), right.split(" ")[:3]
         if kind == "cgroup2" and point == ROOT:
             return Hierarchies({"": point})
+        if kind == "cgroup2":
+            found["unified"] = point
         if kind == "cgroup":
             words = options.split(",")
             found |= {word: point for word in words if word not in ("rw", "ro", "xattr")}

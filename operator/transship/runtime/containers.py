@@ -91,8 +91,8 @@ class Runtime:
         """Mount the root file system (1 ms). On a target: after the last file has arrived."""
         rootfs.mount(self._overlay(container_id), features=self.overlay_features)
 
-    def unmount(self, container_id: str) -> None:
-        rootfs.unmount(self._overlay(container_id))
+    async def unmount(self, container_id: str) -> None:
+        await asyncio.to_thread(rootfs.unmount, self._overlay(container_id))
 
     def _overlay(self, container_id: str) -> rootfs.Overlay:
         digest = orders.load(self.layout, container_id).digest
@@ -126,10 +126,10 @@ class Runtime:
         logger.bind(container=container_id, pid=pid).info("container started")
         return Started(pid)
 
-    def discard_changes(self, container_id: str) -> None:
+    async def discard_changes(self, container_id: str) -> None:
         """Give a stopped container its image's files again; volumes keep what they have."""
-        self.unmount(container_id)
-        rootfs.discard_changes(self._overlay(container_id))
+        await self.unmount(container_id)
+        await asyncio.to_thread(rootfs.discard_changes, self._overlay(container_id))
 
     # Ending.
 
@@ -188,7 +188,7 @@ class Runtime:
         foreign = (layout.images(container_id), layout.runc_root / container_id)
         for point in (point for path in foreign for point in mounts.mounts_below(path)):
             mounts.unmount(point)  # CRIU leaves some behind when a restore fails
-        mounts.unmount(merged)
+        await asyncio.to_thread(mounts.unmount, merged)  # writes the upper layer's dirty pages
         await volumes.withdraw(container_id=container_id, layout=layout)
         for path in (layout.container(container_id), layout.persist(container_id), *foreign):
             await asyncio.to_thread(mounts.remove_tree, path)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from transship.api.reasons import Reason
 from transship.common.errors import CommandFailed, DeadlineExceeded, TransshipError
 from transship.common.processes import run
 from transship.runtime.criu_rpc import Features, Kind, Request, Response, decode
@@ -32,7 +33,7 @@ OnNotice = Callable[[str], Awaitable[None]]
 class CriuFailed(TransshipError):
     """CRIU answered that it could not; `first_error` is the first line of its log that says so."""
 
-    reason = "CriuFailed"
+    reason = Reason.CRIU_FAILED
 
     def __init__(self, message: str, *, first_error: str = "") -> None:
         super().__init__(message)
@@ -64,7 +65,8 @@ class Worker:
         self._channel = channel
 
     @classmethod
-    async def start(cls) -> Self:
+    async def start(cls, *, pass_fds: tuple[int, ...] = ()) -> Self:
+        """`pass_fds` keep their numbers in CRIU."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         try:
@@ -75,12 +77,12 @@ class Worker:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), *pass_fds),
                 start_new_session=True,
             )
         except OSError as e:
             ours.close()
-            raise TransshipError(f"starting criu: {e}", reason="CriuMissing") from e
+            raise TransshipError(f"starting criu: {e}", reason=Reason.CRIU_MISSING) from e
         finally:
             theirs.close()
         return cls(process, ours)

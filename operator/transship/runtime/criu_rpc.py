@@ -50,6 +50,7 @@ class PageServerInfo:
     address: str | None = numbered(1)
     port: int | None = numbered(2)
     pid: int | None = numbered(3)
+    fd: int | None = numbered(4)  # CRIU's own number for a connected socket it inherits
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,6 @@ class Options:
     timeout_seconds: int | None = numbered(45)
     lazy_pages: bool | None = numbered(48)
     orphan_pts_master: bool | None = numbered(50)
-    tls_ca: str | None = numbered(54)
-    tls_certificate: str | None = numbered(56)
-    tls_key: str | None = numbered(57)
-    tls: bool | None = numbered(58)
-    tls_no_cn_verify: bool | None = numbered(59)
     network_lock: NetworkLock | None = numbered(64)
 
 

@@ -1,7 +1,7 @@
-"""The target's end of CRIU's page stream: `criu page-server`, mutual TLS, one connection.
+"""The target's end of a dump's pages: a TLS listener for one connection, and `criu page-server`.
 
-It writes the pages of one dump into the images' directory. The dump tells it when all pages were
-sent; its exit status says whether it got and wrote them all.
+The server writes the pages into the images' directory. Its exit status says whether it got and
+wrote all of them.
 """
 
 from __future__ import annotations
@@ -10,110 +10,133 @@ import asyncio
 import contextlib
 import os
 import signal
-from dataclasses import dataclass
+import socket
+import ssl
 from pathlib import Path
 
+from loguru import logger
+
+from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, TransshipError
+from transship.runtime import criu_log
 from transship.runtime.criu import CriuFailed, Worker
-from transship.runtime.criu_log import LOG_LEVEL, read_log
 from transship.runtime.criu_rpc import Kind, Options, PageServerInfo, Request
 from transship.runtime.directories import opened
+from transship.runtime.page_stream import PageStream, answer
 
 START_TIMEOUT_SECONDS = 5.0
 LOG_NAME = "page-server.log"
 
 
-@dataclass(frozen=True)
-class TlsFiles:
-    """PEM files. CRIU's client wants the server's certificate to name the address it connects to."""
-
-    ca: Path
-    certificate: Path
-    key: Path
-
-
 class PagesLost(TransshipError):
     """Not every page of the dump has arrived."""
 
-    reason = "PagesLost"
+    reason = Reason.PAGES_LOST
 
-    def __init__(self, message: str, *, log_tail: str = "", hint: str = "") -> None:
-        super().__init__(message, hint=hint)
+    def __init__(self, message: str, *, reason: Reason, hint: str, log_tail: str) -> None:
+        super().__init__(message, reason=reason, hint=hint)
         self.log_tail = log_tail
 
 
 class PageServer:
     """A page server that waits for its one connection on `port`."""
 
-    def __init__(self, worker: Worker, *, pid: int, port: int, work: Path) -> None:
+    def __init__(
+        self, worker: Worker, *, pid: int, listener: socket.socket, stream: PageStream, work: Path
+    ) -> None:
         self._worker = worker
         self._pid = pid
+        self._listener = listener
+        self._stream = stream
         self._work = work
-        self.port = port
+        self.port: int = listener.getsockname()[1]
+        self._connecting = asyncio.create_task(self._connect())
 
     @classmethod
     async def start(
-        cls, *, images: Path, work: Path, address: str, tls: TlsFiles | None, port: int = 0
+        cls,
+        *,
+        images: Path,
+        address: str,
+        context: ssl.SSLContext,
+        peer: str | None,
+        port: int = 0,
     ) -> PageServer:
-        """Listen on a node's address; port 0 lets the kernel choose."""
-        worker = await Worker.start()
+        """Listen on the node's address for the agent of the common name `peer` (None: any).
+
+        Port 0 lets the kernel choose.
+        """
+        listener = socket.create_server((address, port), backlog=1)
+        stream = PageStream(lambda: answer(listener, context, peer=peer))
+        worker = await Worker.start(pass_fds=(stream.criu_end.fileno(),))
+        work = images / "work"
         try:
-            async with asyncio.timeout(START_TIMEOUT_SECONDS):
-                with opened(images) as images_fd, opened(work) as work_fd:
-                    wanted = _options(images_fd, work_fd, address=address, port=port, tls=tls)
-                    answer = await worker.ask(
-                        Request(kind=Kind.PAGE_SERVER_CHILD, options=wanted, keep_open=True)
-                    )
-        except BaseException as e:
+            pid = await _start_criu(worker, images=images, work=work, fd=stream.criu_end.fileno())
+        except BaseException:
+            listener.close()
+            stream.close()
             await worker.kill()
-            if isinstance(e, CriuFailed | TimeoutError):
-                message = f"starting the page server on {address}: {read_log(work / LOG_NAME)}"
-                raise TransshipError(message, reason="PageServerFailed") from e
             raise
-        info = answer.page_server
-        return cls(worker, pid=info.pid or 0, port=info.port or port, work=work)
+        return cls(worker, pid=pid, listener=listener, stream=stream, work=work)
+
+    async def _connect(self) -> None:
+        try:
+            await self._stream.connect()
+        except (TransshipError, OSError) as e:
+            logger.warning("no page stream: {}", e)
+            self._stream.close()
 
     async def finish(self, *, timeout_seconds: float) -> None:
         """Wait until the dump has ended. Raises PagesLost unless every page was written."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                answer = await self._worker.ask(Request(kind=Kind.WAIT_PID, pid=self._pid))
+                answered = await self._worker.ask(Request(kind=Kind.WAIT_PID, pid=self._pid))
         except TimeoutError as e:
             raise DeadlineExceeded("receiving pages: the dump has not ended") from e
         except CriuFailed as e:
             raise self._lost() from e
         finally:
             await self.close()
-        if answer.status != 0:
+        if answered.status != 0:
             raise self._lost()
 
     def _lost(self) -> PagesLost:
-        return PagesLost(
-            "receiving pages: the stream broke off",
-            log_tail=read_log(self._work / LOG_NAME),
-            hint="look at the source's dump, the network, and the room for images on the target",
-        )
+        log = criu_log.read_log(self._work / LOG_NAME)
+        found = criu_log.diagnose(log, otherwise=Reason.PAGES_LOST)
+        message = f"receiving pages: {found.message}"
+        return PagesLost(message, reason=found.reason, hint=found.hint, log_tail=found.tail)
 
     async def close(self) -> None:
-        """End it whatever it does; it writes nothing from then on."""
+        """End it whatever it does; it writes nothing from then on. Can be repeated."""
+        self._stream.close()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept
+        self._listener.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGKILL)
         await self._worker.kill()
+        await asyncio.wait([self._connecting])
 
 
-def _options(
-    images_fd: int, work_fd: int, *, address: str, port: int, tls: TlsFiles | None
-) -> Options:
-    return Options(
-        images_dir_fd=images_fd,
-        work_dir_fd=work_fd,
-        log_level=LOG_LEVEL,
-        log_file=LOG_NAME,
-        page_server=PageServerInfo(address=address, port=port),
-        tls=tls is not None,
-        tls_ca=None if tls is None else str(tls.ca),
-        tls_certificate=None if tls is None else str(tls.certificate),
-        tls_key=None if tls is None else str(tls.key),
-        # CRIU would compare the client's name with the address that the server itself listens on
-        tls_no_cn_verify=tls is not None,
-    )
+async def _start_criu(worker: Worker, *, images: Path, work: Path, fd: int) -> int:
+    """Have CRIU serve the socket pair; returns the server's process."""
+    with opened(images) as images_fd, opened(work) as work_fd:
+        options = Options(
+            images_dir_fd=images_fd,
+            work_dir_fd=work_fd,
+            log_level=criu_log.LOG_LEVEL,
+            log_file=LOG_NAME,
+            page_server=PageServerInfo(fd=fd),
+        )
+        try:
+            async with asyncio.timeout(START_TIMEOUT_SECONDS):
+                answered = await worker.ask(
+                    Request(kind=Kind.PAGE_SERVER_CHILD, options=options, keep_open=True)
+                )
+        except (CriuFailed, TimeoutError) as e:
+            log = criu_log.read_log(work / LOG_NAME)
+            said = criu_log.diagnose(log, otherwise=Reason.PAGE_SERVER_FAILED).message
+            raise TransshipError(
+                f"starting the page server: {said}", reason=Reason.PAGE_SERVER_FAILED
+            ) from e
+    return answered.page_server.pid or 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Sequence
@@ -81,15 +82,15 @@ class Runc:
     ) -> Executed:
         """Run a command in the container, as its user and with its environment.
 
-        Past the deadline the command is killed, not only runc: its child would stay in the
-        container, with pipes to the node that no dump can take.
+        Past the deadline, or when cancelled, the command is killed, not only runc: its child would
+        stay in the container, with pipes to the node that no dump can take.
         """
         words = ["exec", "--pid-file", str(pidfile), container_id, *argv]
         try:
             done = await self._run(words, timeout_seconds=timeout_seconds)
         except CommandFailed as e:
             return Executed(e.status, e.output)
-        except DeadlineExceeded:
+        except (DeadlineExceeded, asyncio.CancelledError):
             with contextlib.suppress(OSError, ValueError):
                 os.kill(int(pidfile.read_text()), 9)
             raise

@@ -1,0 +1,84 @@
+"""`python3 -m transship.agent`: one agent, until it is asked to end (SIGTERM, SIGINT)."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+from loguru import logger
+
+from transship.agent.app import Agent, Settings
+from transship.agent.facts import Identity
+from transship.common import logs
+from transship.common.errors import TransshipError
+from transship.protocol.paths import PORT
+from transship.runtime.layout import Layout
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="transship-agent", description=__doc__)
+    parser.add_argument("--node", required=True, help="this node's name")
+    parser.add_argument("--address", required=True, help="this node's IP in the nodes' network")
+    parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument("--underlay", default="eth0", help="the link that has --address")
+    parser.add_argument("--kubeconfig", type=Path, help="else as kubectl finds it")
+    parser.add_argument("--ca", type=Path, required=True, help="whom agents and operator trust")
+    parser.add_argument("--cert", type=Path, required=True, help="this agent's certificate")
+    parser.add_argument("--key", type=Path, required=True)
+    layout = Layout()
+    parser.add_argument("--state-dir", type=Path, default=layout.state_dir)
+    parser.add_argument("--runtime-dir", type=Path, default=layout.runtime_dir)
+    parser.add_argument("--cgroup-parent", default=layout.cgroup_parent)
+    parser.add_argument(
+        "--insecure-registry", action="append", default=[], metavar="HOST:PORT",
+        help="may speak plain HTTP; can be repeated",
+    )  # fmt: skip
+    parser.add_argument("--log-level", default="INFO")
+    return parser.parse_args(words)
+
+
+def settings_of(flags: argparse.Namespace) -> Settings:
+    return Settings(
+        identity=Identity(node=flags.node, address=flags.address, port=flags.port),
+        underlay=flags.underlay,
+        layout=Layout(
+            state_dir=flags.state_dir,
+            runtime_dir=flags.runtime_dir,
+            cgroup_parent=flags.cgroup_parent,
+        ),
+        kubeconfig=flags.kubeconfig,
+        authority=flags.ca,
+        certificate=flags.cert,
+        key=flags.key,
+        insecure_registries=tuple(flags.insecure_registry),
+    )
+
+
+async def serve(settings: Settings) -> None:
+    agent = Agent(settings)
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    try:
+        await agent.start()
+        await asked.wait()
+    finally:
+        await agent.stop()
+
+
+def main() -> int:
+    flags = parse()
+    logs.configure(level=flags.log_level)
+    try:
+        asyncio.run(serve(settings_of(flags)))
+    except (TransshipError, OSError) as e:
+        logger.bind(cause=str(e)).error("agent cannot serve")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

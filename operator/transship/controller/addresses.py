@@ -1,0 +1,87 @@
+"""Addresses: taking one from an AddressPool and giving it back, under the pool's version.
+
+Two operators, or two placements, that want the same address at the same time meet in the check of
+the pool's resourceVersion: one of them reads again and decides anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from transship.api.address_pool import AddressPool, AddressPoolStatus
+from transship.api.placement import ContainerPlacement
+from transship.api.reasons import Reason
+from transship.common.errors import Conflict, NotFound
+from transship.controller.ports import Cluster
+from transship.plan.addresses import (
+    Claimant,
+    allocate,
+    allocated,
+    with_allocation,
+    without_allocation,
+)
+
+DEFAULT_POOL = "default"
+CONFLICT_RETRIES = 10
+CONFLICT_PAUSE_SECONDS = 0.02
+
+
+class AddressBook:
+    """The allocations of all pools. Only this class writes a pool's status."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._turns: dict[str, asyncio.Lock] = {}  # our own tasks need not conflict
+
+    async def take(self, placement: ContainerPlacement) -> str:
+        """The address that the placement has or gets."""
+        meta, network = placement.metadata, placement.spec.network
+        claimant = Claimant(meta.namespace or "", meta.name, meta.uid, network.address)
+
+        def allocation(pool: AddressPool) -> tuple[str, AddressPoolStatus | None]:
+            granted = allocate(pool, claimant)
+            known = allocated(pool, claimant) is not None
+            return granted.address, None if known else with_allocation(pool, granted)
+
+        return await self._change(network.address_pool or DEFAULT_POOL, allocation)
+
+    async def give_back(self, placement: ContainerPlacement) -> None:
+        """A pool that is gone has nothing to be given back."""
+        uid = placement.metadata.uid
+
+        def removal(pool: AddressPool) -> tuple[str, AddressPoolStatus | None]:
+            held = any(a.uid == uid for a in pool.status.allocations)
+            return "", without_allocation(pool, uid=uid) if held else None
+
+        try:
+            await self._change(placement.spec.network.address_pool or DEFAULT_POOL, removal)
+        except NotFound:
+            return
+
+    async def _change(
+        self, name: str, change: Callable[[AddressPool], tuple[str, AddressPoolStatus | None]]
+    ) -> str:
+        async with self._turns.setdefault(name, asyncio.Lock()):
+            for attempt in range(CONFLICT_RETRIES):
+                pool = await self._read(name)
+                result, status = change(pool)
+                if status is None:
+                    return result
+                try:
+                    await self._cluster.replace_status_checked(pool, status=status)
+                except Conflict:
+                    await asyncio.sleep(CONFLICT_PAUSE_SECONDS * (attempt + 1))
+                else:
+                    return result
+        raise Conflict(f"changing AddressPool {name}: it changes faster than it can be read")
+
+    async def _read(self, name: str) -> AddressPool:
+        try:
+            return await self._cluster.get(AddressPool, name=name)
+        except NotFound as e:
+            raise NotFound(
+                f"there is no AddressPool {name}",
+                reason=Reason.POOL_NOT_FOUND,
+                hint=Reason.POOL_NOT_FOUND.hint,
+            ) from e

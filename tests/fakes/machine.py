@@ -1,0 +1,64 @@
+"""A node in memory: containers start and stop at once, images are pulled when a test allows it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+
+from transship.agent.supervision import Seen
+from transship.common.errors import TransshipError
+from transship.protocol.containers import ContainerOrder
+from transship.protocol.states import RunState
+
+DIGEST = "sha256:" + "0" * 64
+
+
+class FakeMachine:
+    def __init__(self) -> None:
+        self.instances: dict[str, Seen] = {}
+        self.removed: set[str] = set()
+        self.attached: set[str] = set()
+        self.starts = 0
+        self.registry_answers = asyncio.Event()
+        self.registry_answers.set()
+        self.failure: TransshipError | None = None
+
+    def seen(self, container_id: str) -> Seen:
+        return self.instances.get(container_id, Seen(RunState.ABSENT))
+
+    def exit(self, container_id: str, code: int, *, at: datetime | None = None) -> None:
+        self.instances[container_id] = Seen(RunState.EXITED, exit_code=code, exited_at=at)
+
+    def power_cut(self) -> None:
+        self.instances.clear()
+
+    async def fetch(self, order: ContainerOrder) -> str:
+        await self.registry_answers.wait()
+        if self.failure is not None:
+            raise self.failure
+        return DIGEST
+
+    async def start(self, order: ContainerOrder) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.starts += 1
+        self.instances[order.id] = Seen(RunState.RUNNING, pid=1000 + self.starts)
+
+    async def attach(self, order: ContainerOrder) -> None:
+        self.attached.add(order.id)
+
+    async def freeze(self, container_id: str) -> None:
+        self.instances[container_id] = Seen(RunState.FROZEN, pid=self.seen(container_id).pid)
+
+    async def thaw(self, container_id: str) -> None:
+        self.instances[container_id] = Seen(RunState.RUNNING, pid=self.seen(container_id).pid)
+
+    async def stop(self, order: ContainerOrder) -> None:
+        self.exit(order.id, 143)
+
+    async def clear(self, container_id: str) -> None:
+        self.instances.pop(container_id, None)
+
+    async def remove(self, container_id: str) -> None:
+        self.instances.pop(container_id, None)
+        self.removed.add(container_id)

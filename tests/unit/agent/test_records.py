@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import pytest
+from fakes.orders import BOOT, MIGRATION, incoming_order, order, peer, running_record
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transship.agent import records
+from transship.agent.records import ABORTED_MIGRATIONS_KEPT, OWNED, Record
+from transship.api.placement import DesiredState
+from transship.api.reasons import Reason
+from transship.common.errors import Refused
+from transship.protocol.migrations import VerdictNotice
+from transship.protocol.states import RecordState, Verdict
+
+OTHER = "00000000-0000-4000-8000-00000000000f"
+
+
+def departing() -> Record:
+    return records.departing(running_record(), migration=MIGRATION, peer=peer())
+
+
+def frozen() -> Record:
+    return records.frozen(departing(), migration=MIGRATION, peer=peer())
+
+
+def released() -> Record:
+    return records.released(frozen(), epoch=2)
+
+
+def aborted() -> Record:
+    return records.aborted(frozen(), migration=MIGRATION)
+
+
+def arriving() -> Record:
+    return records.arriving(None, incoming_order(), boot=BOOT)
+
+
+def held() -> Record:
+    return records.held(arriving(), boot=BOOT)
+
+
+def go(*, verdict: Verdict = Verdict.RELEASED, epoch: int = 2, migration: str = MIGRATION):
+    return VerdictNotice(migration=migration, verdict=verdict, epoch=epoch)
+
+
+def refusal(reason: Reason):
+    return pytest.raises(Refused, check=lambda e: e.reason == reason)
+
+
+def test_an_order_makes_a_record_in_the_state_it_asks_for() -> None:
+    assert records.ordered(None, order(), boot=BOOT).state is RecordState.RUNNING
+    stopped = records.ordered(None, order(state=DesiredState.STOPPED), boot=BOOT)
+    assert stopped.state is RecordState.STOPPED
+
+
+def test_an_order_of_an_earlier_owner_is_refused() -> None:
+    with refusal(Reason.STALE_EPOCH):
+        records.ordered(running_record(epoch=3), order(epoch=2), boot=BOOT)
+
+
+def test_an_order_that_was_overtaken_by_a_move_is_refused_after_the_record_is_gone() -> None:
+    with refusal(Reason.STALE_EPOCH):
+        records.ordered(None, order(epoch=2), boot=BOOT, floor=3)
+    assert records.ordered(None, order(epoch=3), boot=BOOT, floor=3).epoch == 3
+
+
+def test_a_repeated_order_confirms_the_record_for_this_boot_and_changes_nothing_else() -> None:
+    before = running_record()
+    after = records.ordered(before, order(), boot="next-boot")
+    assert after == before.but(ordered_boot="next-boot")
+
+
+def test_a_container_that_ended_for_good_is_not_started_by_a_repeated_order() -> None:
+    ended = records.ended(running_record(), None)
+    assert records.ordered(ended, order(), boot=BOOT).state is RecordState.STOPPED
+
+
+def test_a_container_that_was_ordered_to_stop_runs_when_it_is_ordered_to_run() -> None:
+    stopped = records.ordered(running_record(), order(state=DesiredState.STOPPED), boot=BOOT)
+    stopped = records.ended(stopped, None)
+    assert records.ordered(stopped, order(), boot=BOOT).state is RecordState.RUNNING
+
+
+@pytest.mark.parametrize("record", [frozen(), released(), arriving(), held()])
+def test_what_is_being_moved_takes_no_orders_and_no_deletion(record: Record) -> None:
+    changed = order(epoch=5, state=DesiredState.STOPPED)
+    with pytest.raises(Refused):
+        records.ordered(record, changed, boot=BOOT)
+    with pytest.raises(Refused):
+        records.may_be_deleted(record, epoch=5)
+
+
+def test_a_repeated_order_is_answered_while_the_container_is_copied() -> None:
+    assert records.ordered(departing(), order(), boot=BOOT) == departing()
+
+
+def test_released_is_for_good() -> None:
+    with refusal(Reason.ALREADY_RELEASED):
+        records.aborted(released(), migration=MIGRATION)
+    with refusal(Reason.ALREADY_RELEASED):
+        records.departing(released(), migration=OTHER, peer=peer())
+    with refusal(Reason.ALREADY_RELEASED):
+        records.frozen(released(), migration=MIGRATION, peer=peer())
+    with pytest.raises(Refused):
+        records.ordered(released(), order(epoch=3), boot=BOOT)
+
+
+def test_only_a_frozen_copy_is_released_and_only_to_the_next_epoch() -> None:
+    with refusal(Reason.WRONG_STATE):
+        records.released(departing(), epoch=2)
+    with refusal(Reason.STALE_EPOCH):
+        records.released(frozen(), epoch=3)
+    assert released().epoch == 2
+    assert records.released(released(), epoch=2) == released()
+
+
+def test_an_aborted_migration_never_begins_again() -> None:
+    with refusal(Reason.ALREADY_ABORTED):
+        records.departing(aborted(), migration=MIGRATION, peer=peer())
+    assert records.departing(aborted(), migration=OTHER, peer=peer()).migration == OTHER
+
+
+def test_an_abort_that_overtakes_its_order_is_kept() -> None:
+    early = records.aborted(running_record(), migration=MIGRATION)
+    assert early.state is RecordState.RUNNING
+    with refusal(Reason.ALREADY_ABORTED):
+        records.departing(early, migration=MIGRATION, peer=peer())
+
+
+def test_an_abort_returns_to_the_state_before() -> None:
+    assert aborted().state is RecordState.RUNNING
+    assert (aborted().migration, aborted().peer, aborted().before) == (None, None, None)
+    stopped = records.ended(running_record(), None)
+    moving = records.frozen(stopped, migration=MIGRATION, peer=peer())
+    assert records.aborted(moving, migration=MIGRATION).state is RecordState.STOPPED
+
+
+def test_a_container_that_ends_while_it_is_copied_stays_ended_after_an_abort() -> None:
+    ended = records.ended(departing(), None)
+    assert records.aborted(ended, migration=MIGRATION).state is RecordState.STOPPED
+
+
+def test_the_list_of_aborted_migrations_is_bounded_and_keeps_the_newest() -> None:
+    record = running_record()
+    for number in range(ABORTED_MIGRATIONS_KEPT + 5):
+        record = records.aborted(record, migration=f"m-{number}")
+    assert len(record.aborted) == ABORTED_MIGRATIONS_KEPT
+    assert record.aborted[-1] == f"m-{ABORTED_MIGRATIONS_KEPT + 4}"
+
+
+def test_a_second_migration_waits_for_the_first() -> None:
+    with refusal(Reason.IN_MIGRATION):
+        records.departing(departing(), migration=OTHER, peer=peer())
+
+
+@pytest.mark.parametrize(
+    ("notice", "reason"),
+    [
+        (go(verdict=Verdict.ABORTED), Reason.NOT_PERMITTED),
+        (go(verdict=Verdict.UNDECIDED), Reason.NOT_PERMITTED),
+        (go(verdict=Verdict.UNKNOWN), Reason.NOT_PERMITTED),
+        (go(epoch=1), Reason.STALE_EPOCH),
+        (go(epoch=3), Reason.STALE_EPOCH),
+        (go(migration=OTHER), Reason.WRONG_STATE),
+    ],
+)
+def test_a_held_copy_runs_on_nothing_but_the_right_verdict(
+    notice: VerdictNotice, reason: Reason
+) -> None:
+    with refusal(reason):
+        records.running(held(), notice)
+
+
+def test_a_held_copy_runs_on_released_and_a_repeated_go_is_answered() -> None:
+    owner = records.running(held(), go())
+    assert (owner.state, owner.epoch, owner.migration) == (RecordState.RUNNING, 2, None)
+    assert owner.arrived_by == MIGRATION
+    assert records.running(owner, go()) == owner
+
+
+def test_an_incoming_copy_does_not_run() -> None:
+    with refusal(Reason.WRONG_STATE):
+        records.running(arriving(), go())
+
+
+def test_an_arrived_container_keeps_its_past() -> None:
+    assert arriving().restarts == 3
+
+
+def test_a_container_comes_back_over_its_released_record() -> None:
+    back = records.arriving(released(), incoming_order(epoch=3, migration=OTHER), boot=BOOT)
+    assert (back.state, back.epoch) == (RecordState.INCOMING, 3)
+    with refusal(Reason.STALE_EPOCH):
+        records.arriving(released(), incoming_order(epoch=2, migration=OTHER), boot=BOOT)
+
+
+def test_nothing_arrives_over_a_copy_that_runs() -> None:
+    with refusal(Reason.ALREADY_HERE):
+        records.arriving(running_record(), incoming_order(), boot=BOOT)
+
+
+VERDICTS = {
+    "no record": (None, Verdict.UNKNOWN),
+    "another container's": (running_record(), Verdict.UNKNOWN),
+    "copying": (departing(), Verdict.UNDECIDED),
+    "frozen": (frozen(), Verdict.UNDECIDED),
+    "released": (released(), Verdict.RELEASED),
+    "aborted": (aborted(), Verdict.ABORTED),
+    "the target preparing": (arriving(), Verdict.UNKNOWN),
+    "the target holding": (held(), Verdict.UNKNOWN),
+    "the target running": (records.running(held(), go()), Verdict.UNKNOWN),
+}
+
+
+@pytest.mark.parametrize(("record", "said"), VERDICTS.values(), ids=VERDICTS.keys())
+def test_the_verdict_is_what_the_record_says(record: Record | None, said: Verdict) -> None:
+    assert records.verdict(record, MIGRATION) is said
+
+
+MOVES = {
+    "order": lambda r: records.ordered(r, order(epoch=r.epoch), boot=BOOT),
+    "depart": lambda r: records.departing(r, migration=MIGRATION, peer=peer()),
+    "freeze": lambda r: records.frozen(r, migration=MIGRATION, peer=peer()),
+    "release": lambda r: records.released(r, epoch=r.epoch + 1),
+    "abort": lambda r: records.aborted(r, migration=MIGRATION),
+    "end": lambda r: records.ended(r, None),
+    "go": lambda r: records.running(r, go(epoch=r.epoch)),
+    "hold": lambda r: records.held(r, boot=BOOT),
+}
+
+
+@given(st.lists(st.sampled_from(sorted(MOVES)), max_size=20))
+def test_whatever_happens_a_released_copy_never_runs_and_one_verdict_excludes_the_other(
+    moves: list[str],
+) -> None:
+    record, verdicts = running_record(), []
+    for move in moves:
+        try:
+            record = MOVES[move](record)
+        except Refused:
+            continue
+        verdicts.append(records.verdict(record, MIGRATION))
+    final = [each for each in verdicts if each in {Verdict.RELEASED, Verdict.ABORTED}]
+    assert len(set(final)) <= 1
+    if Verdict.RELEASED in verdicts:
+        assert record.state not in OWNED
+        assert verdicts[verdicts.index(Verdict.RELEASED) :] == [Verdict.RELEASED] * (
+            len(verdicts) - verdicts.index(Verdict.RELEASED)
+        )

@@ -1,0 +1,60 @@
+"""The table of reasons, and that nothing uses a reason that is not in it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from transship.api.reasons import Reason
+from transship.common import errors
+
+PACKAGE = Path(__file__).parents[3] / "operator" / "transship"
+WORDS = {reason.value for reason in Reason}
+
+
+@pytest.mark.parametrize("reason", Reason, ids=str)
+def test_a_reason_is_one_word_named_as_its_member(reason: Reason) -> None:
+    assert re.fullmatch(r"[A-Z][A-Za-z0-9]+", reason)
+    assert reason.name.replace("_", "").lower() == reason.value.lower()
+
+
+@pytest.mark.parametrize("reason", Reason, ids=str)
+def test_a_reason_has_a_sentence_and_perhaps_a_hint(reason: Reason) -> None:
+    assert reason.meaning[0].isupper()
+    assert reason.meaning.endswith(".")
+    assert not reason.hint.endswith(".")
+
+
+def test_no_word_occurs_twice() -> None:
+    assert len(WORDS) == len(Reason.__members__)
+
+
+def test_every_error_has_a_reason_of_the_table() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    assert {kind.reason for kind in kinds if issubclass(kind, errors.TransshipError)} <= WORDS
+
+
+def test_every_reason_in_the_code_is_in_the_table() -> None:
+    strangers = [
+        f"{path.relative_to(PACKAGE)}:{line}: {word}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for line, word in literal_reasons(ast.parse(path.read_text()))
+        if word not in WORDS
+    ]
+    assert strangers == []
+
+
+def literal_reasons(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """The words given as `reason=`, and the class attributes of that name."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.keyword(arg="reason", value=ast.Constant(value=str(word))) if word:
+                yield node.value.lineno, word
+            case ast.Assign(
+                targets=[ast.Name(id="reason")], value=ast.Constant(value=str(word))
+            ) if word:
+                yield node.lineno, word

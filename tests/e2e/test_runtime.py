@@ -337,7 +337,9 @@ async def an_upper_layer_can_be_moved(runtime):
     await ended(runtime, "a")
     before = tree(LAYOUT.rootfs("a"))
     await runtime.prepare(order("b", "true"))
-    foreign = [f"--filter=-x trusted.overlay.{name}" for name in ("origin", "uuid", "nlink", "impure")]
+    foreign = [
+        f"--filter=-x trusted.overlay.{name}" for name in ("origin", "uuid", "nlink", "impure")
+    ]
     trees = [LAYOUT.container("a") / name for name in TREES]
     copy = ["rsync", "-aHAX", "--numeric-ids", "-D", "--delete", *foreign, *trees]
     subprocess.run([*copy, LAYOUT.container("b")], check=True)
@@ -360,7 +362,7 @@ async def what_crashes_half_way_can_be_done_again(runtime):
     assert not LAYOUT.container("a").exists()
 
 
-HELPERS = '''
+HELPERS = """
 def freeze(runtime, name):
     path = runtime.hierarchies.path(LAYOUT.cgroup(name), controller="freezer")
     if runtime.hierarchies.unified:
@@ -381,7 +383,7 @@ def tree(root):
     for directory, _, names in os.walk(root):
         found[directory.removeprefix(str(root))] = sorted(names)
     return found
-'''
+"""
 
 SCENARIOS = (
     output_and_exit_code_arrive,

@@ -157,7 +157,7 @@ class Residents(Protocol):
         ...
 
     async def quieten(self, container: str) -> None:
-        """Run nothing in the container any more (an exec probe cannot be dumped); keep undoes it."""
+        """Run nothing in it any more (an exec probe cannot be dumped); keep undoes it."""
         ...
 
     def keep(self, container: str) -> None:

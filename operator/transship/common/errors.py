@@ -9,8 +9,8 @@
     ├── DeadlineExceeded    a step took longer than it may
     └── CommandFailed       a child process ended badly
 
-Each carries a stable CamelCase `reason` (an API constant, shown in conditions and events), a `message`
-for people and, where there is something to be done, a `hint`.
+Each carries a stable CamelCase `reason` (an API constant, shown in conditions and events), a
+`message` for people and, where there is something to be done, a `hint`.
 """
 
 from __future__ import annotations

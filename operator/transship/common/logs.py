@@ -1,4 +1,4 @@
-"""Logging: loguru everywhere, one line per change of state; the standard library's records join it."""
+"""Logging: loguru everywhere, one line per change of state; library records join it."""
 
 from __future__ import annotations
 

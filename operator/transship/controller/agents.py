@@ -190,7 +190,7 @@ class AgentClient:
                 content = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as e:
             raise Unreachable(
-                f"calling the agent of node {self.node}: {e or 'no answer'}",
+                f"calling the agent of node {self.node}: {str(e) or 'no answer'}",
                 reason="AgentUnreachable",
             ) from e
         if response.status >= 400:
@@ -211,7 +211,7 @@ def _path(path: str, migration: str) -> str:
 
 
 def _failure(status: int, content: bytes, *, node: str) -> TransshipError:
-    """The agent's own words. A failure that it reports is an answer, whatever it could not reach."""
+    """The agent's own words: a failure that it reports is an answer, not silence."""
     try:
         said = Failure.model_validate_json(content)
     except ValidationError:

@@ -76,6 +76,8 @@ class Directory:
                 self._put_migration(resource)
             case NodeAgent():
                 self._put_node(resource)
+            case _:
+                pass  # address pools are read where they are changed
 
     def drop(self, resource: Resource) -> None:
         """It is gone."""
@@ -93,6 +95,8 @@ class Directory:
             case NodeAgent():
                 self._nodes.pop(resource.metadata.name, None)
                 self.wake(self.interested_in(resource.metadata.name))
+            case _:
+                pass
         self.wake([uid])
 
     def forget(self, uid: str) -> None:
@@ -139,9 +143,9 @@ class Directory:
     def _put_node(self, agent: NodeAgent) -> None:
         name = agent.metadata.name
         known = self._nodes.get(name)
-        if known is not None and known.metadata.uid == agent.metadata.uid:
-            if not _is_newer(agent, known):
-                return
+        same = known is not None and known.metadata.uid == agent.metadata.uid
+        if same and not _is_newer(agent, known):
+            return
         self._nodes[name] = agent
         if known is None or _use(known) != _use(agent):
             self.wake(self.interested_in(name))

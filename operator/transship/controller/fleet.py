@@ -1,8 +1,8 @@
 """Fleet: what all agents say of their containers, asked of each agent once a second.
 
 One list per agent instead of one question per placement: two thousand placements on ten nodes are
-ten requests a second. A loop is woken when what is said of its container changes, and when the agent
-it depends on falls silent or speaks again.
+ten requests a second. A loop is woken when what is said of its container changes, and when the
+agent it depends on falls silent or speaks again.
 """
 
 from __future__ import annotations

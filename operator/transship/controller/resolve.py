@@ -26,9 +26,18 @@ class Resolver:
         self._data = data
 
     async def order(
-        self, placement: ContainerPlacement, status: PlacementStatus, *, node: str, epoch: int
+        self,
+        placement: ContainerPlacement,
+        status: PlacementStatus,
+        *,
+        node: str,
+        epoch: int,
+        image_digest: str | None = None,
     ) -> ContainerOrder:
-        """The order for this node. Raises NotFound for a missing ConfigMap, Secret or key."""
+        """The order for this node. Raises NotFound for a missing ConfigMap, Secret or key.
+
+        image_digest: the very image that runs elsewhere, where the tag may mean another one by now.
+        """
         meta, spec = placement.metadata, placement.spec
         fields = _fields(placement, status, node=node)
         namespace = meta.namespace or ""
@@ -43,7 +52,7 @@ class Resolver:
             container=_expanded(spec.container, env),
             volumes=tuple(volumes),
             state=spec.state,
-            image_digest=status.image_digest if epoch > 1 else None,
+            image_digest=image_digest,
         )
 
     async def _env(

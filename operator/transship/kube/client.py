@@ -9,7 +9,7 @@ Who writes what, and how:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -119,6 +119,24 @@ class KubeClient:
         )
         return _parse(model, await self.transport.send(request))
 
+    async def json_patch(
+        self,
+        model: type[R],
+        *,
+        name: str,
+        namespace: str | None = None,
+        patch: Sequence[Mapping[str, Any]],
+    ) -> R:
+        """Change it as RFC 6902 says; InvalidInput when a test in the patch does not hold."""
+        request = Request(
+            "PATCH",
+            path_of(model, namespace=namespace, name=name),
+            f"changing {_called(model, name, namespace)}",
+            body=patch,
+            content_type=ContentType.JSON_PATCH,
+        )
+        return _parse(model, await self.transport.send(request))
+
     async def apply_status(
         self,
         model: type[R],
@@ -126,12 +144,14 @@ class KubeClient:
         name: str,
         namespace: str | None = None,
         uid: str | None = None,
+        resource_version: str | None = None,
         status: ApiModel,
         field_manager: str = OPERATOR_MANAGER,
     ) -> R:
         """Make the status what is given: what this manager wrote and now leaves out is removed.
 
-        With a uid it is a Conflict when the object was deleted and made anew meanwhile.
+        With a uid it is a Conflict when the object was deleted and made anew meanwhile, with a
+        resource_version when it was changed by anybody since.
         """
         attempts_left = STATUS_ATTEMPTS
         while True:

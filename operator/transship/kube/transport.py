@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -35,6 +35,7 @@ class ContentType(StrEnum):
     JSON = "application/json"
     MERGE_PATCH = "application/merge-patch+json"
     APPLY_PATCH = "application/apply-patch+yaml"
+    JSON_PATCH = "application/json-patch+json"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Request:
     path: str
     doing: str
     query: Mapping[str, str] | None = None
-    body: Mapping[str, Any] | None = None
+    body: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
     content_type: ContentType = ContentType.JSON
 
 

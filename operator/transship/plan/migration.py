@@ -225,7 +225,7 @@ def _withdraw(seen: Seen, wish: GiveUp) -> Step:
 
 
 def _source_still_owns(seen: Seen) -> bool:
-    """The source says that it owns the container: a move that it does not know is never released."""
+    """It says that it owns the container: a move that it does not know is never released."""
     held = seen.source.container
     owned = {RecordState.RUNNING, RecordState.STOPPED}
     return held is not None and held.record in owned and held.epoch == seen.spec.epoch
@@ -233,13 +233,16 @@ def _source_still_owns(seen: Seen) -> bool:
 
 def _get_ready(seen: Seen) -> Step:
     """The source has not begun: check, prepare the target, then let the source begin."""
-    source, target = seen.source, seen.target
-    for side in (source, target):
+    for side in (seen.source, seen.target):
         if not side.answered:
             return Wait(SILENCE_POLL_SECONDS, _silence(side))
     if not _source_still_owns(seen):
         return _roll_back(seen, GiveUp(Outcome.FAILED, _not_the_owner(seen)))
-    match target.state:
+    return _follow_target(seen)
+
+
+def _follow_target(seen: Seen) -> Step:
+    match seen.target.state:
         case None:
             return _start(seen)
         case SideState.PREPARED:

@@ -108,7 +108,8 @@ def _hold(seen: Seen, owner: Owner) -> Decision | None:
         return Decision(Wait(SILENCE_POLL_SECONDS), _lost(owner.node))
     container = seen.status.container
     told = container.order_digest if container is not None else ""
-    if sighting is None or told != seen.digest:
+    forgotten = sighting is None or sighting.report.reason == Reason.AWAITING_ORDER
+    if forgotten or told != seen.digest:
         return Decision(Order(owner.node, owner.epoch, seen.digest))
     return None
 

@@ -126,7 +126,9 @@ def migratability(seen: Seen, report: ContainerReport | None) -> Verdict:
 def progress(seen: Seen, decision: Decision, report: ContainerReport | None) -> Verdict | None:
     """What is still to be done to get to the spec; None when nothing is, or nothing will be."""
     if seen.ending:
-        return Verdict(Status.TRUE, Reason.DELETING, Reason.DELETING.meaning)
+        held = decision.obstacle
+        said = held.text if held is not None else Reason.DELETING.meaning
+        return Verdict(Status.TRUE, Reason.DELETING, said)
     if (why := decision.obstacle) is not None:
         return None if why.final else Verdict(Status.TRUE, why.reason, why.text)
     moving = seen.moving

@@ -1,4 +1,4 @@
-"""What all messages share. Unknown fields are ignored, so that agents of neighbouring versions talk."""
+"""What all messages share. Unknown fields are ignored: neighbouring versions can talk."""
 
 from __future__ import annotations
 

@@ -1,28 +1,28 @@
-"""Where things are on an agent. Every PUT and DELETE can be repeated; GET never changes anything."""
+"""Where things are on an agent. PUT and DELETE can be repeated; GET never changes anything."""
 
 PORT = 7443
 """HTTPS, mutual TLS: the operator and the other agents."""
 
 STREAM_PORT = 7444
-"""Raw streams between agents over mutual TLS: files, later memory (see transfer.channel)."""
+"""Raw streams between agents over mutual TLS: files, later memory (see transfer.streams)."""
 
 NODE = "/v1/node"
 METRICS = "/metrics"
 CONTAINERS = "/v1/containers"
 CONTAINER = "/v1/containers/{id}"
-"""PUT ContainerOrder (202, at once), GET ContainerReport, DELETE ?epoch=N (202 until it is gone, then 204)."""
+"""PUT ContainerOrder (202, at once), GET ContainerReport, DELETE ?epoch=N (202, then 204)."""
 LOGS = "/v1/containers/{id}/logs"
 """GET ?follow=true ?tail=N ?since=RFC3339 ?timestamps=true: plain text."""
 
 OUTGOING = "/v1/outgoing/{migration}"
-"""The source's half. PUT OutgoingOrder begins, GET MigrationReport, DELETE forgets a finished one."""
+"""The source's half. PUT OutgoingOrder begins, GET MigrationReport, DELETE forgets its end."""
 OUTGOING_ABORT = "/v1/outgoing/{migration}/abort"
 """POST: cancel up to the release; the reply's verdict says which of the two it was."""
 OUTGOING_VERDICT = "/v1/outgoing/{migration}/verdict"
 """GET VerdictReply: what the source's record says; also asked by a target that waits for its go."""
 
 INCOMING = "/v1/incoming/{migration}"
-"""The target's half. PUT IncomingOrder prepares, GET MigrationReport, DELETE forgets a finished one."""
+"""The target's half. PUT IncomingOrder prepares, GET MigrationReport, DELETE forgets its end."""
 INCOMING_ABORT = "/v1/incoming/{migration}/abort"
 """POST: throw away what was prepared; refused once the target runs."""
 INCOMING_MEMORY = "/v1/incoming/{migration}/memory"
@@ -30,6 +30,6 @@ INCOMING_MEMORY = "/v1/incoming/{migration}/memory"
 INCOMING_HOLD = "/v1/incoming/{migration}/hold"
 """POST by the source: from now on queue the packets that are diverted here."""
 INCOMING_RESTORE = "/v1/incoming/{migration}/restore"
-"""POST by the source, body: tar of CRIU's small images. Restores, held; the reply is RestoreReply."""
+"""POST by the source, body: tar of CRIU's small images. Restores, held; RestoreReply."""
 INCOMING_VERDICT = "/v1/incoming/{migration}/verdict"
 """POST VerdictNotice by the source, or by the operator that relays it; the reply is ResumeReply."""

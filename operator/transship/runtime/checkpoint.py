@@ -1,6 +1,6 @@
 """Dumping a frozen container: its memory to a page server (or a directory), the rest to small images.
 
-What holds after `dump` returned: CRIU is gone, the images are complete, the container is Frozen,
+What holds after `dump` returned: CRIU is gone, the images are complete, the container is frozen,
 and nothing of it has run since the snapshot. After any failure CRIU is gone too, and the container
 is either frozen or runs; the caller thaws it, which is the way back.
 
@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from loguru import logger
 
@@ -23,20 +25,26 @@ from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, TransshipError
 from transship.runtime import criu_log, externals, runc_state
 from transship.runtime.criu import CriuFailed, Worker
-from transship.runtime.criu_rpc import CgroupMode, Kind, NetworkLock, Options, PageServerInfo, Request
+from transship.runtime.criu_rpc import (
+    CgroupMode,
+    Kind,
+    NetworkLock,
+    Options,
+    PageServerInfo,
+    Request,
+)
 from transship.runtime.directories import opened
 from transship.runtime.freezer import Freezer, FreezerState
 from transship.runtime.layout import Layout
-from transship.runtime.page_server import TlsFiles
-from transship.runtime.sockets import shut_connections
+from transship.runtime.page_stream import PageStream, RemotePages, open_stream
 
 LOG_NAME = "dump.log"
 
 GHOST_LIMIT_BYTES = 256 << 20
 """Of a deleted file that is still open; CRIU's own limit of 1 MiB refuses rotated logs."""
 
-ABORT_TIMEOUT_SECONDS = 3.0
-"""For CRIU to undo what it did to the container's tasks once its page stream is shut."""
+ABORT_TIMEOUT_SECONDS = 5.0
+"""For CRIU to undo what it did to the container's tasks, once its page stream is broken."""
 
 
 class Seizing(Enum):
@@ -56,17 +64,8 @@ class Seizing(Enum):
 
 
 @dataclass(frozen=True)
-class RemotePages:
-    """The target's page server."""
-
-    address: str
-    port: int
-    tls: TlsFiles | None
-
-
-@dataclass(frozen=True)
 class DumpRequest:
-    """What to dump: a running container of runc whose freezer says Frozen. pages None is local."""
+    """What to dump: a container that runc runs. pages None keeps the memory in the images."""
 
     container: str
     layout: Layout
@@ -81,77 +80,138 @@ class Dump:
 
     images: Path
     stopped: tuple[int, ...]
+    page_bytes: int
     seconds: float
 
 
 class CheckpointFailed(TransshipError):
     """A dump or restore that did not come about; `log_tail` is the end of CRIU's log."""
 
-    reason = Reason.DUMP_FAILED
-
     def __init__(self, message: str, *, reason: Reason, hint: str = "", log_tail: str = "") -> None:
         super().__init__(message, reason=reason, hint=hint)
         self.log_tail = log_tail
 
 
-async def dump(request: DumpRequest, *, worker: Worker | None = None) -> Dump:
-    """Dump a frozen container. `worker` is a CRIU that was started before the freeze.
+class Dumper:
+    """A CRIU and a page stream that stand ready before the freeze. For one dump, in a `with`."""
 
-    Raises CheckpointFailed. A cancel or the deadline ends CRIU in a way that keeps the container's
-    connections (see _abort).
-    """
-    began = time.monotonic()
-    images = request.layout.images(request.container)
-    work = images / "work"
-    state = runc_state.read(request.layout.runc_root, request.container)
-    stopped = request.freezer.stopped_tasks()
-    seizing = _seizing(request.freezer, stopped)
-    criu = worker or await Worker.start()
-    try:
-        with opened(images) as images_fd, opened(work) as work_fd:
+    def __init__(self, request: DumpRequest, *, criu: Worker, stream: PageStream | None) -> None:
+        self._request = request
+        self._criu = criu
+        self._stream = stream
+        self._stream_fd = -1 if stream is None else stream.criu_end.fileno()
+        if stream is not None:
+            stream.criu_end.close()  # CRIU has its own by now; so its end shows on ours
+
+    @classmethod
+    async def ready(cls, request: DumpRequest) -> Self:
+        """Start CRIU, and connect to the page server. Raises Unreachable when that is not there."""
+        stream = None if request.pages is None else await open_stream(request.pages)
+        try:
+            fds = () if stream is None else (stream.criu_end.fileno(),)
+            criu = await Worker.start(pass_fds=fds)
+        except BaseException:
+            if stream is not None:
+                stream.close()
+            raise
+        return cls(request, criu=criu, stream=stream)
+
+    async def dump(self) -> Dump:
+        """Dump the container, which is frozen by now.
+
+        Raises CheckpointFailed. A cancel or the deadline ends CRIU in a way that keeps the
+        container's connections (see _abort).
+        """
+        began = time.monotonic()
+        request = self._request
+        images = request.layout.images(request.container)
+        stopped = request.freezer.stopped_tasks()
+        try:
+            async with asyncio.timeout(request.timeout_seconds):
+                await self._ask(_seizing(request.freezer, stopped), images=images)
+                sent = 0 if self._stream is None else await self._stream.finish()
+        except CriuFailed as e:
+            raise _failure(images / "work", e) from e
+        except TimeoutError as e:
+            await self._abort()
+            raise _timed_out(request) from e
+        except BaseException:
+            await self._abort()
+            raise
+        _require_frozen(request.freezer)
+        return Dump(images, stopped, page_bytes=sent, seconds=time.monotonic() - began)
+
+    async def _ask(self, seizing: Seizing, *, images: Path) -> None:
+        request = self._request
+        state = runc_state.read(request.layout.runc_root, request.container)
+
+        async def on_notice(name: str) -> None:
+            if name == "post-dump" and seizing is Seizing.BY_PTRACE:
+                request.freezer.request_freeze()
+                _require_frozen(request.freezer)
+
+        with opened(images) as images_fd, opened(images / "work") as work_fd:
             _note_descriptors(images, state.external_descriptors)
             options = _options(
-                request, pid=state.init_process_pid, seizing=seizing, fds=(images_fd, work_fd)
+                request,
+                pid=state.init_process_pid,
+                seizing=seizing,
+                fds=(images_fd, work_fd, self._stream_fd),
             )
-            async with asyncio.timeout(request.timeout_seconds):
-                await _ask(criu, options, request.freezer, seizing)
-    except CriuFailed as e:
-        await criu.kill()
-        raise _failure(work, e) from e
-    except BaseException as e:
-        await _abort(criu, request)
-        if isinstance(e, TimeoutError):
-            raise _timed_out(request, work) from e
-        raise
-    _require_frozen(request.freezer)
-    return Dump(images=images, stopped=stopped, seconds=time.monotonic() - began)
+            if seizing is Seizing.BY_PTRACE:
+                request.freezer.thaw()
+            await self._criu.ask(Request(kind=Kind.DUMP, options=options), on_notice=on_notice)
+        await self._criu.wait()
+
+    async def _abort(self) -> None:
+        """End CRIU in the middle of a dump without harm to the container.
+
+        A CRIU that is killed leaves the container's TCP connections in repair mode, which is their
+        end. One whose page stream breaks undoes all it did and ends by itself.
+        """
+        if self._stream is not None:
+            self._stream.close()
+        try:
+            async with asyncio.timeout(ABORT_TIMEOUT_SECONDS):
+                await self._criu.wait()
+        except TimeoutError:
+            container = self._request.container
+            logger.bind(container=container).warning("killing CRIU in the middle of a dump")
+            await self._kill()
+
+    async def _kill(self) -> None:
+        try:
+            await self._criu.kill()
+        except DeadlineExceeded:
+            self._request.freezer.thaw()
+            await self._criu.kill()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        await self._kill()
 
 
 def _seizing(freezer: Freezer, stopped: tuple[int, ...]) -> Seizing:
     return Seizing.BY_PTRACE if stopped and not freezer.unified else Seizing.BY_FREEZER
 
 
-async def _ask(criu: Worker, options: Options, freezer: Freezer, seizing: Seizing) -> None:
-    async def on_notice(name: str) -> None:
-        if name == "post-dump" and seizing is Seizing.BY_PTRACE:
-            freezer.request_freeze()
-            _require_frozen(freezer)
-
-    if seizing is Seizing.BY_PTRACE:
-        freezer.thaw()
-    await criu.ask(Request(kind=Kind.DUMP, options=options), on_notice=on_notice)
-    await criu.wait()
-
-
 def _options(
-    request: DumpRequest, *, pid: int, seizing: Seizing, fds: tuple[int, int]
+    request: DumpRequest, *, pid: int, seizing: Seizing, fds: tuple[int, int, int]
 ) -> Options:
     spec = externals.read_spec(request.layout.bundle(request.container))
-    pages = request.pages
-    tls = None if pages is None else pages.tls
+    images_fd, work_fd, stream_fd = fds
     return Options(
-        images_dir_fd=fds[0],
-        work_dir_fd=fds[1],
+        images_dir_fd=images_fd,
+        work_dir_fd=work_fd,
         log_file=LOG_NAME,
         log_level=criu_log.LOG_LEVEL,
         pid=pid,
@@ -170,11 +230,7 @@ def _options(
         link_remap=True,
         orphan_pts_master=True,
         ghost_limit=GHOST_LIMIT_BYTES,
-        page_server=None if pages is None else PageServerInfo(pages.address, pages.port),
-        tls=None if tls is None else True,
-        tls_ca=None if tls is None else str(tls.ca),
-        tls_certificate=None if tls is None else str(tls.certificate),
-        tls_key=None if tls is None else str(tls.key),
+        page_server=None if stream_fd < 0 else PageServerInfo(fd=stream_fd),
     )
 
 
@@ -190,32 +246,6 @@ def _require_frozen(freezer: Freezer) -> None:
         )
 
 
-async def _abort(criu: Worker, request: DumpRequest) -> None:
-    """End a CRIU in the middle of a dump without harm to the container.
-
-    A CRIU that is killed leaves the container's TCP connections in repair mode, which is their end.
-    One whose page stream breaks undoes all it did, so the stream is shut first. The freezer must
-    let the tasks move for that: CRIU runs code of its own in them.
-    """
-    pages = request.pages
-    if pages is not None:
-        shut_connections(criu.pid, address=pages.address, port=pages.port)
-    try:
-        async with asyncio.timeout(ABORT_TIMEOUT_SECONDS):
-            await criu.wait()
-    except TimeoutError:
-        logger.bind(container=request.container).warning("killing CRIU in the middle of a dump")
-        await _kill(criu, request.freezer)
-
-
-async def _kill(criu: Worker, freezer: Freezer) -> None:
-    try:
-        await criu.kill()
-    except DeadlineExceeded:
-        freezer.thaw()
-        await criu.kill()
-
-
 def _failure(work: Path, cause: CriuFailed) -> CheckpointFailed:
     log = criu_log.read_log(work / LOG_NAME)
     found = criu_log.diagnose(log, otherwise=Reason.DUMP_FAILED)
@@ -223,11 +253,12 @@ def _failure(work: Path, cause: CriuFailed) -> CheckpointFailed:
     return CheckpointFailed(message, reason=found.reason, hint=found.hint, log_tail=found.tail)
 
 
-def _timed_out(request: DumpRequest, work: Path) -> CheckpointFailed:
+def _timed_out(request: DumpRequest) -> CheckpointFailed:
     reason = Reason.DUMP_TIMED_OUT
+    log = criu_log.read_log(request.layout.images(request.container) / "work" / LOG_NAME)
     return CheckpointFailed(
         f"dumping: not done in {request.timeout_seconds:g} s",
         reason=reason,
         hint=reason.hint,
-        log_tail=criu_log.log_tail(criu_log.read_log(work / LOG_NAME)),
+        log_tail=criu_log.log_tail(log),
     )

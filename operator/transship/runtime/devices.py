@@ -19,6 +19,7 @@ LINKS = {
     "stderr": "/proc/self/fd/2", "core": "/proc/kcore", "ptmx": "pts/ptmx",
 }  # fmt: skip
 DIRECTORIES = ("pts", "shm", "mqueue")
+CONSOLE = "console"
 
 
 def make(path: Path) -> None:
@@ -33,4 +34,10 @@ def make(path: Path) -> None:
     for name, target in LINKS.items():
         if not (path / name).is_symlink():
             (path / name).symlink_to(target)
-    (path / "console").touch()
+    (path / CONSOLE).touch()
+
+
+def untouched(path: Path) -> bool:
+    """Whether a container's /dev has nothing of its own (such as /dev/log), which would be lost."""
+    known = {*NODES, *LINKS, *DIRECTORIES, CONSOLE}
+    return all(entry.name in known for entry in os.scandir(path))

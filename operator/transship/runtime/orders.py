@@ -12,8 +12,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from transship.api.container import Container
-from transship.common.errors import NotFound
-from transship.runtime import bundle, devices, host, mounts, oci, users, volumes
+from transship.common.errors import InvalidInput, NotFound
+from transship.runtime import bundle, devices, host, mounts, oci, pidfds, users, volumes
 from transship.runtime.conmon import Console
 from transship.runtime.images import Image
 from transship.runtime.layout import Layout
@@ -81,16 +81,28 @@ async def write(order: Order, *, image: Image, layout: Layout) -> Prepared:
     layout.volumes(order.id).mkdir(exist_ok=True)
     devices.make(layout.devices(order.id))
     _write_etc(order, path=layout.etc(order.id))
+    stop_signal = _stop_signal(order, image=image)
     paths = await volumes.provide(order.volumes, container_id=order.id, layout=layout)
     _replace(layout.bundle(order.id) / "config.json", _spec(order, image, paths, layout).text())
     prepared = Prepared(
         digest=image.digest,
-        stop_signal=order.container.stop_signal or image.config.stop_signal or DEFAULT_STOP_SIGNAL,
+        stop_signal=stop_signal,
         terminal=order.container.tty,
         stdin=order.container.stdin,
     )
     _replace(_prepared(layout, order.id), prepared.model_dump_json())
     return prepared
+
+
+def _stop_signal(order: Order, *, image: Image) -> str:
+    name = order.container.stop_signal or image.config.stop_signal or DEFAULT_STOP_SIGNAL
+    try:
+        pidfds.signal_number(name)
+    except ValueError as e:
+        raise InvalidInput(
+            f"stopSignal: {e}", hint="write one such as SIGTERM in spec.container.stopSignal"
+        ) from e
+    return name
 
 
 def _prepared(layout: Layout, container_id: str) -> Path:

@@ -68,14 +68,12 @@ class PageServer:
         """
         listener = socket.create_server((address, port), backlog=1)
         stream = PageStream(lambda: answer(listener, context, peer=peer))
-        worker = await Worker.start(pass_fds=(stream.criu_end.fileno(),))
         work = images / "work"
         try:
-            pid = await _start_criu(worker, images=images, work=work, fd=stream.criu_end.fileno())
+            worker, pid = await _start_criu(images=images, work=work, end=stream.criu_end)
         except BaseException:
             listener.close()
             stream.close()
-            await worker.kill()
             raise
         return cls(worker, pid=pid, listener=listener, stream=stream, work=work)
 
@@ -118,25 +116,37 @@ class PageServer:
         await asyncio.wait([self._connecting])
 
 
-async def _start_criu(worker: Worker, *, images: Path, work: Path, fd: int) -> int:
-    """Have CRIU serve the socket pair; returns the server's process."""
-    with opened(images) as images_fd, opened(work) as work_fd:
-        options = Options(
-            images_dir_fd=images_fd,
-            work_dir_fd=work_fd,
-            log_level=criu_log.LOG_LEVEL,
-            log_file=LOG_NAME,
-            page_server=PageServerInfo(fd=fd),
-        )
-        try:
-            async with asyncio.timeout(START_TIMEOUT_SECONDS):
+async def _start_criu(*, images: Path, work: Path, end: socket.socket) -> tuple[Worker, int]:
+    """Have CRIU serve the socket pair; returns its worker and the server's process."""
+    fd = end.fileno()
+    worker = await Worker.start(pass_fds=(fd,))
+    try:
+        end.close()  # only CRIU's copy stays: its end is then seen at the other end of the pair
+        async with asyncio.timeout(START_TIMEOUT_SECONDS):
+            with opened(images) as images_fd, opened(work) as work_fd:
+                options = _options(images_fd, work_fd, fd=fd)
                 answered = await worker.ask(
                     Request(kind=Kind.PAGE_SERVER_CHILD, options=options, keep_open=True)
                 )
-        except (CriuFailed, TimeoutError) as e:
-            log = criu_log.read_log(work / LOG_NAME)
-            said = criu_log.diagnose(log, otherwise=Reason.PAGE_SERVER_FAILED).message
-            raise TransshipError(
-                f"starting the page server: {said}", reason=Reason.PAGE_SERVER_FAILED
-            ) from e
-    return answered.page_server.pid or 0
+    except BaseException as e:
+        await worker.kill()
+        if isinstance(e, CriuFailed | TimeoutError):
+            raise _not_started(work) from e
+        raise
+    return worker, answered.page_server.pid or 0
+
+
+def _options(images_fd: int, work_fd: int, *, fd: int) -> Options:
+    return Options(
+        images_dir_fd=images_fd,
+        work_dir_fd=work_fd,
+        log_level=criu_log.LOG_LEVEL,
+        log_file=LOG_NAME,
+        page_server=PageServerInfo(fd=fd),
+    )
+
+
+def _not_started(work: Path) -> TransshipError:
+    log = criu_log.read_log(work / LOG_NAME)
+    said = criu_log.diagnose(log, otherwise=Reason.PAGE_SERVER_FAILED).message
+    return TransshipError(f"starting the page server: {said}", reason=Reason.PAGE_SERVER_FAILED)

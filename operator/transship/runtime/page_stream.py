@@ -35,7 +35,7 @@ class RemotePages:
 
 
 class PageStream:
-    """Carries one dump's pages. `criu_end` is CRIU's end of the socket pair."""
+    """Carries one dump's pages. `criu_end` is CRIU's: to be closed here once CRIU has it."""
 
     def __init__(self, secured: Callable[[], ssl.SSLSocket]) -> None:
         """`secured` makes the connection to the peer; it is called in the stream's thread."""
@@ -53,7 +53,6 @@ class PageStream:
 
     async def finish(self) -> int:
         """Wait until both sides have hung up; returns the bytes that went to the peer."""
-        self.criu_end.close()
         return 0 if self._pumping is None else await asyncio.shield(self._pumping)
 
     def close(self) -> None:

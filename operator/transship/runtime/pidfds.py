@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_SIGNAL = re.compile(r"^(?:SIG)?([A-Z]+[12]?|\d+)([+-]\d+)?$")
 
 
 @contextmanager
@@ -49,11 +52,13 @@ async def ended(process: int | None, *, timeout_seconds: float) -> bool:
 
 def signal_number(name: str) -> int:
     """SIGTERM, TERM, 15, SIGRTMIN+3: whatever images and users write. Raises ValueError."""
-    word = name.upper().removeprefix("SIG")
+    match = _SIGNAL.match(name.upper())
+    if match is None:
+        raise ValueError(f"{name!r} is not the name of a signal")
+    word, offset = match.groups()
     if word.isdigit():
         return int(word)
-    base, _, offset = word.partition("+")
     try:
-        return signal.Signals[f"SIG{base}"] + int(offset or 0)
+        return signal.Signals[f"SIG{word}"] + int(offset or 0)
     except KeyError:
         raise ValueError(f"{name!r} is not the name of a signal") from None

@@ -1,9 +1,8 @@
 """Which files of a tree have changed since it was last looked at.
 
-Looking costs one lstat per file and no reading: about 5 microseconds each. A change that leaves no
-trace in an inode's times is possible in two ways, and both count as changed:
-a write within the clock tick of the look itself, and a store through a shared mapping, which touches
-the times only once per writeback (mmap(2), NOTES).
+Looking costs one lstat per file and no reading. Two kinds of change leave no trace in an inode's
+times, and both count as changed: a write within the clock tick of the look itself, and a store
+through a shared mapping, which touches the times only once per writeback (mmap(2)).
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Sent:
 async def send_trees(
     root: Path, names: Sequence[str], *, stream: Stream, timeout_seconds: float
 ) -> Sent:
-    """Make the peer's trees `names` (directories below `root`) equal to ours; extra files there go away."""
+    """Make the peer's `names` (below `root`) equal to ours; what it has beyond them goes away."""
     options = ["--delete", "--recursive"]
     return await _send(root, [*options, *names], stream=stream, timeout_seconds=timeout_seconds)
 
@@ -95,7 +95,7 @@ async def _send(
     async with _bridged(ours, stream), _ended(child, argv, timeout_seconds):
         output, _ = await child.communicate(stdin)
     text = output.decode(errors="replace")
-    # 24: a file vanished between the listing and the copy, which a running container does all the time
+    # 24: a file vanished between the listing and the copy, as files of running containers do
     if child.returncode not in {0, 24}:
         raise CommandFailed(argv, child.returncode or 0, text, reason="FileCopyFailed")
     return Sent(bytes=_total_sent(text))

@@ -1,7 +1,7 @@
 """Files that processes can change without a system call: their shared, writable mappings.
 
-Such a store moves the file's times only at the first touch after a writeback, so the times cannot say
-whether the file has changed since it was copied.
+Such a store moves the file's times only at the first touch after a writeback, so the times cannot
+say whether the file has changed since it was copied.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def shared_writable(maps: str) -> frozenset[str]:
-    """Paths, as the process sees them, of shared writable file mappings in /proc/PID/maps (proc(5))."""
+    """Paths, as the process sees them, of shared writable mappings in /proc/PID/maps (proc(5))."""
     found = set()
     for line in maps.splitlines():
         fields = line.split(maxsplit=5)

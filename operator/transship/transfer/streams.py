@@ -1,7 +1,7 @@
 """Raw streams between two agents over mutual TLS.
 
-A connection starts with one line of JSON, the Hello, answered by one line of JSON, the Welcome; from
-then on it is bytes in both directions, whose meaning is the kind's. The server hands a stream over
+A connection starts with one line of JSON, the Hello, answered by one line of JSON, the Welcome;
+from then on it is bytes in both directions, whose meaning is the kind's. The server hands a stream over
 only when the client's certificate names the agent that the migration expects.
 """
 
@@ -148,7 +148,7 @@ def common_name(writer: asyncio.StreamWriter) -> str:
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
-    """Copy until the end of the stream; returns the bytes copied. The end itself is passed on where possible."""
+    """Copy until the end of the stream and pass the end on; returns the bytes copied."""
     copied = 0
     while data := await reader.read(PUMP_CHUNK_BYTES):
         writer.write(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,7 +19,7 @@ from transship.api.base import (
     rules,
 )
 from transship.api.crd import root_schema
-from transship.api.kinds import KINDS
+from transship.api.kinds import KINDS, Kind
 from transship.api.schema import Schema, structural_schema
 
 
@@ -139,37 +139,43 @@ def nodes(path: str, schema: Schema) -> Iterator[tuple[str, Schema]]:
             yield from nodes(f"{path}[]", schema[inside])
 
 
-ALL = [
-    pytest.param(schema, id=kind.name + path)
-    for kind in KINDS
-    for path, schema in nodes("", root_schema(kind))
-]
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_every_part_keeps_the_conventions(kind: Kind) -> None:
+    broken = [
+        f"{path}: {complaint}"
+        for path, schema in nodes("", root_schema(kind))
+        for complaint in complaints(schema)
+    ]
+    assert broken == []
 
 
-@pytest.mark.parametrize("schema", ALL)
-def test_every_part_keeps_the_conventions(schema: dict[str, Any]) -> None:
-    assert set(schema) <= ALLOWED
+def complaints(schema: Schema) -> Iterator[str]:
+    if unknown := set(schema) - ALLOWED:
+        yield f"not structural: {unknown}"
+    needed: dict[str, set[str]] = {
+        "string": {"maxLength"},
+        "integer": {"minimum", "maximum", "format"},
+        "array": {"maxItems", "items", "x-kubernetes-list-type"},
+        "object": {"properties"},
+        "boolean": set(),
+    }
     if "x-kubernetes-int-or-string" in schema:
-        assert "maxLength" in schema
-        return
-    match schema["type"]:
-        case "string":
-            assert {"maxLength", "enum"} & set(schema) or schema.get("format") == "date-time"
-        case "integer":
-            assert {"minimum", "maximum", "format"} <= set(schema)
-        case "array":
-            assert {"maxItems", "items", "x-kubernetes-list-type"} <= set(schema)
-            keys = schema.get("x-kubernetes-list-map-keys", [])
-            keyed = schema["items"].get("properties", {})
-            defaults = {key for key in keys if "default" in keyed[key]}
-            assert set(keys) <= set(schema["items"].get("required", [])) | defaults
-        case "object":
-            assert "properties" in schema or "maxProperties" in schema
-        case kind:
-            assert kind == "boolean"
-    for text in schema.get("x-kubernetes-validations", ()):
-        assert text["message"], text
-        assert "\n" not in text["message"]
+        missing = {"maxLength"} - set(schema)
+    elif "enum" in schema or schema.get("format") == "date-time":
+        missing = set()
+    elif "additionalProperties" in schema:
+        missing = {"maxProperties"} - set(schema)
+    else:
+        missing = needed[schema["type"]] - set(schema)
+    if missing:
+        yield f"lacks {missing}"
+    keyed = schema.get("items", {}).get("properties", {})
+    for key in schema.get("x-kubernetes-list-map-keys", ()):
+        if key not in schema["items"].get("required", ()) and "default" not in keyed[key]:
+            yield f"key {key} is neither required nor has it a default"
+    for validation in schema.get("x-kubernetes-validations", ()):
+        if not validation["message"] or "\n" in validation["message"]:
+            yield f"message of {validation['rule']}"
 
 
 def test_only_keys_of_lists_have_stored_defaults() -> None:

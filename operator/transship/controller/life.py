@@ -1,0 +1,34 @@
+"""Life: how long a loop goes on, and how it waits. The one thing that the loops know of kopf."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Protocol
+
+
+class Life(Protocol):
+    """What ends a loop from outside, and what interrupts its waiting."""
+
+    @property
+    def over(self) -> bool:
+        """The process is to end: leave everything as it is, the next one goes on from it."""
+        ...
+
+    async def wait(self, wake: asyncio.Event, *, seconds: float) -> None:
+        """Until somebody wakes the loop, or the time is up, or the process is to end."""
+        ...
+
+
+async def wait_for_any(*events: asyncio.Event, seconds: float) -> None:
+    """Return when one of the events is set, or when the time is up."""
+    if seconds <= 0 or any(event.is_set() for event in events):
+        return
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*waits, return_exceptions=True)

@@ -1,0 +1,186 @@
+"""PlacementLoop: one placement's life: observe, decide (plan.placement), act, write the status.
+
+Woken by changes of the placement, its migrations, the nodes, and of what agents say; nothing that
+matters is remembered between two passes but the status that this loop alone writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+
+from loguru import logger
+
+from transship.api import FINALIZER
+from transship.api.migration import ContainerMigration
+from transship.api.placement import ContainerPlacement, PlacementStatus
+from transship.common.errors import Conflict, NotFound, TransshipError, Unreachable
+from transship.controller.deps import Deps
+from transship.controller.finalizers import let_go
+from transship.controller.life import Life
+from transship.controller.placement_acts import PlacementActs
+from transship.controller.statuses import StatusWriter
+from transship.plan.moves import expired_history
+from transship.plan.obstacles import from_error
+from transship.plan.owner import Sighting, owner_of
+from transship.plan.placement import decide
+from transship.plan.placement_status import observed_status
+from transship.plan.placement_steps import Decision, Done, Seen, Wait
+
+FIRST_RETRY_SECONDS = 0.5
+LONGEST_RETRY_SECONDS = 30.0
+FINALIZER_WAIT_SECONDS = 5.0
+
+
+class PlacementLoop:
+    """Brings one placement to where its spec wants it, until it is deleted."""
+
+    def __init__(self, uid: str, *, deps: Deps, life: Life) -> None:
+        self._uid = uid
+        self._deps = deps
+        self._life = life
+        self._wake = deps.directory.wake_of(uid)
+        self._writer: StatusWriter[ContainerPlacement, PlacementStatus] | None = None
+        self._retry_seconds = FIRST_RETRY_SECONDS
+
+    async def run(self) -> None:
+        """Return when the placement is gone, or the process is to end."""
+        try:
+            while not self._life.over:
+                self._wake.clear()
+                placement = self._deps.directory.placement(self._uid)
+                if placement is None:
+                    return
+                if FINALIZER not in placement.metadata.finalizers:
+                    if placement.metadata.deletion_timestamp is not None:
+                        return  # deleted before anything was done for it
+                    await self._life.wait(self._wake, seconds=FINALIZER_WAIT_SECONDS)
+                    continue
+                pause = await self._pass_safely(placement)
+                if pause is None:
+                    return
+                await self._life.wait(self._wake, seconds=pause)
+        finally:
+            await self._leave()
+
+    async def _leave(self) -> None:
+        if self._writer is not None:
+            await self._writer.close()
+        if not self._life.over:
+            self._deps.directory.forget(self._uid)
+
+    async def _pass_safely(self, placement: ContainerPlacement) -> float | None:
+        """A pass that fails for a reason nobody thought of is tried again later."""
+        try:
+            return await self._pass(placement)
+        except Exception:
+            logger.bind(placement=placement.metadata.name).exception("pass failed unexpectedly")
+            return LONGEST_RETRY_SECONDS
+
+    async def _pass(self, placement: ContainerPlacement) -> float | None:
+        """One pass; returns how long to wait for the next, None at the end of all."""
+        writer = self._writer_for(placement)
+        seen = await self._observe(placement, writer.current)
+        decision = decide(seen)
+        if isinstance(decision.step, Done):
+            await self._end(placement, writer)
+            return None
+        pause = 0.0
+        try:
+            if isinstance(decision.step, Wait):
+                pause = decision.step.seconds
+                await self._prune(placement, seen)
+            else:
+                pause = await PlacementActs(self._deps, writer).do(decision.step, seen)
+            self._retry_seconds = FIRST_RETRY_SECONDS
+        except TransshipError as e:
+            decision, pause = self._failed(decision, placement, e)
+        writer.offer(observed_status(replace(seen, status=writer.current), decision))
+        return pause
+
+    def _writer_for(
+        self, placement: ContainerPlacement
+    ) -> StatusWriter[ContainerPlacement, PlacementStatus]:
+        if self._writer is None:
+            self._writer = StatusWriter(
+                placement,
+                placement.status,
+                cluster=self._deps.cluster,
+                directory=self._deps.directory,
+            )
+        return self._writer
+
+    async def _observe(self, placement: ContainerPlacement, status: PlacementStatus) -> Seen:
+        fleet = self._deps.fleet
+        migrations = self._deps.directory.migrations_of(self._uid)
+        seen = Seen(
+            placement=placement,
+            status=status,
+            nodes=fleet.nodes(),
+            sightings=fleet.sightings(self._uid),
+            migrations=migrations,
+            now=self._deps.clock.now(),
+            gone=frozenset(m for m in self._concerned(status, migrations) if fleet.gone(m)),
+        )
+        if seen.moving is not None:
+            return seen  # the agents are busy with the move, whose loop asks them
+        return replace(seen, sightings=await self._ask(seen))
+
+    def _concerned(
+        self, status: PlacementStatus, migrations: tuple[ContainerMigration, ...]
+    ) -> set[str]:
+        nodes = {status.node} if status.node is not None else set()
+        return nodes | {m.spec.target_node for m in migrations}
+
+    async def _ask(self, seen: Seen) -> tuple[Sighting, ...]:
+        """Fresh sightings from the owner; at the end from every agent that may have something."""
+        owner = owner_of(seen.status, sightings=seen.sightings, migrations=seen.migrations)
+        nodes = {owner.node} if owner is not None else set()
+        if seen.ending:
+            nodes |= {s.node for s in seen.sightings}
+            nodes |= {n for m in seen.migrations for n in (m.spec.source_node, m.spec.target_node)}
+        known = {s.node: s for s in seen.sightings if s.node not in nodes}
+        earlier = {s.node: s for s in seen.sightings}
+        answers = await asyncio.gather(*(self._sight(node, earlier) for node in sorted(nodes)))
+        return (*known.values(), *(a for a in answers if a is not None))
+
+    async def _sight(self, node: str, earlier: dict[str, Sighting]) -> Sighting | None:
+        """A silence that has not lasted yet changes nothing of what was last heard."""
+        try:
+            report = await self._deps.fleet.agent(node).container(self._uid)
+        except Unreachable:
+            return None if self._deps.fleet.silent(node) else earlier.get(node)
+        return None if report is None else Sighting(node, report)
+
+    def _failed(
+        self, decision: Decision, placement: ContainerPlacement, error: TransshipError
+    ) -> tuple[Decision, float]:
+        pause = self._retry_seconds
+        self._retry_seconds = min(pause * 2, LONGEST_RETRY_SECONDS)
+        step = type(decision.step).__name__
+        self._deps.metrics.pass_failed("placement", error.reason)
+        log = logger.bind(placement=placement.metadata.name, step=step, retry_seconds=pause)
+        log.bind(error=str(error)).debug("step not taken")
+        if not isinstance(error, Conflict):
+            self._deps.recorder.warn(placement, reason=error.reason, note=str(error))
+        return Decision(Wait(pause), from_error(error), decision.wanted), pause
+
+    async def _prune(self, placement: ContainerPlacement, seen: Seen) -> None:
+        """Keep the history within its limits."""
+        for migration in expired_history(seen.migrations, placement):
+            meta = migration.metadata
+            with suppress(NotFound, Conflict):  # somebody else did it
+                await self._deps.cluster.delete(
+                    ContainerMigration, name=meta.name, namespace=meta.namespace, uid=meta.uid
+                )
+            self._deps.directory.drop(migration)
+
+    async def _end(
+        self,
+        placement: ContainerPlacement,
+        writer: StatusWriter[ContainerPlacement, PlacementStatus],
+    ) -> None:
+        await writer.close()
+        await let_go(placement, cluster=self._deps.cluster)
+        logger.bind(placement=placement.metadata.name).info("placement deleted")

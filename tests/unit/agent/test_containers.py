@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fakes.clock import FakeClock
+from fakes.machine import DIGEST, FakeMachine
+from fakes.orders import BOOT, ID, MIGRATION, order, peer
+
+from transship.agent import records
+from transship.agent.containers import Containers
+from transship.agent.journal import Journal
+from transship.agent.machine import Tools
+from transship.agent.probes import Outcome, Prober
+from transship.api.container import RestartPolicy
+from transship.api.placement import DesiredState
+from transship.api.reasons import Reason
+from transship.common.errors import NotFound, Refused, TransshipError
+from transship.protocol.containers import ContainerReport
+from transship.protocol.states import RecordState, RunState
+
+
+class Answering:
+    """What exec probes get."""
+
+    outcome = Outcome(succeeded=True)
+
+    async def execute(self, argv: tuple[str, ...], *, timeout_seconds: float) -> Outcome:
+        return self.outcome
+
+
+class Node:
+    """An agent's containers over a machine in memory; can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = FakeClock()
+        self.machine = FakeMachine()
+        self.answering = Answering()
+        self.boot = BOOT
+        self.containers = self.start()
+
+    def start(self) -> Containers:
+        self.journal = Journal(self.folder / "journal", boot=self.boot, clock=self.clock)
+        self.journal.load()
+        return Containers(Tools(self.journal, self.machine, self.clock, self._prober))
+
+    def _prober(self, order, *, known_well: bool, changed: Callable[[], None]) -> Prober:
+        return Prober(
+            order.container, address=None, executor=self.answering, known_well=known_well,
+            changed=changed,
+        )  # fmt: skip
+
+    async def restart_agent(self) -> None:
+        await self.containers.close()
+        self.containers = self.start()
+        self.containers.begin()
+
+    async def power_cut(self, boot: str) -> None:
+        self.machine.power_cut()
+        self.boot = boot
+        await self.restart_agent()
+
+    def exit(self, code: int) -> None:
+        self.machine.exit(ID, code, at=self.clock.now())
+        self.containers.ended(ID)
+
+    async def until(self, condition: Callable[[ContainerReport], bool]) -> ContainerReport:
+        """The world changes in the background: wait for it."""
+        async with asyncio.timeout(2):
+            while not condition(report := self.containers.report(ID)):
+                await asyncio.sleep(0)
+            return report
+
+    async def until_running(self) -> ContainerReport:
+        return await self.until(lambda r: r.run is RunState.RUNNING and r.reason == "" and r.ready)
+
+    async def settle(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def node(tmp_path: Path):
+    made = Node(tmp_path)
+    yield made
+    await made.containers.close()
+
+
+async def test_an_order_is_taken_at_once_and_carried_out(node: Node) -> None:
+    first = node.containers.apply(order())
+    assert (first.record, first.run) == (RecordState.RUNNING, RunState.ABSENT)
+    report = await node.until_running()
+    assert (report.image_digest, report.restarts, report.pid) == (DIGEST, 0, 1001)
+    assert report.start_time == node.clock.now()
+
+
+async def test_a_repeated_order_changes_nothing(node: Node) -> None:
+    node.containers.apply(order())
+    await node.until_running()
+    node.containers.apply(order())
+    await node.settle()
+    assert node.machine.starts == 1
+
+
+async def test_a_pull_is_told_and_does_not_hold_up_a_deletion(node: Node) -> None:
+    node.machine.registry_answers.clear()
+    node.containers.apply(order())
+    await node.until(lambda r: r.reason == Reason.PULLING_IMAGE)
+    node.containers.delete(ID, epoch=1)
+    async with asyncio.timeout(2):
+        while node.journal.get(ID) is not None:
+            await asyncio.sleep(0)
+    assert node.machine.starts == 0
+
+
+async def test_a_start_that_fails_is_told_and_tried_again_later(node: Node) -> None:
+    node.machine.failure = TransshipError("no such command", reason="ContainerStartFailed")
+    node.containers.apply(order())
+    report = await node.until(lambda r: r.reason == "ContainerStartFailed")
+    assert report.message == "no such command"
+
+    node.machine.failure = None
+    node.containers.apply(order())  # impatience does not help
+    await node.settle()
+    assert node.machine.starts == 0
+    node.clock.pass_time(10)
+    node.containers.apply(order())
+    await node.until_running()
+
+
+async def test_a_container_that_ends_is_started_again_and_counted(node: Node) -> None:
+    node.containers.apply(order())
+    await node.until_running()
+    node.exit(3)
+    report = await node.until(lambda r: r.restarts == 1 and r.run is RunState.RUNNING)
+    assert report.last_exit is not None
+    assert (report.last_exit.exit_code, report.last_exit.reason) == (3, "Error")
+
+
+async def test_one_that_keeps_ending_waits(node: Node) -> None:
+    node.containers.apply(order())
+    await node.until_running()
+    node.exit(1)
+    await node.until(lambda r: r.restarts == 1 and r.run is RunState.RUNNING)
+    node.exit(1)
+    report = await node.until(lambda r: r.reason == Reason.CRASH_LOOP_BACK_OFF)
+    assert "status 1" in report.message
+    assert node.machine.starts == 2
+
+
+async def test_one_that_shall_not_restart_ends_for_good_even_over_an_agents_restart(
+    node: Node,
+) -> None:
+    node.containers.apply(order(policy=RestartPolicy.NEVER))
+    await node.until_running()
+    node.exit(0)
+    await node.until(lambda r: r.record is RecordState.STOPPED)
+    await node.restart_agent()
+    node.containers.apply(order(policy=RestartPolicy.NEVER))
+    await node.settle()
+    assert node.machine.starts == 1
+
+
+async def test_it_is_stopped_frozen_and_run_on_demand(node: Node) -> None:
+    node.containers.apply(order())
+    await node.until_running()
+    node.containers.apply(order(state=DesiredState.FROZEN))
+    await node.until(lambda r: r.run is RunState.FROZEN)
+    node.containers.apply(order(state=DesiredState.STOPPED))
+    await node.until(lambda r: r.record is RecordState.STOPPED and r.run is RunState.ABSENT)
+    node.containers.apply(order())
+    report = await node.until_running()
+    assert report.restarts == 0
+
+
+async def test_a_deletion_removes_it_and_can_be_repeated(node: Node) -> None:
+    node.containers.apply(order())
+    await node.until_running()
+    assert node.containers.delete(ID, epoch=1) is not None
+    async with asyncio.timeout(2):
+        while node.containers.delete(ID, epoch=1) is not None:
+            await asyncio.sleep(0)
+    assert node.machine.removed == {ID}
+    with pytest.raises(NotFound):
+        node.containers.report(ID)
+
+
+async def test_a_deletion_by_one_who_knows_less_is_refused(node: Node) -> None:
+    node.containers.apply(order(epoch=4))
+    with pytest.raises(Refused):
+        node.containers.delete(ID, epoch=3)
+
+
+async def test_a_container_runs_on_through_a_restart_of_the_agent(node: Node) -> None:
+    node.containers.apply(order())
+    before = await node.until_running()
+    await node.restart_agent()
+    after = await node.until_running()
+    assert (after.pid, after.restarts) == (before.pid, 0)
+    assert node.machine.attached == {ID}
+
+
+async def test_an_exit_that_nobody_saw_is_found_at_the_start(node: Node) -> None:
+    node.containers.apply(order())
+    await node.until_running()
+    node.machine.exit(ID, 5)
+    await node.restart_agent()
+    report = await node.until(lambda r: r.restarts == 1 and r.run is RunState.RUNNING)
+    assert report.last_exit is not None
+    assert report.last_exit.exit_code == 5
+
+
+async def test_an_agent_killed_right_after_a_start_does_not_start_a_second_time(node: Node) -> None:
+    node.journal.put(records.ordered(None, order(), boot=BOOT))
+    await node.machine.start(order())
+    await node.restart_agent()
+    await node.until_running()
+    assert node.machine.starts == 1
+    found = node.journal.get(ID)
+    assert found is not None
+    assert found.started_boot == BOOT
+
+
+async def test_after_a_power_cut_it_waits_for_the_operator(node: Node) -> None:
+    """The node may have been fenced, and the container may run elsewhere by now."""
+    node.containers.apply(order())
+    await node.until_running()
+    await node.power_cut("second-boot")
+    await node.until(lambda r: r.reason == Reason.AWAITING_ORDER)
+    await node.restart_agent()
+    report = await node.until(lambda r: r.reason == Reason.AWAITING_ORDER)
+    assert report.last_exit is not None
+    assert report.last_exit.reason == "NodeRestarted"
+    assert node.machine.starts == 1
+
+    node.containers.apply(order())
+    report = await node.until_running()
+    assert report.restarts == 1
+
+
+async def test_the_end_of_a_disowned_copy_is_no_exit(node: Node) -> None:
+    node.containers.apply(order())
+    await node.until_running()
+    record = node.journal.get(ID)
+    assert record is not None
+    node.journal.put(records.frozen(record, migration=MIGRATION, peer=peer()))
+    node.containers.disown(ID)
+    node.exit(137)
+    await node.settle()
+    report = node.containers.report(ID)
+    assert (report.record, report.restarts, node.machine.starts) == (RecordState.FROZEN, 0, 1)
+    assert not report.ready
+
+
+async def test_a_copy_that_was_taken_back_is_looked_after_again(node: Node) -> None:
+    node.containers.apply(order())
+    await node.until_running()
+    record = node.journal.get(ID)
+    assert record is not None
+    frozen = node.journal.put(records.frozen(record, migration=MIGRATION, peer=peer()))
+    node.containers.disown(ID)
+    await node.machine.freeze(ID)
+    node.journal.put(records.aborted(frozen, migration=MIGRATION))
+    await node.machine.thaw(ID)
+    node.containers.keep(ID)
+    await node.until_running()
+    node.exit(1)
+    await node.until(lambda r: r.restarts == 1)
+
+
+async def test_a_frozen_copy_stays_frozen_over_a_restart_of_the_agent(node: Node) -> None:
+    node.containers.apply(order())
+    await node.until_running()
+    record = node.journal.get(ID)
+    assert record is not None
+    node.journal.put(records.frozen(record, migration=MIGRATION, peer=peer()))
+    node.containers.disown(ID)
+    await node.machine.freeze(ID)
+    await node.restart_agent()
+    await node.settle()
+    assert node.containers.report(ID).run is RunState.FROZEN
+
+
+PROBE = {"exec": {"command": ["true"]}, "periodSeconds": 1, "failureThreshold": 1}
+
+
+async def test_it_is_ready_when_its_probe_says_so(node: Node) -> None:
+    node.answering.outcome = Outcome(succeeded=False, answer="not yet")
+    node.containers.apply(order(readiness_probe=PROBE))
+    report = await node.until(lambda r: r.reason == Reason.CONTAINER_NOT_READY)
+    assert "not yet" in report.message
+    assert not report.ready
+
+
+async def test_a_failed_liveness_probe_restarts_it(node: Node) -> None:
+    node.answering.outcome = Outcome(succeeded=False, answer="stuck")
+    node.containers.apply(order(liveness_probe=PROBE))
+    report = await node.until(lambda r: r.restarts == 1)
+    assert report.last_exit is not None
+    assert report.last_exit.exit_code == 143
+
+
+async def test_a_container_that_came_here_is_ready_until_its_probe_fails(node: Node) -> None:
+    arrived = records.ordered(None, order(readiness_probe=PROBE), boot=BOOT).but(started_boot=BOOT)
+    await node.machine.start(arrived.order)
+    node.answering.outcome = Outcome(succeeded=True)
+    node.containers.adopt(node.journal.put(arrived), pid=7)
+    await node.until(lambda r: r.ready)
+
+
+async def test_quietened_no_probe_runs_until_it_is_kept(node: Node) -> None:
+    node.containers.apply(order(readiness_probe=PROBE))
+    await node.until_running()
+    await node.containers.quieten(ID)
+    await node.settle()
+    assert not node.containers.report(ID).ready
+    node.containers.keep(ID)
+    await node.until_running()

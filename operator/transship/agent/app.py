@@ -20,7 +20,7 @@ from transship.agent.access import Guard, client_context, server_context
 from transship.agent.bundles import NodeBundles
 from transship.agent.cluster import KubeCluster
 from transship.agent.containers import Containers
-from transship.agent.copies import NodeCopies
+from transship.agent.copies import NodeCopies, PageTls
 from transship.agent.facts import Identity, NodeFacts, read_boot_id
 from transship.agent.instances import ContainerExecutor, Instances
 from transship.agent.journal import Journal
@@ -110,7 +110,8 @@ class Agent:
 
     def _roles(self) -> tuple[Source, Target]:
         journal, runtime, peers, clock = self.journal, self.runtime, self._peers, self._clock
-        copies, bundles = NodeCopies(runtime), NodeBundles(runtime)
+        page_tls = PageTls(self._settings.identity.address, self._tls.server, self._tls.client)
+        copies, bundles = NodeCopies(runtime, page_tls), NodeBundles(runtime)
         wires = NodeWires(self.network)
         source = Source(
             SourceParts(
@@ -166,6 +167,7 @@ class Agent:
 
     async def _learn(self, registration: Registration) -> None:
         await self.facts.gather()
+        self.facts.complete = True
         registration.changed()
 
     def _background(self, work: Coroutine[None, None, None], *, name: str) -> None:

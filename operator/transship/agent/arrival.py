@@ -24,8 +24,8 @@ class Arrival:
     preparation: asyncio.Task[None] | None = None
     asking: asyncio.Task[None] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    settling: asyncio.Task[None] | None = None
     pid: int | None = None
-    bytes: int = 0
     resume_microseconds: int = 0
     failure: TransshipError | None = None
     log_tail: str = ""
@@ -45,7 +45,6 @@ class Arrival:
             epoch=self.epoch,
             state=self.state,
             steps=self.watch.steps,
-            bytes=self.bytes,
             reason="" if failure is None else failure.reason,
             message="" if failure is None else failure.message[:4096],
             hint="" if failure is None else failure.hint,

@@ -56,7 +56,7 @@ class NodeFacts:
         self.versions = Versions(agent=__version__, kernel=os.uname().release)
         self.features = Features(machine=os.uname().machine)
         self.self_test: SelfTest | None = None
-        self.self_tested = False
+        self.complete = False  # everything that is found out at the start has been
         self._state_dir = state_dir
         self._containers = containers
 

@@ -82,7 +82,9 @@ class Instances:
 
     def freezer(self, container_id: str) -> Freezer:
         cgroup = self.runtime.layout.cgroup(container_id)
-        return Freezer(self.runtime.hierarchies.path(cgroup, controller="freezer"))
+        hierarchies = self.runtime.hierarchies
+        path = hierarchies.path(cgroup, controller="freezer")
+        return Freezer(path, unified=hierarchies.unified)
 
     def _run_state(self, container_id: str, found: Observed) -> RunState:
         if found.state is State.RUNNING:

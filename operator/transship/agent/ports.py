@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol
 
 from transship.agent.records import Record
-from transship.api.migration import BlackoutPart
 from transship.protocol.migrations import MemoryEndpoint
 
 
@@ -19,8 +18,8 @@ class Dumped:
     """A dump that is complete: the small images lie in `images`, the pages are at the target."""
 
     images: Path
-    asleep: tuple[int, ...]
-    parts: tuple[BlackoutPart, ...] = ()
+    asleep: tuple[int, ...] = ()
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,6 @@ class Restored:
     """A copy that is restored and held."""
 
     pid: int
-    parts: tuple[BlackoutPart, ...] = ()
 
 
 class Copies(Protocol):
@@ -54,24 +52,34 @@ class Copies(Protocol):
         """Let a frozen copy run on (the way back), after a dump of any outcome."""
         ...
 
-    async def dump(
+    async def ready(
         self, container: str, *, to: MemoryEndpoint, node: str, timeout_seconds: float
-    ) -> Dumped: ...
+    ) -> None:
+        """Start and connect all that the dump needs, while the container still runs."""
+        ...
 
-    async def receive(self, container: str) -> MemoryEndpoint:
-        """Open a page server for the coming dump; one at a time per container."""
+    async def unready(self, container: str) -> None:
+        """Undo ready where no dump followed; harmless else."""
+        ...
+
+    async def dump(self, container: str) -> Dumped: ...
+
+    async def receive(self, container: str, *, node: str) -> MemoryEndpoint:
+        """Open a page server for the coming dump of that node; one at a time per container."""
         ...
 
     async def received(self, container: str, *, timeout_seconds: float) -> None:
         """Wait until the page server has every page on hand. Raises when it has not."""
         ...
 
-    async def restore(
-        self, container: str, *, asleep: tuple[int, ...], timeout_seconds: float
-    ) -> Restored: ...
+    async def restore(self, container: str, *, timeout_seconds: float) -> Restored: ...
 
     async def resume(self, container: str) -> None:
         """Let a held copy run."""
+        ...
+
+    async def settle(self, container: str) -> None:
+        """Drop what the restore needed, once the copy runs."""
         ...
 
     async def destroy(self, container: str) -> None:

@@ -97,10 +97,10 @@ class Registration:
 def readiness(facts: NodeFacts, *, now: datetime) -> Condition:
     """A node whose self-test failed runs containers, but takes no part in moves: not ready."""
     test = facts.self_test
-    if test is None:
+    if not facts.complete:
         return condition(READY, False, reason=Reason.AGENT_STARTING, now=now,
                          message=Reason.AGENT_STARTING.meaning)  # fmt: skip
-    if not test.passed:
+    if test is not None and not test.passed:
         return condition(READY, False, reason=Reason.SELF_TEST_FAILED, now=now,
                          message=test.message)  # fmt: skip
     return condition(READY, True, reason=Reason.AGENT_READY, now=now,

@@ -27,7 +27,6 @@ from transship.api.placement import Strategy
 from transship.common.clock import Clock
 from transship.common.errors import NotFound, Refused, TransshipError
 from transship.protocol.migrations import (
-    MemoryEndpoint,
     MigrationReport,
     OutgoingOrder,
     RestoreRequest,
@@ -156,6 +155,7 @@ class Source:
             return
         finally:
             await files.close()
+            await self._with.copies.unready(order.container)
         await self._finish(departure)
 
     def _file_copy(self, order: OutgoingOrder) -> FileCopy:
@@ -179,12 +179,18 @@ class Source:
         memory = None
         if order.strategy is not Strategy.COLD:
             memory = await self._with.peers.memory(order.target, order.migration)
+            await self._with.copies.ready(
+                order.container,
+                to=memory,
+                node=order.target.node,
+                timeout_seconds=DUMP_TIMEOUT_SECONDS,
+            )
         await files.make_ready()
         await self._with.residents.quieten(order.container)
         await self._with.peers.hold(order.target, order.migration)
         with departure.watch.step(StepName.FREEZE):
             await self._freeze(departure)
-        dumped = await self._dump(departure, memory) if memory is not None else None
+        dumped = await self._dump(departure) if memory is not None else None
         # CRIU creates files at the dump (link remap): the difference of the files comes after
         with departure.watch.step(StepName.SYNC_FILES):
             await files.send_difference()
@@ -206,14 +212,9 @@ class Source:
             await self._with.copies.freeze(order.container)
         self._with.wires.divert(record, via=order.target.address)
 
-    async def _dump(self, departure: Departure, memory: MemoryEndpoint) -> Dumped:
+    async def _dump(self, departure: Departure) -> Dumped:
         with departure.watch.step(StepName.DUMP):
-            return await self._with.copies.dump(
-                departure.order.container,
-                to=memory,
-                node=departure.order.target.node,
-                timeout_seconds=DUMP_TIMEOUT_SECONDS,
-            )
+            return await self._with.copies.dump(departure.order.container)
 
     async def _restore(self, departure: Departure, dumped: Dumped | None) -> None:
         with departure.watch.step(StepName.SEND_STATE):
@@ -227,7 +228,7 @@ class Source:
                 images=body,
                 timeout_seconds=RESTORE_TIMEOUT_SECONDS,
             )
-        departure.bytes += len(body) + reply.bytes
+        departure.bytes += len(body) + (0 if dumped is None else dumped.bytes)
         departure.watch.add(reply.parts, prefix="Target")
 
     def _decide(self, departure: Departure) -> None:

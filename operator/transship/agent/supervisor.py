@@ -53,6 +53,7 @@ class Supervisor:
         self._quiet = False
         self._back_off = BackOff()
         self._prober: Prober | None = None
+        self._last_health: Health | None = None
 
     def begin(self) -> None:
         if self._task is None:
@@ -83,11 +84,13 @@ class Supervisor:
         self._quiet = True
         prober, self._prober = self._prober, None
         if prober is not None:
+            self._last_health = prober.health
             await prober.drain()
 
     def adopt(self) -> None:
         """Look after it (again): it runs here by right."""
         self.disowned = self._quiet = False
+        self._last_health = None
         self.note = Note()
         self._attached = True
         self._started_here = False
@@ -95,8 +98,8 @@ class Supervisor:
 
     @property
     def health(self) -> Health | None:
-        """What the probes say; None while none of them runs."""
-        return None if self._prober is None else self._prober.health
+        """What the probes say, or said last before they had to be quiet; None if nothing yet."""
+        return self._last_health if self._prober is None else self._prober.health
 
     @property
     def ready(self) -> bool:
@@ -271,11 +274,12 @@ class Supervisor:
     def _fail(self, step: Step, note: Note) -> None:
         self.note = note
         self._back_off = self._back_off.after_failure(at=self._tools.clock.monotonic())
-        self._log.bind(step=step.name, reason=note.reason, message=note.message).warning(
+        self._log.bind(step=step.name, reason=str(note.reason), message=note.message).warning(
             "step of a container failed: tried again later"
         )
 
     def _stop_probing(self) -> None:
+        self._last_health = None
         if self._prober is not None:
             self._prober.stop()
             self._prober = None

@@ -18,7 +18,7 @@ from transship.agent import records
 from transship.agent.arrival import Arrival
 from transship.agent.journal import Journal
 from transship.agent.peers import PeerClient
-from transship.agent.ports import Bundles, Copies, Residents, Restored, Wires
+from transship.agent.ports import Bundles, Copies, Residents, Wires
 from transship.agent.records import Record
 from transship.agent.stopwatch import Stopwatch
 from transship.api.migration import BlackoutPart, StepName
@@ -98,7 +98,9 @@ class Target:
         """The source's dump is near: open the page server."""
         arrival = self._prepared(migration)
         async with arrival.lock:
-            return await self._with.copies.receive(arrival.container)
+            record = self._record(arrival)
+            node = "" if record.peer is None else record.peer.node
+            return await self._with.copies.receive(arrival.container, node=node)
 
     async def hold(self, migration: str) -> None:
         """Queue what is diverted here until the copy runs."""
@@ -128,10 +130,10 @@ class Target:
         async with arrival.lock:
             record = self._record(arrival)
             if record.state is RecordState.HELD:
-                return RestoreReply(bytes=arrival.bytes)
+                return RestoreReply()
             try:
                 if arrival.order is None or arrival.order.strategy is not Strategy.COLD:
-                    await self._restore_copy(arrival, request, body=body, watch=watch)
+                    await self._restore_copy(arrival, body=body, watch=watch)
             except BaseException as e:
                 arrival.fail(e)
                 await asyncio.shield(self._discard(arrival))
@@ -140,7 +142,7 @@ class Target:
                 self._with.journal.put(records.held(record, boot=self._with.journal.boot))
             arrival.state = SideState.HELD
             arrival.asking = asyncio.create_task(self._ask(arrival))
-        return RestoreReply(parts=watch.parts, bytes=arrival.bytes)
+        return RestoreReply(parts=watch.parts)
 
     async def decide(self, notice: VerdictNotice) -> ResumeReply:
         """Obey the source's verdict. A repeated one is answered with what it has led to."""
@@ -235,22 +237,16 @@ class Target:
             arrival.fail(e)
             await self._discard(arrival)
 
-    async def _restore_copy(
-        self, arrival: Arrival, request: RestoreRequest, *, body: bytes, watch: Stopwatch
-    ) -> None:
+    async def _restore_copy(self, arrival: Arrival, *, body: bytes, watch: Stopwatch) -> None:
         copies, container = self._with.copies, arrival.container
         with watch.part("ReceivePages"):
             await copies.received(container, timeout_seconds=PAGES_TIMEOUT_SECONDS)
         with watch.part("UnpackImages"):
             images.unpack(body, copies.images(container))
-            arrival.bytes = _size(copies.images(container)) - len(body)
         with watch.part("Mount"):
             await self._with.bundles.mount(container)
         with watch.part("Restore"):
-            restored: Restored = await copies.restore(
-                container, asleep=request.asleep, timeout_seconds=RESTORE_TIMEOUT_SECONDS
-            )
-        watch.add(restored.parts, prefix="Restore")
+            restored = await copies.restore(container, timeout_seconds=RESTORE_TIMEOUT_SECONDS)
         arrival.pid = restored.pid
 
     async def _go(self, arrival: Arrival, notice: VerdictNotice, *, began: float) -> ResumeReply:
@@ -266,6 +262,7 @@ class Target:
         arrival.resume_microseconds = round((resumed - began) * 1e6)
         if arrival.asking is not None and arrival.asking is not asyncio.current_task():
             arrival.asking.cancel()
+        arrival.settling = asyncio.create_task(self._with.copies.settle(record.id))
         logger.bind(migration=arrival.migration, container=record.id).info(
             "the container runs here"
         )
@@ -328,7 +325,3 @@ class Target:
                     )
             except TransshipError as e:
                 logger.bind(migration=arrival.migration).warning("no verdict yet: {}", e)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())

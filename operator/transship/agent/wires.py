@@ -55,4 +55,3 @@ class NodeWires:
 
     def remove(self, record: Record) -> None:
         self._network.destroy(record.id)
-

@@ -12,7 +12,6 @@ from transship.api.base import (
     ApiModel,
     Int32,
     LabelName,
-    ObjectName,
     Path,
     Quantity,
     Text,
@@ -22,9 +21,15 @@ from transship.api.base import (
     rule,
     rules,
 )
+from transship.api.environment import (
+    EnvVar,
+    EnvVarSource,
+    FieldSelector,
+    KeySelector,
+)
+from transship.api.probe import ExecAction, HttpGetAction, Port, Probe, TcpSocketAction
 from transship.api.volume import (
     ConfigMapVolume,
-    DataKey,
     EmptyDir,
     EmptyDirMedium,
     HostPath,
@@ -63,17 +68,7 @@ __all__ = [
     "VolumeMount",
 ]
 
-EnvName = Annotated[str, Field(max_length=256, pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$")]
-Port = Annotated[int, int32(1, 65535)]
 Command = Annotated[tuple[Text, ...], Field(**list_atomic(max_items=256))]
-
-FIELD_PATHS = (
-    "metadata.name",
-    "metadata.namespace",
-    "metadata.uid",
-    "spec.nodeName",
-    "status.podIP",
-)
 
 # [REGISTRY/]NAME[:TAG][@DIGEST], as the OCI distribution specification has it
 IMAGE_PATTERN = (
@@ -93,67 +88,6 @@ Image = Annotated[
         ),
     ),
 ]
-
-
-class KeySelector(ApiModel):
-    """One key of a ConfigMap or Secret of the placement's namespace."""
-
-    name: ObjectName
-    key: DataKey
-    optional: bool = False
-    """Start without the variable when the object or the key is missing."""
-
-
-class FieldSelector(ApiModel):
-    """A field of the placement itself, as it is when the container starts."""
-
-    field_path: Annotated[
-        str,
-        Field(
-            max_length=253,
-            json_schema_extra=rules(
-                rule(f"self in {list(FIELD_PATHS)}", f"must be one of {', '.join(FIELD_PATHS)}")
-            ),
-        ),
-    ]
-    """metadata.name, metadata.namespace, metadata.uid, spec.nodeName (the node at the start) or
-    status.podIP (the placement's address)."""
-
-
-class EnvVarSource(ApiModel):
-    """Where a variable's value comes from: exactly one of the three."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                "[has(self.configMapKeyRef), has(self.secretKeyRef), has(self.fieldRef)]"
-                ".exists_one(one, one)",
-                "must have exactly one of configMapKeyRef, secretKeyRef and fieldRef",
-            )
-        )
-    )
-
-    config_map_key_ref: KeySelector | None = None
-    secret_key_ref: KeySelector | None = None
-    field_ref: FieldSelector | None = None
-
-
-class EnvVar(ApiModel):
-    """A variable of the container's environment, fixed when it starts."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                "!(has(self.value) && has(self.valueFrom))",
-                "must have either value or valueFrom, not both",
-            )
-        )
-    )
-
-    name: EnvName
-    value: Annotated[str, Field(max_length=131072)] | None = None  # MAX_ARG_STRLEN of the kernel
-    """The value itself."""
-    value_from: EnvVarSource | None = None
 
 
 class Protocol(StrEnum):
@@ -241,52 +175,6 @@ class VolumeMount(ApiModel):
     sub_path: RelativePath | None = None
     """A path inside the volume, instead of its root."""
     read_only: bool = False
-
-
-class ExecAction(ApiModel):
-    """Succeeds when the command ends with status 0 inside the container."""
-
-    command: Annotated[tuple[Text, ...], Field(min_length=1, **list_atomic(max_items=64))]
-
-
-class TcpSocketAction(ApiModel):
-    """Succeeds when the port of the container's address accepts a connection."""
-
-    port: Port
-
-
-class HttpGetAction(ApiModel):
-    """Succeeds when the answer's status is from 200 to 399."""
-
-    port: Port
-    path: Annotated[str, Field(max_length=4096, pattern=r"^/")] = "/"
-
-
-class Probe(ApiModel):
-    """Exactly one of exec, tcpSocket and httpGet; the numbers mean what they mean in a Pod."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                "[has(self.exec), has(self.tcpSocket), has(self.httpGet)].exists_one(one, one)",
-                "must have exactly one of exec, tcpSocket and httpGet",
-            )
-        )
-    )
-
-    exec: ExecAction | None = None
-    tcp_socket: TcpSocketAction | None = None
-    http_get: HttpGetAction | None = None
-    initial_delay_seconds: Int32 = 0
-    """Seconds after the start before the first probe."""
-    period_seconds: Annotated[int, int32(1, 86400)] = 10
-    """Seconds between two probes."""
-    timeout_seconds: Annotated[int, int32(1, 3600)] = 1
-    """Seconds after which a probe without an answer has failed."""
-    failure_threshold: Annotated[int, int32(1, 1000)] = 3
-    """How many failures in a row count."""
-    success_threshold: Annotated[int, int32(1, 1000)] = 1
-    """How many successes in a row count."""
 
 
 class RestartPolicy(StrEnum):

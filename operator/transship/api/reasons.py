@@ -348,12 +348,12 @@ class Reason(StrEnum):
     UNSUPPORTED_FILE = (
         "UnsupportedFile",
         "A process of the container has something open that CRIU cannot dump.",
-        "devices, perf events and BPF objects cannot be moved: close them, or move the container Cold",
+        "devices, perf events and BPF objects cannot move: close them, or use the strategy Cold",
     )
     MPTCP_SOCKET = (
         "MPTCPSocket",
         "A process of the container has a Multipath TCP socket, which CRIU cannot dump.",
-        "set GODEBUG=multipathtcp=0 in the container's environment (Go opens such listeners by default)",
+        "set GODEBUG=multipathtcp=0 in its environment (Go opens such listeners by default)",
     )
     UNSUPPORTED_SOCKET = (
         "UnsupportedSocket",
@@ -478,6 +478,31 @@ class Reason(StrEnum):
         "install CRIU 4.2 or newer",
     )
     PAGE_SERVER_FAILED = ("PageServerFailed", "CRIU's page server could not be started.")
+
+    # what an agent meets on its node
+    AGENT_RESTARTED = ("AgentRestarted", "The agent was restarted in the middle of a move.")
+    NODE_RESTARTED = ("NodeRestarted", "The container ended because its node was restarted.")
+    VANISHED = (
+        "Vanished",
+        "The container's main process is gone, and nothing saw how it ended.",
+        "look for the kernel's out-of-memory messages on the node",
+    )
+    HELD = ("Held", "The copy is restored and waits for the source's verdict.")
+    NO_NETWORK = ("NoNetwork", "The container has no network on this node.")
+    NETWORK_FAILED = ("NetworkFailed", "The kernel refused a change of the node's network.")
+    ADDRESS_DIFFERS = ("AddressDiffers", "The container has another address on this node.")
+    NO_NEXT_HOP = ("NoNextHop", "The other node has no address that packets could be sent to.")
+    LINK_NOT_FOUND = (
+        "LinkNotFound",
+        "The node has no network interface of the name given.",
+        "name the one with the node's address in the agent's --underlay",
+    )
+    FILE_COPY_FAILED = ("FileCopyFailed", "Files could not be copied to the target.")
+    IMAGES_DAMAGED = ("ImagesDamaged", "The images of a dump did not arrive as they were sent.")
+
+    # the lab's
+    DAEMON_NOT_RUNNING = ("DaemonNotRunning", "A program of the lab does not run.")
+    UNKILLABLE = ("Unkillable", "A process of the lab outlived SIGKILL.")
 
     # errors that name no better reason
     INTERNAL_ERROR = ("InternalError", "Something unforeseen went wrong.", "see the program's log")

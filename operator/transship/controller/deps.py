@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transship.common.clock import Clock
 from transship.controller.addresses import AddressBook
@@ -23,3 +23,5 @@ class Deps:
     recorder: Recorder
     metrics: Metrics
     clock: Clock
+    crowd: set[str] = field(default_factory=set)
+    """The migrations that run now in this process."""

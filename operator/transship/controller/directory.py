@@ -103,13 +103,16 @@ class Directory:
         """The loop of this object is over."""
         self._wakes.pop(uid, None)
 
-    def keep_only(self, kind: type[R], present: Iterable[R]) -> None:
-        """Take in a complete list: what is not in it is gone."""
+    def uids(self, kind: type[R]) -> frozenset[str]:
+        return frozenset(resource.metadata.uid for resource in self._all(kind))
+
+    def keep_only(self, kind: type[R], present: Iterable[R], *, instead_of: frozenset[str]) -> None:
+        """Take in a complete list: of what was known before it was asked for, the rest is gone."""
         listed = {resource.metadata.uid: resource for resource in present}
         for resource in listed.values():
             self.put(resource)
         for known in self._all(kind):
-            if known.metadata.uid not in listed:
+            if known.metadata.uid in instead_of - listed.keys():
                 self.drop(known)
 
     def _all(self, kind: type[R]) -> list[Resource]:

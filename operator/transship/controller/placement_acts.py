@@ -156,6 +156,7 @@ class PlacementActs:
         return await self._cancel(step, seen)
 
     async def _move(self, step: Move, seen: Seen) -> float:
+        await self._writer.flush()  # the migration compares its order with the one noted there
         migration = new_migration(step, seen.placement)
         try:
             created = await self._deps.cluster.create(migration)

@@ -153,6 +153,11 @@ class KubeClient:
         With a uid it is a Conflict when the object was deleted and made anew meanwhile, with a
         resource_version when it was changed by anybody since.
         """
+        if resource_version is not None:
+            known = {"name": name, "resourceVersion": resource_version}
+            return await self._apply_status(
+                model, known, namespace=namespace, status=status, manager=field_manager
+            )
         attempts_left = STATUS_ATTEMPTS
         while True:
             attempts_left -= 1

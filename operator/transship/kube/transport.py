@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlencode
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from kubernetes.aio.client import ApiClient, Configuration
 
 REQUEST_TIMEOUT_SECONDS = 10.0  # an abort must not wait for the library's own 300 s
+BUSY_PAUSE_SECONDS = (
+    0.5  # a kind's storage is "(re)initializing" for about this long after its start
+)
 
 
 class ContentType(StrEnum):
@@ -84,6 +88,9 @@ class Transport:
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
                 status, text = await self._exchange(request)
+                while status == HTTPStatus.TOO_MANY_REQUESTS:  # nothing was done: safe to repeat
+                    await asyncio.sleep(BUSY_PAUSE_SECONDS)
+                    status, text = await self._exchange(request)
         except TimeoutError as e:
             raise Unreachable(
                 f"{request.doing}: no answer from the API server in {REQUEST_TIMEOUT_SECONDS:g} s",
@@ -123,7 +130,7 @@ def failure(status: int, answer: Mapping[str, Any], *, doing: str) -> TransshipE
             return InvalidInput(message)
         case 401 | 403:
             return Refused(message, reason=reason or Reason.FORBIDDEN)
-        case _:  # 429 and 5xx: overloaded, starting, or a webhook of the cluster that is away
+        case _:  # 5xx: overloaded, starting, or a webhook of the cluster that is away
             return Unreachable(message, reason=Reason.API_SERVER_UNAVAILABLE)
 
 

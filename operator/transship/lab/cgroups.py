@@ -16,13 +16,14 @@ from pathlib import Path
 
 from transship.common.errors import TransshipError
 
-MARKER = "cgroup"  # the file in a lab's directory that names the lab's cgroup
+MARKER = "cgroup"  # the file in a lab's directory that names its daemons' cgroup
+SERVERS = "servers"
 KILL_TIMEOUT_SECONDS = 30.0
 POLL_SECONDS = 0.01
 
 
-def of_lab(state_dir: Path) -> str | None:
-    """The cgroup of the lab that owns this directory; None where no lab has claimed it."""
+def of_daemons(state_dir: Path) -> str | None:
+    """The cgroup of the daemons of this directory's lab; None where no lab has claimed it."""
     try:
         return (state_dir / MARKER).read_text().strip()
     except FileNotFoundError:
@@ -30,8 +31,11 @@ def of_lab(state_dir: Path) -> str | None:
 
 
 def claim(state_dir: Path, cgroup: str) -> None:
-    """Say which cgroup is the lab's, before there is one: its daemons join it from now on."""
-    (state_dir / MARKER).write_text(cgroup)
+    """Say which cgroup is the lab's, before there is one: its daemons join it from now on.
+
+    They get a leaf of their own: v2 allows no processes in a cgroup that hands on controllers.
+    """
+    (state_dir / MARKER).write_text(f"{cgroup}/{SERVERS}")
 
 
 def hierarchies() -> list[Path]:

@@ -53,7 +53,7 @@ def start_daemon(
     """Start a program in a session of its own and return its pid.
 
     `enter` is a command that runs the words after it somewhere else (nsenter, unshare); the pid is
-    that of the program itself, not of `enter`. It lives in the lab's cgroup, or in `cgroup`.
+    that of the program itself, not of `enter`. It lives in `cgroup`, else in the lab's daemons'.
     """
     if daemon_alive(state_dir, name):
         raise Refused(f"starting {name}: it is running already")
@@ -66,7 +66,7 @@ def start_daemon(
         _spawn(gate, stdin=theirs.fileno(), log=_log(state_dir, name), env=env)
         theirs.close()
         pid = _pid_at_gate(ours, name)
-        cgroups.join(cgroup or cgroups.of_lab(state_dir), pid=pid)
+        cgroups.join(cgroup or cgroups.of_daemons(state_dir), pid=pid)
         _write(state_dir, _record(name, pid, words))
         ours.sendall(b"go\n")
     return pid
@@ -98,7 +98,7 @@ def daemon_pid(state_dir: Path, name: str) -> int:
     """The pid of a daemon that runs; NotFound otherwise."""
     record = find_record(state_dir, name)
     if record is None or not is_running(record):
-        raise NotFound(f"finding {name}: it is not running", reason="DaemonNotRunning")
+        raise NotFound(f"finding {name}: it is not running")
     return record.pid
 
 
@@ -214,9 +214,7 @@ def _pidfd(state_dir: Path, name: str) -> Iterator[int | None]:
 def _kill(fd: int, name: str) -> None:
     _signal(fd, signal.SIGKILL)
     if not _ended(fd, KILL_TIMEOUT_SECONDS):
-        raise TransshipError(
-            f"killing {name}: still there after {KILL_TIMEOUT_SECONDS:g} s", reason="Unkillable"
-        )
+        raise TransshipError(f"killing {name}: still there after {KILL_TIMEOUT_SECONDS:g} s")
 
 
 def _signal(fd: int, number: signal.Signals) -> None:

@@ -20,6 +20,7 @@ from transship.protocol.states import RecordState, RunState, SideState, Verdict
 HANDOVER_POLL_SECONDS = 0.02
 WORK_POLL_SECONDS = 0.05
 LONG_WORK_POLL_SECONDS = 0.25
+WORK_AFTER_SECONDS = 1.0  # until then every wait may be most of the whole move
 LONG_WORK_AFTER_SECONDS = 5.0
 SILENCE_POLL_SECONDS = 0.5
 # The source brings the verdict itself; only a target that has not heard it for this long is told.
@@ -286,8 +287,9 @@ def _oversee(seen: Seen) -> Step:
 
 
 def _work_poll(seen: Seen) -> float:
-    long = seen.waiting_seconds > LONG_WORK_AFTER_SECONDS
-    return LONG_WORK_POLL_SECONDS if long else WORK_POLL_SECONDS
+    if seen.waiting_seconds > LONG_WORK_AFTER_SECONDS:
+        return LONG_WORK_POLL_SECONDS
+    return WORK_POLL_SECONDS if seen.waiting_seconds > WORK_AFTER_SECONDS else HANDOVER_POLL_SECONDS
 
 
 def _silence(side: Side) -> Obstacle:

@@ -18,6 +18,7 @@ from transship.plan.moves import (
     is_finished,
     next_attempt,
     next_attempt_time,
+    was_cancelled,
 )
 from transship.plan.obstacles import Obstacle, obstacle
 from transship.plan.owner import Owner, sighting_at
@@ -79,15 +80,17 @@ def _place(seen: Seen) -> Decision:
 
 
 def _newly_cancelled(seen: Seen) -> int | None:
-    """A running migration that a user deleted, although the spec still wants what it does."""
-    moving = seen.moving
-    if moving is None or moving.metadata.deletion_timestamp is None:
-        return None
+    """A move that a user ended by deleting its migration, although the spec still wants it."""
     generation = seen.placement.metadata.generation
     if seen.status.cancelled_generation == generation:
         return None
-    wanted = wants(seen.placement.spec, moving.spec.target_node, nodes=seen.nodes)
-    return generation if wanted else None
+    for migration in seen.migrations:
+        if migration.metadata.deletion_timestamp is None:
+            continue
+        cancelled = not is_finished(migration) or was_cancelled(migration)
+        if cancelled and wants(seen.placement.spec, migration.spec.target_node, nodes=seen.nodes):
+            return generation
+    return None
 
 
 def _tidy(seen: Seen) -> Decision | None:

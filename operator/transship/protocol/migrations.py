@@ -85,7 +85,6 @@ class RestoreReply(Message):
     """The copy is held. Parts are the target's share of the blackout."""
 
     parts: tuple[BlackoutPart, ...] = ()
-    bytes: int = 0  # of memory, received from the dump
 
 
 class VerdictNotice(Message):

@@ -1,4 +1,4 @@
-"""Dumping a frozen container: its memory to a page server (or a directory), the rest to small images.
+"""Dumping a frozen container: memory to a page server (or a directory), the rest to small images.
 
 What holds after `dump` returned: CRIU is gone, the images are complete, the container is frozen,
 and nothing of it has run since the snapshot. After any failure CRIU is gone too, and the container
@@ -22,8 +22,8 @@ from typing import Self
 from loguru import logger
 
 from transship.api.reasons import Reason
-from transship.common.errors import DeadlineExceeded, TransshipError
-from transship.runtime import criu_log, externals, runc_state
+from transship.common.errors import DeadlineExceeded
+from transship.runtime import criu_log, externals, failures, runc_state
 from transship.runtime.criu import CriuFailed, Worker
 from transship.runtime.criu_rpc import (
     CgroupMode,
@@ -34,7 +34,8 @@ from transship.runtime.criu_rpc import (
     Request,
 )
 from transship.runtime.directories import opened
-from transship.runtime.freezer import Freezer, FreezerState
+from transship.runtime.failures import CheckpointFailed
+from transship.runtime.freezer import Freezer, FreezerState, freezer_of
 from transship.runtime.layout import Layout
 from transship.runtime.page_stream import PageStream, RemotePages, open_stream
 
@@ -69,14 +70,13 @@ class DumpRequest:
 
     container: str
     layout: Layout
-    freezer: Freezer
     pages: RemotePages | None
     timeout_seconds: float
 
 
 @dataclass(frozen=True)
 class Dump:
-    """A complete dump. `stopped` are tasks that a signal had stopped (they stay so when restored)."""
+    """A complete dump. `stopped` are tasks that a signal had stopped: restored, they still are."""
 
     images: Path
     stopped: tuple[int, ...]
@@ -84,19 +84,12 @@ class Dump:
     seconds: float
 
 
-class CheckpointFailed(TransshipError):
-    """A dump or restore that did not come about; `log_tail` is the end of CRIU's log."""
-
-    def __init__(self, message: str, *, reason: Reason, hint: str = "", log_tail: str = "") -> None:
-        super().__init__(message, reason=reason, hint=hint)
-        self.log_tail = log_tail
-
-
 class Dumper:
     """A CRIU and a page stream that stand ready before the freeze. For one dump, in a `with`."""
 
     def __init__(self, request: DumpRequest, *, criu: Worker, stream: PageStream | None) -> None:
         self._request = request
+        self._freezer = freezer_of(request.layout, request.container)
         self._criu = criu
         self._stream = stream
         self._stream_fd = -1 if stream is None else stream.criu_end.fileno()
@@ -125,20 +118,26 @@ class Dumper:
         began = time.monotonic()
         request = self._request
         images = request.layout.images(request.container)
-        stopped = request.freezer.stopped_tasks()
+        log = images / "work" / LOG_NAME
+        stopped = self._freezer.stopped_tasks()
         try:
             async with asyncio.timeout(request.timeout_seconds):
-                await self._ask(_seizing(request.freezer, stopped), images=images)
+                await self._ask(_seizing(self._freezer, stopped), images=images)
                 sent = 0 if self._stream is None else await self._stream.finish()
         except CriuFailed as e:
-            raise _failure(images / "work", e) from e
+            raise failures.from_log(
+                log, doing="dumping", otherwise=Reason.DUMP_FAILED, said=e.first_error or e.message
+            ) from e
         except TimeoutError as e:
             await self._abort()
-            raise _timed_out(request) from e
+            seconds = request.timeout_seconds
+            raise failures.timed_out(
+                log, doing="dumping", reason=Reason.DUMP_TIMED_OUT, seconds=seconds
+            ) from e
         except BaseException:
             await self._abort()
             raise
-        _require_frozen(request.freezer)
+        _require_frozen(self._freezer)
         return Dump(images, stopped, page_bytes=sent, seconds=time.monotonic() - began)
 
     async def _ask(self, seizing: Seizing, *, images: Path) -> None:
@@ -147,19 +146,19 @@ class Dumper:
 
         async def on_notice(name: str) -> None:
             if name == "post-dump" and seizing is Seizing.BY_PTRACE:
-                request.freezer.request_freeze()
-                _require_frozen(request.freezer)
+                self._freezer.request_freeze()
+                _require_frozen(self._freezer)
 
         with opened(images) as images_fd, opened(images / "work") as work_fd:
             _note_descriptors(images, state.external_descriptors)
             options = _options(
                 request,
                 pid=state.init_process_pid,
-                seizing=seizing,
+                freezer=self._freezer if seizing is Seizing.BY_FREEZER else None,
                 fds=(images_fd, work_fd, self._stream_fd),
             )
             if seizing is Seizing.BY_PTRACE:
-                request.freezer.thaw()
+                self._freezer.thaw()
             await self._criu.ask(Request(kind=Kind.DUMP, options=options), on_notice=on_notice)
         await self._criu.wait()
 
@@ -183,7 +182,7 @@ class Dumper:
         try:
             await self._criu.kill()
         except DeadlineExceeded:
-            self._request.freezer.thaw()
+            self._freezer.thaw()
             await self._criu.kill()
 
     async def __aenter__(self) -> Self:
@@ -205,8 +204,9 @@ def _seizing(freezer: Freezer, stopped: tuple[int, ...]) -> Seizing:
 
 
 def _options(
-    request: DumpRequest, *, pid: int, seizing: Seizing, fds: tuple[int, int, int]
+    request: DumpRequest, *, pid: int, freezer: Freezer | None, fds: tuple[int, int, int]
 ) -> Options:
+    """`freezer` is the one that CRIU may use; without it CRIU stops at post-dump for an answer."""
     spec = externals.read_spec(request.layout.bundle(request.container))
     images_fd, work_fd, stream_fd = fds
     return Options(
@@ -218,8 +218,8 @@ def _options(
         root=str(request.layout.rootfs(request.container)),
         external=externals.externals(spec, root=Path(f"/proc/{pid}/root")),
         leave_running=True,  # as far as the freezer lets it: the way back
-        freeze_cgroup=str(request.freezer.path) if seizing is Seizing.BY_FREEZER else None,
-        notify_scripts=seizing is Seizing.BY_PTRACE,
+        freeze_cgroup=None if freezer is None else str(freezer.path),
+        notify_scripts=freezer is None,
         manage_cgroups=True,
         cgroup_mode=CgroupMode.IGNORE,  # runc makes them on the target
         # the container's packets are held outside of its namespace; CRIU's own lock costs 60 ms
@@ -244,21 +244,3 @@ def _require_frozen(freezer: Freezer) -> None:
         raise CheckpointFailed(
             "dumping: the container is not frozen after its dump", reason=Reason.NOT_FROZEN
         )
-
-
-def _failure(work: Path, cause: CriuFailed) -> CheckpointFailed:
-    log = criu_log.read_log(work / LOG_NAME)
-    found = criu_log.diagnose(log, otherwise=Reason.DUMP_FAILED)
-    message = f"dumping: {found.message}" if log else f"dumping: {cause.first_error or cause}"
-    return CheckpointFailed(message, reason=found.reason, hint=found.hint, log_tail=found.tail)
-
-
-def _timed_out(request: DumpRequest) -> CheckpointFailed:
-    reason = Reason.DUMP_TIMED_OUT
-    log = criu_log.read_log(request.layout.images(request.container) / "work" / LOG_NAME)
-    return CheckpointFailed(
-        f"dumping: not done in {request.timeout_seconds:g} s",
-        reason=reason,
-        hint=reason.hint,
-        log_tail=criu_log.log_tail(log),
-    )

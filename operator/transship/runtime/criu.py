@@ -1,7 +1,7 @@
 """One CRIU process at a time, spoken to by RPC: requests, version, features, warming up.
 
-CRIU is started as `criu swrk FD`, a worker for one conversation over a socket pair. It is a child of
-its own session: ending it ends whatever it has started as well.
+CRIU is started as `criu swrk FD`, a worker for one conversation over a socket pair, in a session of
+its own: ending it ends whatever it has started as well.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """CRIU's log, translated: what in the container caused a failure, and what the user can do. Pure.
 
-CRIU has no error codes, so this is the one place where error text is read. A line that no rule knows
-is quoted as it is.
+CRIU has no error codes, so this is the one place where error text is read. A line that no rule
+knows is quoted as it is.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What of a container CRIU must take as given: mounts and namespaces that are made by others.
 
-CRIU dumps a bind mount's source or a network namespace only by a name, and gets them by that name at
-the restore. runc gives them at a restore, so a dump must name them as runc does (its
-libcontainer/criu_linux.go).
+CRIU dumps a bind mount or a network namespace by a name only, and asks for what has that name at
+the restore. There runc answers, so a dump must name them as runc does (libcontainer/criu_linux.go).
 """
 
 from __future__ import annotations
@@ -13,9 +12,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from transship.common.errors import NotFound
+from transship.runtime import devices
 from transship.runtime.oci import Spec
 
 NETWORK_KEY = "extRootNetNS"
+DEVICES_KEY = "dev"  # of /dev, which a restore takes from layout.devices
 MASK = "/dev/null"
 
 
@@ -28,7 +29,7 @@ def read_spec(bundle: Path) -> Spec:
 
 def externals(spec: Spec, *, root: Path) -> tuple[str, ...]:
     """CRIU's `external` options for a dump; `root` is the container's /, seen from outside."""
-    return (*_binds(spec), *_masks(spec, root=root), *_network(spec))
+    return (*_binds(spec), *_devices(root), *_masks(spec, root=root), *_network(spec))
 
 
 def _binds(spec: Spec) -> Iterator[str]:
@@ -37,8 +38,14 @@ def _binds(spec: Spec) -> Iterator[str]:
             yield f"mnt[{mount.destination}]:{mount.destination}"
 
 
+def _devices(root: Path) -> Iterator[str]:
+    """A /dev with nothing of the container's own: CRIU would run tar for it, 5 to 7 ms."""
+    if devices.untouched(root / "dev"):
+        yield f"mnt[/dev]:{DEVICES_KEY}"
+
+
 def _masks(spec: Spec, *, root: Path) -> Iterator[str]:
-    """runc hides a file by binding /dev/null over it, and a directory by a tmpfs."""
+    """What runc hides: a file by binding /dev/null over it (a directory by a tmpfs)."""
     for path in spec.linux.masked_paths:
         hidden = root / path.lstrip("/")
         if hidden.exists() and not hidden.is_dir():

@@ -1,7 +1,7 @@
 """The freezer of one container: all of its tasks stop at once, and run on at once. v1 and v2.
 
-Which of the two it is shows in the cgroup's own files. Freezing is a request to the kernel: it is
-done when the kernel says so, and `freeze` returns no earlier.
+Freezing is a request to the kernel: it is done when the kernel says so, and `freeze` returns no
+earlier.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, NotFound, TransshipError
+from transship.runtime import cgroups
+from transship.runtime.layout import Layout
 
 FREEZE_TIMEOUT_SECONDS = 5.0
-"""Seen: 0.3 to 0.7 ms. A task in an uninterruptible call (NFS, vfork) can delay it without bound."""
+"""Seen: 0.3 to 0.7 ms. A task in an uninterruptible call (NFS, vfork) can delay it for ever."""
 
 SHORT_POLLS = 3
 SHORT_POLL_SECONDS = 0.0003
@@ -37,10 +40,7 @@ class Freezer:
     """The directory of a container's cgroup that can freeze: in v1 the freezer controller's."""
 
     path: Path
-
-    @property
-    def unified(self) -> bool:
-        return (self.path / "cgroup.freeze").exists()
+    unified: bool
 
     @property
     def control(self) -> Path:
@@ -62,15 +62,9 @@ class Freezer:
         except OSError as e:
             raise NotFound(f"reading the freezer {self.path}: {e.strerror}") from e
 
-    def tasks(self) -> tuple[int, ...]:
-        """The ids of all tasks (threads), as this process's pid namespace counts them."""
-        name = "cgroup.threads" if self.unified else "tasks"
-        with contextlib.suppress(FileNotFoundError):
-            return tuple(int(word) for word in (self.path / name).read_text().split())
-        return ()
-
     def processes(self) -> tuple[int, ...]:
-        with contextlib.suppress(FileNotFoundError):
+        """As this process's pid namespace counts them."""
+        with contextlib.suppress(OSError):
             return tuple(int(word) for word in (self.path / "cgroup.procs").read_text().split())
         return ()
 
@@ -105,8 +99,8 @@ class Freezer:
             if time.monotonic() > deadline:
                 raise DeadlineExceeded(
                     f"freezing {self.path.name}: some task does not stop",
-                    reason="FreezeTimedOut",
-                    hint="a task waits in the kernel, often for a network file system or a disk",
+                    reason=Reason.FREEZE_TIMED_OUT,
+                    hint=Reason.FREEZE_TIMED_OUT.hint,
                 )
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_POLL_SECONDS)
@@ -137,6 +131,13 @@ class Freezer:
         return tuple(pid for pid in self.processes() if _is_stopped(pid))
 
 
+def freezer_of(layout: Layout, container: str) -> Freezer:
+    """The container's freezer, whether it runs yet or not."""
+    hierarchies = cgroups.detect()
+    path = hierarchies.path(layout.cgroup(container), controller="freezer")
+    return Freezer(path, unified=hierarchies.unified)
+
+
 def _state_v1(path: Path) -> FreezerState:
     return FreezerState((path / "freezer.state").read_text().strip().capitalize())
 
@@ -160,4 +161,3 @@ def wait_channel(task: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{task}/wchan").read_text()
     return ""
-

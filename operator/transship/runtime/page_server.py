@@ -18,24 +18,15 @@ from loguru import logger
 
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, TransshipError
-from transship.runtime import criu_log
+from transship.runtime import criu_log, failures
 from transship.runtime.criu import CriuFailed, Worker
 from transship.runtime.criu_rpc import Kind, Options, PageServerInfo, Request
 from transship.runtime.directories import opened
+from transship.runtime.failures import CheckpointFailed
 from transship.runtime.page_stream import PageStream, answer
 
 START_TIMEOUT_SECONDS = 5.0
 LOG_NAME = "page-server.log"
-
-
-class PagesLost(TransshipError):
-    """Not every page of the dump has arrived."""
-
-    reason = Reason.PAGES_LOST
-
-    def __init__(self, message: str, *, reason: Reason, hint: str, log_tail: str) -> None:
-        super().__init__(message, reason=reason, hint=hint)
-        self.log_tail = log_tail
 
 
 class PageServer:
@@ -85,7 +76,7 @@ class PageServer:
             self._stream.close()
 
     async def finish(self, *, timeout_seconds: float) -> None:
-        """Wait until the dump has ended. Raises PagesLost unless every page was written."""
+        """Wait until the dump has ended. Raises CheckpointFailed unless every page was written."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 answered = await self._worker.ask(Request(kind=Kind.WAIT_PID, pid=self._pid))
@@ -98,11 +89,9 @@ class PageServer:
         if answered.status != 0:
             raise self._lost()
 
-    def _lost(self) -> PagesLost:
-        log = criu_log.read_log(self._work / LOG_NAME)
-        found = criu_log.diagnose(log, otherwise=Reason.PAGES_LOST)
-        message = f"receiving pages: {found.message}"
-        return PagesLost(message, reason=found.reason, hint=found.hint, log_tail=found.tail)
+    def _lost(self) -> CheckpointFailed:
+        log = self._work / LOG_NAME
+        return failures.from_log(log, doing="receiving pages", otherwise=Reason.PAGES_LOST)
 
     async def close(self) -> None:
         """End it whatever it does; it writes nothing from then on. Can be repeated."""
@@ -131,7 +120,11 @@ async def _start_criu(*, images: Path, work: Path, end: socket.socket) -> tuple[
     except BaseException as e:
         await worker.kill()
         if isinstance(e, CriuFailed | TimeoutError):
-            raise _not_started(work) from e
+            raise failures.from_log(
+                work / LOG_NAME,
+                doing="starting the page server",
+                otherwise=Reason.PAGE_SERVER_FAILED,
+            ) from e
         raise
     return worker, answered.page_server.pid or 0
 
@@ -144,9 +137,3 @@ def _options(images_fd: int, work_fd: int, *, fd: int) -> Options:
         log_file=LOG_NAME,
         page_server=PageServerInfo(fd=fd),
     )
-
-
-def _not_started(work: Path) -> TransshipError:
-    log = criu_log.read_log(work / LOG_NAME)
-    said = criu_log.diagnose(log, otherwise=Reason.PAGE_SERVER_FAILED).message
-    return TransshipError(f"starting the page server: {said}", reason=Reason.PAGE_SERVER_FAILED)

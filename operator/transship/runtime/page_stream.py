@@ -160,7 +160,7 @@ def _send(secured: ssl.SSLSocket, data: memoryview) -> None:
 
 
 def _hang_up(plain: socket.socket, secured: ssl.SSLSocket) -> None:
-    """Pass the end on at once, to both; the peer tells an end from a broken line by close_notify."""
+    """Pass the end on to both at once."""
     for end in (plain, secured):
         with contextlib.suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)

@@ -1,7 +1,7 @@
 """Raw streams between two agents over mutual TLS.
 
 A connection starts with one line of JSON, the Hello, answered by one line of JSON, the Welcome;
-from then on it is bytes in both directions, whose meaning is the kind's. The server hands a stream over
+from then on it is bytes in both directions. The server hands a stream over
 only when the client's certificate names the agent that the migration expects.
 """
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from fakes.clock import FakeClock
 from fakes.machine import DIGEST, FakeMachine
 from fakes.orders import BOOT, ID, MIGRATION, order, peer
-
 from transship.agent import records
 from transship.agent.containers import Containers
 from transship.agent.journal import Journal
@@ -26,8 +26,10 @@ class Answering:
     """What exec probes get."""
 
     outcome = Outcome(succeeded=True)
+    asked = 0
 
     async def execute(self, argv: tuple[str, ...], *, timeout_seconds: float) -> Outcome:
+        self.asked += 1
         return self.outcome
 
 
@@ -70,12 +72,17 @@ class Node:
     async def until(self, condition: Callable[[ContainerReport], bool]) -> ContainerReport:
         """The world changes in the background: wait for it."""
         async with asyncio.timeout(2):
-            while not condition(report := self.containers.report(ID)):
+            while not condition(report := self.containers.report(ID)):  # noqa: ASYNC110
                 await asyncio.sleep(0)
             return report
 
     async def until_running(self) -> ContainerReport:
         return await self.until(lambda r: r.run is RunState.RUNNING and r.reason == "" and r.ready)
+
+    async def until_gone(self) -> None:
+        async with asyncio.timeout(2):
+            while self.journal.get(ID) is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0)
 
     async def settle(self) -> None:
         for _ in range(20):
@@ -110,9 +117,7 @@ async def test_a_pull_is_told_and_does_not_hold_up_a_deletion(node: Node) -> Non
     node.containers.apply(order())
     await node.until(lambda r: r.reason == Reason.PULLING_IMAGE)
     node.containers.delete(ID, epoch=1)
-    async with asyncio.timeout(2):
-        while node.journal.get(ID) is not None:
-            await asyncio.sleep(0)
+    await node.until_gone()
     assert node.machine.starts == 0
 
 
@@ -180,9 +185,8 @@ async def test_a_deletion_removes_it_and_can_be_repeated(node: Node) -> None:
     node.containers.apply(order())
     await node.until_running()
     assert node.containers.delete(ID, epoch=1) is not None
-    async with asyncio.timeout(2):
-        while node.containers.delete(ID, epoch=1) is not None:
-            await asyncio.sleep(0)
+    await node.until_gone()
+    assert node.containers.delete(ID, epoch=1) is None
     assert node.machine.removed == {ID}
     with pytest.raises(NotFound):
         node.containers.report(ID)
@@ -311,11 +315,13 @@ async def test_a_container_that_came_here_is_ready_until_its_probe_fails(node: N
     await node.until(lambda r: r.ready)
 
 
-async def test_quietened_no_probe_runs_until_it_is_kept(node: Node) -> None:
+async def test_quietened_no_probe_runs_and_the_last_answer_stands(node: Node) -> None:
     node.containers.apply(order(readiness_probe=PROBE))
     await node.until_running()
     await node.containers.quieten(ID)
-    await node.settle()
-    assert not node.containers.report(ID).ready
+    asked = node.answering.asked
+    await asyncio.sleep(1.1)  # the probe's period
+    assert node.answering.asked == asked
+    assert node.containers.report(ID).ready
     node.containers.keep(ID)
-    await node.until_running()
+    await node.until(lambda _: node.answering.asked > asked)

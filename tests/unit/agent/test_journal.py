@@ -4,9 +4,9 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from fakes.clock import FakeClock
 from fakes.orders import BOOT, ID, MIGRATION, peer, running_record
-
 from transship.agent import records
 from transship.agent.journal import Journal, JournalError
 from transship.api.reasons import Reason

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from fakes.orders import BOOT, MIGRATION, incoming_order, order, peer, running_record
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes.orders import BOOT, MIGRATION, incoming_order, order, peer, running_record
 from transship.agent import records
 from transship.agent.records import ABORTED_MIGRATIONS_KEPT, OWNED, Record
 from transship.api.placement import DesiredState

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
+
 from fakes.clock import FakeClock
 from fakes.orders import BOOT, MIGRATION, order, peer, running_record
-
 from transship.agent import records
 from transship.agent.records import Record
 from transship.agent.supervision import (

@@ -149,25 +149,19 @@ def test_every_part_keeps_the_conventions(kind: Kind) -> None:
     assert broken == []
 
 
+NEEDED: dict[str, set[str]] = {
+    "string": {"maxLength"},
+    "integer": {"minimum", "maximum", "format"},
+    "array": {"maxItems", "items", "x-kubernetes-list-type"},
+    "object": {"properties"},
+    "boolean": set(),
+}
+
+
 def complaints(schema: Schema) -> Iterator[str]:
     if unknown := set(schema) - ALLOWED:
         yield f"not structural: {unknown}"
-    needed: dict[str, set[str]] = {
-        "string": {"maxLength"},
-        "integer": {"minimum", "maximum", "format"},
-        "array": {"maxItems", "items", "x-kubernetes-list-type"},
-        "object": {"properties"},
-        "boolean": set(),
-    }
-    if "x-kubernetes-int-or-string" in schema:
-        missing = {"maxLength"} - set(schema)
-    elif "enum" in schema or schema.get("format") == "date-time":
-        missing = set()
-    elif "additionalProperties" in schema:
-        missing = {"maxProperties"} - set(schema)
-    else:
-        missing = needed[schema["type"]] - set(schema)
-    if missing:
+    if missing := bounds_of(schema) - set(schema):
         yield f"lacks {missing}"
     keyed = schema.get("items", {}).get("properties", {})
     for key in schema.get("x-kubernetes-list-map-keys", ()):
@@ -176,6 +170,18 @@ def complaints(schema: Schema) -> Iterator[str]:
     for validation in schema.get("x-kubernetes-validations", ()):
         if not validation["message"] or "\n" in validation["message"]:
             yield f"message of {validation['rule']}"
+
+
+def bounds_of(schema: Schema) -> set[str]:
+    match schema:
+        case {"x-kubernetes-int-or-string": True}:
+            return {"maxLength"}
+        case {"enum": _} | {"format": "date-time"}:
+            return set()
+        case {"additionalProperties": _}:
+            return {"maxProperties"}
+        case _:
+            return NEEDED[schema["type"]]
 
 
 def test_only_keys_of_lists_have_stored_defaults() -> None:

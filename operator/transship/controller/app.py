@@ -1,0 +1,211 @@
+"""The operator as a process: composes the parts, leads if it may, runs kopf until told to end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import socket
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kopf
+from aiohttp import web
+from loguru import logger
+
+from transship.api.migration import ContainerMigration
+from transship.api.node_agent import NodeAgent
+from transship.api.placement import ContainerPlacement
+from transship.common import logs
+from transship.common.clock import SystemClock
+from transship.common.errors import TransshipError
+from transship.controller.addresses import AddressBook
+from transship.controller.agents import AgentConnections, TlsFiles
+from transship.controller.deps import Deps
+from transship.controller.directory import Directory
+from transship.controller.fleet import Fleet
+from transship.controller.handlers import register
+from transship.controller.leadership import Leadership
+from transship.controller.metrics import Metrics
+from transship.controller.resolve import Resolver
+from transship.controller.settings import configure
+from transship.controller.telling import EventTeller, KubeConfigData
+from transship.kube.client import KubeClient
+from transship.kube.events import EventRecorder
+from transship.kube.leases import Leases
+
+RELIST_SECONDS = 60.0  # what a broken watch has missed, above all deletions
+STARTUP_RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Options:
+    kubeconfig: Path | None
+    tls: TlsFiles
+    name: str
+    leader_elect: bool
+    health_port: int | None
+    metrics_port: int | None
+    log_level: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse(argv)
+    logs.configure(level=options.log_level)
+    if options.kubeconfig is not None:
+        os.environ["KUBECONFIG"] = str(options.kubeconfig)  # where kopf looks
+    try:
+        asyncio.run(serve(options))
+    except TransshipError as e:
+        logger.error("the operator cannot run: {}", e)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> Options:
+    parser = argparse.ArgumentParser(
+        prog="python -m transship.controller", description="The operator of Transship."
+    )
+    parser.add_argument("--kubeconfig", type=Path, help="default: $KUBECONFIG, then the pod's own")
+    parser.add_argument("--ca", type=Path, required=True, help="authority of agents and operator")
+    parser.add_argument("--cert", type=Path, required=True, help="the operator's certificate")
+    parser.add_argument("--key", type=Path, required=True, help="the operator's private key")
+    parser.add_argument("--name", default=f"{socket.gethostname()}-{os.getpid()}",
+                        help="of this process, in leases and events")  # fmt: skip
+    parser.add_argument("--leader-elect", action="store_true", help="act only while leading")
+    parser.add_argument("--health-port", type=int, help="serve /healthz on this port")
+    parser.add_argument("--metrics-port", type=int, help="serve /metrics on this port")
+    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING"])
+    given = parser.parse_args(argv)
+    return Options(
+        kubeconfig=given.kubeconfig,
+        tls=TlsFiles(given.ca, given.cert, given.key),
+        name=given.name,
+        leader_elect=given.leader_elect,
+        health_port=given.health_port,
+        metrics_port=given.metrics_port,
+        log_level=given.log_level,
+    )
+
+
+async def serve(options: Options) -> None:
+    """Run until a signal, or until leadership is lost."""
+    clock = SystemClock()
+    async with await KubeClient.connect(options.kubeconfig) as client:
+        leadership = None
+        if options.leader_elect:
+            leadership = Leadership(Leases(client), clock=clock, identity=options.name)
+        if leadership is not None:
+            await leadership.acquire()
+        connections = AgentConnections(options.tls)
+        try:
+            deps = compose(client, connections, clock=clock, name=options.name)
+            await _fill(deps)
+            await _run(deps, options, leadership)
+        finally:
+            await connections.close()
+
+
+def compose(
+    client: KubeClient, connections: AgentConnections, *, clock: SystemClock, name: str
+) -> Deps:
+    events = EventRecorder(client, component="transship-operator", instance=name)
+    directory = Directory()
+    return Deps(
+        cluster=client,
+        directory=directory,
+        fleet=Fleet(directory, connections, clock=clock),
+        addresses=AddressBook(client),
+        resolver=Resolver(KubeConfigData(client)),
+        recorder=EventTeller(events),
+        metrics=Metrics(),
+        clock=clock,
+    )
+
+
+async def _run(deps: Deps, options: Options, leadership: Leadership | None) -> None:
+    registry = kopf.OperatorRegistry()
+    kopf.on.startup(registry=registry)(configure)
+    kopf.on.login(registry=registry)(_login)
+    register(registry, deps)
+    stop = asyncio.Event()
+    beside: list[Coroutine[Any, Any, None]] = [deps.fleet.run(), _relist(deps)]
+    if options.metrics_port is not None:
+        beside.append(_serve_metrics(deps.metrics, options.metrics_port))
+    if leadership is not None:
+        beside.append(_stop_after(leadership.keep(), stop))
+    tasks = [asyncio.create_task(each) for each in beside]
+    logger.info("operator runs")
+    try:
+        await kopf.operator(
+            registry=registry,
+            clusterwide=True,
+            standalone=True,
+            stop_flag=stop,
+            liveness_endpoint=_health_url(options.health_port),
+        )
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _health_url(port: int | None) -> str | None:
+    return None if port is None else f"http://0.0.0.0:{port}/healthz"
+
+
+def _login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+    if os.environ.get("KUBECONFIG"):
+        return kopf.login_with_kubeconfig(**kwargs)
+    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+
+async def _fill(deps: Deps) -> None:
+    """Know everything before anything is decided: a loop must not take a late list for a lack."""
+    while True:
+        try:
+            await _list_all(deps)
+        except TransshipError as e:
+            logger.bind(error=str(e)).warning("the cluster cannot be read yet")
+            await asyncio.sleep(STARTUP_RETRY_SECONDS)
+        else:
+            return
+
+
+async def _list_all(deps: Deps) -> None:
+    for model in (NodeAgent, ContainerPlacement, ContainerMigration):
+        known = deps.directory.uids(model)
+        deps.directory.keep_only(model, await deps.cluster.list(model), instead_of=known)
+
+
+async def _relist(deps: Deps) -> None:
+    while True:
+        await asyncio.sleep(RELIST_SECONDS)
+        try:
+            await _list_all(deps)
+        except TransshipError as e:
+            logger.bind(error=str(e)).warning("the cluster was not listed")
+
+
+async def _stop_after(task: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    await task
+    stop.set()
+
+
+async def _serve_metrics(metrics: Metrics, port: int) -> None:
+    async def text(_: web.Request) -> web.Response:
+        return web.Response(body=metrics.text(), content_type="text/plain", charset="utf-8")
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", text)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, port=port).start()
+    with suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+    await runner.cleanup()

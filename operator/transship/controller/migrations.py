@@ -1,0 +1,294 @@
+"""MigrationLoop: one running migration: ask both agents, decide (plan.migration), act, write down.
+
+It drives everything up to the handover and after it; the handover itself the two agents make among
+themselves. Killed at any moment, the next operator's loop goes on from what the agents say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+
+from loguru import logger
+
+from transship.api.migration import ContainerMigration, MigrationStatus
+from transship.api.placement import ContainerPlacement, MigrationSettings
+from transship.api.reasons import Reason
+from transship.common.errors import NotFound, TransshipError, Unreachable
+from transship.controller.deps import Deps
+from transship.controller.finalizers import let_go
+from transship.controller.life import Life
+from transship.controller.migration_acts import MigrationActs, Refusal
+from transship.controller.sides import ask_source, ask_target
+from transship.controller.statuses import StatusWriter
+from transship.plan.migration import Finish, GiveUp, Outcome, Seen, Side, Wait, next_step
+from transship.plan.migration import Step as PlanStep
+from transship.plan.migration_status import Method, observed_status
+from transship.plan.moves import is_finished, resolve_strategy, was_cancelled
+from transship.plan.nodes import named
+from transship.plan.obstacles import Obstacle, from_error
+from transship.plan.orders import order_digest
+from transship.plan.preflight import Facts, objection
+from transship.plan.schedule import entrance, wants
+from transship.plan.withdrawal import reason_to_give_up
+from transship.protocol.states import RecordState, SideState
+
+UNFORESEEN_PAUSE_SECONDS = 5.0
+SILENCE_PAUSE_SECONDS = 0.5
+CANCEL_NOTE_PATIENCE_SECONDS = 5.0
+CROWD_WITHOUT_THROTTLE = 4  # moves at a time that may each poll as fast as they like
+
+
+@dataclass
+class _Patience:
+    """Since when both sides have been in their present states; starts anew with each process."""
+
+    states: tuple[SideState | None, SideState | None] = (None, None)
+    since: float = 0.0
+
+    def of(self, source: Side, target: Side, *, now: float) -> float:
+        states = (source.state, target.state)
+        if states != self.states or not self.since:
+            self.states, self.since = states, now
+        return now - self.since
+
+
+class MigrationLoop:
+    """Brings one migration to its end, and tidies up after it."""
+
+    def __init__(self, uid: str, *, deps: Deps, life: Life) -> None:
+        self._uid = uid
+        self._deps = deps
+        self._life = life
+        self._wake = deps.directory.wake_of(uid)
+        self._patience = _Patience()
+        self._refusal: GiveUp | None = None
+        self._writer: StatusWriter[ContainerMigration, MigrationStatus] | None = None
+
+    async def run(self) -> None:
+        """Return when the migration is over and let go, or the process is to end."""
+        self._deps.metrics.migration_began()
+        self._deps.crowd.add(self._uid)
+        try:
+            while not self._life.over:
+                self._wake.clear()
+                migration = self._deps.directory.migration(self._uid)
+                if migration is None:
+                    return
+                if is_finished(migration):
+                    await self._clean_up(migration)
+                    return
+                pause = await self._pass_safely(migration)
+                await self._life.wait(self._wake, seconds=pause * self._stretch())
+        finally:
+            await self._leave()
+
+    def _stretch(self) -> float:
+        return max(1.0, len(self._deps.crowd) / CROWD_WITHOUT_THROTTLE)
+
+    async def _leave(self) -> None:
+        self._deps.metrics.migration_left()
+        self._deps.crowd.discard(self._uid)
+        if self._writer is not None:
+            await self._writer.close()
+        if not self._life.over:
+            self._deps.directory.forget(self._uid)
+
+    async def _pass_safely(self, migration: ContainerMigration) -> float:
+        """A pass that fails for a reason nobody thought of is tried again."""
+        try:
+            return await self._pass(migration)
+        except TransshipError as e:
+            self._deps.metrics.pass_failed("migration", e.reason)
+            logger.bind(migration=migration.metadata.name, error=str(e)).debug("pass failed")
+            return SILENCE_PAUSE_SECONDS
+        except Exception:
+            logger.bind(migration=migration.metadata.name).exception("pass failed unexpectedly")
+            return UNFORESEEN_PAUSE_SECONDS
+
+    async def _pass(self, migration: ContainerMigration) -> float:
+        writer = self._writer_for(migration)
+        placement = await self._placement(migration)
+        seen, method = await self._observe(migration, placement)
+        step = next_step(seen)
+        current = migration.model_copy(update={"status": writer.current})
+        now = self._deps.clock.now()
+        status = observed_status(current, seen, step, method=method, now=now)
+        if isinstance(step, Finish):
+            await self._finish(current, status, step, placement)
+            return 0.0
+        writer.offer(status)
+        if isinstance(step, Wait):
+            return step.seconds
+        return await self._act(step, migration, placement, method)
+
+    async def _act(
+        self,
+        step: PlanStep,
+        migration: ContainerMigration,
+        placement: ContainerPlacement | None,
+        method: Method,
+    ) -> float:
+        acts = MigrationActs(self._deps, migration, placement, method)
+        try:
+            return await acts.do(step)
+        except Refusal as e:
+            self._refusal = GiveUp(Outcome.FAILED, from_error(e.cause))
+            return 0.0
+        except Unreachable:
+            return SILENCE_PAUSE_SECONDS
+
+    def _writer_for(
+        self, migration: ContainerMigration
+    ) -> StatusWriter[ContainerMigration, MigrationStatus]:
+        if self._writer is None:
+            self._writer = StatusWriter(
+                migration,
+                migration.status,
+                cluster=self._deps.cluster,
+                directory=self._deps.directory,
+            )
+        return self._writer
+
+    async def _placement(self, migration: ContainerMigration) -> ContainerPlacement | None:
+        """None only when the API server says that it is gone."""
+        known = self._deps.directory.placement(migration.spec.placement_uid)
+        if known is not None:
+            return known
+        try:
+            found = await self._deps.cluster.get(
+                ContainerPlacement,
+                name=migration.spec.placement_name,
+                namespace=migration.metadata.namespace,
+            )
+        except NotFound:
+            return None
+        return found if found.metadata.uid == migration.spec.placement_uid else None
+
+    async def _observe(
+        self, migration: ContainerMigration, placement: ContainerPlacement | None
+    ) -> tuple[Seen, Method]:
+        deps, spec = self._deps, migration.spec
+        nodes = deps.fleet.nodes()
+        wish = reason_to_give_up(migration, placement, nodes=nodes, now=deps.clock.now())
+        give_up = wish or self._refusal
+        target = asyncio.create_task(ask_target(deps.fleet, migration))
+        source, verdict = await ask_source(deps.fleet, migration)
+        arrived = await target
+        method = self._method(spec.settings, source)
+        seen = Seen(
+            spec=spec,
+            source=source,
+            target=arrived,
+            verdict=verdict,
+            give_up=give_up,
+            objection=self._objection(migration, placement, method),
+            order_is_current=placement is None or _order_is_current(placement),
+            waiting_seconds=self._patience.of(source, arrived, now=deps.clock.monotonic()),
+        )
+        return seen, method
+
+    def _method(self, settings: MigrationSettings, source: Side) -> Method:
+        """Decided once, when the container was first seen; what the sides were told stays."""
+        stopped = source.container is not None and source.container.record == RecordState.STOPPED
+        strategy, explanation = resolve_strategy(settings.strategy, stopped=stopped)
+        decided = self._writer.current.strategy if self._writer is not None else None
+        begun = source.report is not None
+        return Method(decided if begun and decided is not None else strategy, explanation)
+
+    def _objection(
+        self,
+        migration: ContainerMigration,
+        placement: ContainerPlacement | None,
+        method: Method,
+    ) -> Obstacle | None:
+        nodes = self._deps.fleet.nodes()
+        source = named(nodes, migration.spec.source_node)
+        target = named(nodes, migration.spec.target_node)
+        if target is None:
+            return entrance(migration.spec.target_node, nodes=nodes)
+        if source is None or placement is None:
+            return None
+        return objection(Facts(source, target, placement.spec.container, method.strategy))
+
+    async def _finish(
+        self,
+        migration: ContainerMigration,
+        status: MigrationStatus,
+        step: Finish,
+        placement: ContainerPlacement | None,
+    ) -> None:
+        await self._writer_for(migration).write(status)
+        self._deps.metrics.migration_finished(migration, status)
+        log = logger.bind(
+            migration=migration.metadata.name,
+            outcome=step.outcome.value,
+            reason=status.reason,
+            blackout_ms=status.blackout_milliseconds,
+            total_ms=status.total_milliseconds,
+        )
+        log.info("migration finished")
+        self._tell(migration.model_copy(update={"status": status}), step, placement)
+
+    def _tell(
+        self, migration: ContainerMigration, step: Finish, placement: ContainerPlacement | None
+    ) -> None:
+        recorder, status = self._deps.recorder, migration.status
+        about = [r for r in (placement, migration) if r is not None]
+        route = f"from {migration.spec.source_node} to {migration.spec.target_node}"
+        for resource in about:
+            if step.outcome == Outcome.SUCCEEDED:
+                blackout = f"blackout {status.blackout_milliseconds} ms"
+                note = f"{route} in {status.total_milliseconds} ms, {blackout}"
+                recorder.tell(resource, reason=Reason.MIGRATION_SUCCEEDED, note=note)
+            elif step.outcome == Outcome.CANCELLED:
+                note = f"{route}: {status.message}"
+                recorder.tell(resource, reason=Reason.MIGRATION_CANCELLED, note=note)
+            else:
+                note = f"{route}: {status.reason}: {status.message}"
+                recorder.warn(resource, reason=Reason.MIGRATION_FAILED, note=note)
+
+    async def _clean_up(self, migration: ContainerMigration) -> None:
+        """Nothing here changes how it ended; what an agent misses now, its placement tidies."""
+        spec = migration.spec
+        await asyncio.gather(
+            self._forget(spec.source_node, outgoing=True),
+            self._forget(spec.target_node, outgoing=False),
+            self._await_note_of_cancel(migration),
+        )
+        await let_go(migration, cluster=self._deps.cluster)
+
+    async def _forget(self, node: str, *, outgoing: bool) -> None:
+        with suppress(TransshipError):
+            agent = self._deps.fleet.agent(node)
+            if outgoing:
+                await agent.forget_outgoing(self._uid)
+            else:
+                await agent.forget_incoming(self._uid)
+
+    async def _await_note_of_cancel(self, migration: ContainerMigration) -> None:
+        """The object is the only sign of a user's cancel: it stays until its placement noted it."""
+        if migration.metadata.deletion_timestamp is None or not was_cancelled(migration):
+            return
+        ends = self._deps.clock.monotonic() + CANCEL_NOTE_PATIENCE_SECONDS
+        while not self._life.over and self._deps.clock.monotonic() < ends:
+            self._wake.clear()
+            placement = self._deps.directory.placement(migration.spec.placement_uid)
+            if placement is None or not _must_note(placement, migration, self._deps):
+                return
+            await self._life.wait(self._wake, seconds=SILENCE_PAUSE_SECONDS)
+
+
+def _must_note(placement: ContainerPlacement, migration: ContainerMigration, deps: Deps) -> bool:
+    if placement.metadata.deletion_timestamp is not None:
+        return False
+    if placement.status.cancelled_generation == placement.metadata.generation:
+        return False
+    return wants(placement.spec, migration.spec.target_node, nodes=deps.fleet.nodes())
+
+
+def _order_is_current(placement: ContainerPlacement) -> bool:
+    container = placement.status.container
+    told = container.order_digest if container is not None else ""
+    return told == order_digest(placement.spec, address=placement.status.address)

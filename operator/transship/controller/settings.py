@@ -1,0 +1,28 @@
+"""Settings of kopf that differ from its defaults, each with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kopf
+
+from transship.api import FINALIZER
+
+REQUEST_TIMEOUT_SECONDS = 30
+CONNECT_TIMEOUT_SECONDS = 5
+DAEMON_BACKOFF_SECONDS = 5
+PARALLEL_WORKERS = 100
+
+
+def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+    settings.persistence.finalizer = FINALIZER
+    settings.posting.enabled = False  # we record our own events
+    settings.posting.reporting_component = "transship-operator"
+    settings.peering.standalone = True  # who leads is decided by a Lease
+    settings.networking.request_timeout = REQUEST_TIMEOUT_SECONDS  # an abort must not wait 300 s
+    settings.networking.connect_timeout = CONNECT_TIMEOUT_SECONDS
+    settings.watching.connect_timeout = CONNECT_TIMEOUT_SECONDS
+    settings.watching.initial_streaming = False  # refused where etcd is older than 3.5.13
+    settings.queueing.worker_limit = PARALLEL_WORKERS
+    settings.execution.default_backoff = DAEMON_BACKOFF_SECONDS
+    settings.scanning.disabled = True  # our kinds are known; no right to list all CRDs is needed

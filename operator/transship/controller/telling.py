@@ -1,0 +1,46 @@
+"""Telling: the loops' ports to Kubernetes events, ConfigMaps and Secrets, met by transship.kube."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from transship.api.base import Resource
+from transship.controller.ports import DataKind
+from transship.kube.client import KubeClient
+from transship.kube.config_data import Source, read_data
+from transship.kube.events import EventRecorder, EventType
+
+ACTION = "Reconcile"
+_SOURCES = {DataKind.CONFIG_MAP: Source.CONFIG_MAP, DataKind.SECRET: Source.SECRET}
+
+
+class EventTeller:
+    """Records events beside what the loops do; at the end of the process unsent ones are lost."""
+
+    def __init__(self, recorder: EventRecorder) -> None:
+        self._recorder = recorder
+        self._sending: set[asyncio.Task[None]] = set()
+
+    def tell(self, regarding: Resource, *, reason: str, note: str) -> None:
+        self._send(regarding, EventType.NORMAL, reason, note)
+
+    def warn(self, regarding: Resource, *, reason: str, note: str) -> None:
+        self._send(regarding, EventType.WARNING, reason, note)
+
+    def _send(self, regarding: Resource, type: EventType, reason: str, note: str) -> None:
+        task = asyncio.create_task(
+            self._recorder.record(regarding, type=type, reason=reason, note=note, action=ACTION)
+        )
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+
+class KubeConfigData:
+    """ConfigMaps and Secrets of the cluster."""
+
+    def __init__(self, client: KubeClient) -> None:
+        self._client = client
+
+    async def read(self, kind: DataKind, *, namespace: str, name: str) -> Mapping[str, bytes]:
+        return await read_data(self._client, _SOURCES[kind], namespace=namespace, name=name)

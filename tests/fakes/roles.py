@@ -1,0 +1,93 @@
+"""The two roles of a migration, as far as the server sees them."""
+
+from __future__ import annotations
+
+from transship.agent.journal import Journal
+from transship.agent.records import verdict
+from transship.common.errors import Refused
+from transship.protocol.migrations import (
+    IncomingOrder,
+    MemoryEndpoint,
+    MigrationReport,
+    OutgoingOrder,
+    RestoreReply,
+    RestoreRequest,
+    ResumeReply,
+    VerdictNotice,
+    VerdictReply,
+)
+from transship.protocol.states import SideState
+
+
+class FakeSource:
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self.reports: dict[str, MigrationReport] = {}
+
+    async def begin(self, order: OutgoingOrder) -> MigrationReport:
+        report = MigrationReport(
+            migration=order.migration, container=order.container, epoch=order.epoch,
+            state=SideState.COPYING,
+        )  # fmt: skip
+        self.reports[order.migration] = report
+        return report
+
+    def report(self, migration: str) -> MigrationReport | None:
+        return self.reports.get(migration)
+
+    async def abort(self, migration: str) -> MigrationReport:
+        return self.reports[migration].model_copy(update={"state": SideState.CANCELLED})
+
+    def verdict(self, migration: str) -> VerdictReply:
+        record = self._journal.of_migration(migration)
+        return VerdictReply(
+            verdict=verdict(record, migration), epoch=0 if record is None else record.epoch
+        )
+
+    async def forget(self, migration: str) -> None:
+        self.reports.pop(migration, None)
+
+    async def recover(self) -> None:
+        return
+
+
+class FakeTarget:
+    def __init__(self) -> None:
+        self.reports: dict[str, MigrationReport] = {}
+        self.restored: tuple[RestoreRequest, bytes] | None = None
+        self.held: set[str] = set()
+
+    async def begin(self, order: IncomingOrder) -> MigrationReport:
+        report = MigrationReport(
+            migration=order.migration, container=order.order.id, epoch=order.order.epoch,
+            state=SideState.PREPARING,
+        )  # fmt: skip
+        self.reports[order.migration] = report
+        return report
+
+    def report(self, migration: str) -> MigrationReport | None:
+        return self.reports.get(migration)
+
+    async def abort(self, migration: str) -> MigrationReport:
+        raise Refused("it runs here", reason="AlreadyHere", hint="move it back")
+
+    async def memory(self, migration: str) -> MemoryEndpoint:
+        return MemoryEndpoint(address="127.0.0.1", port=1)
+
+    async def hold(self, migration: str) -> None:
+        self.held.add(migration)
+
+    async def restore(
+        self, migration: str, request: RestoreRequest, *, body: bytes
+    ) -> RestoreReply:
+        self.restored = (request, body)
+        return RestoreReply()
+
+    async def decide(self, notice: VerdictNotice) -> ResumeReply:
+        return ResumeReply(state=SideState.RUNNING)
+
+    async def forget(self, migration: str) -> None:
+        return
+
+    async def recover(self) -> None:
+        return

@@ -133,7 +133,7 @@ class PeerClient:
                 content = await response.read()
                 status = response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as e:
-            raise Unreachable(f"calling the agent of {peer.node}: {e or 'no answer'}") from e
+            raise Unreachable(f"calling the agent of {peer.node}: {str(e) or 'no answer'}") from e
         if status >= 400:
             raise failure(status, content, peer=peer.node)
         try:

@@ -194,6 +194,10 @@ class Dumper:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End CRIU and the stream, whether or not there was a dump."""
         if self._stream is not None:
             self._stream.close()
         await self._kill()

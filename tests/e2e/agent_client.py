@@ -24,6 +24,7 @@ from transship.protocol.states import RunState
 
 TIMEOUT_SECONDS = 60.0
 POLL_SECONDS = 0.05
+LISTENS = {"tcpSocket": {"port": 7000}, "periodSeconds": 1}
 
 T = TypeVar("T")
 
@@ -85,6 +86,8 @@ class Guest:
         state: DesiredState = DesiredState.RUNNING,
         **container: object,
     ) -> ContainerOrder:
+        if "command" not in container:  # the counter listens a moment after its start
+            container = {"readinessProbe": LISTENS, **container}
         return ContainerOrder(
             id=self.id,
             namespace="default",

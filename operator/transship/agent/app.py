@@ -20,7 +20,7 @@ from transship.agent.access import Guard, client_context, server_context
 from transship.agent.bundles import NodeBundles
 from transship.agent.cluster import KubeCluster
 from transship.agent.containers import Containers
-from transship.agent.copies import NodeCopies, PageTls, PageTls
+from transship.agent.copies import NodeCopies, PageTls
 from transship.agent.facts import Identity, NodeFacts, read_boot_id
 from transship.agent.instances import ContainerExecutor, Instances
 from transship.agent.journal import Journal

@@ -236,7 +236,7 @@ class Supervisor:
     def _note_start(self) -> None:
         journal, now = self._tools.journal, self._tools.clock.now()
         record = journal.put(records.started(self._owned(), boot=journal.boot, now=now))
-        self._log.bind(epoch=record.epoch, restarts=record.restarts).info("container started")
+        self._log.bind(epoch=record.epoch, restarts=record.restarts).debug("start noted")
 
     def _note_stop(self) -> None:
         health = self.health

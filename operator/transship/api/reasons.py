@@ -435,11 +435,6 @@ class Reason(StrEnum):
         "There is no room for the images of the container's memory.",
         "they lie in the agent's runtime directory, a tmpfs: enlarge it, or free memory",
     )
-    PAGE_STREAM_REFUSED = (
-        "PageStreamRefused",
-        "The two agents do not accept each other's certificates for the stream of pages.",
-        "the agents' certificates have to be of one CA and name the address in their NodeAgent",
-    )
     PAGE_STREAM_BROKEN = (
         "PageStreamBroken",
         "The stream of pages to the target broke off.",

@@ -7,6 +7,7 @@ in files that nobody but their owner reads.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterable
@@ -113,13 +114,19 @@ def new_authority(common_name: str) -> Authority:
 
 
 def ensure_authority(directory: Path, name: str, *, common_name: str) -> Authority:
-    """The authority stored there under that file name, made when there is none."""
+    """The authority stored there under that file name, made when there is none.
+
+    Whoever comes at the same time, in this process or another, gets the same one.
+    """
     files = credential_files(directory, name)
-    if files.certificate.exists():  # written last, so the key is there too
-        return Authority(Credentials(files.certificate.read_bytes(), files.key.read_bytes()))
-    authority = new_authority(common_name)
-    write_credentials(authority.credentials, directory, name)
-    return authority
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if files.certificate.exists():  # written last, so the key is there too
+            return Authority(Credentials(files.certificate.read_bytes(), files.key.read_bytes()))
+        authority = new_authority(common_name)
+        write_credentials(authority.credentials, directory, name)
+        return authority
 
 
 def credential_files(directory: Path, name: str) -> CredentialFiles:

@@ -80,8 +80,10 @@ class _Making:
 
     def __init__(self, directory: Path, ingredients: Ingredients, say: Say) -> None:
         self.directory, self.assets, self.say = directory, ingredients.assets, say
+        self.authority = services.lab_authority(directory)
 
     def run(self, state: LabState) -> LabState:
+        services.prepare_authority(self.directory)
         with ThreadPoolExecutor(THREADS) as pool:
             control_plane = pool.submit(self.kubernetes, state)
             registry = pool.submit(self.registry, state)
@@ -131,12 +133,21 @@ class _Making:
             sample_images.push_sample_images(state.registry, say=self.say)
 
     def agent(self, state: LabState, node: str, control_plane: ControlPlane) -> None:
-        services.configure_agent(self.directory, state, node, control_plane=control_plane)
+        services.configure_agent(
+            self.directory,
+            state,
+            node,
+            authority=self.authority,
+            kubeconfig=control_plane.agents[node],
+        )
         services.start_agent(self.directory, state, node)
 
     def operator(self, state: LabState, control_plane: ControlPlane) -> None:
-        services.configure_operator(self.directory, control_plane=control_plane)
+        services.configure_operator(
+            self.directory, authority=self.authority, kubeconfig=control_plane.operator
+        )
         services.start_operator(self.directory, state)
+        services.await_operator(self.directory, state)
 
     def await_ready(self, state: LabState) -> None:
         if state.kubeconfig is None:

@@ -64,6 +64,7 @@ def restart(directory: Path, state: LabState, target: Target) -> None:
     if target.kind is Kind.OPERATOR:
         _revive_host(directory, state)
         services.start_operator(directory, state)
+        services.await_operator(directory, state)
     else:
         services.start_agent(directory, state, target.member)
         services.await_agent(directory, state, target.member)

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from transship.common.certificates import Credentials, ensure_authority
+from transship.common.certificates import Authority, Credentials, ensure_authority
 from transship.common.errors import TransshipError
 from transship.lab import nodes
-from transship.lab.control_plane import ControlPlane
 from transship.lab.network import UNDERLAY
-from transship.lab.readiness import wait_until_ready
+from transship.lab.readiness import answers, wait_until_ready
 from transship.lab.state import OPERATOR, LabState
 
 AGENT_PORT = 7443
+HEALTH_PORT = 8080
 FOLDER = Path("/", nodes.CONFIGURATION)
 PYTHON = "/opt/transship/bin/python"
 CONNECT_TIMEOUT_SECONDS = 1.0
@@ -46,18 +47,27 @@ class Files:
 FILES = Files()
 
 
+def lab_authority(state_dir: Path) -> Authority:
+    """Whom agents and operator trust; made once, by one thread, before it is used."""
+    return ensure_authority(state_dir / "pki", "transship", common_name="transship")
+
+
+def prepare_authority(state_dir: Path) -> None:
+    """Make the authority of agents and operator: once, before several at a time ask for it."""
+    ensure_authority(state_dir / "pki", "transship", common_name="transship")
+
+
 def configure_agent(
-    state_dir: Path, state: LabState, node: str, *, control_plane: ControlPlane
+    state_dir: Path, state: LabState, node: str, *, authority: Authority, kubeconfig: Path
 ) -> None:
-    """Place what the agent reads; once is enough, it is on the node's disk."""
-    authority = ensure_authority(state_dir / "pki", "transship", common_name="transship")
+    """Place what the agent reads; once is enough, a node keeps it over its restarts."""
     credentials = authority.issue_agent(node, addresses=[str(state.address(node))])
-    _place(state_dir, node, control_plane.agents[node], credentials=credentials)
+    _place(state_dir, node, kubeconfig, authority=authority, credentials=credentials)
 
 
-def configure_operator(state_dir: Path, *, control_plane: ControlPlane) -> None:
-    authority = ensure_authority(state_dir / "pki", "transship", common_name="transship")
-    _place(state_dir, OPERATOR, control_plane.operator, credentials=authority.issue_operator())
+def configure_operator(state_dir: Path, *, authority: Authority, kubeconfig: Path) -> None:
+    credentials = authority.issue_operator()
+    _place(state_dir, OPERATOR, kubeconfig, authority=authority, credentials=credentials)
 
 
 def start_agent(state_dir: Path, state: LabState, node: str) -> None:
@@ -67,7 +77,8 @@ def start_agent(state_dir: Path, state: LabState, node: str) -> None:
 
 
 def start_operator(state_dir: Path, state: LabState) -> None:
-    argv = [PYTHON, "-m", "transship.controller", *FILES.flags(), "--name", OPERATOR]
+    health = ["--health-port", str(HEALTH_PORT)]
+    argv = [PYTHON, "-m", "transship.controller", *FILES.flags(), "--name", OPERATOR, *health]
     nodes.start_in_node(state_dir, state, OPERATOR, name=OPERATOR, argv=argv)
 
 
@@ -102,12 +113,24 @@ def await_agent(state_dir: Path, state: LabState, node: str) -> None:
     wait_until_ready(state_dir, agent_daemon(node), connects)
 
 
+def await_operator(state_dir: Path, state: LabState) -> None:
+    """Return once the operator watches; fail at once if it ends."""
+    healthy = partial(answers, "/healthz", port=HEALTH_PORT, address=str(state.address(OPERATOR)))
+    wait_until_ready(state_dir, OPERATOR, healthy)
+
+
 def agent_daemon(node: str) -> str:
     return f"agent-{node}"
 
 
-def _place(state_dir: Path, member: str, kubeconfig: Path, *, credentials: Credentials) -> None:
-    authority = ensure_authority(state_dir / "pki", "transship", common_name="transship")
+def _place(
+    state_dir: Path,
+    member: str,
+    kubeconfig: Path,
+    *,
+    authority: Authority,
+    credentials: Credentials,
+) -> None:
     files = {
         FILES.kubeconfig.name: kubeconfig.read_bytes(),
         FILES.authority.name: authority.credentials.certificate,

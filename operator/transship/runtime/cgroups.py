@@ -118,7 +118,8 @@ def members(hierarchies: Hierarchies, cgroup: str) -> tuple[int, ...]:
     """The processes of a container, by the freezer's word in v1 (the one that must not err)."""
     with contextlib.suppress(FileNotFoundError):
         text = (hierarchies.path(cgroup, controller="freezer") / "cgroup.procs").read_text()
-        return tuple(int(word) for word in text.split())
+        # 0 stands for a process of another pid namespace, and means oneself to kill(2)
+        return tuple(int(word) for word in text.split() if word != "0")
     return ()
 
 

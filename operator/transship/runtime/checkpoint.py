@@ -5,7 +5,7 @@ and nothing of it has run since the snapshot. After any failure CRIU is gone too
 is either frozen or runs; the caller thaws it, which is the way back.
 
 CRIU is driven directly, not through `runc checkpoint`: that saves 25 to 30 ms, and it is the only
-way to dump a container with a stopped task (see Seizing).
+way to dump a container with a stopped task.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import asyncio
 import json
 import time
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,45 +22,23 @@ from loguru import logger
 
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded
-from transship.runtime import criu_log, externals, failures, runc_state
-from transship.runtime.criu import CriuFailed, Worker
-from transship.runtime.criu_rpc import (
-    CgroupMode,
-    Kind,
-    NetworkLock,
-    Options,
-    PageServerInfo,
-    Request,
-)
+from transship.runtime import failures, runc_state
+from transship.runtime.criu import CriuFailed, OnNotice, Worker
+from transship.runtime.criu_rpc import Kind, Request
 from transship.runtime.directories import opened
+from transship.runtime.dump_options import LOG_NAME, dump_options
 from transship.runtime.failures import CheckpointFailed
-from transship.runtime.freezer import Freezer, FreezerState, freezer_of
+from transship.runtime.freezer import (
+    FREEZE_TIMEOUT_SECONDS,
+    Freezer,
+    FreezerState,
+    freezer_of,
+)
 from transship.runtime.layout import Layout
 from transship.runtime.page_stream import PageStream, RemotePages, open_stream
 
-LOG_NAME = "dump.log"
-
-GHOST_LIMIT_BYTES = 256 << 20
-"""Of a deleted file that is still open; CRIU's own limit of 1 MiB refuses rotated logs."""
-
 ABORT_TIMEOUT_SECONDS = 5.0
 """For CRIU to undo what it did to the container's tasks, once its page stream is broken."""
-
-
-class Seizing(Enum):
-    """How CRIU gets hold of the tasks, which depends on the freezer and on stopped tasks.
-
-    Of a cgroup that is frozen already CRIU seizes the tasks one by one, thaws it while they are in
-    ptrace's hands, and freezes it again at the end: by FREEZER nothing runs in between.
-
-    Under a v1 freezer a task that SIGSTOP has stopped cannot be seized: ptrace waits, without a
-    deadline, for the frozen task to wake up. So the cgroup is thawed, CRIU seizes BY_PTRACE (the
-    tasks run on for some milliseconds, before the snapshot), and at CRIU's `post-dump`, when all
-    tasks are still in its hands, the cgroup is frozen again. v2 has no such problem.
-    """
-
-    BY_FREEZER = "ByFreezer"
-    BY_PTRACE = "ByPtrace"
 
 
 @dataclass(frozen=True)
@@ -85,15 +62,28 @@ class Dump:
 
 
 class Dumper:
-    """A CRIU and a page stream that stand ready before the freeze. For one dump, in a `with`."""
+    """One dump, from what can be done before the freeze to the end of CRIU. Always close it.
+
+    Tasks are stopped by the cgroup's freezer. CRIU then seizes each with ptrace, thaws the cgroup
+    while it holds them, and freezes it again at the end: nothing runs in between.
+
+    With a stopped task (SIGSTOP, job control) in a v1 freezer that is impossible: ptrace waits,
+    without a deadline, for the frozen task to wake up. Then CRIU seizes the running tasks at
+    `freeze`, and waits, with all of them in its hands, for `dump`; at its end (`post-dump`) the
+    cgroup is frozen before CRIU lets go of them.
+    """
 
     def __init__(self, request: DumpRequest, *, criu: Worker, stream: PageStream | None) -> None:
         self._request = request
         self._freezer = freezer_of(request.layout, request.container)
         self._criu = criu
         self._stream = stream
-        self._stream_fd = -1 if stream is None else stream.criu_end.fileno()
+        self._stream_fd: int | None = None
+        self._stopped: tuple[int, ...] = ()
+        self._seized, self._may_dump = asyncio.Event(), asyncio.Event()
+        self._asking: asyncio.Task[None] | None = None
         if stream is not None:
+            self._stream_fd = stream.criu_end.fileno()
             stream.criu_end.close()  # CRIU has its own by now; so its end shows on ours
 
     @classmethod
@@ -109,81 +99,113 @@ class Dumper:
             raise
         return cls(request, criu=criu, stream=stream)
 
+    async def freeze(self) -> None:
+        """Stop all tasks of the container; it may be frozen already. Raises DeadlineExceeded."""
+        await self._freezer.freeze()
+        self._stopped = self._freezer.stopped_tasks()
+        if not self._stopped or self._freezer.unified:
+            return
+        self._freezer.thaw()
+        self._asking = asyncio.create_task(self._ask(None, self._answer))
+        seized = asyncio.create_task(self._seized.wait())
+        try:
+            async with asyncio.timeout(FREEZE_TIMEOUT_SECONDS):
+                await asyncio.wait({self._asking, seized}, return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError as e:
+            reason = Reason.FREEZE_TIMED_OUT
+            raise DeadlineExceeded("freezing by ptrace", reason=reason, hint=reason.hint) from e
+        finally:
+            seized.cancel()
+
     async def dump(self) -> Dump:
-        """Dump the container, which is frozen by now.
+        """Dump the container. What `freeze` could not do is done or reported here.
 
         Raises CheckpointFailed. A cancel or the deadline ends CRIU in a way that keeps the
-        container's connections (see _abort).
+        container's connections (see `close`).
         """
         began = time.monotonic()
         request = self._request
-        images = request.layout.images(request.container)
-        log = images / "work" / LOG_NAME
-        stopped = self._freezer.stopped_tasks()
+        self._may_dump.set()
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask(self._freezer, None))
         try:
             async with asyncio.timeout(request.timeout_seconds):
-                await self._ask(_seizing(self._freezer, stopped), images=images)
+                await self._asking
                 sent = 0 if self._stream is None else await self._stream.finish()
         except CriuFailed as e:
-            raise failures.from_log(
-                log, doing="dumping", otherwise=Reason.DUMP_FAILED, said=e.first_error or e.message
-            ) from e
+            raise _failed(self._log, e) from e
         except TimeoutError as e:
-            await self._abort()
-            seconds = request.timeout_seconds
+            reason, seconds = Reason.DUMP_TIMED_OUT, request.timeout_seconds
+            await self.close()
             raise failures.timed_out(
-                log, doing="dumping", reason=Reason.DUMP_TIMED_OUT, seconds=seconds
+                self._log, doing="dumping", reason=reason, seconds=seconds
             ) from e
         except BaseException:
-            await self._abort()
+            await self.close()
             raise
         _require_frozen(self._freezer)
-        return Dump(images, stopped, page_bytes=sent, seconds=time.monotonic() - began)
+        return Dump(self._images, self._stopped, sent, seconds=time.monotonic() - began)
 
-    async def _ask(self, seizing: Seizing, *, images: Path) -> None:
-        request = self._request
-        state = runc_state.read(request.layout.runc_root, request.container)
+    @property
+    def _images(self) -> Path:
+        return self._request.layout.images(self._request.container)
 
-        async def on_notice(name: str) -> None:
-            if name == "post-dump" and seizing is Seizing.BY_PTRACE:
-                self._freezer.request_freeze()
-                _require_frozen(self._freezer)
+    @property
+    def _log(self) -> Path:
+        return self._images / "work" / LOG_NAME
 
-        with opened(images) as images_fd, opened(images / "work") as work_fd:
-            _note_descriptors(images, state.external_descriptors)
-            options = _options(
-                request,
+    async def _ask(self, freezer: Freezer | None, on_notice: OnNotice | None) -> None:
+        layout, container = self._request.layout, self._request.container
+        state = runc_state.read(layout.runc_root, container)
+        with opened(self._images) as images_fd, opened(self._images / "work") as work_fd:
+            _note_descriptors(self._images, state.external_descriptors)
+            options = dump_options(
+                layout,
+                container,
                 pid=state.init_process_pid,
-                freezer=self._freezer if seizing is Seizing.BY_FREEZER else None,
-                fds=(images_fd, work_fd, self._stream_fd),
+                freezer=freezer,
+                images_fd=images_fd,
+                work_fd=work_fd,
+                stream_fd=self._stream_fd,
             )
-            if seizing is Seizing.BY_PTRACE:
-                self._freezer.thaw()
             await self._criu.ask(Request(kind=Kind.DUMP, options=options), on_notice=on_notice)
         await self._criu.wait()
 
-    async def _abort(self) -> None:
-        """End CRIU in the middle of a dump without harm to the container.
+    async def _answer(self, stage: str) -> None:
+        """Let CRIU go on from a stage. `network-lock` is the first at which it has all tasks."""
+        if stage == "network-lock":
+            self._seized.set()
+            await self._may_dump.wait()
+        if stage == "post-dump":
+            self._freezer.request_freeze()
+            _require_frozen(self._freezer)
 
-        A CRIU that is killed leaves the container's TCP connections in repair mode, which is their
-        end. One whose page stream breaks undoes all it did and ends by itself.
+    async def close(self) -> None:
+        """End CRIU, also in the middle of a dump, without harm to the container.
+
+        A CRIU that is killed leaves its own code in the container's tasks, and their connections
+        in repair mode: seen, the container died of it. One whose page stream or answer fails undoes
+        all that it did and ends by itself; so that is how it is ended.
         """
         if self._stream is not None:
             self._stream.close()
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+        if not await self._ends():
+            self._freezer.thaw()  # a CRIU that waits in ptrace for a frozen task goes on then
+            if not await self._ends():
+                container = self._request.container
+                logger.bind(container=container).error("killing CRIU in the middle of a dump")
+                await self._criu.kill()
+
+    async def _ends(self) -> bool:
         try:
             async with asyncio.timeout(ABORT_TIMEOUT_SECONDS):
                 await self._criu.wait()
         except TimeoutError:
-            container = self._request.container
-            logger.bind(container=container).warning("killing CRIU in the middle of a dump")
-            await self._kill()
-
-    async def _kill(self) -> None:
-        try:
-            await self._criu.kill()
-        except DeadlineExceeded:
-            self._freezer.thaw()
-            await self._criu.kill()
+            return False
+        return True
 
     async def __aenter__(self) -> Self:
         return self
@@ -196,47 +218,6 @@ class Dumper:
     ) -> None:
         await self.close()
 
-    async def close(self) -> None:
-        """End CRIU and the stream, whether or not there was a dump."""
-        if self._stream is not None:
-            self._stream.close()
-        await self._kill()
-
-
-def _seizing(freezer: Freezer, stopped: tuple[int, ...]) -> Seizing:
-    return Seizing.BY_PTRACE if stopped and not freezer.unified else Seizing.BY_FREEZER
-
-
-def _options(
-    request: DumpRequest, *, pid: int, freezer: Freezer | None, fds: tuple[int, int, int]
-) -> Options:
-    """`freezer` is the one that CRIU may use; without it CRIU stops at post-dump for an answer."""
-    spec = externals.read_spec(request.layout.bundle(request.container))
-    images_fd, work_fd, stream_fd = fds
-    return Options(
-        images_dir_fd=images_fd,
-        work_dir_fd=work_fd,
-        log_file=LOG_NAME,
-        log_level=criu_log.LOG_LEVEL,
-        pid=pid,
-        root=str(request.layout.rootfs(request.container)),
-        external=externals.externals(spec, root=Path(f"/proc/{pid}/root")),
-        leave_running=True,  # as far as the freezer lets it: the way back
-        freeze_cgroup=None if freezer is None else str(freezer.path),
-        notify_scripts=freezer is None,
-        manage_cgroups=True,
-        cgroup_mode=CgroupMode.IGNORE,  # runc makes them on the target
-        # the container's packets are held outside of its namespace; CRIU's own lock costs 60 ms
-        network_lock=NetworkLock.SKIP,
-        tcp_established=True,
-        external_unix_sockets=True,
-        file_locks=True,
-        link_remap=True,
-        orphan_pts_master=True,
-        ghost_limit=GHOST_LIMIT_BYTES,
-        page_server=None if stream_fd < 0 else PageServerInfo(fd=stream_fd),
-    )
-
 
 def _note_descriptors(images: Path, descriptors: tuple[str, ...] | None) -> None:
     """`runc restore` connects the standard streams by this file, which `runc checkpoint` writes."""
@@ -248,3 +229,8 @@ def _require_frozen(freezer: Freezer) -> None:
         raise CheckpointFailed(
             "dumping: the container is not frozen after its dump", reason=Reason.NOT_FROZEN
         )
+
+
+def _failed(log: Path, cause: CriuFailed) -> CheckpointFailed:
+    said = cause.first_error or cause.message
+    return failures.from_log(log, doing="dumping", otherwise=Reason.DUMP_FAILED, said=said)

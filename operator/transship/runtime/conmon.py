@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +162,13 @@ def alive(layout: Layout, container_id: str) -> bool:
         comm = Path(f"/proc/{conmon_pid(layout, container_id)}/comm").read_text()
         return comm.strip() == "conmon"
     return False
+
+
+def kill(layout: Layout, container_id: str) -> None:
+    """For one that hangs: whatever it supervised is gone, or goes with it."""
+    if alive(layout, container_id):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(conmon_pid(layout, container_id), signal.SIGKILL)
 
 
 def exit_code(layout: Layout, container_id: str) -> int | None:

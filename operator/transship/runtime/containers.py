@@ -171,7 +171,8 @@ class Runtime:
             async with asyncio.timeout(EXIT_FILE_TIMEOUT_SECONDS):
                 await exits.written(self.layout, container_id)
         except TimeoutError:
-            logger.bind(container=container_id).warning("conmon left no exit code")
+            logger.bind(container=container_id).warning("conmon left no exit code: killed")
+            conmon.kill(self.layout, container_id)
 
     async def _clear(self, container_id: str) -> None:
         """Forget an earlier run, of this boot or another: runc's record, a cgroup left frozen."""

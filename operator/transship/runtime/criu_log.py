@@ -53,7 +53,8 @@ _OUTSIDE = (
         "a process uses io_uring",
     ),
     Rule(
-        r"Unknown shit \d+ \((?P<what>[^)]*)\)|Can't dump file \d+ of that type \[\d+\] \((?P<more>.*)\)",
+        r"Unknown shit \d+ \((?P<what>[^)]*)\)"
+        r"|Can't dump file \d+ of that type \[\d+\] \((?P<more>.*)\)",
         Reason.UNSUPPORTED_FILE,
         "a process has {what}{more} open",
     ),
@@ -139,7 +140,7 @@ _NODE = (
         "a socket's address is not on the target",
     ),
     Rule(
-        r"TCP.?repair|repair mode|Can't (?:bind|connect) inet socket|sk_setbufs|inet: .*(?:seq|queue)",
+        r"TCP.?repair|repair mode|Can't (?:bind|connect) inet socket|inet: .*(?:seq|queue)",
         Reason.CONNECTION_NOT_RESTORED,
         "a TCP connection could not be put together again: {line}",
     ),
@@ -149,7 +150,8 @@ _NODE = (
         "the file {path} is not as it was at the dump",
     ),
     Rule(
-        r"Can't open file (?P<path>.*) on restore: (?P<why>.*)|Can't open file (?P<name>\S+): No such.*",
+        r"Can't open file (?P<path>.*) on restore: (?P<why>.*)"
+        r"|Can't open file (?P<name>\S+): No such.*",
         Reason.FILES_DIFFER,
         "the file {path}{name} cannot be opened on the target: {why}",
     ),
@@ -164,13 +166,7 @@ _NODE = (
         "the memory did not suffice: {line}",
     ),
     Rule(
-        r"Unable to verify TLS peer|Invalid certificate|TLS handshake failed|certificate",
-        Reason.PAGE_STREAM_REFUSED,
-        "the nodes do not accept each other's certificates: {line}",
-    ),
-    Rule(
-        r"page server|Can't connect to server|Push callback send failed|Failed to send data"
-        r"|Failed sending data|Unexpected end of page",
+        r"page server|Can't send PSI|Can't (?:write|read) pages|page.*(?:Broken pipe|reset by peer)",
         Reason.PAGE_STREAM_BROKEN,
         "the stream of pages to the target broke off: {line}",
     ),

@@ -40,4 +40,4 @@ def make(path: Path) -> None:
 def untouched(path: Path) -> bool:
     """Whether a container's /dev has nothing of its own (such as /dev/log), which would be lost."""
     known = {*NODES, *LINKS, *DIRECTORIES, CONSOLE}
-    return all(entry.name in known for entry in os.scandir(path))
+    return all(entry.name in known for entry in path.iterdir())

@@ -6,6 +6,7 @@ the restore. There runc answers, so a dump must name them as runc does (libconta
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,8 +41,9 @@ def _binds(spec: Spec) -> Iterator[str]:
 
 def _devices(root: Path) -> Iterator[str]:
     """A /dev with nothing of the container's own: CRIU would run tar for it, 5 to 7 ms."""
-    if devices.untouched(root / "dev"):
-        yield f"mnt[/dev]:{DEVICES_KEY}"
+    with contextlib.suppress(OSError):  # the process has ended: CRIU will say so
+        if devices.untouched(root / "dev"):
+            yield f"mnt[/dev]:{DEVICES_KEY}"
 
 
 def _masks(spec: Spec, *, root: Path) -> Iterator[str]:
@@ -55,4 +57,11 @@ def _masks(spec: Spec, *, root: Path) -> Iterator[str]:
 def _network(spec: Spec) -> Iterator[str]:
     for namespace in spec.linux.namespaces:
         if namespace.type == "network" and namespace.path is not None:
-            yield f"net[{Path(namespace.path).stat().st_ino}]:{NETWORK_KEY}"
+            yield f"net[{_inode(Path(namespace.path))}]:{NETWORK_KEY}"
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError as e:
+        raise NotFound(f"reading the network namespace {path}: {e.strerror}") from e

@@ -20,7 +20,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from transship.runtime.checkpoint import GHOST_LIMIT_BYTES
+from transship.runtime.dump_options import GHOST_LIMIT_BYTES
 from transship.runtime.externals import DEVICES_KEY
 from transship.runtime.freezer import Freezer
 

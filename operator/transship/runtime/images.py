@@ -31,9 +31,10 @@ RESOLVE_TIMEOUT_SECONDS = 30.0
 PULL_TIMEOUT_SECONDS = 1800.0  # a large image over a slow line
 POLICY = Path("/etc/containers/policy.json")
 
+_PART = r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*"
 _REFERENCE = re.compile(
-    r"^(?P<name>(?:[a-zA-Z0-9.-]+(?::\d+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
-    r"(?::(?P<tag>[\w][\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?$",
+    rf"(?P<name>(?:[a-zA-Z0-9][a-zA-Z0-9.-]*(?::\d+)?/)?{_PART}(?:/{_PART})*)"
+    r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
     re.ASCII,
 )
 _DEFAULT_REGISTRY = "docker.io"
@@ -97,7 +98,7 @@ class Reference:
 
 
 def parse_reference(text: str) -> Reference:
-    match = _REFERENCE.match(text)
+    match = _REFERENCE.fullmatch(text)
     if match is None:
         raise InvalidInput(
             f"{text!r} is not an image reference",

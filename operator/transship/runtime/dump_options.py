@@ -1,0 +1,52 @@
+"""What CRIU is asked for at a dump: the same that `runc checkpoint` asks for, and how we differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transship.runtime import criu_log, externals
+from transship.runtime.criu_rpc import CgroupMode, NetworkLock, Options, PageServerInfo
+from transship.runtime.freezer import Freezer
+from transship.runtime.layout import Layout
+
+LOG_NAME = "dump.log"
+
+GHOST_LIMIT_BYTES = 256 << 20
+"""Of a deleted file that is still open; CRIU's own limit of 1 MiB refuses rotated logs."""
+
+
+def dump_options(
+    layout: Layout,
+    container: str,
+    *,
+    pid: int,
+    freezer: Freezer | None,
+    images_fd: int,
+    work_fd: int,
+    stream_fd: int | None,
+) -> Options:
+    """`freezer` is the one that CRIU may use; without it CRIU stops for answers at each stage."""
+    spec = externals.read_spec(layout.bundle(container))
+    return Options(
+        images_dir_fd=images_fd,
+        work_dir_fd=work_fd,
+        log_file=LOG_NAME,
+        log_level=criu_log.LOG_LEVEL,
+        pid=pid,
+        root=str(layout.rootfs(container)),
+        external=externals.externals(spec, root=Path(f"/proc/{pid}/root")),
+        leave_running=True,  # as far as the freezer lets it: the way back
+        freeze_cgroup=None if freezer is None else str(freezer.path),
+        notify_scripts=freezer is None,
+        manage_cgroups=True,
+        cgroup_mode=CgroupMode.IGNORE,  # runc makes them on the target
+        # the container's packets are held outside of its namespace; CRIU's own lock costs 60 ms
+        network_lock=NetworkLock.SKIP,
+        tcp_established=True,
+        external_unix_sockets=True,
+        file_locks=True,
+        link_remap=True,
+        orphan_pts_master=True,
+        ghost_limit=GHOST_LIMIT_BYTES,
+        page_server=None if stream_fd is None else PageServerInfo(fd=stream_fd),
+    )

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from transship.api.container import (
+    Capabilities,
+    Container,
+    ResourceList,
+    Resources,
+    SecurityContext,
+)
+from transship.common.errors import InvalidInput
+from transship.runtime import oci
+from transship.runtime.bundle import (
+    Host,
+    arguments,
+    capabilities,
+    environment,
+    expand,
+    resources,
+    runtime_spec,
+)
+from transship.runtime.images import ImageConfig
+from transship.runtime.layout import Layout
+from transship.runtime.users import Identity
+from transship.runtime.volumes import Bind
+
+HOST = Host(
+    machine="x86_64", capabilities=frozenset({"SYS_ADMIN", "NET_RAW", "CHOWN"}), open_files=20000
+)
+IMAGE = ImageConfig(entrypoint=("/entry",), cmd=("default",), env=("PATH=/image", "A=image"))
+LAYOUT = Layout(Path("/state"), Path("/run/x"), "/parent")
+
+
+def container(**fields: object) -> Container:
+    return Container.model_validate({"image": "registry:5000/x:1", **fields})
+
+
+def spec(wanted: Container, **changes: object) -> oci.Spec:
+    known = {
+        "container_id": "id",
+        "hostname": "host",
+        "env": {},
+        "identity": Identity(0, 0),
+        "binds": (),
+        "layout": LAYOUT,
+        "host": HOST,
+    }
+    return runtime_spec(wanted, IMAGE, **{**known, **changes})
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, ("/entry", "default")),
+        ({"args": ("a",)}, ("/entry", "a")),
+        ({"command": ("/c",)}, ("/c",)),
+        ({"command": ("/c",), "args": ("a",)}, ("/c", "a")),
+    ],
+    ids=["image alone", "args hide cmd", "command hides both", "command and args"],
+)
+def test_command_and_args_mean_what_they_mean_in_a_pod(fields, expected):
+    assert arguments(container(**fields), IMAGE) == expected
+
+
+def test_an_image_without_a_program_is_refused_with_a_remedy():
+    with pytest.raises(InvalidInput) as caught:
+        arguments(container(), ImageConfig())
+    assert caught.value.reason == "InvalidImage"
+    assert "spec.container.command" in caught.value.hint
+
+
+def test_the_container_hides_the_image_and_refers_to_earlier_variables():
+    seen = environment(IMAGE, env={"A": "mine", "B": "$(A)/$(PATH)"}, hostname="h", home="/root")
+    assert seen == {
+        "PATH": "/image", "HOSTNAME": "h", "HOME": "/root", "A": "mine", "B": "mine//image",
+    }  # fmt: skip
+
+
+def test_a_variable_cannot_refer_to_a_later_one():
+    seen = environment(ImageConfig(), env={"A": "$(B)", "B": "b"}, hostname="h", home="/")
+    assert seen["A"] == "$(B)"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("$(A)", "1"),
+        ("$$(A)", "$(A)"),
+        ("$(UNKNOWN)", "$(UNKNOWN)"),
+        ("$A ${A} $", "$A ${A} $"),
+        ("x$(A)y$(A)", "x1y1"),
+    ],
+)
+def test_references_are_expanded_as_in_a_pod(text, expected):
+    assert expand(text, variables={"A": "1"}) == expected
+
+
+def test_arguments_are_expanded_too():
+    wanted = container(command=("/c", "$(A)"))
+    assert spec(wanted, env={"A": "1"}).process.args == ("/c", "1")
+
+
+@pytest.mark.parametrize(
+    ("drop", "add", "has", "has_not"),
+    [
+        ((), (), {"CHOWN", "KILL"}, {"SYS_ADMIN"}),
+        (("CHOWN",), ("SYS_ADMIN",), {"SYS_ADMIN", "KILL"}, {"CHOWN"}),
+        (("ALL",), ("NET_RAW",), {"NET_RAW"}, {"CHOWN", "KILL"}),
+        ((), ("ALL",), {"SYS_ADMIN", "CHOWN", "KILL"}, {"SYS_RESOURCE"}),
+        (("SYS_ADMIN",), ("ALL",), {"CHOWN"}, {"SYS_ADMIN"}),
+    ],
+)
+def test_capabilities_are_dropped_then_added(drop, add, has, has_not):
+    context = SecurityContext(capabilities=Capabilities(drop=drop, add=add))
+    seen = set(capabilities(context, host=HOST))
+    assert has <= seen
+    assert not has_not & seen
+
+
+def test_limits_become_cgroup_limits():
+    limits = ResourceList(cpu="1500m", memory="256Mi", pids=100)
+    requests = ResourceList(cpu="250m")
+    seen = resources(container(resources=Resources(limits=limits, requests=requests)))
+    assert seen.memory == oci.Memory(limit=256 << 20)
+    assert seen.pids == oci.Pids(limit=100)
+    assert seen.cpu == oci.Cpu(shares=256, quota=150_000, period=100_000)
+
+
+def test_without_limits_nothing_is_limited():
+    seen = resources(container())
+    assert (seen.memory, seen.cpu, seen.pids) == (None, None, None)
+
+
+def test_tiny_limits_are_those_that_the_kernel_accepts():
+    seen = resources(container(resources=Resources(limits=ResourceList(cpu="1m"))))
+    assert seen.cpu == oci.Cpu(shares=2, quota=1000, period=100_000)
+
+
+def test_every_namespace_is_new_but_the_network_which_the_agent_made():
+    namespaces = {space.type: space.path for space in spec(container()).linux.namespaces}
+    assert namespaces == {
+        "pid": None, "ipc": None, "uts": None, "mount": None, "network": "/run/x/netns/id",
+    }  # fmt: skip
+
+
+def test_a_dump_finds_only_one_tmpfs():
+    """Each costs 10 ms in a handover."""
+    seen = spec(container())
+    assert [mount.destination for mount in seen.mounts if mount.type == "tmpfs"] == ["/dev"]
+
+
+def test_files_of_etc_and_shared_memory_lie_on_the_node():
+    seen = {mount.destination: mount for mount in spec(container()).mounts}
+    assert seen["/etc/hosts"].source == "/state/containers/id/etc/hosts"
+    assert seen["/dev/shm"].source == "/state/containers/id/shm"
+    assert "bind" in seen["/dev/shm"].options
+
+
+def test_read_only_mounts_say_so():
+    binds = (Bind(Path("/src"), "/dst", read_only=True),)
+    mount = spec(container(), binds=binds).mounts[-1]
+    assert (mount.source, mount.destination) == ("/src", "/dst")
+    assert mount.options == ("bind", "rprivate", "ro")
+
+
+def test_criu_is_told_its_configuration_and_runc_the_cgroup():
+    seen = spec(container())
+    assert seen.annotations == {"org.criu.config": "/state/containers/id/criu.conf"}
+    assert seen.linux.cgroups_path == "/parent/id"
+
+
+def test_the_document_is_what_runc_reads():
+    document = json.loads(spec(container(tty=True, workingDir="/w")).text())
+    assert document["ociVersion"] == "1.2.0"
+    assert document["process"]["terminal"] is True
+    assert document["process"]["cwd"] == "/w"
+    assert document["process"]["noNewPrivileges"] is False
+    assert "CAP_CHOWN" in document["process"]["capabilities"]["bounding"]
+    assert document["linux"]["seccomp"]["defaultAction"] == "SCMP_ACT_ALLOW"
+    assert "path" not in document["linux"]["namespaces"][0]
+
+
+def test_programs_that_use_select_see_1024_files():
+    (limit,) = spec(container()).process.rlimits
+    assert (limit.soft, limit.hard) == (1024, 20000)
+
+
+def test_the_same_order_gives_the_same_bundle():
+    assert spec(container()).text() == spec(container()).text()

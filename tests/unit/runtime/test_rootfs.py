@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from transship.common.errors import TransshipError
+from transship.runtime import rootfs
+from transship.runtime.rootfs import Overlay
+
+
+def fail_with(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mount(*_args: object, **_kwargs: object) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(rootfs.mounts, "mount", mount)
+
+
+def test_a_file_system_without_handles_gets_an_overlay_without(tmp_path, monkeypatch):
+    fail_with(errno.EINVAL, monkeypatch)
+    assert rootfs.features(tmp_path / "trial") == rootfs.WITHOUT_HANDLES
+    assert not (tmp_path / "trial").exists()
+
+
+def test_not_being_allowed_to_mount_is_an_error_not_a_lack(tmp_path, monkeypatch):
+    fail_with(errno.EPERM, monkeypatch)
+    with pytest.raises(TransshipError, match="mounting an overlay"):
+        rootfs.features(tmp_path / "trial")
+
+
+def test_discarding_leaves_the_image_alone(tmp_path):
+    overlay = Overlay(*(tmp_path / name for name in ("lower", "upper", "work", "merged")))
+    overlay.make_directories()
+    overlay.lower.mkdir()
+    (overlay.upper / "file").touch()
+    rootfs.discard_changes(overlay)
+    assert overlay.lower.exists()
+    assert not overlay.upper.exists()

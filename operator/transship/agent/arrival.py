@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from transship.agent.stopwatch import Stopwatch
@@ -25,10 +27,32 @@ class Arrival:
     asking: asyncio.Task[None] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     settling: asyncio.Task[None] | None = None
+    receivers: set[asyncio.Task[object]] = field(default_factory=set)
+    holding: bool = False  # packets for the address may have come here
+    resumed: bool = False
     pid: int | None = None
     resume_microseconds: int = 0
     failure: TransshipError | None = None
     log_tail: str = ""
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """The present task receives files, until it is done or the arrival ends."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.receivers.add(task)
+        try:
+            yield
+        finally:
+            self.receivers.discard(task)
+
+    async def end_receiving(self) -> None:
+        """Nothing writes below the container's home any more."""
+        receivers = tuple(self.receivers)
+        for task in receivers:
+            task.cancel()
+        if receivers:
+            await asyncio.wait(receivers)
 
     def fail(self, cause: BaseException) -> None:
         """Note why this side is over."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from transship.agent.filecopy import FileCopy
 from transship.agent.stopwatch import Stopwatch
 from transship.api.migration import Round, StepName
 from transship.common.errors import TransshipError
@@ -33,8 +34,12 @@ class Departure:
     began: float
     state: SideState = SideState.COPYING
     verdict: Verdict = Verdict.UNDECIDED
-    task: asyncio.Task[None] | None = None
+    forward: asyncio.Task[None] | None = None  # up to the decision
+    task: asyncio.Task[None] | None = None  # all of it
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # of the end of the frozen copy
     cancelled: bool = False
+    release_tried: bool = False
+    files: FileCopy | None = None
     rounds: list[Round] = field(default_factory=list)
     bytes: int = 0
     frozen_at: float | None = None

@@ -23,6 +23,7 @@ from transship.agent.records import Record
 from transship.api.reasons import Reason
 from transship.common.clock import Clock, SystemClock
 from transship.common.errors import Refused, TransshipError
+from transship.protocol.states import RecordState
 
 FLOORS_KEPT = (
     10_000  # 50 bytes each; an order outlives its retries by seconds, not by thousands of moves
@@ -99,19 +100,30 @@ class Journal:
     def put(self, record: Record, *, durability: Durability = Durability.SYNCED) -> Record:
         """Write a record; gives it back as written. Never await between get and put."""
         stamped = record.but(written_at=self._clock.now())
+        self._keep_floor(self._records.get(record.id), record)
         self._store(stamped, durability)
         self._records[record.id] = stamped
         return stamped
 
     def remove(self, container_id: str, *, floor: int | None = None) -> None:
         """Forget a container; floor is the lowest epoch that may come here again."""
-        if floor is not None and floor > self.floor(container_id):
-            self._floors.pop(container_id, None)
-            self._floors[container_id] = floor
-            self._store_floors()
+        if floor is not None:
+            self._raise_floor(container_id, floor)
         self._path(container_id).unlink(missing_ok=True)
         _sync_folder(self._folder)
         self._records.pop(container_id, None)
+
+    def _keep_floor(self, before: Record | None, record: Record) -> None:
+        """A copy that comes home replaces the record of its leaving, and may yet be thrown away."""
+        released = before if before and before.state is RecordState.RELEASED else None
+        if released is not None and record.state is RecordState.INCOMING:
+            self._raise_floor(record.id, released.epoch + 1)
+
+    def _raise_floor(self, container_id: str, floor: int) -> None:
+        if floor > self.floor(container_id):
+            self._floors.pop(container_id, None)  # the newest last
+            self._floors[container_id] = floor
+            self._store_floors()
 
     @property
     def _quarantine(self) -> Path:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from loguru import logger
@@ -39,6 +40,9 @@ from transship.transfer import images
 
 GO_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Between tries to bring the verdict to a target that does not answer; the last one repeats."""
+
+JOURNAL_RETRY_SECONDS = 1.0
+"""Between tries to write the abort on a disk that is full."""
 
 DUMP_TIMEOUT_SECONDS = 60.0
 RESTORE_TIMEOUT_SECONDS = 120.0
@@ -76,7 +80,9 @@ class Source:
             records.departing(record, migration=order.migration, peer=order.target)
         )
         departure = self._departure(order)
-        departure.task = asyncio.create_task(self._run(departure))
+        # a task of its own: an abort ends the way forward, and can never end the way back
+        departure.forward = asyncio.create_task(self._go_forward(departure))
+        departure.task = asyncio.create_task(self._run(departure, departure.forward))
         return departure.report()
 
     def report(self, migration: str) -> MigrationReport | None:
@@ -95,23 +101,35 @@ class Source:
         if departure is None:
             raise NotFound(f"no migration {migration} leaves this node")
         if departure.verdict is Verdict.UNDECIDED and departure.task is not None:
-            departure.task.cancel()
+            departure.cancelled = True
+            if departure.forward is not None:
+                departure.forward.cancel()
             await asyncio.wait([departure.task])
         return departure.report()
 
     async def forget(self, migration: str) -> None:
         """The operator has noted the end: destroy what is left of the copy, drop the record."""
         departure = self._departures.get(migration)
-        if departure is not None and departure.verdict is Verdict.UNDECIDED:
+        if departure is None:
+            return
+        if not (departure.state.finished or departure.verdict is Verdict.RELEASED):
             raise Refused(f"migration {migration} is under way", hint="abort it first")
-        if departure is not None and departure.task is not None:
+        if departure.task is not None:
             departure.task.cancel()
             await asyncio.wait([departure.task])
-        record = self._with.journal.of_migration(migration)
-        if record is not None and record.state is RecordState.RELEASED:
-            await self._destroy(record)
-            self._with.journal.remove(record.id, floor=record.epoch + 1)
-        self._departures.pop(migration, None)
+        async with departure.lock:
+            self._make_durable(departure)
+            record = self._with.journal.of_migration(migration)
+            if record is not None and _is_released(record, migration):
+                await self._destroy(record)
+                self._with.journal.remove(record.id, floor=record.epoch + 1)
+            self._departures.pop(migration, None)
+
+    async def vacate(self, container: str) -> None:
+        """Another move brings the container back: what it has left here must be gone before."""
+        record = self._with.journal.get(container)
+        if record is not None and record.state is RecordState.RELEASED and record.migration:
+            await self.forget(record.migration)
 
     async def recover(self) -> None:
         """After a restart: what is undecided is aborted, what is released is brought to its end."""
@@ -138,25 +156,27 @@ class Source:
             raise NotFound(f"container {container} is not on this node")
         return record
 
-    async def _run(self, departure: Departure) -> None:
+    async def _run(self, departure: Departure, forward: asyncio.Task[None]) -> None:
+        try:
+            await asyncio.wait([forward])
+        except asyncio.CancelledError:  # the agent is asked to end: not with a frozen container
+            forward.cancel()
+            await asyncio.wait([forward])
+            if departure.verdict is Verdict.RELEASED:
+                raise
+        cause = _cancelled() if forward.cancelled() else forward.exception()
+        if cause is None:
+            await self._finish(departure)
+        else:
+            await self._roll_back(departure, cause)
+
+    async def _go_forward(self, departure: Departure) -> None:
         order = departure.order
         log = logger.bind(migration=order.migration, container=order.container)
         log.bind(target=order.target.node, strategy=order.strategy).info("migration begins")
-        files = self._file_copy(order)
-        try:
-            await self._copy_files(departure, files)
-            await self._hand_over(departure, files)
-        except asyncio.CancelledError:
-            cause = TransshipError("cancelled", reason="MigrationCancelled")
-            await asyncio.shield(self._roll_back(departure, cause))
-            return
-        except Exception as e:  # whatever went wrong, the container must run on
-            await asyncio.shield(self._roll_back(departure, e))
-            return
-        finally:
-            await files.close()
-            await self._with.copies.unready(order.container)
-        await self._finish(departure)
+        departure.files = files = self._file_copy(order)
+        await self._copy_files(departure, files)
+        await self._hand_over(departure, files)
 
     def _file_copy(self, order: OutgoingOrder) -> FileCopy:
         bundles, record = self._with.bundles, self._record(order.container)
@@ -194,15 +214,19 @@ class Source:
         # CRIU creates files at the dump (link remap): the difference of the files comes after
         with departure.watch.step(StepName.SYNC_FILES):
             await files.send_difference()
-        departure.bytes += files.bytes
+        departure.bytes = files.bytes
         await self._restore(departure, dumped)
         with departure.watch.step(StepName.DECIDE):
             self._decide(departure)
 
     async def _freeze(self, departure: Departure) -> None:
-        order = departure.order
-        record = self._record(order.container)
-        self._with.journal.put(records.frozen(record, migration=order.migration, peer=order.target))
+        order, journal = departure.order, self._with.journal
+        record = records.frozen(
+            self._record(order.container), migration=order.migration, peer=order.target
+        )
+        # Cold: no instance any more, neither to thaw nor to report as lost; see _run_on
+        boot = "" if order.strategy is Strategy.COLD else journal.boot
+        journal.put(record.but(started_boot=boot))
         self._with.residents.disown(order.container)
         departure.state = SideState.FROZEN
         departure.frozen_at = self._with.clock.monotonic()
@@ -234,8 +258,11 @@ class Source:
     def _decide(self, departure: Departure) -> None:
         """The point of no return. No await here: a cancel comes before it or after it."""
         order = departure.order
-        record = self._record(order.container)
-        self._with.journal.put(records.released(record, epoch=order.epoch + 1))
+        if departure.cancelled:
+            raise _cancelled()
+        record = records.released(self._record(order.container), epoch=order.epoch + 1)
+        departure.release_tried = True
+        self._with.journal.put(record)
         departure.verdict = Verdict.RELEASED
         departure.state = SideState.RELEASED
 
@@ -243,32 +270,87 @@ class Source:
         """The way back: first the durable promise never to give go, then the container runs on."""
         order = departure.order
         record = self._record(order.container)
-        was_frozen = record.state is RecordState.FROZEN
         departure.failed_step = departure.watch.current
+        await self._promise_to_keep(departure)
         departure.verdict = Verdict.ABORTED
-        try:
-            self._with.journal.put(records.aborted(record, migration=order.migration))
-        except JournalError as e:
-            # Frozen never becomes Released without _decide, and a restart turns it into Aborted
-            logger.bind(container=record.id).error("the abort is not durable yet: {}", e)
-        if was_frozen:
-            await self._run_on(departure, record)
+        await self._run_on(departure, record)
         self._with.residents.keep(order.container)
+        await self._put_away(departure)
         _note_failure(departure, cause)
         logger.bind(
             migration=order.migration, container=order.container, step=departure.failed_step
         ).warning("migration aborted, the container runs on here: {}", cause)
-        departure.task = asyncio.create_task(self._tell_aborted(departure))
+        departure.task = asyncio.create_task(self._end_abort(departure))
+
+    async def _promise_to_keep(self, departure: Departure) -> None:
+        """Write the abort; wait for the disk only if it may hold a Released that failed halfway.
+
+        Frozen never becomes Released without _decide, and a restart turns it into Aborted: the
+        container can run on before that is written.
+        """
+        while self._owes_abort(departure):
+            try:
+                self._write_aborted(departure)
+            except JournalError as e:
+                logger.bind(container=departure.order.container).error("abort not durable: {}", e)
+                if not departure.release_tried:
+                    return
+                await asyncio.sleep(JOURNAL_RETRY_SECONDS)
+
+    def _owes_abort(self, departure: Departure) -> bool:
+        """The record does not say yet that the container stays."""
+        record = self._with.journal.get(departure.order.container)
+        if record is None or record.migration != departure.order.migration:
+            return False
+        return record.state in {RecordState.FROZEN, RecordState.RUNNING, RecordState.STOPPED}
+
+    def _write_aborted(self, departure: Departure) -> None:
+        order = departure.order
+        record = records.aborted(self._record(order.container), migration=order.migration)
+        self._with.journal.put(record)
+
+    def _make_durable(self, departure: Departure) -> None:
+        """Write an abort that the disk did not take when it was decided."""
+        if self._owes_abort(departure):
+            self._write_aborted(departure)
+            self._with.residents.keep(departure.order.container)
 
     async def _run_on(self, departure: Departure, record: Record) -> None:
-        self._with.wires.undivert(record)
-        if departure.order.strategy is Strategy.COLD:
-            await self._with.residents.start(record)
-        else:
-            await self._with.copies.thaw(record.id)
+        """Each part is tried whatever became of the others; the supervisor mends what is left."""
+        with _tolerating(departure, "letting packets in"):
+            # also before the freeze: once asked to hold, the target answers for the address
+            self._with.wires.undivert(record)
+        if record.state is not RecordState.FROZEN:
+            return
+        with _tolerating(departure, "letting the container run on"):
+            if record.started_boot == self._with.journal.boot:
+                await self._with.copies.thaw(record.id)
+            elif not record.started_boot:
+                await self._start_again(record)
         if departure.frozen_at is not None:
             stall = self._with.clock.monotonic() - departure.frozen_at
             departure.blackout_microseconds = round(stall * 1e6)
+
+    async def _start_again(self, record: Record) -> None:
+        """Cold: the stop may have been cut short, by an abort or by the agent's end."""
+        await self._with.residents.stop(record.id)
+        now = self._record(record.id)
+        if now.state is RecordState.RUNNING and now.ordered_boot == self._with.journal.boot:
+            await self._with.residents.start(now)
+
+    async def _put_away(self, departure: Departure) -> None:
+        with _tolerating(departure, "closing the stream of files"):
+            if departure.files is not None:
+                await departure.files.close()
+        with _tolerating(departure, "ending the dump"):
+            await self._with.copies.unready(departure.order.container)
+
+    async def _end_abort(self, departure: Departure) -> None:
+        await self._tell_aborted(departure)
+        while self._owes_abort(departure):
+            await asyncio.sleep(JOURNAL_RETRY_SECONDS)
+            with suppress(JournalError):
+                self._make_durable(departure)
 
     async def _tell_aborted(self, departure: Departure) -> None:
         notice = VerdictNotice(
@@ -287,8 +369,14 @@ class Source:
         )
         with departure.watch.step(StepName.RESUME):
             await self._give_go(departure, notice)
-        with departure.watch.step(StepName.DESTROY):
-            await self._destroy(self._record(order.container))
+        await self._put_away(departure)
+        try:
+            with departure.watch.step(StepName.DESTROY):
+                async with departure.lock:
+                    await self._destroy(self._record(order.container))
+        except Exception as e:  # it stays frozen and Released; forget tries again
+            logger.bind(migration=order.migration).warning("frozen copy not destroyed: {}", e)
+            return
         departure.total_milliseconds = round((self._with.clock.monotonic() - departure.began) * 1e3)
         departure.state = SideState.DONE
         logger.bind(
@@ -329,6 +417,23 @@ class Source:
         await self._with.copies.destroy(record.id)
         await asyncio.to_thread(self._with.wires.leave, record, via=record.peer.address)
         await self._with.bundles.remove(record.id)
+
+
+@contextmanager
+def _tolerating(departure: Departure, doing: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as e:
+        log = logger.bind(migration=departure.order.migration, error=str(e))
+        log.warning(f"{doing} failed")
+
+
+def _cancelled() -> TransshipError:
+    return TransshipError("cancelled", reason="MigrationCancelled")
+
+
+def _is_released(record: Record, migration: str) -> bool:
+    return record.state is RecordState.RELEASED and record.migration == migration
 
 
 def _require_movable(record: Record, order: OutgoingOrder) -> None:

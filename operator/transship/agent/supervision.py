@@ -133,6 +133,19 @@ def starts_again(now: Situation, last_exit: LastExit) -> bool:
             return False
 
 
+def ran_seconds(record: Record, until: datetime) -> float:
+    """How long the instance that has ended then had run."""
+    return 0.0 if record.start_time is None else (until - record.start_time).total_seconds()
+
+
+def told(last: LastExit | None) -> str:
+    """The end of a container in words, while the next start waits."""
+    if last is None:
+        return "waiting before the next start"
+    code = "an unknown status" if last.exit_code == LOST_EXIT_CODE else f"status {last.exit_code}"
+    return f"the container ended with {code} ({last.reason}); waiting before the next start"
+
+
 @dataclass(frozen=True)
 class BackOff:
     """The kubelet's: the first restart is immediate, then 10 s doubling to 5 minutes."""

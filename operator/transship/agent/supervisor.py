@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from datetime import datetime
 
 from loguru import logger
 
@@ -18,15 +17,16 @@ from transship.agent.machine import Note, Tools
 from transship.agent.probes import Health, Prober
 from transship.agent.records import Record
 from transship.agent.supervision import (
-    LOST_EXIT_CODE,
     BackOff,
     Situation,
     Step,
     exit_of,
     next_step,
+    ran_seconds,
     starts_again,
+    told,
 )
-from transship.api.placement import DesiredState, LastExit
+from transship.api.placement import DesiredState
 from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
 from transship.protocol.containers import ContainerOrder
@@ -161,7 +161,7 @@ class Supervisor:
                 self.note = Note(Reason.AWAITING_ORDER, Reason.AWAITING_ORDER.meaning)
             case Step.WAIT:
                 if not self.note.reason:
-                    self.note = Note(Reason.CRASH_LOOP_BACK_OFF, _told(now.record.last_exit))
+                    self.note = Note(Reason.CRASH_LOOP_BACK_OFF, told(now.record.last_exit))
             case Step.FETCH:
                 await self._fetch(order)
             case Step.START:
@@ -256,7 +256,7 @@ class Supervisor:
         elif last is not None and now.record.started_boot:
             restarting = records.restarting(self._owned(), last)
             journal.put(restarting, durability=Durability.CACHED)
-            ran = _ran_seconds(now.record, last.time)
+            ran = ran_seconds(now.record, last.time)
             self._back_off = self._back_off.after_end(at=clock.monotonic(), ran_seconds=ran)
         if last is not None:
             self._log.bind(code=last.exit_code, cause=last.reason).info("container ended")
@@ -300,14 +300,3 @@ async def _end(task: asyncio.Task[object]) -> None:
         task.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await task
-
-
-def _ran_seconds(record: Record, until: datetime) -> float:
-    return 0.0 if record.start_time is None else (until - record.start_time).total_seconds()
-
-
-def _told(last: LastExit | None) -> str:
-    if last is None:
-        return "waiting before the next start"
-    code = "an unknown status" if last.exit_code == LOST_EXIT_CODE else f"status {last.exit_code}"
-    return f"the container ended with {code} ({last.reason}); waiting before the next start"

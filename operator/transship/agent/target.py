@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +52,10 @@ RESTORE_TIMEOUT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class TargetParts:
-    """What a Target works with."""
+    """What a Target works with.
+
+    vacate ends what an earlier move away has left of a container here (source.Source.vacate).
+    """
 
     journal: Journal
     copies: Copies
@@ -60,6 +65,7 @@ class TargetParts:
     peers: PeerClient
     clock: Clock
     scratch: Path
+    vacate: Callable[[str], Awaitable[None]]
 
 
 class Target:
@@ -74,20 +80,16 @@ class Target:
         known = self._arrivals.get(order.migration)
         if known is not None and known.state is not SideState.FAILED:
             return known.report()
-        journal, wanted = self._with.journal, order.order
-        record = records.arriving(
-            journal.get(wanted.id), order, boot=journal.boot, floor=journal.floor(wanted.id)
-        )
+        self._arriving(order)  # refuse at once what cannot be
         arrival = Arrival(
             migration=order.migration,
-            container=wanted.id,
-            epoch=wanted.epoch,
+            container=order.order.id,
+            epoch=order.order.epoch,
             watch=Stopwatch(self._with.clock),
             order=order,
         )
         self._arrivals[order.migration] = arrival
-        journal.put(record)
-        arrival.preparation = asyncio.create_task(self._prepare(arrival, record))
+        arrival.preparation = asyncio.create_task(self._prepare(arrival, order))
         return arrival.report()
 
     def report(self, migration: str) -> MigrationReport | None:
@@ -96,8 +98,8 @@ class Target:
 
     async def memory(self, migration: str) -> MemoryEndpoint:
         """The source's dump is near: open the page server."""
-        arrival = self._prepared(migration)
-        async with arrival.lock:
+        async with self._prepared(migration).lock:
+            arrival = self._prepared(migration)  # it may have ended while this waited
             record = self._record(arrival)
             node = "" if record.peer is None else record.peer.node
             return await self._with.copies.receive(arrival.container, node=node)
@@ -105,6 +107,7 @@ class Target:
     async def hold(self, migration: str) -> None:
         """Queue what is diverted here until the copy runs."""
         arrival = self._prepared(migration)
+        arrival.holding = True
         self._with.wires.hold(self._record(arrival))
 
     async def receive_files(self, hello: Hello, client: str, stream: Stream) -> None:
@@ -113,33 +116,35 @@ class Target:
         record = self._record(arrival)
         if record.peer is None or client != agent_name(record.peer.node):
             raise Refused(f"{client} is not the source of {hello.migration}", reason="NotPermitted")
-        await accept(stream)
-        await receive_trees(
-            self._with.bundles.home(arrival.container),
-            config=self._with.scratch / f"{arrival.container}-{os.urandom(4).hex()}.rsync",
-            stream=stream,
-            timeout_seconds=RECEIVE_TIMEOUT_SECONDS,
-        )
+        with arrival.receiving():
+            await accept(stream)
+            await receive_trees(
+                self._with.bundles.home(arrival.container),
+                config=self._with.scratch / f"{arrival.container}-{os.urandom(4).hex()}.rsync",
+                stream=stream,
+                timeout_seconds=RECEIVE_TIMEOUT_SECONDS,
+            )
 
     async def restore(
         self, migration: str, request: RestoreRequest, *, body: bytes
     ) -> RestoreReply:
         """Restore the dump, held. A failure leaves nothing that could run."""
-        arrival = self._prepared(migration)
         watch = Stopwatch(self._with.clock)
-        async with arrival.lock:
-            record = self._record(arrival)
-            if record.state is RecordState.HELD:
+        async with self._prepared(migration).lock:
+            arrival = self._prepared(migration)  # it may have ended while this waited
+            if self._record(arrival).state is RecordState.HELD:
                 return RestoreReply()
+            cold = arrival.order is not None and arrival.order.strategy is Strategy.COLD
             try:
-                if arrival.order is None or arrival.order.strategy is not Strategy.COLD:
+                if not cold:
                     await self._restore_copy(arrival, body=body, watch=watch)
+                with watch.part("Journal"):
+                    # Cold: no instance, neither to resume nor to report as lost; see _run
+                    boot = "" if cold else self._with.journal.boot
+                    self._with.journal.put(records.held(self._record(arrival), boot=boot))
             except BaseException as e:
-                arrival.fail(e)
-                await asyncio.shield(self._discard(arrival))
+                await self._fail(arrival, e)
                 raise
-            with watch.part("Journal"):
-                self._with.journal.put(records.held(record, boot=self._with.journal.boot))
             arrival.state = SideState.HELD
             arrival.asking = asyncio.create_task(self._ask(arrival))
         return RestoreReply(parts=watch.parts)
@@ -147,31 +152,32 @@ class Target:
     async def decide(self, notice: VerdictNotice) -> ResumeReply:
         """Obey the source's verdict. A repeated one is answered with what it has led to."""
         began = self._with.clock.monotonic()
-        arrival = self._arrivals.get(notice.migration)
         record = self._with.journal.of_migration(notice.migration)
-        if record is not None and record.arrived_by == notice.migration:
+        arrived = record is not None and record.arrived_by == notice.migration
+        if arrived and notice.migration not in self._arrivals:
             return ResumeReply(state=SideState.RUNNING)
-        if arrival is None or record is None:
-            raise NotFound(f"migration {notice.migration} does not arrive here")
-        if notice.verdict is Verdict.ABORTED:
-            return await self._give_up(arrival)
-        if notice.verdict is not Verdict.RELEASED:
-            raise Refused(f"{notice.verdict} is no verdict to act on", reason="NotPermitted")
-        async with arrival.lock:
-            return await self._go(arrival, notice, began=began)
+        arrival = self._arrival(notice.migration)
+        match notice.verdict:
+            case Verdict.RELEASED:
+                async with arrival.lock:
+                    return await self._go(arrival, notice, began=began)
+            case Verdict.ABORTED:
+                return await self._give_up(arrival)
+            case _:
+                raise Refused(f"{notice.verdict} is no verdict to act on", reason="NotPermitted")
 
     async def abort(self, migration: str) -> MigrationReport:
         """Throw away what was prepared. A held copy is refused: its source may have released it."""
         arrival = self._arrival(migration)
-        record = self._with.journal.of_migration(migration)
-        if record is not None and record.state is RecordState.HELD:
-            raise Refused(
-                f"migration {migration} is held here: only the source's verdict ends that",
-                reason="Held",
-                hint="abort it at the source",
-            )
-        if arrival.state is not SideState.RUNNING:
-            await self._give_up(arrival)
+        await _stop(arrival.preparation)
+        async with arrival.lock:  # a restore under way is waited for: it may end as held
+            if self._state(arrival) is RecordState.HELD:
+                raise Refused(
+                    f"migration {migration} is held here: only the source's verdict ends that",
+                    reason="Held",
+                    hint="abort it at the source",
+                )
+            await self._throw_away(arrival)
         return arrival.report()
 
     async def forget(self, migration: str) -> None:
@@ -179,6 +185,9 @@ class Target:
         arrival = self._arrivals.get(migration)
         if arrival is not None and not arrival.state.finished:
             raise Refused(f"migration {migration} is under way", hint="abort it first")
+        if arrival is not None:
+            async with arrival.lock:
+                await self._discard(arrival)
         self._arrivals.pop(migration, None)
 
     async def recover(self) -> None:
@@ -187,14 +196,10 @@ class Target:
             if record.migration is None:
                 continue
             if record.state is RecordState.INCOMING:
-                arrival = self._arrival_of(record)
-                arrival.fail(
-                    TransshipError("the target's agent was restarted", reason="AgentRestarted")
-                )
-                await self._discard(arrival)
+                cause = TransshipError("the target's agent was restarted", reason="AgentRestarted")
+                await self._fail(self._arrival_of(record), cause)
             elif record.state is RecordState.HELD:
                 arrival = self._arrival_of(record)
-                arrival.state = SideState.HELD
                 arrival.asking = asyncio.create_task(self._ask(arrival))
 
     def _arrival_of(self, record: Record) -> Arrival:
@@ -204,14 +209,26 @@ class Target:
             epoch=record.epoch,
             watch=Stopwatch(self._with.clock),
         )
+        if record.state is RecordState.HELD:
+            arrival.state, arrival.holding = SideState.HELD, True
         self._arrivals[arrival.migration] = arrival
         return arrival
 
+    def _arriving(self, order: IncomingOrder) -> Record:
+        journal, container = self._with.journal, order.order.id
+        return records.arriving(
+            journal.get(container), order, boot=journal.boot, floor=journal.floor(container)
+        )
+
     def _arrival(self, migration: str) -> Arrival:
+        """The one under way, or what is left of one that was forgotten too early."""
         arrival = self._arrivals.get(migration)
-        if arrival is None:
+        if arrival is not None:
+            return arrival
+        record = self._with.journal.of_migration(migration)
+        if record is None or record.state not in {RecordState.INCOMING, RecordState.HELD}:
             raise NotFound(f"migration {migration} does not arrive here")
-        return arrival
+        return self._arrival_of(record)
 
     def _prepared(self, migration: str) -> Arrival:
         arrival = self._arrival(migration)
@@ -221,21 +238,38 @@ class Target:
 
     def _record(self, arrival: Arrival) -> Record:
         record = self._with.journal.get(arrival.container)
-        if record is None or record.migration != arrival.migration:
+        if record is None or arrival.migration not in {record.migration, record.arrived_by}:
             raise NotFound(f"migration {arrival.migration} does not arrive here")
         return record
 
-    async def _prepare(self, arrival: Arrival, record: Record) -> None:
+    def _state(self, arrival: Arrival) -> RecordState | None:
+        """Of the record, while it is about this arrival."""
+        record = self._with.journal.get(arrival.container)
+        mine = record is not None and record.migration == arrival.migration
+        return record.state if record is not None and mine else None
+
+    async def _prepare(self, arrival: Arrival, order: IncomingOrder) -> None:
+        journal = self._with.journal
         try:
             with arrival.watch.step(StepName.PREPARE):
+                await self._with.vacate(arrival.container)
+                record = journal.put(self._arriving(order))
                 digest = await self._with.bundles.prepare(record)
-                await asyncio.to_thread(self._with.wires.create_held, record)
-                self._with.journal.put(record.but(image_digest=digest))
+                await _in_thread(self._with.wires.create_held, record)
+                journal.put(self._record(arrival).but(image_digest=digest))
             arrival.state = SideState.PREPARED
         except Exception as e:  # reported; the operator decides what follows
             logger.bind(migration=arrival.migration).warning("preparing failed: {}", e)
-            arrival.fail(e)
+            await self._fail(arrival, e)
+
+    async def _fail(self, arrival: Arrival, cause: BaseException) -> None:
+        """Failed is said when nothing is left; what cannot be removed now, abort or forget will."""
+        try:
             await self._discard(arrival)
+        except Exception as e:
+            log = logger.bind(migration=arrival.migration, error=str(e))
+            log.warning("parts of a failed arrival are left")
+        arrival.fail(cause)
 
     async def _restore_copy(self, arrival: Arrival, *, body: bytes, watch: Stopwatch) -> None:
         copies, container = self._with.copies, arrival.container
@@ -250,6 +284,8 @@ class Target:
         arrival.pid = restored.pid
 
     async def _go(self, arrival: Arrival, notice: VerdictNotice, *, began: float) -> ResumeReply:
+        if arrival.state is SideState.RUNNING:
+            return ResumeReply(state=arrival.state, resume_microseconds=arrival.resume_microseconds)
         watch = Stopwatch(self._with.clock)
         with watch.part("RunJournal"):
             record = self._with.journal.put(records.running(self._record(arrival), notice))
@@ -257,7 +293,8 @@ class Target:
             await self._run(arrival, record)
         resumed = self._with.clock.monotonic()
         with watch.part("Release"):
-            self._with.wires.release(record)
+            if self._is_of_this_boot(record):
+                self._with.wires.release(record)
         arrival.state = SideState.RUNNING
         arrival.resume_microseconds = round((resumed - began) * 1e6)
         if arrival.asking is not None and arrival.asking is not asyncio.current_task():
@@ -275,32 +312,52 @@ class Target:
         )
 
     async def _run(self, arrival: Arrival, record: Record) -> None:
-        if arrival.order is not None and arrival.order.strategy is Strategy.COLD:
-            if record.state is RecordState.RUNNING:
-                await self._with.residents.start(record)
+        """The container is ours now: where this fails, its supervisor mends what is left."""
+        if arrival.resumed:
             return
-        await self._with.copies.resume(record.id)
+        try:
+            if not self._is_of_this_boot(record):
+                pass  # nothing is left to resume
+            elif record.started_boot:
+                await self._with.copies.resume(record.id)
+            elif record.state is RecordState.RUNNING:
+                await self._with.residents.start(record)
+        except Exception as e:
+            log = logger.bind(migration=arrival.migration, container=record.id, error=str(e))
+            log.error("resuming failed: left to the container's supervisor")
+        arrival.resumed = True
         self._with.residents.adopt(record, pid=arrival.pid)
 
+    def _is_of_this_boot(self, record: Record) -> bool:
+        return record.ordered_boot == self._with.journal.boot
+
     async def _give_up(self, arrival: Arrival) -> ResumeReply:
-        if arrival.preparation is not None:
-            arrival.preparation.cancel()
-            await asyncio.wait([arrival.preparation])
+        """The source has said Aborted, after it has undone its detour."""
+        await _stop(arrival.preparation)
         async with arrival.lock:
-            if arrival.state is not SideState.RUNNING:
-                record = self._with.journal.of_migration(arrival.migration)
-                if record is not None and record.state is RecordState.HELD:
-                    # the source has undone its detour before it said Aborted
-                    await asyncio.to_thread(self._with.wires.give_back, record)
-                await self._discard(arrival)
-                arrival.state = SideState.CANCELLED
+            if arrival.holding and self._state(arrival) is not None:
+                with suppress(Exception):  # packets that are lost are sent again
+                    await _in_thread(self._with.wires.give_back, self._record(arrival))
+            await self._throw_away(arrival)
         return ResumeReply(state=arrival.state)
+
+    async def _throw_away(self, arrival: Arrival) -> None:
+        if self._has_arrived(arrival):
+            return
+        await self._discard(arrival)
+        if not arrival.state.finished:
+            arrival.state = SideState.CANCELLED
+
+    def _has_arrived(self, arrival: Arrival) -> bool:
+        record = self._with.journal.get(arrival.container)
+        return record is not None and record.arrived_by == arrival.migration
 
     async def _discard(self, arrival: Arrival) -> None:
         """Leave nothing behind. The record goes last: after a crash in here it starts again."""
-        record = self._with.journal.of_migration(arrival.migration)
-        if record is None or record.state not in {RecordState.INCOMING, RecordState.HELD}:
+        if self._state(arrival) not in {RecordState.INCOMING, RecordState.HELD}:
             return
+        record = self._record(arrival)
+        await arrival.end_receiving()
         await self._with.copies.destroy(record.id)
         await asyncio.to_thread(self._with.wires.remove, record)
         await self._with.bundles.remove(record.id)
@@ -323,5 +380,21 @@ class Target:
                             migration=arrival.migration, verdict=said.verdict, epoch=said.epoch
                         )
                     )
-            except TransshipError as e:
+            except Exception as e:  # whatever it is, only an answer ends the asking
                 logger.bind(migration=arrival.migration).warning("no verdict yet: {}", e)
+
+
+async def _stop(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _in_thread(work: Callable[[Record], None], record: Record) -> None:
+    """A thread cannot be cancelled: whoever is, waits for it, so that nothing passes it."""
+    thread = asyncio.create_task(asyncio.to_thread(work, record))
+    try:
+        await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        raise

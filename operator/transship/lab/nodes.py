@@ -8,6 +8,7 @@ goes with it; its root and its disk stay for the next boot.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -63,16 +64,7 @@ def boot_node(state_dir: Path, state: LabState, member: str) -> None:
 def cut_power(state_dir: Path, state: LabState, member: str) -> None:
     """End a node at once: nobody hears from it again, and nothing in it runs on."""
     network.detach(state_dir, member)
-    killinit_daemon(state_dir, state, member)
-
-
-def killinit_daemon(state_dir: Path, state: LabState, member: str) -> None:
-    """The kernel ends a pid namespace with its process 1, but waits for frozen tasks to thaw."""
-    init = init_daemon(member)
-    if daemon_alive(state_dir, init):
-        os.kill(daemon_pid(state_dir, init), 9)
-    cgroups.kill(state.cgroup_of(member))
-    kill_daemon(state_dir, init)
+    _end(state_dir, state, member)
 
 
 def node_alive(state_dir: Path, member: str) -> bool:
@@ -149,6 +141,16 @@ def hosts(state: LabState) -> str:
     names = {MACHINE: f"{MACHINE} registry kubernetes"}
     lines += [f"{state.address(member)} {names.get(member, member)}" for member in state.members]
     return "\n".join(lines) + "\n"
+
+
+def _end(state_dir: Path, state: LabState, member: str) -> None:
+    """The kernel ends a pid namespace with its process 1, but waits for frozen tasks to thaw."""
+    init = init_daemon(member)
+    if daemon_alive(state_dir, init):
+        os.kill(daemon_pid(state_dir, init), signal.SIGKILL)
+    cgroups.kill(state.cgroup_of(member))
+    cgroups.remove(state.cgroup_of(member))
+    kill_daemon(state_dir, init)
 
 
 def _make_disk(disk: Path) -> None:

@@ -11,11 +11,8 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-from loguru import logger
 
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, TransshipError
@@ -24,6 +21,7 @@ from transship.runtime.conmon import Console
 from transship.runtime.failures import CheckpointFailed
 from transship.runtime.freezer import Freezer, FreezerState, freezer_of
 from transship.runtime.layout import Layout
+from transship.runtime.processes import descendants
 from transship.runtime.runc import Runc
 
 LOG_NAME = "restore.log"
@@ -90,11 +88,10 @@ async def discard(layout: Layout, container: str) -> None:
     Its files, bundle and images stay. It can be repeated, and there need be nothing to discard.
     """
     await _end_members(layout, container)
-    runc = Runc(layout.runc_root)
+    for place in (layout.images(container), layout.runc_root / container):
+        await asyncio.to_thread(_unmount_leftovers, place)
     if (layout.runc_root / container).exists():
-        await runc.delete(container)
-    for place in (layout.images(container), layout.runc_root / container, layout.bundle(container)):
-        await asyncio.to_thread(_unmount_leftovers, place, keep=layout.rootfs(container))
+        await Runc(layout.runc_root).delete(container)
     with contextlib.suppress(OSError):
         _refuge(freezer_of(layout, container)).rmdir()
 
@@ -120,15 +117,38 @@ def _refuge(freezer: Freezer) -> Path:
 
 
 async def _launch(request: RestoreRequest, *, work: Path) -> int:
+    """Start conmon, runc and CRIU; when this raises, none of the three is left."""
     images = request.layout.images(request.container)
     options = [*RUNC_OPTIONS, f"--work-path={work}"]
-    return await conmon.launch(
-        request.layout,
-        container_id=request.container,
-        console=request.console,
-        extra=["--restore", str(images), *(f"--runtime-opt={option}" for option in options)],
-        timeout_seconds=request.timeout_seconds,
+    launching = asyncio.ensure_future(
+        conmon.launch(
+            request.layout,
+            container_id=request.container,
+            console=request.console,
+            extra=["--restore", str(images), *(f"--runtime-opt={option}" for option in options)],
+            timeout_seconds=request.timeout_seconds,
+        )
     )
+    try:
+        return await asyncio.shield(launching)
+    except DeadlineExceeded:
+        await _end_supervisor(request.layout, request.container)
+        raise
+    except asyncio.CancelledError:
+        # half started it cannot be found and ended, and would restore a copy after all
+        await asyncio.wait([launching])
+        if launching.exception() is not None:
+            await _end_supervisor(request.layout, request.container)
+        raise
+
+
+async def _end_supervisor(layout: Layout, container: str) -> None:
+    """SIGKILL to a conmon that hangs in a restore, and to the runc and CRIU that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        pid = conmon.conmon_pid(layout, container)
+        for one in (pid, *descendants(pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
 
 
 def _require_held(freezer: Freezer) -> None:
@@ -153,17 +173,19 @@ async def _end_members(layout: Layout, container: str) -> None:
         await asyncio.sleep(END_POLL_SECONDS)
 
 
-def _unmount_leftovers(place: Path, *, keep: Path) -> None:
-    """CRIU leaves `criu-root` and `.criu.cgyard.*` mounted when it fails, cgroups among them."""
-    for point in _leftovers(place, keep=keep):
+def _unmount_leftovers(place: Path) -> None:
+    """Take off what a runc or CRIU that was killed leaves mounted: `criu-root`, `.criu.cgyard.*`.
+
+    `runc delete` removes its state recursively, and through `criu-root` the container's whole root
+    file system with it (seen): so this comes first, and its failure is not passed over.
+    """
+    for point in mounts.mounts_below(place):
         try:
             mounts.unmount(point)
         except OSError as e:
-            logger.bind(path=str(point)).warning("unmounting failed: {}", e.strerror)
-
-
-def _leftovers(place: Path, *, keep: Path) -> Iterator[Path]:
-    return (point for point in mounts.mounts_below(place) if not point.is_relative_to(keep))
+            raise TransshipError(
+                f"unmounting {point}: {e.strerror}", reason=Reason.STILL_MOUNTED
+            ) from e
 
 
 def log_tail(layout: Layout, container: str) -> str:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from transship.common.errors import CommandFailed, DeadlineExceeded
 from transship.common.processes import Finished, run
+from transship.runtime import mounts
 
 COMMAND_TIMEOUT_SECONDS = 30.0
 _STARTTIME = 22 - 3  # field 22 of /proc/PID/stat, counted from the state, which is field 3
@@ -74,7 +75,13 @@ class Runc:
         await self._run(["kill", container_id, signal])
 
     async def delete(self, container_id: str) -> None:
-        """Also of a container that runs, or that runc does not know."""
+        """Also of a container that runs, or that runc does not know.
+
+        A restore that was killed leaves the root file system mounted in runc's state (`criu-root`),
+        and runc deletes its state recursively: through that mount, all files of the container.
+        """
+        for point in mounts.mounts_below(self.root / container_id):
+            mounts.unmount(point)
         await self._run(["delete", "--force", container_id])
 
     async def execute(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fakes.clock import FakeClock
-from fakes.orders import BOOT, ID, MIGRATION, peer, running_record
+from fakes.orders import BOOT, ID, MIGRATION, incoming_order, peer, running_record
 from transship.agent import records
 from transship.agent.journal import Journal, JournalError
 from transship.api.reasons import Reason
@@ -49,6 +49,15 @@ def test_the_floor_of_a_container_that_was_given_away_outlives_its_record(tmp_pa
     journal.remove(ID, floor=3)
     assert opened(tmp_path).floor(ID) == 3
     assert opened(tmp_path).floor("another") == 0
+
+
+def test_a_failed_return_does_not_forget_that_the_container_was_given_away(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    frozen = records.frozen(running_record(), migration=MIGRATION, peer=peer())
+    released = journal.put(records.released(frozen, epoch=2))
+    journal.put(records.arriving(released, incoming_order(epoch=3, migration="back"), boot=BOOT))
+    journal.remove(ID)
+    assert opened(tmp_path).floor(ID) == 3
 
 
 DAMAGE = {

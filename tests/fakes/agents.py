@@ -1,0 +1,333 @@
+"""Agents in memory: the contract's meaning without processes, and a guard against two copies.
+
+A migration goes one state further whenever its source is asked for a report, up to `stop_at`. Every
+change checks that no container runs twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transship.api.migration import BlackoutPart
+from transship.api.node_agent import NodeAgent
+from transship.api.placement import DesiredState
+from transship.common.errors import Refused, TransshipError, Unreachable
+from transship.protocol.containers import ContainerOrder, ContainerReport
+from transship.protocol.migrations import (
+    IncomingOrder,
+    MigrationReport,
+    OutgoingOrder,
+    ResumeReply,
+    VerdictNotice,
+    VerdictReply,
+)
+from transship.protocol.states import RecordState, RunState, SideState, Verdict
+
+OWNED = {RecordState.RUNNING, RecordState.STOPPED}
+
+
+@dataclass
+class Record:
+    order: ContainerOrder
+    epoch: int
+    state: RecordState
+    migration: str | None = None
+    aborted: set[str] = field(default_factory=set)
+    boot_seen: bool = True
+
+    @property
+    def runs(self) -> bool:
+        return self.state == RecordState.RUNNING and self.order.state == DesiredState.RUNNING
+
+    def report(self) -> ContainerReport:
+        order = self.order
+        run = {
+            RecordState.RUNNING: RunState.RUNNING,
+            RecordState.STOPPED: RunState.ABSENT,
+            RecordState.INCOMING: RunState.ABSENT,
+        }.get(self.state, RunState.FROZEN)
+        if order.state == DesiredState.FROZEN and run == RunState.RUNNING:
+            run = RunState.FROZEN
+        lost = not self.boot_seen
+        return ContainerReport(
+            id=order.id, namespace=order.namespace, name=order.name, epoch=self.epoch,
+            record=self.state, run=RunState.ABSENT if lost else run, ready=self.runs and not lost,
+            image_digest="sha256:1", migration=self.migration,
+            reason="AwaitingOrder" if lost else "",
+        )  # fmt: skip
+
+
+@dataclass
+class Departure:
+    order: OutgoingOrder
+    state: SideState = SideState.COPYING
+    verdict: Verdict = Verdict.UNDECIDED
+    failure: TransshipError | None = None
+
+
+@dataclass
+class FakeAgents:
+    """All agents, the links between them, and the faults that a test wants."""
+
+    nodes: dict[str, FakeAgent] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
+    cut: set[frozenset[str]] = field(default_factory=set)
+    stop_at: SideState | None = None
+    failing: dict[tuple[str, str], TransshipError] = field(default_factory=dict)
+    calls: list[tuple[str, str]] = field(default_factory=list)
+
+    def to(self, agent: NodeAgent) -> FakeAgent:
+        return self.at(agent.metadata.name)
+
+    def at(self, node: str) -> FakeAgent:
+        return self.nodes.setdefault(node, FakeAgent(node, self))
+
+    def runners(self, id: str) -> list[str]:
+        return [
+            n for n, agent in self.nodes.items() if id in agent.records and agent.records[id].runs
+        ]
+
+    def check_single(self, id: str) -> None:
+        runners = self.runners(id)
+        assert len(runners) <= 1, f"{id} runs on {runners}"
+
+    def holders(self, id: str) -> list[str]:
+        return sorted(n for n, agent in self.nodes.items() if id in agent.records)
+
+
+class FakeAgent:
+    def __init__(self, node: str, world: FakeAgents) -> None:
+        self.node = node
+        self.world = world
+        self.records: dict[str, Record] = {}
+        self.departures: dict[str, Departure] = {}
+        self.arrivals: dict[str, MigrationReport] = {}
+        self.orders: list[ContainerOrder] = []
+
+    def _enter(self, call: str) -> None:
+        self.world.calls.append((self.node, call))
+        if self.node in self.world.silent:
+            raise Unreachable(f"{self.node} is silent", reason="AgentUnreachable")
+        if (error := self.world.failing.get((self.node, call))) is not None:
+            raise error
+
+    def reboot(self) -> None:
+        """A power cut: the disk stays, processes and what only the memory knew are gone."""
+        self.departures.clear()
+        self.arrivals.clear()
+        for id, record in list(self.records.items()):
+            record.boot_seen = False
+            if record.state == RecordState.FROZEN and record.migration is not None:
+                record.aborted.add(record.migration)
+                record.state, record.migration = RecordState.RUNNING, None
+            if record.state == RecordState.INCOMING:
+                del self.records[id]
+
+    async def containers(self) -> tuple[ContainerReport, ...]:
+        self._enter("containers")
+        return tuple(record.report() for record in self.records.values())
+
+    async def container(self, id: str) -> ContainerReport | None:
+        self._enter("container")
+        record = self.records.get(id)
+        return None if record is None else record.report()
+
+    async def put_container(self, order: ContainerOrder) -> ContainerReport:
+        self._enter("put_container")
+        self.orders.append(order)
+        record = self.records.get(order.id)
+        if record is not None and (record.state not in OWNED or order.epoch < record.epoch):
+            raise Refused("not now", reason="InMigration")
+        stopped = order.state == DesiredState.STOPPED
+        state = RecordState.STOPPED if stopped else RecordState.RUNNING
+        self.records[order.id] = Record(order, order.epoch, state)
+        self.world.check_single(order.id)
+        return self.records[order.id].report()
+
+    async def remove_container(self, id: str, *, epoch: int) -> None:
+        self._enter("remove_container")
+        record = self.records.get(id)
+        if record is not None and record.state not in OWNED:
+            raise Refused("in a migration", reason="InMigration")
+        self.records.pop(id, None)
+
+    async def outgoing(self, migration: str) -> MigrationReport | None:
+        self._enter("outgoing")
+        departure = self.departures.get(migration)
+        if departure is None:
+            return None
+        self._advance(departure)
+        return self._departing(departure)
+
+    async def begin_outgoing(self, order: OutgoingOrder) -> MigrationReport:
+        self._enter("begin_outgoing")
+        record = self.records[order.container]
+        assert record.epoch == order.epoch
+        if order.migration in record.aborted:
+            raise Refused("aborted", reason="AlreadyAborted")
+        if order.migration not in self.departures:
+            record.migration = order.migration
+            self.departures[order.migration] = Departure(order)
+        return self._departing(self.departures[order.migration])
+
+    async def abort_outgoing(self, migration: str) -> MigrationReport | None:
+        self._enter("abort_outgoing")
+        departure = self.departures.get(migration)
+        if departure is None:
+            return None
+        if departure.verdict == Verdict.UNDECIDED:
+            cause = TransshipError("cancelled", reason="MigrationCancelled")
+            self._roll_back(departure, cause, state=SideState.CANCELLED)
+        return self._departing(departure)
+
+    async def verdict(self, migration: str) -> VerdictReply:
+        self._enter("verdict")
+        for record in self.records.values():
+            if migration in record.aborted:
+                return VerdictReply(verdict=Verdict.ABORTED, epoch=record.epoch)
+            if record.migration == migration and record.state == RecordState.RELEASED:
+                return VerdictReply(verdict=Verdict.RELEASED, epoch=record.epoch)
+        return VerdictReply(verdict=Verdict.UNKNOWN, epoch=0)
+
+    async def forget_outgoing(self, migration: str) -> None:
+        self._enter("forget_outgoing")
+        self.departures.pop(migration, None)
+        for id, record in list(self.records.items()):
+            if record.migration == migration and record.state == RecordState.RELEASED:
+                del self.records[id]
+
+    async def incoming(self, migration: str) -> MigrationReport | None:
+        self._enter("incoming")
+        report = self.arrivals.get(migration)
+        if report is None:
+            return None
+        paused = self.world.stop_at == SideState.PREPARING
+        if report.state == SideState.PREPARING and not paused:
+            failure = self.world.failing.get((self.node, "prepare"))
+            self._arrive(migration, SideState.FAILED if failure else SideState.PREPARED, failure)
+            if failure is not None:
+                self.records.pop(report.container, None)
+        return report
+
+    async def begin_incoming(self, order: IncomingOrder) -> MigrationReport:
+        self._enter("begin_incoming")
+        wanted = order.order
+        if order.migration not in self.arrivals:
+            present = self.records.get(wanted.id)
+            if present is not None and present.state != RecordState.RELEASED:
+                raise Refused("is here", reason="AlreadyRunning")
+            record = Record(wanted, wanted.epoch, RecordState.INCOMING, order.migration)
+            self.records[wanted.id] = record
+            self.arrivals[order.migration] = MigrationReport(
+                migration=order.migration, container=wanted.id, epoch=wanted.epoch,
+                state=SideState.PREPARING,
+            )  # fmt: skip
+        return self.arrivals[order.migration]
+
+    async def abort_incoming(self, migration: str) -> None:
+        self._enter("abort_incoming")
+        report = self.arrivals.get(migration)
+        if report is None:
+            return
+        record = self.records.get(report.container)
+        if record is not None and record.state == RecordState.HELD:
+            raise Refused("held", reason="Held")
+        self._drop(migration)
+
+    async def relay(self, notice: VerdictNotice) -> ResumeReply | None:
+        self._enter("relay")
+        return self.decide(notice)
+
+    async def forget_incoming(self, migration: str) -> None:
+        self._enter("forget_incoming")
+        self.arrivals.pop(migration, None)
+
+    def decide(self, notice: VerdictNotice) -> ResumeReply | None:
+        report = self.arrivals.get(notice.migration)
+        if report is None:
+            return None
+        if notice.verdict == Verdict.ABORTED:
+            self._drop(notice.migration)
+            return ResumeReply(state=SideState.CANCELLED)
+        record = self.records[report.container]
+        assert record.state in {RecordState.HELD, RecordState.RUNNING}
+        record.state, record.migration = RecordState.RUNNING, None
+        self._arrive(notice.migration, SideState.RUNNING)
+        self.world.check_single(report.container)
+        return ResumeReply(state=SideState.RUNNING)
+
+    def _drop(self, migration: str) -> None:
+        report = self.arrivals[migration]
+        self.records.pop(report.container, None)
+        self._arrive(migration, SideState.CANCELLED)
+
+    def _arrive(
+        self, migration: str, state: SideState, failure: TransshipError | None = None
+    ) -> None:
+        said = {"reason": failure.reason, "message": failure.message} if failure else {}
+        self.arrivals[migration] = self.arrivals[migration].model_copy(
+            update={"state": state, **said}
+        )
+
+    def _advance(self, departure: Departure) -> None:
+        """The agents' own part of a migration, one state at a time."""
+        if departure.state == self.world.stop_at:
+            return
+        record, peer = self.records.get(departure.order.container), departure.order.target.node
+        target, migration = self.world.at(peer), departure.order.migration
+        cut = frozenset({self.node, peer}) in self.world.cut or peer in self.world.silent
+        if record is None:
+            return
+        match departure.state:
+            case SideState.COPYING | SideState.FROZEN if cut:
+                lost = TransshipError("the target does not answer", reason="TargetUnreachable")
+                self._roll_back(departure, lost, state=SideState.FAILED)
+            case SideState.COPYING:
+                failure = self.world.failing.get((self.node, "dump"))
+                if failure is not None:
+                    self._roll_back(departure, failure, state=SideState.FAILED)
+                    return
+                record.state, departure.state = RecordState.FROZEN, SideState.FROZEN
+            case SideState.FROZEN:
+                target.records[record.order.id].state = RecordState.HELD
+                target._arrive(migration, SideState.HELD)
+                record.state, record.epoch = RecordState.RELEASED, record.epoch + 1
+                departure.state, departure.verdict = SideState.RELEASED, Verdict.RELEASED
+            case SideState.RELEASED if not cut:
+                notice = VerdictNotice(
+                    migration=migration, verdict=Verdict.RELEASED, epoch=record.epoch
+                )
+                if target.decide(notice) is not None:
+                    departure.state = SideState.DONE
+            case _:
+                pass
+
+    def _roll_back(self, departure: Departure, cause: TransshipError, *, state: SideState) -> None:
+        record = self.records[departure.order.container]
+        record.state, record.migration = RecordState.RUNNING, None
+        record.aborted.add(departure.order.migration)
+        departure.state, departure.verdict = state, Verdict.ABORTED
+        departure.failure = cause
+        self.world.check_single(record.order.id)
+        peer = departure.order.target.node
+        if peer not in self.world.silent and frozenset({self.node, peer}) not in self.world.cut:
+            target = self.world.at(peer)
+            if departure.order.migration in target.arrivals:
+                target._drop(departure.order.migration)
+
+    def _departing(self, departure: Departure) -> MigrationReport:
+        done = departure.state == SideState.DONE
+        failure = departure.failure
+        return MigrationReport(
+            migration=departure.order.migration,
+            container=departure.order.container,
+            epoch=departure.order.epoch,
+            state=departure.state,
+            verdict=departure.verdict,
+            blackout_microseconds=123_000 if done else None,
+            blackout_parts=(BlackoutPart(name="Dump", microseconds=60_000),) if done else (),
+            bytes=4096,
+            reason=failure.reason if failure else "",
+            message=failure.message if failure else "",
+            log_tail="Error (criu/...)" if failure else "",
+        )

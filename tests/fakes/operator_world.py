@@ -1,0 +1,167 @@
+"""The operator's loops on a cluster and agents in memory, without kopf and without waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from fakes.agents import FakeAgents
+from fakes.clock import FakeClock
+from fakes.cluster import FakeCluster, FakeData, FakeRecorder
+from fakes.resources import node_agent, placement
+from transship.api.address_pool import AddressPool
+from transship.api.base import Resource
+from transship.api.migration import ContainerMigration
+from transship.api.node_agent import NodeAgent
+from transship.api.placement import ContainerPlacement
+from transship.controller.addresses import AddressBook
+from transship.controller.deps import Deps
+from transship.controller.directory import Directory
+from transship.controller.fleet import Fleet
+from transship.controller.handlers import is_unfinished
+from transship.controller.metrics import Metrics
+from transship.controller.migrations import MigrationLoop
+from transship.controller.placements import PlacementLoop
+from transship.controller.resolve import Resolver
+
+PATIENCE_SECONDS = 2.0
+
+
+class FakeLife:
+    """Waiting costs only fake time, shared by all loops."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.over = False
+
+    async def wait(self, wake: asyncio.Event, *, seconds: float) -> None:
+        await asyncio.sleep(0.001)
+        if not wake.is_set():
+            self._clock.pass_time(min(seconds, 1.0))
+
+
+class OperatorWorld:
+    """Start it as a context; `restart` is what a kill and a new process do."""
+
+    def __init__(self, *nodes: str) -> None:
+        self.clock = FakeClock()
+        self.cluster = FakeCluster()
+        self.agents = FakeAgents()
+        self.data = FakeData()
+        self.recorder = FakeRecorder()
+        for name in nodes:
+            self.cluster.put(node_agent(name))
+            self.agents.at(name)
+        pool = {"metadata": {"name": "default"}, "spec": {"cidr": "10.0.128.0/24"}}
+        self.cluster.put(AddressPool.model_validate(pool))
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._polls: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        await self.kill()
+
+    def start(self) -> None:
+        """A new process: it knows nothing but what the cluster and the agents say."""
+        directory = Directory()
+        self.deps = Deps(
+            cluster=self.cluster,
+            directory=directory,
+            fleet=Fleet(directory, self.agents, clock=self.clock),
+            addresses=AddressBook(self.cluster),
+            resolver=Resolver(self.data),
+            recorder=self.recorder,
+            metrics=Metrics(),
+            clock=self.clock,
+        )
+        self.life = FakeLife(self.clock)
+        for model in (NodeAgent, ContainerPlacement, ContainerMigration):
+            for resource in self.cluster.all(model):
+                directory.put(resource)
+        self.cluster.listener = self._seen
+        for model in (ContainerPlacement, ContainerMigration):
+            for resource in self.cluster.all(model):
+                self._spawn(resource)
+        self._polls = asyncio.create_task(self._poll())
+
+    async def kill(self) -> None:
+        """No loop gets to do anything more, not even to say good-bye."""
+        self.life.over = True
+        self.cluster.listener = lambda resource, gone: None
+        tasks = [t for t in (*self._tasks.values(), self._polls) if t is not None]
+        for task in tasks:
+            task.cancel()
+        for ended in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                raise ended
+        self._tasks.clear()
+
+    async def restart(self) -> None:
+        await self.kill()
+        self.start()
+
+    def create(self, name: str = "web", **spec: Any) -> ContainerPlacement:
+        return self.cluster.put(placement(name, **spec))
+
+    def move(self, node: str, name: str = "web") -> None:
+        self.cluster.edit(ContainerPlacement, name, target_node=node)
+
+    @property
+    def web(self) -> ContainerPlacement:
+        found = self.cluster.find(ContainerPlacement, "web")
+        assert found is not None
+        return found
+
+    @property
+    def moves(self) -> list[ContainerMigration]:
+        return sorted(
+            self.cluster.all(ContainerMigration), key=lambda m: (m.spec.epoch, m.spec.attempt)
+        )
+
+    async def until(self, holds: Callable[[], object]) -> None:
+        """Let the loops run until this holds; a wrong exception of a loop ends it."""
+        ends = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+        while not holds():
+            for task in self._tasks.values():
+                if task.done() and not task.cancelled() and task.exception() is not None:
+                    raise task.exception()  # type: ignore[misc]
+            assert asyncio.get_running_loop().time() < ends, "it did not come to hold"
+            await asyncio.sleep(0.002)
+
+    async def settle(self, passes: int = 40) -> None:
+        """Give the loops the time of some passes, for what must not happen."""
+        for _ in range(passes):
+            await asyncio.sleep(0.002)
+
+    def _seen(self, resource: Resource, gone: bool) -> None:
+        if gone:
+            self.deps.directory.drop(resource)
+            return
+        self.deps.directory.put(resource)
+        self._spawn(resource)
+
+    def _spawn(self, resource: Resource) -> None:
+        uid = resource.metadata.uid
+        if uid in self._tasks:
+            return
+        if isinstance(resource, ContainerPlacement):
+            loop: Any = PlacementLoop(uid, deps=self.deps, life=self.life)
+        elif isinstance(resource, ContainerMigration) and is_unfinished(resource.dump()):
+            loop = MigrationLoop(uid, deps=self.deps, life=self.life)
+        else:
+            return
+        self._tasks[uid] = asyncio.create_task(loop.run())
+
+    async def _poll(self) -> None:
+        while True:
+            for node in list(self.agents.nodes):
+                if self.deps.directory.node_agent(node) is not None:
+                    await self.deps.fleet.ask(node)
+            await asyncio.sleep(0.005)

@@ -86,6 +86,7 @@ class Guest:
         state: DesiredState = DesiredState.RUNNING,
         **container: object,
     ) -> ContainerOrder:
+        container = {"terminationGracePeriodSeconds": 2, **container}
         if "command" not in container:  # the counter listens a moment after its start
             container = {"readinessProbe": LISTENS, **container}
         return ContainerOrder(

@@ -11,7 +11,7 @@ from world import World
 
 from transship.lab import cluster
 from transship.lab.assets import ensure_assets
-from transship.lab.state import LabState
+from transship.lab.state import LabState, find_state, lab_dir
 
 LAB = os.environ.get("TRANSSHIP_TEST_LAB", "e2e")
 
@@ -22,11 +22,16 @@ def _say(text: str) -> None:
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[LabState]:
-    """Three nodes, removed at the end; an earlier one of the same name is removed first."""
+    """Three nodes, removed at the end; an earlier one of the same name is removed first.
+
+    For work on the tests themselves, $TRANSSHIP_KEEP_LAB leaves it, or uses the one left.
+    """
+    keep = bool(os.environ.get("TRANSSHIP_KEEP_LAB"))
+    left = find_state(lab_dir(LAB)) if keep else None
     try:
-        yield cluster.up(LAB, 3, say=_say)
+        yield left or cluster.up(LAB, 3, say=_say)
     finally:
-        if not os.environ.get("TRANSSHIP_KEEP_LAB"):
+        if not keep:
             cluster.down(LAB)
 
 

@@ -108,14 +108,15 @@ def test_a_task_that_job_control_had_stopped_is_still_stopped_after_the_move(wor
     script = "sleep 100000 & kill -STOP $!; exec /usr/local/bin/counter"
     world.apply("asleep", container={"command": ["sh", "-c", script]})
     world.await_running("asleep", node="node-a")
-    world.until(lambda: stopped(world, "asleep", "node-a") == ["sleep"], "the task is stopped")
+    world.until(lambda: len(stopped(world, "asleep", "node-a")) == 1, "the task is stopped")
+    asleep = stopped(world, "asleep", "node-a")
     with world.client("asleep") as client:
         world.move("asleep", "node-b")
         world.await_running("asleep", node="node-b")
         before = client.number
         world.until(lambda: client.number > before + 10, "the others run")
         assert client.error == ""
-    assert stopped(world, "asleep", "node-b") == ["sleep"]
+    assert stopped(world, "asleep", "node-b") == asleep
 
 
 def stopped(world: World, name: str, node: str) -> list[str]:

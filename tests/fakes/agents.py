@@ -191,6 +191,9 @@ class FakeAgent:
 
     async def forget_outgoing(self, migration: str) -> None:
         self._enter("forget_outgoing")
+        departure = self.departures.get(migration)
+        if departure is not None and departure.verdict == Verdict.UNDECIDED:
+            raise Refused("under way", reason="Refused")
         self.departures.pop(migration, None)
         for id, record in list(self.records.items()):
             if record.migration == migration and record.state == RecordState.RELEASED:
@@ -240,6 +243,9 @@ class FakeAgent:
 
     async def forget_incoming(self, migration: str) -> None:
         self._enter("forget_incoming")
+        report = self.arrivals.get(migration)
+        if report is not None and not report.state.finished:
+            raise Refused("under way", reason="Refused")
         self.arrivals.pop(migration, None)
 
     def decide(self, notice: VerdictNotice) -> ResumeReply | None:
@@ -271,36 +277,43 @@ class FakeAgent:
 
     def _advance(self, departure: Departure) -> None:
         """The agents' own part of a migration, one state at a time."""
-        if departure.state == self.world.stop_at:
-            return
         record, peer = self.records.get(departure.order.container), departure.order.target.node
-        target, migration = self.world.at(peer), departure.order.migration
-        cut = frozenset({self.node, peer}) in self.world.cut or peer in self.world.silent
-        if record is None:
+        if record is None or departure.state == self.world.stop_at:
             return
+        cut = frozenset({self.node, peer}) in self.world.cut or peer in self.world.silent
         match departure.state:
             case SideState.COPYING | SideState.FROZEN if cut:
                 lost = TransshipError("the target does not answer", reason="TargetUnreachable")
                 self._roll_back(departure, lost, state=SideState.FAILED)
             case SideState.COPYING:
-                failure = self.world.failing.get((self.node, "dump"))
-                if failure is not None:
-                    self._roll_back(departure, failure, state=SideState.FAILED)
-                    return
-                record.state, departure.state = RecordState.FROZEN, SideState.FROZEN
+                self._freeze(departure, record)
             case SideState.FROZEN:
-                target.records[record.order.id].state = RecordState.HELD
-                target._arrive(migration, SideState.HELD)
-                record.state, record.epoch = RecordState.RELEASED, record.epoch + 1
-                departure.state, departure.verdict = SideState.RELEASED, Verdict.RELEASED
+                self._release(departure, record)
             case SideState.RELEASED if not cut:
-                notice = VerdictNotice(
-                    migration=migration, verdict=Verdict.RELEASED, epoch=record.epoch
-                )
-                if target.decide(notice) is not None:
-                    departure.state = SideState.DONE
+                self._give_go(departure, record)
             case _:
                 pass
+
+    def _freeze(self, departure: Departure, record: Record) -> None:
+        failure = self.world.failing.get((self.node, "dump"))
+        if failure is not None:
+            self._roll_back(departure, failure, state=SideState.FAILED)
+            return
+        record.state, departure.state = RecordState.FROZEN, SideState.FROZEN
+
+    def _release(self, departure: Departure, record: Record) -> None:
+        target = self.world.at(departure.order.target.node)
+        target.records[record.order.id].state = RecordState.HELD
+        target._arrive(departure.order.migration, SideState.HELD)
+        record.state, record.epoch = RecordState.RELEASED, record.epoch + 1
+        departure.state, departure.verdict = SideState.RELEASED, Verdict.RELEASED
+
+    def _give_go(self, departure: Departure, record: Record) -> None:
+        notice = VerdictNotice(
+            migration=departure.order.migration, verdict=Verdict.RELEASED, epoch=record.epoch
+        )
+        if self.world.at(departure.order.target.node).decide(notice) is not None:
+            departure.state = SideState.DONE
 
     def _roll_back(self, departure: Departure, cause: TransshipError, *, state: SideState) -> None:
         record = self.records[departure.order.container]

@@ -44,6 +44,7 @@ from transship.runtime.layout import Layout
 from transship.transfer.streams import StreamKind, StreamServer
 
 SHUTDOWN_SECONDS = 5.0  # for replies under way; a handover is obeyed from the journal afterwards
+SELF_TEST_AGAIN_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Agent:
             TargetParts(
                 journal=journal, copies=copies, bundles=bundles, wires=wires,
                 residents=self.containers, peers=peers, clock=clock,
-                scratch=self._settings.layout.runtime_dir,
+                scratch=self._settings.layout.runtime_dir, vacate=source.vacate,
             )
         )  # fmt: skip
         return source, target
@@ -166,9 +167,14 @@ class Agent:
             self.containers.ended(ended.container_id)
 
     async def _learn(self, registration: Registration) -> None:
-        await self.facts.gather()
-        self.facts.complete = True
-        registration.changed()
+        """The self-test is repeated until it passes: a missing program may have been installed."""
+        passed = False
+        while not passed:
+            await self.facts.gather()
+            passed = await self.facts.prove(self._settings.layout.runtime_dir)
+            self.facts.complete = True
+            registration.changed()
+            await asyncio.sleep(0 if passed else SELF_TEST_AGAIN_SECONDS)
 
     def _background(self, work: Coroutine[None, None, None], *, name: str) -> None:
         task = asyncio.create_task(work, name=name)

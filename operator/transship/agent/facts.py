@@ -5,13 +5,16 @@ Most of it is found out once, at the start; what is free is asked anew each time
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import re
 import shutil
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from loguru import logger
@@ -21,7 +24,8 @@ from transship.api.node_agent import Capacity, Features, SelfTest, Versions
 from transship.common.errors import TransshipError
 from transship.common.processes import run
 from transship.protocol.node import NodeReport
-from transship.runtime import cgroups, criu
+from transship.runtime import cgroups, criu, mounts
+from transship.runtime.selftest import run_selftest
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 PROBE_TIMEOUT_SECONDS = 10.0
@@ -79,6 +83,26 @@ class NodeFacts:
             cpu_flags=cpu_flags(cpu),
             machine=os.uname().machine,
         )
+
+    async def prove(self, directory: Path) -> bool:
+        """Move a small process, in a new directory below this one (on a tmpfs, as moves are)."""
+        for leftover in directory.glob("selftest-*"):  # of an agent that was killed in its test
+            with suppress(TransshipError):
+                await asyncio.to_thread(mounts.remove_tree, leftover)
+        done = await run_selftest(directory)
+        message = ". ".join(text for text in (done.message, done.hint) if text)
+        self.self_test = SelfTest(
+            passed=done.passed,
+            time=datetime.now(UTC),
+            milliseconds=round(done.seconds * 1000),
+            message=message[:4096],
+        )
+        log = logger.bind(milliseconds=self.self_test.milliseconds)
+        if done.passed:
+            log.info("self-test passed")
+        else:
+            log.bind(reason=str(done.reason)).warning("self-test failed: {}", message)
+        return done.passed
 
     def capacity(self) -> Capacity:
         memory = memory_bytes(Path("/proc/meminfo").read_text())

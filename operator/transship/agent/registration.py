@@ -7,6 +7,7 @@ migrations go on; the lease runs out, and the operator then asks the agent itsel
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import datetime
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from transship.common.errors import TransshipError
 RENEW_SECONDS = 10.0  # as the kubelet
 LEASE_SECONDS = 40  # as the kubelet: three renewals may get lost
 STATUS_SECONDS = 30.0  # free memory and disk; everything else is written when it changes
+FIRST_STATUS_SECONDS = 5.0  # the facts take half a second, a self-test that fails up to 15
 READY = "Ready"
 
 
@@ -63,7 +65,9 @@ class Registration:
             await asyncio.sleep(RENEW_SECONDS)
 
     async def _keep_status(self) -> None:
+        """Begins when the facts are known: a restart of the agent alone changes none of them."""
         failing = False
+        await self._changed_within(FIRST_STATUS_SECONDS)
         while True:
             self._changed.clear()
             try:
@@ -71,12 +75,12 @@ class Registration:
                 failing = False
             except TransshipError as e:
                 failing = _tell(e, what="status", again=failing)
-            pause = RENEW_SECONDS if failing else STATUS_SECONDS
-            try:
-                async with asyncio.timeout(pause):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
+            await self._changed_within(RENEW_SECONDS if failing else STATUS_SECONDS)
+
+    async def _changed_within(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
 
     def status(self) -> NodeAgentStatus:
         facts = self._facts

@@ -8,6 +8,18 @@ from contextlib import contextmanager
 from transship.api.migration import BlackoutPart, Step, StepName
 from transship.common.clock import Clock
 
+_OF_BLACKOUT = frozenset(
+    {
+        StepName.FREEZE,
+        StepName.DUMP,
+        StepName.SYNC_FILES,
+        StepName.SEND_STATE,
+        StepName.RESTORE,
+        StepName.DECIDE,
+        StepName.RESUME,
+    }
+)
+
 
 class Stopwatch:
     """Collects steps (milliseconds, for people) and parts (microseconds, of the blackout)."""
@@ -39,7 +51,8 @@ class Stopwatch:
         spent = self._clock.monotonic() - began
         done = self._steps[name].model_copy(update={"milliseconds": round(spent * 1e3)})
         self._steps[name] = done
-        self._parts[name.value] = round(spent * 1e6)
+        if name in _OF_BLACKOUT:
+            self._parts[name.value] = round(spent * 1e6)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:

@@ -239,11 +239,9 @@ class Supervisor:
         self._log.bind(epoch=record.epoch, restarts=record.restarts).debug("start noted")
 
     def _note_stop(self) -> None:
-        health = self.health
-        if health is not None and health.failed:
+        self.note = Note(Reason.CONTAINER_STOPPED, "stopping the container")
+        if (health := self.health) is not None and health.failed:
             self.note = Note(Reason.CONTAINER_UNHEALTHY, health.message)
-        else:
-            self.note = Note(Reason.CONTAINER_STOPPED, "stopping the container")
 
     async def _note_end(self, now: Situation) -> None:
         """Write down the end first: an agent killed in between must not count it twice."""

@@ -324,7 +324,7 @@ class Target:
                 await self._with.residents.start(record)
         except Exception as e:
             log = logger.bind(migration=arrival.migration, container=record.id, error=str(e))
-            log.error("resuming failed: left to the container's supervisor")
+            log.warning("resuming failed: left to the container's supervisor")
         arrival.resumed = True
         self._with.residents.adopt(record, pid=arrival.pid)
 

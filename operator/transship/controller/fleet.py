@@ -81,11 +81,13 @@ class Fleet:
         )
 
     def sightings(self, id: str) -> tuple[Sighting, ...]:
-        """What agents said of a container when last asked; silent ones are left out."""
+        """What agents said of a container when last asked; silent and gone ones are left out."""
         return tuple(
             Sighting(node, report)
             for node, known in self._known.items()
-            if not known.silent and (report := known.reports.get(id)) is not None
+            if not known.silent
+            and self._directory.node_agent(node) is not None
+            and (report := known.reports.get(id)) is not None
         )
 
     async def run(self) -> None:

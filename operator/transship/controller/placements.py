@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
+from enum import Enum, auto
 
 from loguru import logger
 
 from transship.api import FINALIZER
 from transship.api.migration import ContainerMigration
 from transship.api.placement import ContainerPlacement, PlacementStatus
-from transship.common.errors import Conflict, NotFound, TransshipError, Unreachable
+from transship.common.errors import Conflict, NotFound, TransshipError
 from transship.controller.deps import Deps
 from transship.controller.finalizers import let_go
 from transship.controller.life import Life
@@ -23,7 +24,7 @@ from transship.controller.placement_acts import PlacementActs
 from transship.controller.statuses import StatusWriter
 from transship.plan.moves import expired_history
 from transship.plan.obstacles import from_error
-from transship.plan.owner import Sighting, owner_of
+from transship.plan.owner import Sighting, sighting_at
 from transship.plan.placement import decide
 from transship.plan.placement_status import observed_status
 from transship.plan.placement_steps import Decision, Done, Seen, Wait
@@ -31,6 +32,15 @@ from transship.plan.placement_steps import Decision, Done, Seen, Wait
 FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 30.0
 FINALIZER_WAIT_SECONDS = 5.0
+
+
+class Unheard(Enum):
+    """No answer, which is something else than the answer that there is nothing."""
+
+    UNHEARD = auto()
+
+
+UNHEARD = Unheard.UNHEARD
 
 
 class PlacementLoop:
@@ -125,7 +135,7 @@ class PlacementLoop:
         )
         if seen.moving is not None:
             return seen  # the agents are busy with the move, whose loop asks them
-        return replace(seen, sightings=await self._ask(seen))
+        return await self._ask(seen)
 
     def _concerned(
         self, status: PlacementStatus, migrations: tuple[ContainerMigration, ...]
@@ -133,24 +143,29 @@ class PlacementLoop:
         nodes = {status.node} if status.node is not None else set()
         return nodes | {m.spec.target_node for m in migrations}
 
-    async def _ask(self, seen: Seen) -> tuple[Sighting, ...]:
-        """Fresh sightings from the owner; at the end from every agent that may have something."""
-        owner = owner_of(seen.status, sightings=seen.sightings, migrations=seen.migrations)
+    async def _ask(self, seen: Seen) -> Seen:
+        """Hear the owner afresh; at the end also every agent that may have something."""
+        owner = seen.owner
         nodes = {owner.node} if owner is not None else set()
         if seen.ending:
             nodes |= {s.node for s in seen.sightings}
             nodes |= {n for m in seen.migrations for n in (m.spec.source_node, m.spec.target_node)}
-        known = {s.node: s for s in seen.sightings if s.node not in nodes}
-        earlier = {s.node: s for s in seen.sightings}
-        answers = await asyncio.gather(*(self._sight(node, earlier) for node in sorted(nodes)))
-        return (*known.values(), *(a for a in answers if a is not None))
+        asked = sorted(nodes)
+        answers = await asyncio.gather(*(self._sight(node, seen) for node in asked))
+        others = [s for s in seen.sightings if s.node not in nodes]
+        return replace(
+            seen,
+            sightings=(*others, *(a for a in answers if isinstance(a, Sighting))),
+            unheard=frozenset(n for n, a in zip(asked, answers, strict=True) if a is UNHEARD),
+        )
 
-    async def _sight(self, node: str, earlier: dict[str, Sighting]) -> Sighting | None:
+    async def _sight(self, node: str, seen: Seen) -> Sighting | Unheard | None:
         """A silence that has not lasted yet changes nothing of what was last heard."""
         try:
             report = await self._deps.fleet.agent(node).container(self._uid)
-        except Unreachable:
-            return None if self._deps.fleet.silent(node) else earlier.get(node)
+        except TransshipError:
+            earlier = sighting_at(seen.sightings, node)
+            return UNHEARD if earlier is None or self._deps.fleet.silent(node) else earlier
         return None if report is None else Sighting(node, report)
 
     def _failed(

@@ -20,7 +20,7 @@ from transship.controller.ports import Cluster
 R = TypeVar("R", bound=Resource)
 S = TypeVar("S", bound=ApiModel)
 
-GAP_SECONDS = 0.1  # between two writes in the background: a handover changes state every few ms
+GAP_SECONDS = 0.05  # between two writes in the background: a handover changes state every few ms
 RETRY_SECONDS = 1.0
 
 

@@ -59,7 +59,7 @@ def observed_status(
     if isinstance(step, Finish):
         return _finished(status, seen, step, method=method, generation=generation, now=now)
     why = step.why if isinstance(step, Wait) else None
-    phase = phase_of(seen)
+    phase = phase_of(status)
     return status.model_copy(
         update={
             "phase": phase,
@@ -69,19 +69,19 @@ def observed_status(
     )
 
 
-def phase_of(seen: Seen) -> MigrationPhase:
-    """How far an unfinished migration is, for people."""
-    if seen.target.state == SideState.RUNNING:
-        return MigrationPhase.DRAINING
-    match seen.source.state:
+def phase_of(status: MigrationStatus) -> MigrationPhase:
+    """How far an unfinished migration is, by what each side said last."""
+    source = status.source.state if status.source is not None else ""
+    target = status.target.state if status.target is not None else ""
+    match source:
+        case _ if target == SideState.RUNNING:
+            return MigrationPhase.DRAINING
         case SideState.FROZEN | SideState.RELEASED | SideState.DONE:
             return MigrationPhase.HANDING_OVER
         case SideState.COPYING:
             return MigrationPhase.COPYING
-        case _ if seen.target.state is not None:
-            return MigrationPhase.PREPARING
         case _:
-            return MigrationPhase.PENDING
+            return MigrationPhase.PREPARING if target else MigrationPhase.PENDING
 
 
 def _figures(previous: MigrationStatus, seen: Seen) -> dict[str, object]:

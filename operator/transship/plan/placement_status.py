@@ -22,7 +22,7 @@ from transship.api.reasons import Reason
 from transship.plan.moves import has_succeeded
 from transship.plan.nodes import named
 from transship.plan.owner import sighting_at
-from transship.plan.placement_steps import Decision, Order, Seen, Wait
+from transship.plan.placement_steps import Decision, Order, Seen, Tidy, Wait
 from transship.protocol.containers import ContainerReport
 from transship.protocol.states import RecordState, RunState
 
@@ -137,6 +137,9 @@ def progress(seen: Seen, decision: Decision, report: ContainerReport | None) -> 
         return Verdict(
             Status.TRUE, Reason.MIGRATION_IN_PROGRESS, f"{route}, see {moving.metadata.name}"
         )
+    if isinstance(decision.step, Tidy):
+        said = f"ending what a migration left on {decision.step.node}"
+        return Verdict(Status.TRUE, Reason.MIGRATION_IN_PROGRESS, said)
     if not isinstance(decision.step, Wait) or report is None:
         return Verdict(Status.TRUE, Reason.STARTING, Reason.STARTING.meaning)
     if report.record == RecordState.RUNNING and report.run in {RunState.CREATING, RunState.ABSENT}:

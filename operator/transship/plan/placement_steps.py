@@ -21,7 +21,8 @@ class Seen:
     """All that a decision is made from.
 
     status: as this operator last wrote it, which may be newer than the placement's. sightings: what
-    agents say of the container, fresh for the owner. gone: nodes whose NodeAgent was deleted so
+    agents say of the container, fresh for the owner. unheard: agents that did not answer in this
+    very pass, of which nothing may be concluded. gone: nodes whose NodeAgent was deleted so
     long ago that an administrator must have meant it.
     """
 
@@ -31,6 +32,7 @@ class Seen:
     sightings: Sequence[Sighting]
     migrations: Migrations
     now: datetime
+    unheard: frozenset[str] = frozenset()
     gone: frozenset[str] = frozenset()
 
     @property
@@ -51,7 +53,7 @@ class Seen:
 
     def silent(self, node: str) -> bool:
         known = named(self.nodes, node)
-        return known is None or known.silent
+        return known is None or known.silent or node in self.unheard
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -25,6 +27,11 @@ MESSAGE_LIMIT_BYTES = 1 << 16
 PROBE_TIMEOUT_SECONDS = 10.0
 KILL_TIMEOUT_SECONDS = 5.0
 """A killed CRIU ends within milliseconds, unless it waits in ptrace for a frozen task."""
+
+MARK = {"TRANSSHIP_CRIU": "worker"}
+"""In the environment of each CRIU that an agent starts, by which a later agent knows it."""
+
+ORPHAN_POLL_SECONDS = 0.01
 
 OnNotice = Callable[[str], Awaitable[None]]
 """Called with the name of each script that CRIU stops for; raising makes CRIU fail and undo."""
@@ -78,6 +85,7 @@ class Worker:
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), *pass_fds),
+                env={**os.environ, **MARK},
                 start_new_session=True,
             )
         except OSError as e:
@@ -181,6 +189,30 @@ async def _ask_once(request: Request) -> Response:
             return await worker.ask(request)
     except TimeoutError as e:
         raise DeadlineExceeded("asking CRIU what it can do") from e
+
+
+async def orphans_ended(*, timeout_seconds: float) -> bool:
+    """Wait for the CRIUs of an agent that died: to be called before any container is thawed.
+
+    They have lost their page stream and their channel, so they undo what they have begun and end.
+    The last thing that they do is to freeze the container again if it was frozen before.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while _orphans():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(ORPHAN_POLL_SECONDS)
+    return True
+
+
+def _orphans() -> list[int]:
+    found = []
+    mark = b"TRANSSHIP_CRIU=worker"
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == b"criu\n" and mark in path.with_name("environ").read_bytes():
+                found.append(int(path.parent.name))
+    return found
 
 
 async def warm() -> None:

@@ -22,6 +22,9 @@ LOG_READ_LIMIT_BYTES = 1 << 20
 
 _ERROR = re.compile(r"^\([\d.]+\)\s+(?:\d+: )?Error \([^)]*\): (?P<text>.*)$")
 
+# Said at the end of every failure, of whatever cause.
+_GENERIC = re.compile(r"(?:Restoring|Dumping|Pre-dumping) FAILED|exited, status=|script ret code")
+
 # CRIU raises its own limit of open files and goes on when it may not: in every log of a node
 # without CAP_SYS_RESOURCE.
 _HARMLESS = re.compile(r"Can't setup RLIMIT_NOFILE for self|Will restore .* with|seccomp_metadata")
@@ -166,7 +169,8 @@ _NODE = (
         "the memory did not suffice: {line}",
     ),
     Rule(
-        r"page server|Can't send PSI|Can't (?:write|read) pages|page.*(?:Broken pipe|reset by peer)",
+        r"page server|Can't send PSI|Can't (?:write|read) pages"
+        r"|page.*(?:Broken pipe|reset by peer)",
         Reason.PAGE_STREAM_BROKEN,
         "the stream of pages to the target broke off: {line}",
     ),
@@ -183,6 +187,7 @@ RULES = (*_OUTSIDE, *_NODE)
 def diagnose(log: str, *, otherwise: Reason) -> Diagnosis:
     """Find the cause in the text of a dump's or restore's log."""
     errors = list(_errors(log))
+    errors.sort(key=lambda line: _GENERIC.search(line) is not None)
     tail = log_tail(log)
     for line in errors:
         for rule in RULES:

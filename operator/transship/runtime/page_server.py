@@ -36,7 +36,7 @@ class PageServer:
         self, worker: Worker, *, pid: int, listener: socket.socket, stream: PageStream, work: Path
     ) -> None:
         self._worker = worker
-        self._pid = pid
+        self.pid = pid
         self._listener = listener
         self._stream = stream
         self._work = work
@@ -79,7 +79,7 @@ class PageServer:
         """Wait until the dump has ended. Raises CheckpointFailed unless every page was written."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                answered = await self._worker.ask(Request(kind=Kind.WAIT_PID, pid=self._pid))
+                answered = await self._worker.ask(Request(kind=Kind.WAIT_PID, pid=self.pid))
         except TimeoutError as e:
             raise DeadlineExceeded("receiving pages: the dump has not ended") from e
         except CriuFailed as e:
@@ -100,7 +100,7 @@ class PageServer:
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept
         self._listener.close()
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGKILL)
+            os.kill(self.pid, signal.SIGKILL)
         await self._worker.kill()
         await asyncio.wait([self._connecting])
 

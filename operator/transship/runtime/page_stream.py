@@ -64,7 +64,7 @@ class PageStream:
         for end in (self.criu_end, self._ours if self._pumping is None else None):
             if end is not None:
                 end.close()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.shutdown(wait=False)  # the pump, even one not begun yet, closes both
 
 
 async def open_stream(pages: RemotePages) -> PageStream:

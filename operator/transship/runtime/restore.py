@@ -87,6 +87,8 @@ async def discard(layout: Layout, container: str) -> None:
 
     Its files, bundle and images stay. It can be repeated, and there need be nothing to discard.
     """
+    if conmon.alive(layout, container) and not (layout.runc_root / container).exists():
+        await _end_supervisor(layout, container)  # of an agent that died: runc has not begun yet
     await _end_members(layout, container)
     for place in (layout.images(container), layout.runc_root / container):
         await asyncio.to_thread(_unmount_leftovers, place)

@@ -41,7 +41,7 @@ async def run_selftest(directory: Path) -> SelfTest:
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix="selftest-") as name:
         work = Path(name)
-        command = [sys.executable, "-I", SUBJECT, work]
+        command = [sys.executable, "-I", str(SUBJECT), str(work)]
         try:
             await run(["unshare", *NAMESPACES, *command], timeout_seconds=TIMEOUT_SECONDS)
         except DeadlineExceeded as e:

@@ -40,6 +40,7 @@ async def test_the_node_is_told_at_once_and_again_when_a_fact_changes(tmp_path: 
     cluster, known = FakeCluster(), facts(tmp_path)
     registration = Registration(cluster, facts=known, clock=FakeClock())
     running = asyncio.create_task(registration.run())
+    registration.changed()
     await asyncio.sleep(0.01)
     assert cluster.leases == [LEASE_SECONDS]
     first = cluster.statuses[0]
@@ -64,6 +65,7 @@ async def test_it_goes_on_when_the_api_server_is_away(tmp_path: Path) -> None:
     cluster.away = True
     registration = Registration(cluster, facts=facts(tmp_path), clock=FakeClock())
     running = asyncio.create_task(registration.run())
+    registration.changed()
     await cluster.asked.wait()
     await asyncio.sleep(0.01)
     assert not running.done()

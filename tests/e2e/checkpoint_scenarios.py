@@ -1,0 +1,443 @@
+"""What test_checkpoint.py has a node do: one container, moved between two corners of that node.
+
+Run on a node, by its Python: SCENARIO IMAGE CGROUP. Nothing but the project and the standard
+library is imported here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transship.api.container import Container
+from transship.api.reasons import Reason
+from transship.common.certificates import agent_name, new_authority, write_credentials
+from transship.runtime import conmon, criu, logs, mounts, orders, restore
+from transship.runtime.checkpoint import Dump, Dumper, DumpRequest
+from transship.runtime.containers import Runtime, State
+from transship.runtime.failures import CheckpointFailed
+from transship.runtime.freezer import Freezer, FreezerState, freezer_of
+from transship.runtime.images import ImageStore
+from transship.runtime.layout import Layout
+from transship.runtime.orders import Order
+from transship.runtime.page_server import PageServer
+from transship.runtime.page_stream import RemotePages
+from transship.runtime.selftest import run_selftest
+
+NAME = "c"
+ADDRESS = "127.0.0.1"
+WAIT_SECONDS = 20.0
+POLL_SECONDS = 0.005
+A_WHILE_SECONDS = 0.15
+TIMEOUT_SECONDS = 20.0
+
+PROGRAM = """
+import os, signal, socket, sys, time
+memory = os.urandom(1 << 20) * 32
+if "stopped" in sys.argv:
+    child = os.fork()
+    while child == 0:
+        time.sleep(0.01)
+    os.kill(child, signal.SIGSTOP)
+if "mptcp" in sys.argv:
+    multipath = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+server = socket.create_server(("127.0.0.1", 0))
+near = socket.create_connection(server.getsockname())
+far, _ = server.accept()
+number = 0
+while True:
+    number += 1
+    near.sendall(number.to_bytes(8, "big"))
+    print(int.from_bytes(far.recv(8), "big"), flush=True)
+    time.sleep(0.01)
+"""
+
+
+@dataclass(frozen=True)
+class Corner:
+    """One side of a move, as two agents would have them on two nodes."""
+
+    runtime: Runtime
+    image: str
+
+    @property
+    def layout(self) -> Layout:
+        return self.runtime.layout
+
+    @property
+    def freezer(self) -> Freezer:
+        return freezer_of(self.layout, NAME)
+
+    def order(self, *words: str) -> Order:
+        path = self.layout.netns(NAME)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        subprocess.run(["unshare", f"--net={path}", "ip", "link", "set", "lo", "up"], check=True)
+        command = ("/usr/bin/python3", "-c", PROGRAM, *words)
+        return Order(id=NAME, name=NAME, container=Container(image=self.image, command=command))
+
+    def numbers(self) -> list[int]:
+        return [int(line.text) for line in logs.read(self.layout.log(NAME))]
+
+    def last(self) -> int:
+        return self.numbers()[-1]
+
+    def states(self) -> list[str]:
+        stats = [Path(f"/proc/{pid}/stat").read_text() for pid in self.freezer.processes()]
+        return sorted(stat.rpartition(")")[2].split()[0] for stat in stats)
+
+    async def goes_on(self) -> None:
+        before = len(self.numbers())
+        await until(lambda: len(self.numbers()) > before + 5)
+
+    async def stands_still(self) -> None:
+        before = self.numbers()
+        await asyncio.sleep(A_WHILE_SECONDS)
+        assert self.numbers() == before
+        assert self.freezer.state() is FreezerState.FROZEN
+
+    async def restore(self) -> restore.Restored:
+        self.runtime.mount(NAME)
+        console = orders.load(self.layout, NAME).console
+        request = restore.RestoreRequest(NAME, self.layout, console, TIMEOUT_SECONDS)
+        return await restore.restore_held(request)
+
+    async def clear(self) -> None:
+        await restore.discard(self.layout, NAME)
+        await self.runtime.remove(NAME)
+        mounts.unmount(self.layout.netns(NAME))
+        left = [
+            point
+            for root in (self.layout.state_dir, self.layout.runtime_dir)
+            for point in mounts.mounts_below(root)
+        ]
+        assert not left, left
+        shutil.rmtree(self.layout.runtime_dir, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Stage:
+    source: Corner
+    target: Corner
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
+    async def start(self, *words: str) -> None:
+        """Run the container on the source, and prepare for it on the target."""
+        await self.source.runtime.create_and_start(self.source.order(*words))
+        await self.target.runtime.prepare(self.target.order(*words))
+        await until(lambda: len(self.source.numbers()) > 5)
+
+    async def page_server(self) -> PageServer:
+        shutil.rmtree(self.target.layout.images(NAME), ignore_errors=True)
+        return await PageServer.start(
+            images=self.target.layout.images(NAME),
+            address=ADDRESS,
+            context=self.server,
+            peer=agent_name("source"),
+        )
+
+    async def dumper(self, server: PageServer, *, seconds: float = TIMEOUT_SECONDS) -> Dumper:
+        shutil.rmtree(self.source.layout.images(NAME), ignore_errors=True)
+        pages = RemotePages(ADDRESS, server.port, node="target", context=self.client)
+        return await Dumper.ready(DumpRequest(NAME, self.source.layout, pages, seconds))
+
+    async def dump(self) -> Dump:
+        """Dump to the target; the small images are brought there too."""
+        server = await self.page_server()
+        async with await self.dumper(server) as dumper:
+            await dumper.freeze()
+            done = await dumper.dump()
+        await server.finish(timeout_seconds=TIMEOUT_SECONDS)
+        for path in done.images.iterdir():
+            if path.is_file():
+                shutil.copy(path, self.target.layout.images(NAME))
+        return done
+
+
+Scenario = Callable[[Stage], Coroutine[Any, Any, None]]
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(play: Scenario) -> Scenario:
+    SCENARIOS[play.__name__] = play
+    return play
+
+
+async def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def failure(call: Coroutine[Any, Any, object]) -> CheckpointFailed:
+    try:
+        await call
+    except CheckpointFailed as e:
+        return e
+    raise AssertionError("succeeded")
+
+
+@scenario
+async def a_container_is_dumped_restored_held_and_goes_on_where_it_was(stage: Stage) -> None:
+    await stage.start()
+    await stage.dump()
+    await stage.source.stands_still()
+    restored = await stage.target.restore()
+    assert stage.target.numbers() == []
+    await asyncio.sleep(A_WHILE_SECONDS)
+    assert stage.target.numbers() == []
+    assert stage.target.freezer.state() is FreezerState.FROZEN
+    await stage.source.stands_still()
+    restore.resume(stage.target.layout, NAME)
+    await until(stage.target.numbers)
+    assert stage.target.numbers()[0] == stage.source.last() + 1
+    await restore.discard(stage.source.layout, NAME)
+    await stage.target.goes_on()
+    assert stage.target.runtime.inspect(NAME).pid == restored.pid
+
+
+@scenario
+async def a_moved_container_moves_again_and_its_exit_code_is_known(stage: Stage) -> None:
+    await stage.start()
+    await stage.dump()
+    await stage.target.restore()
+    await restore.discard(stage.source.layout, NAME)
+    mounts.unmount(stage.source.layout.netns(NAME))
+    await stage.source.runtime.prepare(stage.source.order())
+    back = Stage(stage.target, stage.source, stage.server, stage.client)
+    await back.dump()  # of a copy that has never run
+    await stage.source.restore()
+    restore.resume(stage.source.layout, NAME)
+    await stage.source.goes_on()
+    seen = await stage.source.runtime.stop(NAME, grace_seconds=0)
+    assert (seen.state, seen.exit_code) == (State.STOPPED, 128 + signal.SIGKILL)
+
+
+@scenario
+async def the_way_back_is_a_thaw(stage: Stage) -> None:
+    await stage.start()
+    for _ in range(3):
+        await stage.dump()
+        last = stage.source.last()
+        await stage.source.stands_still()
+        stage.source.freezer.thaw()
+        await stage.source.goes_on()
+        assert last + 1 in stage.source.numbers()
+
+
+@scenario
+async def a_stopped_task_stays_stopped_on_the_way_back_and_on_the_target(stage: Stage) -> None:
+    await stage.start("stopped")
+    first = await stage.dump()
+    assert len(first.stopped) == 1
+    await stage.source.stands_still()
+    stage.source.freezer.thaw()
+    await stage.source.goes_on()
+    assert stage.source.states() == ["S", "T"]
+    await stage.dump()
+    await stage.target.restore()
+    await stage.source.stands_still()
+    restore.resume(stage.target.layout, NAME)
+    await stage.target.goes_on()
+    assert stage.target.states() == ["S", "T"]
+
+
+@scenario
+async def a_cancelled_dump_leaves_the_container_and_its_connections_alive(stage: Stage) -> None:
+    for words in ((), ("stopped",)):
+        await stage.start(*words)
+        for delay in (0.0, 0.02, 0.06):
+            server = await stage.page_server()
+            async with await stage.dumper(server) as dumper:
+                await dumper.freeze()
+                dumping = asyncio.create_task(dumper.dump())
+                await asyncio.sleep(delay)
+                dumping.cancel()
+                await asyncio.wait([dumping])
+            await server.close()
+            stage.source.freezer.thaw()
+            await stage.source.goes_on()
+        await stage.source.clear()
+        await stage.target.clear()
+
+
+@scenario
+async def a_dump_without_a_target_fails_and_leaves_the_container_alive(stage: Stage) -> None:
+    await stage.start()
+    server = await stage.page_server()
+    async with await stage.dumper(server) as dumper:
+        await dumper.freeze()
+        await server.close()
+        error = await failure(dumper.dump())
+    assert error.reason == Reason.PAGE_STREAM_BROKEN, error
+    assert error.log_tail
+    stage.source.freezer.thaw()
+    await stage.source.goes_on()
+
+
+@scenario
+async def a_stalled_target_makes_the_dump_time_out(stage: Stage) -> None:
+    await stage.start()
+    server = await stage.page_server()
+    os.kill(server.pid, signal.SIGSTOP)
+    async with await stage.dumper(server, seconds=1) as dumper:
+        await dumper.freeze()
+        error = await failure(dumper.dump())
+    await server.close()
+    assert error.reason == Reason.DUMP_TIMED_OUT, error
+    stage.source.freezer.thaw()
+    await stage.source.goes_on()
+
+
+@scenario
+async def what_is_made_ready_can_be_closed_unused(stage: Stage) -> None:
+    await stage.start("stopped")
+    server = await stage.page_server()
+    dumper = await stage.dumper(server)
+    await dumper.close()
+    await stage.source.goes_on()
+    await server.close()
+    server = await stage.page_server()
+    dumper = await stage.dumper(server)
+    await dumper.freeze()
+    await dumper.close()
+    stage.source.freezer.thaw()
+    await stage.source.goes_on()
+    await server.close()
+
+
+@scenario
+async def a_held_copy_does_not_run_when_its_conmon_is_killed(stage: Stage) -> None:
+    await stage.start()
+    await stage.dump()
+    await stage.target.restore()
+    os.kill(conmon.conmon_pid(stage.target.layout, NAME), signal.SIGKILL)
+    await asyncio.sleep(A_WHILE_SECONDS)
+    assert stage.target.freezer.state() is FreezerState.FROZEN
+    await restore.discard(stage.target.layout, NAME)
+    assert stage.target.freezer.processes() == ()
+    assert stage.target.numbers() == []
+    stage.source.freezer.thaw()
+    await stage.source.goes_on()
+
+
+@scenario
+async def a_failed_restore_leaves_nothing_but_files(stage: Stage) -> None:
+    await stage.start()
+    await stage.dump()
+    (stage.target.layout.images(NAME) / "core-1.img").unlink()
+    error = await failure(stage.target.restore())
+    assert error.reason == Reason.RESTORE_FAILED, error
+    assert error.log_tail
+    assert stage.target.freezer.processes() == ()
+    assert not (stage.target.layout.runc_root / NAME).exists()
+    assert (stage.target.layout.rootfs(NAME) / "usr").is_dir()
+    stage.source.freezer.thaw()
+    await stage.source.goes_on()
+
+
+@scenario
+async def a_cancelled_restore_leaves_nothing_but_files(stage: Stage) -> None:
+    await stage.start()
+    await stage.dump()
+    for delay in (0.0, 0.02, 0.05, 0.08):
+        restoring = asyncio.create_task(stage.target.restore())
+        await asyncio.sleep(delay)
+        restoring.cancel()
+        await asyncio.wait([restoring])
+        assert stage.target.freezer.processes() == ()
+        assert not (stage.target.layout.runc_root / NAME).exists()
+        assert (stage.target.layout.rootfs(NAME) / "usr").is_dir()
+        mounts.unmount(stage.target.layout.netns(NAME))  # the dead copy's connection lingers there
+        stage.target.order()
+    stage.source.freezer.thaw()
+    await stage.source.goes_on()
+
+
+@scenario
+async def a_multipath_socket_is_named_as_the_cause(stage: Stage) -> None:
+    await stage.start("mptcp")
+    server = await stage.page_server()
+    async with await stage.dumper(server) as dumper:
+        await dumper.freeze()
+        error = await failure(dumper.dump())
+    await server.close()
+    assert error.reason == Reason.MPTCP_SOCKET, error
+    assert "GODEBUG" in error.hint
+    stage.source.freezer.thaw()
+    await stage.source.goes_on()
+
+
+@scenario
+async def a_node_proves_itself(stage: Stage) -> None:
+    facts = await criu.probe()
+    assert facts.version >= (4, 2, 0)
+    test = await run_selftest(stage.source.layout.runtime_dir / "selftest")
+    assert test.passed, test
+
+
+async def perform(name: str, *, stage: Stage) -> None:
+    await criu.warm()
+    try:
+        await SCENARIOS[name](stage)
+    finally:
+        await stage.source.clear()
+        await stage.target.clear()
+
+
+def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """TLS of the target as server and of the source as client."""
+    authority = new_authority("test")
+    made = []
+    for node, purpose in (
+        ("target", ssl.Purpose.CLIENT_AUTH),
+        ("source", ssl.Purpose.SERVER_AUTH),
+    ):
+        context = ssl.create_default_context(
+            purpose, cadata=authority.credentials.certificate.decode()
+        )
+        context.verify_mode = ssl.CERT_REQUIRED
+        with tempfile.TemporaryDirectory() as folder:
+            files = write_credentials(
+                authority.issue_agent(node, addresses=[ADDRESS]), Path(folder), node
+            )
+            context.load_cert_chain(files.certificate, files.key)
+        made.append(context)
+    return made[0], made[1]
+
+
+def corner(side: str, *, image: str, cgroup: str) -> Corner:
+    """Both have one store of images, as if each had pulled the same."""
+    layout = Layout(
+        Path(f"/var/lib/transship/checkpoint-test-{side}"),
+        Path(f"/run/checkpoint-test-{side}"),
+        f"{cgroup}/checkpoint-test-{side}",
+    )
+    store = ImageStore(
+        Path("/var/lib/transship/checkpoint-test-images"),
+        insecure_registries={image.partition("/")[0]},
+    )
+    return Corner(Runtime(layout, images=store), image)
+
+
+def main(name: str, image: str, cgroup: str) -> None:
+    server, client = contexts()
+    source, target = (corner(side, image=image, cgroup=cgroup) for side in ("source", "target"))
+    asyncio.run(perform(name, stage=Stage(source, target, server, client)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

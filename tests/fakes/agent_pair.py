@@ -1,0 +1,468 @@
+"""Two agents with their roles, journals and one container, under a clock that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Coroutine
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import pytest
+from fakes.agent_loop import LoopClock, VirtualLoop, owned
+from fakes.agent_peers import FakePeers, Listener, Network
+from fakes.agent_world import (
+    Copy,
+    FakeBundles,
+    FakeCopies,
+    FakeResidents,
+    FakeWires,
+    Home,
+    Life,
+    Place,
+    State,
+    World,
+)
+from fakes.orders import ID, order
+
+from transship.agent import records
+from transship.agent.journal import Durability, Journal, JournalError
+from transship.agent.records import OWNED, Record
+from transship.agent.source import Source, SourceParts
+from transship.agent.target import Target, TargetParts
+from transship.api.placement import DesiredState, Strategy
+from transship.common.errors import NotFound, Refused, TransshipError
+from transship.protocol.migrations import IncomingOrder, OutgoingOrder, Peer, VerdictNotice
+from transship.protocol.states import RecordState, SideState, Verdict
+
+T = TypeVar("T")
+
+LONG_SECONDS = 30.0
+"""Enough for everything that does not wait for somebody else."""
+
+
+class Disk(Enum):
+    WORKS = "works"
+    FULL = "full"  # nothing gets written
+    LIES = "lies"  # everything gets written, and reported as failed
+
+
+class FragileJournal(Journal):
+    """The real one, on a disk that can fail, of an agent that can be killed at any write."""
+
+    def __init__(self, folder: Path, *, boot: str, clock: LoopClock, life: Life) -> None:
+        super().__init__(folder, boot=boot, clock=clock)
+        self.disk = Disk.WORKS
+        self.killed_before: RecordState | None = None
+        self.killed_after: RecordState | None = None
+        self.full_for: RecordState | None = None
+        self._life = life
+
+    def _store(self, record: Record, durability: Durability) -> None:
+        self._life.must_live()
+        if record.state is self.killed_before:
+            self._life.end()
+            self._life.must_live()
+        if self.disk is Disk.FULL or record.state is self.full_for:
+            raise JournalError("the disk is full")
+        super()._store(record, durability)
+        if self.disk is Disk.LIES:
+            raise JournalError("the disk says that it failed")
+        if record.state is self.killed_after:
+            self._life.end()
+            self._life.must_live()
+
+    def mend(self) -> None:
+        """The disk works again."""
+        self.disk, self.full_for = Disk.WORKS, None
+
+    def remove(self, container_id: str, *, floor: int | None = None) -> None:
+        self._life.must_live()
+        super().remove(container_id, floor=floor)
+
+
+class Agent:
+    """One life of an agent: what it holds in memory ends with it."""
+
+    def __init__(self, node: Node) -> None:
+        self.life = Life(at_end=lambda: self._end(node))
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self._loop = node.pair.loop
+        clock, world = LoopClock(self._loop), node.pair.world
+        at = Place(node.name, world, self.life, node.folder)
+        self.journal = FragileJournal(
+            node.folder / "journal", boot=node.boot, clock=clock, life=self.life
+        )
+        self.residents = FakeResidents(at, self.journal, clock)
+        peers: Any = FakePeers(node.pair.network, must_live=self.life.must_live)
+        copies, bundles, wires = FakeCopies(at), FakeBundles(at), FakeWires(at)
+        self.source = Source(
+            SourceParts(
+                journal=self.journal, copies=copies, bundles=bundles, wires=wires,
+                residents=self.residents, peers=peers, clock=clock,
+                streams=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            )
+        )  # fmt: skip
+        self.target = Target(
+            TargetParts(
+                journal=self.journal, copies=copies, bundles=bundles, wires=wires,
+                residents=self.residents, peers=peers, clock=clock, scratch=node.folder,
+                vacate=self.source.vacate,
+            )
+        )  # fmt: skip
+
+    async def start(self) -> None:
+        """As app.Agent does it."""
+        self.journal.load()
+        await self.target.recover()
+        await self.source.recover()
+        self.residents.begin()
+
+    def serve(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        return owned(self._loop, work, by=self.tasks)
+
+    def _end(self, node: Node) -> None:
+        node.agent = None
+        del node.pair.network.listeners[node.name]
+        for task in tuple(self.tasks):
+            task.cancel()
+
+
+class Node:
+    """What outlives an agent: its disk and its boot."""
+
+    def __init__(self, name: str, *, pair: Pair) -> None:
+        self.name, self.pair = name, pair
+        self.folder = pair.folder / name
+        self.folder.mkdir()
+        self.boots = 1
+        self.agent: Agent | None = None
+        pair.world.on_disk[name] = self.on_disk
+
+    @property
+    def boot(self) -> str:
+        return f"{self.name}-boot-{self.boots}"
+
+    @property
+    def live(self) -> Agent:
+        assert self.agent is not None, f"the agent of {self.name} is down"
+        return self.agent
+
+    @property
+    def record(self) -> Record | None:
+        return self.live.journal.get(ID)
+
+    @property
+    def state(self) -> RecordState | None:
+        return None if self.record is None else self.record.state
+
+    def on_disk(self) -> Record | None:
+        journal = Journal(self.folder / "journal", boot=self.boot)
+        journal.load()
+        return journal.get(ID)
+
+    def peer(self) -> Peer:
+        return Peer(node=self.name, address=f"10.0.0.{ord(self.name[-1])}", endpoint="https://x")
+
+    def up(self) -> None:
+        if self.agent is None:
+            self.agent = Agent(self)
+            self.pair.network.listeners[self.name] = self.agent
+            starting = self.agent.serve(self.agent.start())
+            starting.add_done_callback(self._note_start)
+            self.pair.loop.pass_time()
+
+    def _note_start(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.pair.world.violations.append(f"{self.name} cannot start: {error!r}")
+
+    def down(self) -> None:
+        """The agent is killed; containers stay as they are."""
+        if self.agent is not None:
+            self.agent.life.end()
+            self.pair.loop.pass_time()
+
+    def restart(self) -> None:
+        self.down()
+        self.up()
+
+    def power_cut(self) -> None:
+        self.down()
+        self.pair.world.power_cut(self.name)
+        self.boots += 1
+
+
+class Pair:
+    """node-a runs the container at first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.loop = VirtualLoop()
+        self.world, self.network = World(), Network()
+        self.loop.set_exception_handler(self._note_unforeseen)
+        self.a, self.b = Node("node-a", pair=self), Node("node-b", pair=self)
+        self.strategy = Strategy.STOP_AND_COPY
+        self._patches = pytest.MonkeyPatch()
+        self._place_container()
+
+    def __enter__(self) -> Self:
+        self._patches.setattr("transship.agent.source.FileCopy", FakeFileCopy.for_pair(self))
+        self._patches.setattr("transship.agent.journal.os.fsync", lambda _: None)
+        self.a.up()
+        self.b.up()
+        self.pass_time(0.01)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for node in (self.a, self.b):
+            node.down()
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.loop.pass_time(1.0)
+        self.loop.close()
+        self._patches.undo()
+
+    # The operator.
+
+    def call(self, work: Coroutine[Any, Any, T], *, on: Node, seconds: float = LONG_SECONDS) -> T:
+        """An order to an agent, and its answer."""
+        task = on.live.serve(work)
+        self.loop.pass_time()
+        if not task.done():
+            self.pass_time(seconds)
+        assert task.done(), "the agent did not answer"
+        return task.result()
+
+    def background(self, task: asyncio.Task[Any]) -> None:
+        """An order whose answer nobody waits for."""
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self.loop.pass_time()
+
+    def incoming(self, migration: str, *, source: Node, epoch: int) -> IncomingOrder:
+        return IncomingOrder(
+            migration=migration,
+            order=order(epoch=epoch + 1),
+            source=source.peer(),
+            strategy=self.strategy,
+        )
+
+    def outgoing(self, migration: str, *, target: Node, epoch: int) -> OutgoingOrder:
+        return OutgoingOrder(
+            migration=migration,
+            container=ID,
+            epoch=epoch,
+            target=target.peer(),
+            strategy=self.strategy,
+        )
+
+    def prepare(self, migration: str = "m-1", *, epoch: int = 1) -> None:
+        source, target = self.sides(epoch)
+        wanted = self.incoming(migration, source=source, epoch=epoch)
+        self.call(target.live.target.begin(wanted), on=target)
+        self.pass_time(0.2)
+
+    def begin(self, migration: str = "m-1", *, epoch: int = 1) -> None:
+        source, target = self.sides(epoch)
+        wanted = self.outgoing(migration, target=target, epoch=epoch)
+        self.call(source.live.source.begin(wanted), on=source)
+
+    def order_incoming(self, migration: str, *, epoch: int) -> None:
+        """Nobody waits for the answer."""
+        source, target = self.sides(epoch)
+        if target.agent is not None:
+            wanted = self.incoming(migration, source=source, epoch=epoch)
+            self.background(target.live.serve(target.live.target.begin(wanted)))
+
+    def order_outgoing(self, migration: str, *, epoch: int) -> None:
+        source, target = self.sides(epoch)
+        if source.agent is not None:
+            wanted = self.outgoing(migration, target=target, epoch=epoch)
+            self.background(source.live.serve(source.live.source.begin(wanted)))
+
+    def move(self, migration: str = "m-1", *, epoch: int = 1) -> None:
+        """From order to order, then wait."""
+        self.prepare(migration, epoch=epoch)
+        self.begin(migration, epoch=epoch)
+        self.pass_time(LONG_SECONDS)
+
+    def relay(self, verdict: Verdict, migration: str = "m-1", *, epoch: int = 1) -> SideState:
+        _, target = self.sides(epoch)
+        due = epoch + 1 if verdict is Verdict.RELEASED else epoch
+        notice = VerdictNotice(migration=migration, verdict=verdict, epoch=due)
+        return self.call(target.live.target.decide(notice), on=target).state
+
+    def abort_source(self, migration: str = "m-1", *, epoch: int = 1) -> Verdict:
+        source, _ = self.sides(epoch)
+        return self.call(source.live.source.abort(migration), on=source).verdict
+
+    def abort_target(self, migration: str = "m-1", *, epoch: int = 1) -> SideState:
+        _, target = self.sides(epoch)
+        return self.call(target.live.target.abort(migration), on=target).state
+
+    def forget(self, migration: str = "m-1", *, epoch: int = 1) -> None:
+        source, target = self.sides(epoch)
+        self.call(source.live.source.forget(migration), on=source)
+        self.call(target.live.target.forget(migration), on=target)
+
+    def settle(self) -> None:
+        """All faults end; agents, then the operator, bring things to their end."""
+        self.world.failing.clear()
+        self.network.heal()
+        for node in (self.a, self.b):
+            if node.agent is not None:
+                node.agent.journal.mend()
+            node.up()
+        self.pass_time(60.0)
+        for _ in range(3):
+            self.tidy()
+            self.pass_time(20.0)
+
+    def tidy(self) -> None:
+        """What an operator does after all is over: as plan.placement's Tidy."""
+        for node in (self.a, self.b):
+            record = node.record
+            if record is not None and record.migration is not None:
+                with suppress(Refused, NotFound):
+                    self._tidy(node, record, record.migration)
+
+    def _tidy(self, node: Node, record: Record, migration: str) -> None:
+        source, target = node.live.source, node.live.target
+        if record.state in {RecordState.INCOMING, RecordState.HELD}:
+            self.call(target.abort(migration), on=node)
+            self.call(target.forget(migration), on=node)
+        elif record.state is RecordState.RELEASED:
+            self.call(source.forget(migration), on=node)
+        else:
+            self.call(source.abort(migration), on=node)
+            self.call(source.forget(migration), on=node)
+
+    # Looking.
+
+    def sides(self, epoch: int) -> tuple[Node, Node]:
+        """Odd epochs are node-a's."""
+        return (self.a, self.b) if epoch % 2 else (self.b, self.a)
+
+    def pass_time(self, seconds: float) -> None:
+        """Time passes for everybody, and the program runs meanwhile."""
+        for _ in range(10):
+            self.world.work()
+            self.loop.pass_time(seconds / 10)
+        assert self.world.violations == []
+
+    def until(self, what: object, *, equals: object, seconds: float = LONG_SECONDS) -> None:
+        """Let time pass in small steps until `what()` has this value."""
+        assert callable(what)
+        for _ in range(int(seconds * 1000)):
+            if what() == equals:
+                return
+            self.loop.pass_time(0.001)
+        raise AssertionError(f"still {what()}, not {equals}")
+
+    def source_state(self, migration: str = "m-1", *, epoch: int = 1) -> SideState | None:
+        report = self.sides(epoch)[0].live.source.report(migration)
+        return None if report is None else report.state
+
+    def target_state(self, migration: str = "m-1", *, epoch: int = 1) -> SideState | None:
+        report = self.sides(epoch)[1].live.target.report(migration)
+        return None if report is None else report.state
+
+    def assert_settled(self) -> Node:
+        """It lives on one of the two, with an epoch that tells which."""
+        assert len(self.world.running()) == 1
+        node = self.a if self.world.running() == [self.a.name] else self.b
+        assert node.record is not None
+        assert self.sides(node.record.epoch)[0] is node
+        self.assert_lives_on(node, epoch=node.record.epoch)
+        return node
+
+    def assert_lives_on(self, node: Node, *, epoch: int) -> None:
+        """Exactly one copy, and its node alone has anything of it."""
+        other = self.b if node is self.a else self.a
+        world = self.world
+        assert world.violations == []
+        assert world.running() == [node.name]
+        record = node.record
+        assert record is not None
+        assert (record.state, record.epoch, record.migration) == (RecordState.RUNNING, epoch, None)
+        assert world.wires[node.name] == "serving"
+        assert other.name not in world.copies
+        assert other.name not in world.homes
+        assert world.servers == {}
+        assert world.wires.get(other.name, "away") == "away"
+        assert node.on_disk() == record
+
+    def _place_container(self) -> None:
+        name, boot = self.a.name, self.a.boot
+        journal = Journal(self.a.folder / "journal", boot=boot, clock=LoopClock(self.loop))
+        journal.load()
+        first = records.ordered(None, order(state=DesiredState.RUNNING), boot=boot)
+        journal.put(first.but(started_boot=boot))
+        self.world.homes[name] = Home(files=0, mounted=True)
+        self.world.copies[name] = Copy(State.RUNNING, 0)
+        self.world.wires[name] = "serving"
+
+    def _note_unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.world.violations.append(f"{context.get('message')}: {context.get('exception')!r}")
+
+
+class FakeFileCopy:
+    """filecopy.FileCopy, by messages: put in its place with `for_pair`."""
+
+    pair: Pair
+
+    def __init__(
+        self, home: Path, trees: object, *, peer: Peer, migration: str, context: object,
+        mapped: object,
+    ) -> None:  # fmt: skip
+        self._from = home.parent.name
+        self._peer, self._migration = peer, migration
+        self.bytes = 0
+
+    @classmethod
+    def for_pair(cls, pair: Pair) -> type[FakeFileCopy]:
+        return type("FakeFileCopyOfPair", (cls,), {"pair": pair})
+
+    async def copy(self) -> None:
+        await self._send("copy")
+
+    async def make_ready(self) -> None:
+        self._must_live()
+
+    async def send_difference(self) -> None:
+        await self._send("send_difference")
+
+    async def close(self) -> None:
+        self._must_live()
+
+    def _must_live(self) -> None:
+        node = self.pair.a if self._from == self.pair.a.name else self.pair.b
+        if node.agent is None:
+            raise asyncio.CancelledError
+
+    async def _send(self, step: str) -> None:
+        self._must_live()
+        world = self.pair.world
+        at = Place(self._from, world, Life(), self.pair.folder)
+        await at.step(step)
+        self._must_live()
+        files = world.homes[self._from].files
+
+        async def receive(agent: Listener) -> None:
+            report = agent.target.report(self._migration)
+            if report is None or report.state is not SideState.PREPARED:
+                raise TransshipError(f"files for {None if report is None else report.state}")
+            world.homes[self._peer.node].files = files
+            self.bytes += 10
+
+        await self.pair.network.call(self._peer.node, "files", receive)
+
+
+__all__ = ["OWNED", "Disk", "FakeFileCopy", "Node", "Pair"]

@@ -1,0 +1,411 @@
+"""What there is of one container on all nodes, and the ports through which an agent changes it.
+
+The world outlives agents. It notes every violation of what must never happen, for tests to look at:
+an exception could be swallowed by the very code under test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from transship.agent import records
+from transship.agent.journal import Journal
+from transship.agent.ports import Dumped, Restored, Trees
+from transship.agent.records import OWNED, Record
+from transship.api.placement import DesiredState
+from transship.common.clock import Clock
+from transship.common.errors import NotFound, TransshipError
+from transship.protocol.migrations import MemoryEndpoint
+from transship.protocol.states import RecordState
+
+SECONDS = {
+    "prepare": 0.04,
+    "copy": 0.04,
+    "send_difference": 0.01,
+    "freeze": 0.005,
+    "dump": 0.03,
+    "restore": 0.02,
+    "destroy": 0.01,
+    "remove": 0.01,
+    "stop": 0.02,
+    "start": 0.02,
+}
+"""How long things take; all else takes a millisecond."""
+
+
+class State(StrEnum):
+    RUNNING = "running"
+    FROZEN = "frozen"
+    HELD = "held"
+
+
+@dataclass
+class Copy:
+    """memory: how far the program has come."""
+
+    state: State
+    memory: int
+
+
+@dataclass
+class Home:
+    """A container's directories on a node; files: as of which progress they are."""
+
+    files: int | None = None
+    mounted: bool = False
+
+
+@dataclass
+class World:
+    copies: dict[str, Copy] = field(default_factory=dict)
+    homes: dict[str, Home] = field(default_factory=dict)
+    wires: dict[str, str] = field(default_factory=dict)
+    servers: dict[str, int | None] = field(default_factory=dict)  # page servers: what they have got
+    progress: int = 0  # what the program has come to, wherever it ran
+    starts: int = 0  # from the image
+    violations: list[str] = field(default_factory=list)
+    failing: dict[tuple[str, str], int] = field(default_factory=dict)  # calls to fail, per step
+    on_disk: dict[str, Callable[[], Record | None]] = field(default_factory=dict)
+
+    def fail(self, node: str, step: str, *, times: int = 1) -> None:
+        """Let the next calls of this step on the node fail."""
+        self.failing[node, step] = times
+
+    def must_work(self, node: str, step: str) -> None:
+        left = self.failing.get((node, step), 0)
+        if left:
+            self.failing[node, step] = left - 1
+            raise TransshipError(f"{step} on {node} does not work", reason="Planned")
+
+    def work(self) -> None:
+        """The running program goes on, in memory and files."""
+        for node, copy in self.copies.items():
+            if copy.state is State.RUNNING:
+                self.progress += 1
+                copy.memory = self.progress
+                self.homes.setdefault(node, Home()).files = self.progress
+
+    def run(self, node: str, copy: Copy) -> None:
+        """A copy gets going."""
+        others = [n for n, c in self.copies.items() if c.state is State.RUNNING and n != node]
+        if others:
+            self.violations.append(f"{node} runs a copy, as {others} do")
+        if copy.memory != self.progress:
+            self.violations.append(f"{node} runs a stale copy")
+        if node not in self.homes:
+            self.violations.append(f"{node} runs a copy without files")
+        self._must_be_allowed(node, copy)
+        copy.state = State.RUNNING
+        self.copies[node] = copy
+
+    def _must_be_allowed(self, node: str, copy: Copy) -> None:
+        record = self.on_disk[node]()
+        state = None if record is None else record.state
+        forbidden = {RecordState.RELEASED, RecordState.INCOMING, RecordState.HELD, None}
+        if state in forbidden and copy.state is not State.RUNNING:
+            self.violations.append(f"{node} runs a copy although its record says {state}")
+
+    def start(self, node: str) -> None:
+        """From the image."""
+        present = self.copies.get(node)
+        if present is not None:
+            if present.state is not State.RUNNING:
+                self.violations.append(f"{node} starts over a {present.state} copy")
+            return
+        self.starts += 1
+        self.run(node, Copy(State.FROZEN, self.progress))
+
+    def end(self, node: str, *, by: str) -> None:
+        copy = self.copies.pop(node, None)
+        if copy is not None and copy.state is State.RUNNING and by != "stop":
+            self.violations.append(f"{by} ended a running copy on {node}")
+
+    def power_cut(self, node: str) -> None:
+        self.copies.pop(node, None)
+        self.wires.pop(node, None)
+        self.servers.pop(node, None)
+        if node in self.homes:
+            self.homes[node].mounted = False
+
+    def running(self) -> list[str]:
+        return [node for node, copy in self.copies.items() if copy.state is State.RUNNING]
+
+
+class Life:
+    """Whether the agent still lives: what a dead one had begun ends at its next step."""
+
+    def __init__(self, *, at_end: Callable[[], None] = lambda: None) -> None:
+        self.over = False
+        self._at_end = at_end
+
+    def end(self) -> None:
+        if not self.over:
+            self.over = True
+            self._at_end()
+
+    def must_live(self) -> None:
+        if self.over:
+            raise asyncio.CancelledError
+
+
+@dataclass(frozen=True)
+class Place:
+    """What all ports of one agent have: its node, the world, its life."""
+
+    node: str
+    world: World
+    life: Life
+    folder: Path
+
+    async def step(self, name: str) -> None:
+        self.life.must_live()
+        await asyncio.sleep(SECONDS.get(name, 0.001))
+        self.quick_step(name)
+
+    def quick_step(self, name: str) -> None:
+        self.life.must_live()
+        self.world.must_work(self.node, name)
+
+    @property
+    def copy(self) -> Copy:
+        found = self.world.copies.get(self.node)
+        if found is None:
+            raise NotFound(f"no copy on {self.node}")
+        return found
+
+
+@dataclass(frozen=True)
+class FakeCopies:
+    at: Place
+
+    async def freeze(self, container: str) -> None:
+        await self.at.step("freeze")
+        if self.at.copy.state is State.RUNNING:
+            self.at.copy.state = State.FROZEN
+
+    async def thaw(self, container: str) -> None:
+        await self.at.step("thaw")
+        copy = self.at.copy
+        if copy.state is State.HELD:
+            self.at.world.violations.append(f"{self.at.node} thawed a held copy")
+        self.at.world.run(self.at.node, copy)
+
+    async def ready(
+        self, container: str, *, to: MemoryEndpoint, node: str, timeout_seconds: float
+    ) -> None:
+        await self.at.step("ready")
+
+    async def unready(self, container: str) -> None:
+        await self.at.step("unready")
+
+    async def dump(self, container: str) -> Dumped:
+        await self.at.step("dump")
+        copy, servers = self.at.copy, self.at.world.servers
+        if copy.state is not State.FROZEN:
+            raise TransshipError(f"dumping a copy that is {copy.state}")
+        waiting = [node for node in servers if node != self.at.node]
+        if not waiting:
+            raise TransshipError("no page server listens")
+        servers[waiting[0]] = copy.memory
+        folder = self.images(container)
+        folder.mkdir(exist_ok=True)
+        (folder / "pages").write_text(str(copy.memory))
+        return Dumped(images=folder, bytes=100)
+
+    async def receive(self, container: str, *, node: str) -> MemoryEndpoint:
+        await self.at.step("receive")
+        self.at.world.servers[self.at.node] = None
+        self.images(container).mkdir(exist_ok=True)
+        return MemoryEndpoint(address=self.at.node, port=1)
+
+    async def received(self, container: str, *, timeout_seconds: float) -> None:
+        await self.at.step("received")
+        if self.at.world.servers.pop(self.at.node, None) is None:
+            raise TransshipError("pages are missing")
+
+    async def restore(self, container: str, *, timeout_seconds: float) -> Restored:
+        await self.at.step("restore")
+        world, node = self.at.world, self.at.node
+        memory = int((self.images(container) / "pages").read_text())
+        if node in world.copies:
+            world.violations.append(f"{node} restores over a copy")
+        if not world.homes[node].mounted or world.homes[node].files != memory:
+            world.violations.append(f"{node} restores with wrong files")
+        world.copies[node] = Copy(State.HELD, memory)
+        return Restored(pid=1)
+
+    async def resume(self, container: str) -> None:
+        await self.at.step("resume")
+        if self.at.copy.state is not State.RUNNING:
+            self.at.world.run(self.at.node, self.at.copy)
+
+    async def settle(self, container: str) -> None:
+        await self.at.step("settle")
+
+    async def destroy(self, container: str) -> None:
+        await self.at.step("destroy")
+        self.at.world.end(self.at.node, by="destroy")
+        self.at.world.servers.pop(self.at.node, None)
+
+    def images(self, container: str) -> Path:
+        return self.at.folder / "images"
+
+    def mapped(self, container: str) -> frozenset[str]:
+        return frozenset()
+
+
+@dataclass(frozen=True)
+class FakeBundles:
+    at: Place
+
+    async def prepare(self, record: Record) -> str:
+        await self.at.step("prepare")
+        if self.at.node in self.at.world.copies:
+            self.at.world.violations.append(f"{self.at.node} prepares over a copy")
+        self.at.world.homes.setdefault(self.at.node, Home())
+        return "sha256:" + "0" * 64
+
+    async def mount(self, container: str) -> None:
+        await self.at.step("mount")
+        self.at.world.homes[self.at.node].mounted = True
+
+    async def remove(self, container: str) -> None:
+        await self.at.step("remove")
+        self.at.world.end(self.at.node, by="remove")
+        self.at.world.homes.pop(self.at.node, None)
+
+    def home(self, container: str) -> Path:
+        return self.at.folder / "home"
+
+    def trees(self, record: Record) -> Trees:
+        self.at.quick_step("trees")
+        return Trees(names=())
+
+    def mapped(self, record: Record, paths: frozenset[str]) -> frozenset[str]:
+        return frozenset()
+
+
+@dataclass(frozen=True)
+class FakeWires:
+    """The words are those of network.containers' table."""
+
+    at: Place
+
+    def _turn(self, step: str, state: str, *, makes: bool = False) -> None:
+        self.at.quick_step(step)
+        if not makes and self.at.world.wires.get(self.at.node, "away") == "away":
+            raise NotFound("the container has no network here")
+        self.at.world.wires[self.at.node] = state
+
+    def create_held(self, record: Record) -> None:
+        present = self.at.world.wires.get(self.at.node, "away")
+        self._turn("create_held", "created" if present == "away" else present, makes=True)
+
+    def hold(self, record: Record) -> None:
+        self._turn("hold", "held")
+
+    def release(self, record: Record) -> None:
+        self._turn("release", "serving")
+
+    def divert(self, record: Record, *, via: str) -> None:
+        self._turn("divert", "diverted")
+
+    def undivert(self, record: Record) -> None:
+        self._turn("undivert", "serving")
+
+    def give_back(self, record: Record) -> None:
+        self._turn("give_back", "returning")
+
+    def leave(self, record: Record, *, via: str) -> None:
+        self._turn("leave", "away", makes=True)
+
+    def remove(self, record: Record) -> None:
+        self.at.quick_step("remove_wires")
+        self.at.world.wires.pop(self.at.node, None)
+
+
+@dataclass
+class FakeResidents:
+    """A supervisor reduced to what a migration meets: it thaws, attaches and starts what is ours."""
+
+    at: Place
+    journal: Journal
+    clock: Clock
+    cared_for: bool = False
+    attached: bool = False
+    quiet: bool = False
+    looking: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        if any(record.state in OWNED for record in self.journal.all()):
+            self.cared_for = True
+            self._look()
+
+    def adopt(self, record: Record, *, pid: int | None) -> None:
+        self.keep(record.id)
+
+    def disown(self, container: str) -> None:
+        self.at.life.must_live()
+        self.cared_for = False
+
+    async def quieten(self, container: str) -> None:
+        await self.at.step("quieten")
+        self.quiet = True
+
+    def keep(self, container: str) -> None:
+        self.at.life.must_live()
+        self.cared_for = self.attached = True
+        self.quiet = False
+        self._look()
+
+    async def start(self, record: Record) -> None:
+        if record.order.state is not DesiredState.STOPPED:
+            await self.at.step("start")
+            self._create()
+            present = self.journal.get(record.id)
+            assert present is not None
+            started = records.started(present, boot=self.journal.boot, now=self.clock.now())
+            self.journal.put(started)
+        self.keep(record.id)
+
+    async def stop(self, container: str) -> None:
+        await self.at.step("stop")
+        self.at.world.end(self.at.node, by="stop")
+
+    def running(self, container: str) -> bool:
+        copy = self.at.world.copies.get(self.at.node)
+        return copy is not None and copy.state is State.RUNNING
+
+    def _create(self) -> None:
+        self.at.world.homes.setdefault(self.at.node, Home()).mounted = True
+        self.at.world.wires[self.at.node] = "serving"
+        self.at.world.start(self.at.node)
+
+    def _look(self) -> None:
+        if self.looking is None or self.looking.done():
+            self.looking = asyncio.create_task(self._mend())
+
+    async def _mend(self) -> None:
+        """One look after a while, as a real one has it every 15 s."""
+        await self.at.step("look")
+        for record in self.journal.all():
+            if self.cared_for and record.state in OWNED:
+                self._mend_one(record)
+
+    def _mend_one(self, record: Record) -> None:
+        world, node = self.at.world, self.at.node
+        copy = world.copies.get(node)
+        if copy is not None and copy.state is not State.RUNNING:
+            world.run(node, copy)
+        wanted = record.state is RecordState.RUNNING and record.ordered_boot == self.journal.boot
+        if copy is None and wanted:
+            if record.started_boot:
+                world.violations.append(f"{node} takes the container for lost")
+            self._create()
+        if not self.attached and node in world.copies:
+            world.wires[node] = "serving"
+            self.attached = True

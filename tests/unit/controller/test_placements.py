@@ -1,0 +1,231 @@
+"""A placement's life under the operator's loops, on a cluster and agents in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from fakes.operator_world import OperatorWorld
+from fakes.resources import UID, node_agent
+from transship.api.address_pool import AddressPool
+from transship.api.conditions import find, is_true
+from transship.api.container import EnvVar
+from transship.api.migration import ContainerMigration
+from transship.api.node_agent import NodeAgent
+from transship.api.placement import ContainerPlacement, PlacementPhase
+from transship.common.errors import Refused, Unreachable
+from transship.controller.ports import DataKind
+from transship.protocol.states import RecordState
+
+pytestmark = pytest.mark.timeout(20)
+
+
+def condition_of(world: OperatorWorld, kind: str) -> tuple[str, str]:
+    found = find(world.web.status.conditions, kind)
+    return ("absent", "") if found is None else (found.status.value, found.reason)
+
+
+def allocations(world: OperatorWorld) -> list[str]:
+    pool = world.cluster.find(AddressPool, "default", None)
+    assert pool is not None
+    return [a.address for a in pool.status.allocations]
+
+
+async def placed(world: OperatorWorld, node: str = "node-a") -> None:
+    await world.until(lambda: world.web.status.phase == PlacementPhase.RUNNING)
+    assert world.agents.runners(UID) == [node]
+
+
+async def test_a_new_placement_gets_an_address_a_node_and_runs_there() -> None:
+    async with OperatorWorld("node-a", "node-b") as world:
+        world.create(target_node="node-b")
+        await placed(world, "node-b")
+        status = world.web.status
+        assert (status.node, status.epoch, status.address) == ("node-b", 1, "10.0.128.1")
+        assert status.observed_generation == 1
+        assert is_true(status.conditions, "Ready")
+        assert condition_of(world, "Reconciling") == ("absent", "")
+        assert world.agents.at("node-b").orders[0].addresses == ("10.0.128.1",)
+
+
+async def test_the_node_is_written_down_before_it_is_asked() -> None:
+    async with OperatorWorld("node-a") as world:
+        world.agents.failing["node-a", "put_container"] = Unreachable("lost")
+        world.create(target_node="node-a")
+        await world.until(lambda: ("node-a", "put_container") in world.agents.calls)
+        assert (world.web.status.node, world.web.status.epoch) == ("node-a", 1)
+
+
+async def test_an_operator_that_died_after_its_order_asks_no_second_node() -> None:
+    async with OperatorWorld("node-a", "node-b") as world:
+        world.agents.failing["node-a", "put_container"] = Unreachable("lost")
+        world.create(target_node="node-a")
+        await world.until(lambda: ("node-a", "put_container") in world.agents.calls)
+        await world.kill()
+        world.move("node-b")
+        world.agents.failing.clear()
+        world.start()
+        await world.until(lambda: world.web.status.node == "node-b")
+        assert [m.spec.source_node for m in world.moves] == ["node-a"]
+        assert world.agents.runners(UID) == ["node-b"]
+
+
+async def test_without_a_target_the_least_loaded_node_is_chosen_and_kept() -> None:
+    async with OperatorWorld("node-a", "node-b") as world:
+        world.create("other", uid="uid-other", target_node="node-a")
+        world.create()
+        await placed(world, "node-b")
+        world.cluster.put(node_agent("node-c"))
+        await world.settle()
+        assert world.web.status.node == "node-b"
+        assert world.moves == []
+
+
+async def test_a_missing_target_is_told_and_waited_for() -> None:
+    async with OperatorWorld("node-a") as world:
+        world.create(target_node="node-z")
+        await world.until(lambda: condition_of(world, "Reconciling")[1] == "NodeNotFound")
+        assert world.web.status.phase == PlacementPhase.PENDING
+        world.cluster.put(node_agent("node-z"))
+        await placed(world, "node-z")
+
+
+async def test_a_move_to_an_unschedulable_node_waits_and_the_container_runs_on() -> None:
+    async with OperatorWorld("node-a") as world:
+        world.cluster.put(node_agent("node-b", unschedulable=True))
+        world.create(target_node="node-a")
+        await placed(world)
+        world.move("node-b")
+        await world.until(lambda: condition_of(world, "Reconciling")[1] == "NodeUnschedulable")
+        assert condition_of(world, "Ready")[0] == "True"
+        assert world.moves == []
+        world.cluster.put(node_agent("node-b"))
+        await world.until(lambda: world.agents.runners(UID) == ["node-b"])
+
+
+async def test_a_changed_spec_is_ordered_and_a_repetition_is_not() -> None:
+    async with OperatorWorld("node-a") as world:
+        world.create(target_node="node-a")
+        await placed(world)
+        assert len(world.agents.at("node-a").orders) == 1
+        world.cluster.edit(ContainerPlacement, "web", state="Frozen")
+        await world.until(lambda: world.web.status.phase == PlacementPhase.FROZEN)
+        assert len(world.agents.at("node-a").orders) == 2
+        await world.restart()
+        await world.settle()
+        assert len(world.agents.at("node-a").orders) == 2
+
+
+async def test_a_stopped_placement_says_so() -> None:
+    async with OperatorWorld("node-a") as world:
+        world.create(target_node="node-a", state="Stopped")
+        await world.until(lambda: world.web.status.phase == PlacementPhase.STOPPED)
+        assert condition_of(world, "Ready") == ("False", "ContainerStopped")
+
+
+async def test_a_node_that_was_away_gets_its_order_again() -> None:
+    async with OperatorWorld("node-a") as world:
+        world.create(target_node="node-a")
+        await placed(world)
+        world.agents.at("node-a").reboot()
+        await world.until(lambda: len(world.agents.at("node-a").orders) == 2)
+        await placed(world)
+
+
+async def test_a_silent_node_makes_ready_unknown_and_nothing_starts_elsewhere() -> None:
+    async with OperatorWorld("node-a", "node-b") as world:
+        world.create(target_node="node-a")
+        await placed(world)
+        world.agents.silent.add("node-a")
+        world.clock.pass_time(60)
+        await world.until(lambda: condition_of(world, "Ready") == ("Unknown", "AgentUnreachable"))
+        world.move("node-b")
+        await world.settle()
+        assert world.agents.holders(UID) == ["node-a"]
+        assert condition_of(world, "Reconciling")[1] == "NodeLost"
+        world.agents.silent.clear()
+        await world.until(lambda: world.agents.runners(UID) == ["node-b"])
+
+
+async def test_references_are_resolved_and_a_missing_one_is_told() -> None:
+    env = [
+        {"name": "GREETING", "valueFrom": {"configMapKeyRef": {"name": "words", "key": "hello"}}},
+        {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+        {"name": "BOTH", "value": "$(GREETING), $(NODE)"},
+    ]
+    async with OperatorWorld("node-a") as world:
+        container = {"image": "registry/web:1", "env": env, "args": ["$(BOTH)"]}
+        world.create(target_node="node-a", container=container)
+        await world.until(lambda: condition_of(world, "Reconciling")[1] == "ConfigMapNotFound")
+        world.data.contents[DataKind.CONFIG_MAP, "words"] = {"hello": b"Guten Tag"}
+        await placed(world)
+        ordered = world.agents.at("node-a").orders[0].container
+        assert EnvVar(name="BOTH", value="Guten Tag, node-a") in ordered.env
+        assert ordered.args == ("Guten Tag, node-a",)
+
+
+async def test_a_refused_order_is_told_and_tried_again() -> None:
+    async with OperatorWorld("node-a") as world:
+        world.agents.failing["node-a", "put_container"] = Refused("no", reason="InvalidImage")
+        world.create(target_node="node-a")
+        await world.until(lambda: condition_of(world, "Reconciling") == ("True", "InvalidImage"))
+        assert "InvalidImage" in world.recorder.reasons
+        world.agents.failing.clear()
+        await placed(world)
+
+
+async def test_two_placements_never_share_an_address() -> None:
+    async with OperatorWorld("node-a") as world:
+        for number in range(12):
+            world.create(f"web-{number}", uid=f"uid-{number}")
+        await world.until(lambda: len(allocations(world)) == 12)
+        assert len(set(allocations(world))) == 12
+
+
+async def test_deletion_ends_the_container_frees_the_address_and_leaves_nothing() -> None:
+    async with OperatorWorld("node-a") as world:
+        world.create(target_node="node-a")
+        await placed(world)
+        await world.cluster.delete(ContainerPlacement, name="web", namespace="default")
+        await world.until(lambda: world.cluster.find(ContainerPlacement, "web") is None)
+        assert world.agents.holders(UID) == []
+        assert allocations(world) == []
+
+
+async def test_deletion_waits_for_a_silent_owner() -> None:
+    async with OperatorWorld("node-a") as world:
+        world.create(target_node="node-a")
+        await placed(world)
+        world.agents.silent.add("node-a")
+        world.clock.pass_time(60)
+        await world.cluster.delete(ContainerPlacement, name="web", namespace="default")
+        await world.until(lambda: condition_of(world, "Reconciling") == ("True", "Deleting"))
+        await world.settle()
+        assert allocations(world) == ["10.0.128.1"]
+        world.agents.silent.clear()
+        await world.until(lambda: world.cluster.find(ContainerPlacement, "web") is None)
+        assert world.agents.holders(UID) == []
+
+
+async def test_deletion_does_not_wait_for_a_node_that_was_deleted_long_ago() -> None:
+    async with OperatorWorld("node-a") as world:
+        world.create(target_node="node-a")
+        await placed(world)
+        world.agents.silent.add("node-a")
+        await world.cluster.delete(NodeAgent, name="node-a")
+        await world.cluster.delete(ContainerPlacement, name="web", namespace="default")
+        await world.until(lambda: world.cluster.find(ContainerPlacement, "web") is None)
+        assert world.clock.monotonic() >= 60
+
+
+async def test_deletion_in_mid_move_brings_the_container_back_first_and_ends_it() -> None:
+    async with OperatorWorld("node-a", "node-b") as world:
+        world.create(target_node="node-a")
+        await placed(world)
+        world.agents.stop_at = RecordState.FROZEN  # type: ignore[assignment]
+        world.move("node-b")
+        await world.until(lambda: ("node-a", "begin_outgoing") in world.agents.calls)
+        await world.cluster.delete(ContainerPlacement, name="web", namespace="default")
+        await world.until(lambda: world.cluster.find(ContainerPlacement, "web") is None)
+        await world.until(lambda: world.cluster.all(ContainerMigration) == [])
+        assert world.agents.holders(UID) == []
+        assert allocations(world) == []

@@ -1,0 +1,199 @@
+"""The next step of a placement."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fakes.resources import NOW, UID, ended, migration, node_agent, placement, report, seconds
+from transship.api.placement import ContainerPlacement
+from transship.api.reasons import Reason
+from transship.plan.nodes import Node
+from transship.plan.orders import order_digest
+from transship.plan.owner import Sighting
+from transship.plan.placement import decide
+from transship.plan.placement_steps import (
+    Allocate,
+    Cancel,
+    Claim,
+    Decision,
+    Done,
+    Move,
+    NoteCancel,
+    Order,
+    Release,
+    Remove,
+    Seen,
+    Tidy,
+    Wait,
+)
+from transship.protocol.states import RecordState, RunState
+
+NODES = tuple(Node(node_agent(name)) for name in ("node-a", "node-b"))
+
+
+def settled(**spec: Any) -> ContainerPlacement:
+    """On node-a as its first owner, which has taken its order."""
+    made = placement(**spec)
+    digest = order_digest(made.spec, address="10.0.128.1")
+    status = {
+        "node": "node-a", "epoch": 1, "address": "10.0.128.1",
+        "container": {"id": UID, "orderDigest": digest}, **spec.get("status", {}),
+    }  # fmt: skip
+    return placement(**{**spec, "status": status})
+
+
+def step_of(made: ContainerPlacement, **more: Any) -> Decision:
+    scene = {
+        "nodes": NODES,
+        "sightings": (Sighting("node-a", report()),),
+        "migrations": (),
+        "now": NOW,
+        **more,
+    }
+    return decide(Seen(placement=made, status=made.status, **scene))
+
+
+def deleted(made: ContainerPlacement) -> ContainerPlacement:
+    meta = made.metadata.model_copy(update={"deletion_timestamp": NOW})
+    return made.model_copy(update={"metadata": meta})
+
+
+def test_an_address_comes_first_and_none_is_needed_without_a_network() -> None:
+    assert step_of(placement(), sightings=()).step == Allocate()
+    alone = placement(network={"mode": "None"}, target_node="node-b")
+    assert step_of(alone, sightings=()).step == Claim("node-b")
+
+
+def test_a_claimed_node_is_ordered_and_an_order_taken_is_not_repeated() -> None:
+    made = settled(target_node="node-a")
+    digest = order_digest(made.spec, address="10.0.128.1")
+    assert step_of(made, sightings=()).step == Order("node-a", 1, digest)
+    assert isinstance(step_of(made).step, Wait)
+
+
+def test_a_changed_state_is_ordered_where_the_container_is_before_it_moves() -> None:
+    made = settled(target_node="node-a")
+    changed = placement(target_node="node-b", state="Frozen", status=made.status.dump())
+    assert isinstance(step_of(changed).step, Order)
+
+
+def test_an_agent_that_awaits_its_order_gets_it() -> None:
+    waiting = Sighting("node-a", report(run=RunState.ABSENT, reason="AwaitingOrder"))
+    assert isinstance(step_of(settled(target_node="node-a"), sightings=(waiting,)).step, Order)
+
+
+def test_another_target_makes_a_migration() -> None:
+    assert step_of(settled(target_node="node-b")).step == Move("node-a", "node-b", 1, 1)
+
+
+def test_the_record_with_the_highest_epoch_owns_whatever_the_status_says() -> None:
+    there = (
+        Sighting("node-a", report(record=RecordState.RELEASED, epoch=2, run=RunState.FROZEN)),
+        Sighting("node-b", report(epoch=2)),
+    )
+    done = ended(migration(), good=True)
+    step = step_of(settled(target_node="node-b"), sightings=there, migrations=(done,)).step
+    assert isinstance(step, Wait)
+
+
+def test_history_names_the_owner_when_no_agent_answers() -> None:
+    done = ended(migration(), good=True)
+    silent = tuple(Node(node.agent, silent=True) for node in NODES)
+    decision = step_of(
+        settled(target_node="node-b"), sightings=(), migrations=(done,), nodes=silent
+    )
+    assert decision.obstacle is not None
+    assert "node-b" in decision.obstacle.message
+
+
+def test_nothing_is_started_elsewhere_while_the_owner_is_silent() -> None:
+    silent = (Node(NODES[0].agent, silent=True), NODES[1])
+    decision = step_of(settled(target_node="node-b"), sightings=(), nodes=silent)
+    assert isinstance(decision.step, Wait)
+    assert decision.obstacle is not None
+    assert decision.obstacle.reason == Reason.NODE_LOST
+
+
+def test_an_agent_that_did_not_answer_in_this_pass_is_not_ordered() -> None:
+    decision = step_of(settled(target_node="node-a"), sightings=(), unheard=frozenset({"node-a"}))
+    assert isinstance(decision.step, Wait)
+
+
+def test_a_running_migration_is_left_to_itself() -> None:
+    assert isinstance(step_of(settled(target_node="node-b"), migrations=(migration(),)).step, Wait)
+
+
+def test_the_next_attempt_waits_for_its_back_off() -> None:
+    failed = ended(migration(), good=False)
+    made = settled(target_node="node-b")
+    early = step_of(made, migrations=(failed,), now=NOW + seconds(9))
+    assert isinstance(early.step, Wait)
+    assert early.obstacle is not None
+    assert early.obstacle.reason == "DumpFailed"
+    later = step_of(made, migrations=(failed,), now=NOW + seconds(11))
+    assert later.step == Move("node-a", "node-b", 1, 2)
+
+
+def test_the_back_off_doubles() -> None:
+    failed = tuple(ended(migration(attempt=n), good=False) for n in (1, 2))
+    made = settled(target_node="node-b")
+    assert isinstance(step_of(made, migrations=failed, now=NOW + seconds(19)).step, Wait)
+    assert isinstance(step_of(made, migrations=failed, now=NOW + seconds(21)).step, Move)
+
+
+def test_the_back_off_limit_is_final_for_this_spec_alone() -> None:
+    failed = tuple(ended(migration(attempt=n), good=False) for n in (1, 2, 3, 4))
+    late = NOW + seconds(9999)
+    decision = step_of(settled(target_node="node-b"), migrations=failed, now=late)
+    assert decision.obstacle is not None
+    assert decision.obstacle.final
+    assert decision.obstacle.reason == Reason.BACKOFF_LIMIT_EXCEEDED
+    edited = settled(target_node="node-b", metadata={"generation": 2})
+    assert step_of(edited, migrations=failed, now=late).step == Move("node-a", "node-b", 1, 5)
+
+
+def test_a_deleted_migration_is_noted_and_not_tried_again() -> None:
+    made = settled(target_node="node-b")
+    going = migration(deleted=NOW)
+    assert step_of(made, migrations=(going,)).step == NoteCancel(1)
+    over = ended(migration(deleted=NOW), good=False, reason="MigrationCancelled")
+    assert step_of(made, migrations=(over,)).step == NoteCancel(1)
+    noted = settled(target_node="node-b", status={"cancelledGeneration": 1})
+    decision = step_of(noted)
+    assert decision.obstacle is not None
+    assert decision.obstacle.final
+
+
+def test_a_deleted_migration_that_the_spec_no_longer_wants_is_not_noted() -> None:
+    going = migration(deleted=NOW)
+    assert isinstance(step_of(settled(target_node="node-a"), migrations=(going,)).step, Wait)
+
+
+def test_what_a_finished_migration_left_behind_is_tidied() -> None:
+    left = Sighting("node-b", report(record=RecordState.INCOMING, epoch=2, migration="uid-web-1-1"))
+    failed = ended(migration(), good=False)
+    made = settled(target_node="node-a")
+    here = Sighting("node-a", report())
+    step = step_of(made, sightings=(here, left), migrations=(failed,)).step
+    assert step == Tidy("node-b", "uid-web-1-1", RecordState.INCOMING)
+    running = step_of(made, sightings=(here, left), migrations=(migration(),)).step
+    assert isinstance(running, Wait)
+
+
+def test_the_end_takes_the_move_then_the_container_then_the_address() -> None:
+    gone = deleted(settled(target_node="node-b"))
+    assert step_of(gone, migrations=(migration(),)).step == Cancel("web-1-1")
+    assert isinstance(step_of(gone, migrations=(migration(deleted=NOW),)).step, Wait)
+    assert step_of(gone).step == Remove("node-a", 1)
+    assert step_of(gone, sightings=()).step == Release()
+    free = placement(status={"node": "node-a", "epoch": 1})
+    assert step_of(deleted(free), sightings=()).step == Done()
+
+
+def test_the_end_waits_for_a_silent_owner_unless_its_node_is_gone_for_good() -> None:
+    gone = deleted(settled(target_node="node-a"))
+    silent = (Node(NODES[0].agent, silent=True), NODES[1])
+    assert isinstance(step_of(gone, sightings=(), nodes=silent).step, Wait)
+    assert isinstance(step_of(gone, sightings=(), nodes=NODES[1:]).step, Wait)
+    fenced = step_of(gone, sightings=(), nodes=NODES[1:], gone=frozenset({"node-a"}))
+    assert fenced.step == Release()

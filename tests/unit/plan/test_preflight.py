@@ -1,0 +1,91 @@
+"""What speaks against a move before it begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fakes.resources import NOW, node_agent
+from transship.api.container import Container
+from transship.api.placement import Strategy
+from transship.api.reasons import Reason
+from transship.plan.nodes import Node
+from transship.plan.preflight import Facts, objection
+
+FAILED_TEST = {"selfTest": {"passed": False, "time": NOW.isoformat(), "message": "no ptrace"}}
+
+
+def facts(
+    source: dict[str, Any] | None = None,
+    target: dict[str, Any] | None = None,
+    *,
+    memory: str | None = None,
+    strategy: Strategy = Strategy.STOP_AND_COPY,
+) -> Facts:
+    requests = {"requests": {"memory": memory}} if memory else {}
+    return Facts(
+        source=Node(node_agent("node-a", **(source or {}))),
+        target=Node(node_agent("node-b", **(target or {}))),
+        container=Container.model_validate({"image": "web", "resources": requests}),
+        strategy=strategy,
+    )
+
+
+def test_two_like_nodes_object_to_nothing() -> None:
+    assert objection(facts()) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "reason"),
+    [
+        ({}, {"unschedulable": True}, Reason.NODE_UNSCHEDULABLE),
+        ({}, {"ready": False}, Reason.NODE_NOT_READY),
+        ({}, {"features": {"machine": "aarch64"}}, Reason.ARCHITECTURE_DIFFERS),
+        ({}, FAILED_TEST, Reason.SELF_TEST_FAILED),
+        (FAILED_TEST, {}, Reason.SELF_TEST_FAILED),
+        ({"versions": {"criu": "4.1"}}, {}, Reason.CRIU_TOO_OLD),
+        ({"versions": {"criu": "4.3"}}, {"versions": {"criu": "4.2.1"}}, Reason.CRIU_TOO_OLD),
+        (
+            {},
+            {"features": {"machine": "x86_64", "cpuFlags": ["sse2"]}},
+            Reason.CPU_FEATURES_MISSING,
+        ),
+        ({}, {"capacity": {"diskBytes": 10**9, "freeDiskBytes": 10**6}}, Reason.INSUFFICIENT_DISK),
+    ],
+)
+def test_a_difference_that_a_restore_would_not_survive_is_named(
+    source: dict[str, Any], target: dict[str, Any], reason: Reason
+) -> None:
+    found = objection(facts(source, target))
+    assert found is not None
+    assert found.reason == reason
+    assert "node-" in found.message
+
+
+def test_a_target_may_have_more_than_the_source() -> None:
+    richer = {
+        "versions": {"criu": "4.10"},
+        "features": {"machine": "x86_64", "cpuFlags": ["sse2", "avx2", "avx512f"]},
+    }
+    assert objection(facts(target=richer)) is None
+
+
+def test_the_missing_cpu_features_are_named() -> None:
+    found = objection(facts(target={"features": {"machine": "x86_64", "cpuFlags": ["sse2"]}}))
+    assert found is not None
+    assert "avx2" in found.message
+
+
+def test_requested_memory_must_be_free() -> None:
+    little = {"capacity": {"freeMemoryBytes": 100 * 2**20}}
+    assert objection(facts(target=little, memory="64Mi")) is None
+    found = objection(facts(target=little, memory="1Gi"))
+    assert found is not None
+    assert found.reason == Reason.INSUFFICIENT_MEMORY
+    assert "1024 MiB" in found.message
+
+
+def test_a_cold_move_asks_nothing_of_criu_or_the_cpu() -> None:
+    old = {"versions": {"criu": "3.0"}, "features": {"machine": "x86_64", "cpuFlags": []}}
+    assert objection(facts(target=old, strategy=Strategy.COLD)) is None

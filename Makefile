@@ -1,7 +1,7 @@
 # Everything here works on a fresh Debian machine (12 or newer) as root; see `make help`.
 
 # what the lab runs on the machine itself; all the rest runs in the nodes' image
-PACKAGES := buildah debian-archive-keyring e2fsprogs mmdebstrap python3-venv rsync skopeo socat
+PACKAGES := buildah debian-archive-keyring e2fsprogs gcc libc6-dev mmdebstrap python3-venv rsync skopeo socat
 PYTHON := python3
 BIN := .venv/bin
 

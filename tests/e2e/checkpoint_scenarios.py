@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transship.api.container import Container
+from transship.api.container import Container, SecurityContext
 from transship.api.reasons import Reason
 from transship.common.certificates import agent_name, new_authority, write_credentials
 from transship.runtime import conmon, criu, logs, mounts, orders, restore
@@ -84,8 +84,12 @@ class Corner:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         subprocess.run(["unshare", f"--net={path}", "ip", "link", "set", "lo", "up"], check=True)
-        command = ("/usr/bin/python3", "-c", PROGRAM, *words)
-        return Order(id=NAME, name=NAME, container=Container(image=self.image, command=command))
+        container = Container(
+            image=self.image,
+            command=("/usr/bin/python3", "-c", PROGRAM, *words),
+            security_context=SecurityContext(run_as_user=1000 if "not-root" in words else None),
+        )
+        return Order(id=NAME, name=NAME, container=container)
 
     def numbers(self) -> list[int]:
         return [int(line.text) for line in logs.read(self.layout.log(NAME))]
@@ -253,6 +257,17 @@ async def a_stopped_task_stays_stopped_on_the_way_back_and_on_the_target(stage: 
     restore.resume(stage.target.layout, NAME)
     await stage.target.goes_on()
     assert stage.target.states() == ["S", "T"]
+
+
+@scenario
+async def a_container_that_is_not_roots_is_moved(stage: Stage) -> None:
+    await stage.start("not-root")
+    await stage.dump()
+    await stage.target.restore()
+    restore.resume(stage.target.layout, NAME)
+    await stage.target.goes_on()
+    [pid] = stage.target.freezer.processes()
+    assert Path(f"/proc/{pid}").stat().st_uid == 1000
 
 
 @scenario

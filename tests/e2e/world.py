@@ -16,6 +16,7 @@ from transship.lab.state import LabState, lab_dir, load_state
 
 TIMEOUT_SECONDS = 90.0
 POLL_SECONDS = 0.05
+COUNTER_READY = {"tcpSocket": {"port": 7000}, "periodSeconds": 1}
 
 
 class World:
@@ -33,6 +34,8 @@ class World:
     def apply(self, name: str, *, node: str | None = "node-a", **spec: Any) -> None:
         """Apply a placement; its container is the counter unless spec says otherwise."""
         container = spec.pop("container", {})
+        if "image" not in container:
+            container = {"readinessProbe": COUNTER_READY, **container}
         body: dict[str, Any] = {
             "apiVersion": "transship.dev/v1alpha1",
             "kind": "ContainerPlacement",
@@ -93,6 +96,16 @@ class World:
 
     def client(self, name: str) -> CounterClient:
         return CounterClient(self.status(name)["address"])
+
+    def goes_on(self, client: CounterClient, *, replies: int = 20) -> None:
+        """The same connection answers from now on, with the right numbers."""
+        before = client.number
+
+        def answered() -> bool:
+            assert client.error == "", client.error
+            return client.number >= before + replies
+
+        self.until(answered, "the client's connection goes on")
 
     def until(
         self, holds: Callable[[], bool], what: str, *, seconds: float = TIMEOUT_SECONDS

@@ -18,7 +18,10 @@ from transship.runtime.freezer import freezer_of
 from transship.runtime.layout import Layout
 from transship.runtime.page_server import PageServer
 from transship.runtime.page_stream import RemotePages
-from transship.transfer.mappings import mapped_files
+from transship.transfer.mappings import mapped_files, resident_bytes
+
+DUMP_SECONDS = 10.0
+DUMP_SECONDS_PER_GIB = 60.0  # a link of 150 Mbit/s; the container is frozen all the time
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,12 @@ class NodeCopies:
 
     # The source.
 
-    async def ready(
-        self, container: str, *, to: MemoryEndpoint, node: str, timeout_seconds: float
-    ) -> None:
+    async def ready(self, container: str, *, to: MemoryEndpoint, node: str) -> None:
         await self._clear_images(container)
         pages = RemotePages(to.address, to.port, node=node, context=self._tls.client)
-        request = DumpRequest(container, self._layout, pages, timeout_seconds=timeout_seconds)
+        memory = resident_bytes(freezer_of(self._layout, container).processes())
+        timeout = DUMP_SECONDS + DUMP_SECONDS_PER_GIB * memory / 2**30
+        request = DumpRequest(container, self._layout, pages, timeout_seconds=timeout)
         self._dumpers[container] = await Dumper.ready(request)
 
     async def unready(self, container: str) -> None:
@@ -65,7 +68,8 @@ class NodeCopies:
             await dumper.close()
 
     async def freeze(self, container: str) -> None:
-        await freezer_of(self._layout, container).freeze()
+        dumper = self._dumpers.get(container)
+        await (freezer_of(self._layout, container) if dumper is None else dumper).freeze()
 
     async def dump(self, container: str) -> Dumped:
         if container not in self._dumpers:

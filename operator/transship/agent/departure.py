@@ -39,6 +39,7 @@ class Departure:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # of the end of the frozen copy
     cancelled: bool = False
     release_tried: bool = False
+    packets_come: bool = False  # again, after an abort
     files: FileCopy | None = None
     rounds: list[Round] = field(default_factory=list)
     bytes: int = 0

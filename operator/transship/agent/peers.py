@@ -6,6 +6,7 @@ One session with kept-alive connections: the handshake of TLS happens before the
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from transship.common.errors import NotFound, Refused, TransshipError, Unreachable
+from transship.common.sockets import make_prompt
 from transship.protocol import paths
 from transship.protocol.base import Message
 from transship.protocol.containers import Failure
@@ -143,9 +145,19 @@ class PeerClient:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(ssl=self._context, keepalive_timeout=60, limit=0)
+            connector = aiohttp.TCPConnector(
+                ssl=self._context, keepalive_timeout=60, limit=0, socket_factory=_prompt_socket
+            )
             self._session = aiohttp.ClientSession(connector=connector)
         return self._session
+
+
+def _prompt_socket(where: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, _, _ = where
+    made = socket.socket(family, kind, protocol)
+    made.setblocking(False)
+    make_prompt(made)
+    return made
 
 
 def failure(status: int, content: bytes, *, peer: str) -> TransshipError:

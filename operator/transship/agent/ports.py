@@ -52,9 +52,7 @@ class Copies(Protocol):
         """Let a frozen copy run on (the way back), after a dump of any outcome."""
         ...
 
-    async def ready(
-        self, container: str, *, to: MemoryEndpoint, node: str, timeout_seconds: float
-    ) -> None:
+    async def ready(self, container: str, *, to: MemoryEndpoint, node: str) -> None:
         """Start and connect all that the dump needs, while the container still runs."""
         ...
 

@@ -41,11 +41,11 @@ from transship.transfer import images
 GO_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Between tries to bring the verdict to a target that does not answer; the last one repeats."""
 
-JOURNAL_RETRY_SECONDS = 1.0
-"""Between tries to write the abort on a disk that is full."""
+MEND_SECONDS = 1.0
+"""Between tries to do what an abort still owes: a disk is full, the kernel refuses a route."""
 
-DUMP_TIMEOUT_SECONDS = 60.0
-RESTORE_TIMEOUT_SECONDS = 120.0
+RESTORE_TIMEOUT_SECONDS = 45.0
+"""Longer than the target's own, whose failure says more."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Source:
     def __init__(self, parts: SourceParts) -> None:
         self._with = parts
         self._departures: dict[str, Departure] = {}
+        self._owed: set[asyncio.Task[None]] = set()  # outlive their departures
 
     async def begin(self, order: OutgoingOrder) -> MigrationReport:
         """Start giving the container away; a repeated order reports the one under way."""
@@ -114,16 +115,19 @@ class Source:
             return
         if not (departure.state.finished or departure.verdict is Verdict.RELEASED):
             raise Refused(f"migration {migration} is under way", hint="abort it first")
+        if departure.verdict is Verdict.RELEASED:
+            await self._end_released(departure)
+        self._departures.pop(migration, None)
+
+    async def _end_released(self, departure: Departure) -> None:
         if departure.task is not None:
             departure.task.cancel()
             await asyncio.wait([departure.task])
-        async with departure.lock:
-            self._make_durable(departure)
-            record = self._with.journal.of_migration(migration)
-            if record is not None and _is_released(record, migration):
+        async with departure.lock:  # a repetition finds nothing more, or somebody else's record
+            record = self._with.journal.get(departure.order.container)
+            if record is not None and record.migration == departure.order.migration:
                 await self._destroy(record)
                 self._with.journal.remove(record.id, floor=record.epoch + 1)
-            self._departures.pop(migration, None)
 
     async def vacate(self, container: str) -> None:
         """Another move brings the container back: what it has left here must be gone before."""
@@ -199,12 +203,7 @@ class Source:
         memory = None
         if order.strategy is not Strategy.COLD:
             memory = await self._with.peers.memory(order.target, order.migration)
-            await self._with.copies.ready(
-                order.container,
-                to=memory,
-                node=order.target.node,
-                timeout_seconds=DUMP_TIMEOUT_SECONDS,
-            )
+            await self._with.copies.ready(order.container, to=memory, node=order.target.node)
         await files.make_ready()
         await self._with.residents.quieten(order.container)
         await self._with.peers.hold(order.target, order.migration)
@@ -280,7 +279,9 @@ class Source:
         logger.bind(
             migration=order.migration, container=order.container, step=departure.failed_step
         ).warning("migration aborted, the container runs on here: {}", cause)
-        departure.task = asyncio.create_task(self._end_abort(departure))
+        owed = asyncio.create_task(self._end_abort(departure))
+        self._owed.add(owed)
+        owed.add_done_callback(self._owed.discard)
 
     async def _promise_to_keep(self, departure: Departure) -> None:
         """Write the abort; wait for the disk only if it may hold a Released that failed halfway.
@@ -295,7 +296,7 @@ class Source:
                 logger.bind(container=departure.order.container).error("abort not durable: {}", e)
                 if not departure.release_tried:
                     return
-                await asyncio.sleep(JOURNAL_RETRY_SECONDS)
+                await asyncio.sleep(MEND_SECONDS)
 
     def _owes_abort(self, departure: Departure) -> bool:
         """The record does not say yet that the container stays."""
@@ -317,9 +318,7 @@ class Source:
 
     async def _run_on(self, departure: Departure, record: Record) -> None:
         """Each part is tried whatever became of the others; the supervisor mends what is left."""
-        with _tolerating(departure, "letting packets in"):
-            # also before the freeze: once asked to hold, the target answers for the address
-            self._with.wires.undivert(record)
+        self._let_packets_in(departure, record)
         if record.state is not RecordState.FROZEN:
             return
         with _tolerating(departure, "letting the container run on"):
@@ -330,6 +329,13 @@ class Source:
         if departure.frozen_at is not None:
             stall = self._with.clock.monotonic() - departure.frozen_at
             departure.blackout_microseconds = round(stall * 1e6)
+
+    def _let_packets_in(self, departure: Departure, record: Record) -> None:
+        """Also before the freeze: once asked to hold, the target answers for the address."""
+        with _tolerating(departure, "letting packets in"):
+            with suppress(NotFound):  # a stopped container, or one of before a reboot
+                self._with.wires.undivert(record)
+            departure.packets_come = True
 
     async def _start_again(self, record: Record) -> None:
         """Cold: the stop may have been cut short, by an abort or by the agent's end."""
@@ -346,9 +352,15 @@ class Source:
             await self._with.copies.unready(departure.order.container)
 
     async def _end_abort(self, departure: Departure) -> None:
+        """What could not be done at once; a later migration of the container ends the trying."""
         await self._tell_aborted(departure)
-        while self._owes_abort(departure):
-            await asyncio.sleep(JOURNAL_RETRY_SECONDS)
+        while self._owes_abort(departure) or not departure.packets_come:
+            await asyncio.sleep(MEND_SECONDS)
+            record = self._with.journal.get(departure.order.container)
+            if record is None or record.migration not in {None, departure.order.migration}:
+                return
+            if not departure.packets_come:
+                self._let_packets_in(departure, record)
             with suppress(JournalError):
                 self._make_durable(departure)
 
@@ -430,10 +442,6 @@ def _tolerating(departure: Departure, doing: str) -> Iterator[None]:
 
 def _cancelled() -> TransshipError:
     return TransshipError("cancelled", reason="MigrationCancelled")
-
-
-def _is_released(record: Record, migration: str) -> bool:
-    return record.state is RecordState.RELEASED and record.migration == migration
 
 
 def _require_movable(record: Record, order: OutgoingOrder) -> None:

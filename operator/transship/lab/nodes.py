@@ -16,7 +16,7 @@ from pathlib import Path
 
 from transship.common.errors import DeadlineExceeded, NotFound, TransshipError
 from transship.common.processes import run_blocking
-from transship.lab import boot, cgroups, network
+from transship.lab import boot, cgroups, limits, network
 from transship.lab.daemons import (
     daemon_alive,
     daemon_pid,
@@ -130,6 +130,7 @@ def prepare_node(state_dir: Path, state: LabState, member: str) -> Path:
     (etc / "hosts").write_text(hosts(state))
     # no name server: a name that is not in hosts is refused at once instead of timing out
     (etc / "resolv.conf").write_text("")
+    limits.lend(folder / "upper")
     disk = folder / "disk.img"
     if member != OPERATOR and not disk.exists():
         _make_disk(disk)

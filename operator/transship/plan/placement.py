@@ -6,8 +6,9 @@ Nothing is started on a second node because the first one is silent.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from transship.api.migration import ContainerMigration
 from transship.api.placement import NetworkMode
 from transship.api.reasons import Reason
 from transship.plan.moves import (
@@ -45,6 +46,7 @@ STARTING_POLL_SECONDS = 0.2
 ENDING_POLL_SECONDS = 0.2
 BLOCKED_SECONDS = 10.0
 SILENCE_POLL_SECONDS = 2.0
+TIDY_AFTER_SECONDS = 3.0  # its own loop tidies at once, and sightings are up to a second old
 
 
 def decide(seen: Seen) -> Decision:
@@ -95,13 +97,20 @@ def _newly_cancelled(seen: Seen) -> int | None:
 
 def _tidy(seen: Seen) -> Decision | None:
     """What finished migrations left on agents that were not reachable at their end."""
-    active = {m.metadata.uid for m in seen.migrations if not is_finished(m)}
+    busy = {m.metadata.uid for m in seen.migrations if not _over_for_a_while(m, now=seen.now)}
     for sighting in seen.sightings:
         report = sighting.report
-        if report.migration is None or report.migration in active:
+        if report.migration is None or report.migration in busy:
             continue
         return Decision(Tidy(sighting.node, report.migration, report.record))
     return None
+
+
+def _over_for_a_while(migration: ContainerMigration, *, now: datetime) -> bool:
+    ended = migration.status.completion_time
+    return is_finished(migration) and (
+        ended is None or now - ended > timedelta(seconds=TIDY_AFTER_SECONDS)
+    )
 
 
 def _hold(seen: Seen, owner: Owner) -> Decision | None:

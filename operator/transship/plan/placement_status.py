@@ -98,7 +98,7 @@ def _running(seen: Seen, report: ContainerReport) -> Verdict:
         case RunState.FROZEN:
             return Verdict(Status.FALSE, Reason.CONTAINER_FROZEN, Reason.CONTAINER_FROZEN.meaning)
         case RunState.RUNNING if report.ready:
-            return Verdict(Status.TRUE, Reason.CONTAINER_READY, Reason.CONTAINER_RUNNING.meaning)
+            return Verdict(Status.TRUE, Reason.CONTAINER_READY, Reason.CONTAINER_READY.meaning)
         case RunState.RUNNING:
             reason = report.reason or Reason.CONTAINER_NOT_READY
             return Verdict(Status.FALSE, reason, report.message)

@@ -79,6 +79,7 @@ class Dumper:
         self._criu = criu
         self._stream = stream
         self._stream_fd: int | None = None
+        self._frozen = False
         self._stopped: tuple[int, ...] = ()
         self._seized, self._may_dump = asyncio.Event(), asyncio.Event()
         self._asking: asyncio.Task[None] | None = None
@@ -102,6 +103,7 @@ class Dumper:
     async def freeze(self) -> None:
         """Stop all tasks of the container; it may be frozen already. Raises DeadlineExceeded."""
         await self._freezer.freeze()
+        self._frozen = True
         self._stopped = self._freezer.stopped_tasks()
         if not self._stopped or self._freezer.unified:
             return
@@ -125,6 +127,8 @@ class Dumper:
         """
         began = time.monotonic()
         request = self._request
+        if not self._frozen:
+            await self.freeze()  # frozen by other hands: a stopped task may hide in there
         self._may_dump.set()
         if self._asking is None:
             self._asking = asyncio.create_task(self._ask(self._freezer, None))

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from transship.common.errors import Refused, Unreachable
+from transship.common.sockets import make_prompt
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 CHUNK_BYTES = 1 << 17
@@ -82,7 +83,7 @@ def _dial(pages: RemotePages) -> ssl.SSLSocket:
     where = (pages.address, pages.port)
     try:
         plain = socket.create_connection(where, timeout=CONNECT_TIMEOUT_SECONDS)
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        make_prompt(plain)
         return pages.context.wrap_socket(plain, server_hostname=pages.node)
     except OSError as e:  # ssl.SSLError is one
         raise Unreachable(
@@ -95,7 +96,7 @@ def answer(listener: socket.socket, context: ssl.SSLContext, *, peer: str | None
     with listener:
         plain, _ = listener.accept()
     plain.settimeout(CONNECT_TIMEOUT_SECONDS)
-    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    make_prompt(plain)
     try:
         secured = context.wrap_socket(plain, server_side=True)
     except OSError as e:

@@ -1,11 +1,12 @@
-"""Files that processes can change without a system call: their shared, writable mappings.
+"""What processes have in memory: how much, and which files they can change without a system call.
 
-Such a store moves the file's times only at the first touch after a writeback, so the times cannot
+A store through a shared, writable mapping moves the file's times only at the first touch after a writeback, so the times cannot
 say whether the file has changed since it was copied.
 """
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,3 +31,14 @@ def mapped_files(pids: Iterable[int]) -> frozenset[str]:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return frozenset(found)
+
+
+def resident_bytes(pids: Iterable[int]) -> int:
+    """Resident memory of all these processes; pages that they share count for each."""
+    pages = 0
+    for pid in pids:
+        try:
+            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return pages * resource.getpagesize()

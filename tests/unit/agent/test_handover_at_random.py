@@ -122,6 +122,14 @@ class Handovers(RuleBasedStateMachine):
         if released and arrived and record is not None and record.migration is not None:
             self.send(node, node.live.source.forget(record.migration))
 
+    @rule()
+    def forget_what_was_aborted(self) -> None:
+        source, _ = self.pair.sides(self.epoch)
+        if source.agent is not None:
+            report = source.live.source.report(self.migration)
+            if report is not None and report.verdict is not Verdict.RELEASED:
+                self.send(source, source.live.source.forget(self.migration))
+
     @rule(number=NODES)
     def forget_at_the_target(self, number: int) -> None:
         if self.node(number).agent is not None:
@@ -184,7 +192,11 @@ class Handovers(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             self.pair.settle()
-            self.pair.assert_settled()
+            node = self.pair.assert_settled()
+            for each in (self.pair.a, self.pair.b):
+                each.restart()
+            self.pair.settle()
+            assert self.pair.assert_settled() is node
             assert self.pair.world.starts == 0
         finally:
             with suppress(TransshipError, asyncio.CancelledError):

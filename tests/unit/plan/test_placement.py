@@ -174,7 +174,10 @@ def test_what_a_finished_migration_left_behind_is_tidied() -> None:
     failed = ended(migration(), good=False)
     made = settled(target_node="node-a")
     here = Sighting("node-a", report())
-    step = step_of(made, sightings=(here, left), migrations=(failed,)).step
+    soon = step_of(made, sightings=(here, left), migrations=(failed,)).step
+    assert isinstance(soon, Wait)
+    later = NOW + seconds(4)
+    step = step_of(made, sightings=(here, left), migrations=(failed,), now=later).step
     assert step == Tidy("node-b", "uid-web-1-1", RecordState.INCOMING)
     running = step_of(made, sightings=(here, left), migrations=(migration(),)).step
     assert isinstance(running, Wait)

@@ -1,0 +1,59 @@
+"""What lets CRIU dump processes that are not root's on a machine without CAP_SYS_RESOURCE.
+
+Such machines are virtual machines of test systems; a cluster's nodes have the capability. So this
+is the lab's affair alone: where the capability is missing, CRIU on the lab's nodes is started with
+a small library that reads limits from /proc when the kernel refuses them (limits_library/limits.c).
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from loguru import logger
+
+from transship.common.errors import CommandFailed
+from transship.common.processes import run_blocking
+from transship.lab.cache import digest, ensure_entry
+
+SOURCE = Path(__file__).parent / "limits_library" / "limits.c"
+CAP_SYS_RESOURCE = 24
+LIBRARY = "usr/local/lib/transship-limits.so"
+PROGRAM = "usr/local/sbin/criu"  # found before /usr/sbin/criu by the nodes' PATH
+WRAPPER = f"""\
+#!/bin/sh
+LD_PRELOAD=/{LIBRARY} exec /usr/sbin/criu "$@"
+"""
+
+
+def lend(root: Path) -> None:
+    """Put library and wrapper below a node's root, before it is mounted, if they are needed."""
+    if allowed(Path("/proc/self/status").read_text()):
+        return
+    library = _built()
+    if library is None:
+        return
+    for name in (LIBRARY, PROGRAM):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(library, root / LIBRARY)
+    (root / PROGRAM).write_text(WRAPPER)
+    (root / PROGRAM).chmod(0o755)
+
+
+def allowed(status: str) -> bool:
+    """Whether a process has the capability, by its /proc/PID/status."""
+    effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> CAP_SYS_RESOURCE & 1)
+
+
+def _built() -> Path | None:
+    source = SOURCE.read_bytes()
+
+    def make(draft: Path) -> None:
+        run_blocking(["cc", "-O2", "-shared", "-fPIC", "-o", draft / "limits.so", SOURCE])
+
+    try:
+        return ensure_entry(f"limits-{digest([source])}", make) / "limits.so"
+    except (CommandFailed, FileNotFoundError) as e:
+        logger.warning("only root's processes can be moved in this lab: no C compiler ({})", e)
+        return None

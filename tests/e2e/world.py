@@ -155,7 +155,7 @@ class World:
         faults.restart(self._directory, self._state(), faults.parse_target(target, self.lab))
 
     def partition(self, one: str, other: str) -> None:
-        faults.partition(self._directory, self._state(), one, other)
+        faults.partition(self._directory, self._state(), source=one, target=other)
 
     def heal(self) -> None:
         faults.heal(self._directory, self._state())

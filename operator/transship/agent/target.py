@@ -78,7 +78,7 @@ class Target:
     async def begin(self, order: IncomingOrder) -> MigrationReport:
         """Prepare everything that can be had before the source begins; a repetition reports."""
         known = self._arrivals.get(order.migration)
-        if known is not None and known.state is not SideState.FAILED:
+        if known is not None:
             return known.report()
         self._arriving(order)  # refuse at once what cannot be
         arrival = Arrival(

@@ -19,8 +19,8 @@ from transship.common.errors import NotFound
 from transship.controller.agents import TlsFiles
 from transship.kube.client import KubeClient
 from transship.kube.config_data import Source, read_data
+from transship.kube.leases import SYSTEM_NAMESPACE
 
-SECRET_NAMESPACE = "transship-system"  # noqa: S105
 SECRET_NAME = "transship-operator-tls"  # noqa: S105 - the name of it
 FILES = ("ca.crt", "tls.crt", "tls.key")
 
@@ -46,12 +46,12 @@ async def operator_secret(client: KubeClient, directory: Path | None) -> dict[st
         found = {name: (directory / name).read_bytes() for name in FILES}
     else:
         found = dict(
-            await read_data(client, Source.SECRET, namespace=SECRET_NAMESPACE, name=SECRET_NAME)
+            await read_data(client, Source.SECRET, namespace=SYSTEM_NAMESPACE, name=SECRET_NAME)
         )
     missing = [name for name in FILES if name not in found]
     if missing:
         raise NotFound(
-            f"Secret {SECRET_NAMESPACE}/{SECRET_NAME} has no {', '.join(missing)}",
+            f"Secret {SYSTEM_NAMESPACE}/{SECRET_NAME} has no {', '.join(missing)}",
             hint="name a directory with --certificates",
         )
     return {name: found[name] for name in FILES}

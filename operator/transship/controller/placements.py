@@ -16,7 +16,7 @@ from loguru import logger
 from transship.api import FINALIZER
 from transship.api.migration import ContainerMigration
 from transship.api.placement import ContainerPlacement, PlacementStatus
-from transship.common.errors import Conflict, NotFound, TransshipError
+from transship.common.errors import Conflict, TransshipError
 from transship.controller.deps import Deps
 from transship.controller.finalizers import let_go
 from transship.controller.life import Life
@@ -100,13 +100,14 @@ class PlacementLoop:
         try:
             if isinstance(decision.step, Wait):
                 pause = decision.step.seconds
-                await self._prune(placement, seen)
             else:
                 pause = await PlacementActs(self._deps, writer).do(decision.step, seen)
             self._retry_seconds = FIRST_RETRY_SECONDS
         except TransshipError as e:
             decision, pause = self._failed(decision, placement, e)
         writer.offer(observed_status(replace(seen, status=writer.current), decision))
+        if isinstance(decision.step, Wait):
+            await self._prune(placement, seen)
         return pause
 
     def _writer_for(
@@ -185,7 +186,7 @@ class PlacementLoop:
         """Keep the history within its limits."""
         for migration in expired_history(seen.migrations, placement):
             meta = migration.metadata
-            with suppress(NotFound, Conflict):  # somebody else did it
+            with suppress(TransshipError):  # somebody else did it, or the next pass does
                 await self._deps.cluster.delete(
                     ContainerMigration, name=meta.name, namespace=meta.namespace, uid=meta.uid
                 )

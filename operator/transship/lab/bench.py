@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from statistics import median
@@ -25,6 +25,7 @@ from transship.api.placement import (
 )
 from transship.common.errors import DeadlineExceeded, TransshipError
 from transship.kube.client import KubeClient
+from transship.lab.cache import Say
 from transship.lab.counter_client import CounterClient
 from transship.lab.state import LabState
 
@@ -33,8 +34,6 @@ START_TIMEOUT_SECONDS = 120.0
 MOVE_TIMEOUT_SECONDS = 600.0
 POLL_SECONDS = 0.02
 SETTLED_REPLIES = 100
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ makes before it makes it, so a lab whose `up` was killed is removed like any oth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from pathlib import Path
 from transship.common.errors import TransshipError
 from transship.lab import cgroups, network, nodes, objects, sample_images, services
 from transship.lab.assets import Assets, ensure_assets
+from transship.lab.cache import Say
 from transship.lab.cleanup import remove_lab
 from transship.lab.control_plane import ControlPlane, start_control_plane
 from transship.lab.daemons import daemon_alive
@@ -33,8 +34,6 @@ from transship.lab.state import (
     node_names,
     save_state,
 )
-
-Say = Callable[[str], None]
 
 UP_LOCK_TIMEOUT_SECONDS = 5.0
 THREADS = 8  # they wait for children and for answers; two cores do the work
@@ -83,7 +82,6 @@ class _Making:
         self.authority = services.lab_authority(directory)
 
     def run(self, state: LabState) -> LabState:
-        services.prepare_authority(self.directory)
         with ThreadPoolExecutor(THREADS) as pool:
             control_plane = pool.submit(self.kubernetes, state)
             registry = pool.submit(self.registry, state)
@@ -114,6 +112,7 @@ class _Making:
         self.say("Kubernetes is up")
         objects.install_definitions(self.assets.kubectl, control_plane.admin)
         objects.create_pool(control_plane.admin, state)
+        objects.create_operator_secret(self.assets.kubectl, control_plane.admin, self.authority)
         self.say("definitions and roles are installed")
         return control_plane
 

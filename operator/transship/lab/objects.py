@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,14 +13,17 @@ from transship.api.address_pool import AddressPool, AddressPoolSpec
 from transship.api.base import ObjectMeta
 from transship.api.conditions import find, is_true
 from transship.api.node_agent import NodeAgent
+from transship.common.certificates import Authority
 from transship.common.errors import DeadlineExceeded
 from transship.common.processes import run_blocking
 from transship.kube.client import KubeClient
+from transship.kube.leases import SYSTEM_NAMESPACE
 from transship.lab.node_image import REPOSITORY
 from transship.lab.state import LabState
 
 MANIFESTS = REPOSITORY / "manifests" / "overlays" / "lab"  # definitions, roles, a namespace
 POOL = "default"
+OPERATOR_SECRET = "transship-operator-tls"  # noqa: S105 - the name of it
 KUBECTL_TIMEOUT_SECONDS = 60.0
 AGENTS_TIMEOUT_SECONDS = 90.0  # a self-test by real dump and restore is part of it
 POLL_SECONDS = 0.1
@@ -45,6 +50,24 @@ def create_pool(kubeconfig: Path, state: LabState) -> None:
             await client.create(pool)
 
     asyncio.run(create())
+
+
+def create_operator_secret(kubectl: Path, kubeconfig: Path, authority: Authority) -> None:
+    """The operator's certificate, where an installation has it: the command line reads it there."""
+    credentials = authority.issue_operator()
+    contents = {
+        "ca.crt": authority.credentials.certificate,
+        "tls.crt": credentials.certificate,
+        "tls.key": credentials.key,
+    }
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": OPERATOR_SECRET, "namespace": SYSTEM_NAMESPACE},
+        "data": {name: b64encode(content).decode() for name, content in contents.items()},
+    }
+    command: list[str | Path] = [kubectl, f"--kubeconfig={kubeconfig}", "apply", "-f", "-"]
+    run_blocking(command, stdin=json.dumps(secret).encode())
 
 
 def await_agents(kubeconfig: Path, state: LabState, *, check: Callable[[], None]) -> None:

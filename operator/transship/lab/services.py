@@ -52,11 +52,6 @@ def lab_authority(state_dir: Path) -> Authority:
     return ensure_authority(state_dir / "pki", "transship", common_name="transship")
 
 
-def prepare_authority(state_dir: Path) -> None:
-    """Make the authority of agents and operator: once, before several at a time ask for it."""
-    ensure_authority(state_dir / "pki", "transship", common_name="transship")
-
-
 def configure_agent(
     state_dir: Path, state: LabState, node: str, *, authority: Authority, kubeconfig: Path
 ) -> None:

@@ -1,7 +1,7 @@
 """What processes have in memory: how much, and which files they can change without a system call.
 
-A store through a shared, writable mapping moves the file's times only at the first touch after a writeback, so the times cannot
-say whether the file has changed since it was copied.
+A store through a shared, writable mapping moves the file's times only at the first touch after a
+writeback, so the times cannot say whether the file has changed since it was copied.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ RECORDS = st.one_of(
 )
 SCENES = st.builds(
     lambda source, target, verdict, a, b, answers, wish, waited: seen(
-        source, target, verdict=verdict, held_at_source=a, held_at_target=b,
+        source, target, verdict=verdict if answers[0] else None, held_at_source=a, held_at_target=b,
         source_answers=answers[0], target_answers=answers[1],
         give_up=GIVE_UP if wish else None, waiting_seconds=waited,
     ),

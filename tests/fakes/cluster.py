@@ -108,6 +108,7 @@ class FakeCluster:
         name: str,
         namespace: str | None = None,
         patch: Sequence[Mapping[str, Any]],
+        subresource: str = "",
     ) -> R:
         self._may_fail("json_patch")
         found = await self.get(model, name=name, namespace=namespace)

@@ -38,11 +38,13 @@ from transship.common.clock import Clock, SystemClock
 from transship.network import ContainerNetwork
 from transship.protocol.containers import ContainerOrder
 from transship.protocol.paths import STREAM_PORT
+from transship.runtime import criu
 from transship.runtime.containers import Runtime
 from transship.runtime.images import ImageStore
 from transship.runtime.layout import Layout
 from transship.transfer.streams import StreamKind, StreamServer
 
+ORPHANS_SECONDS = 10.0
 SHUTDOWN_SECONDS = 5.0  # for replies under way; a handover is obeyed from the journal afterwards
 SELF_TEST_AGAIN_SECONDS = 300.0
 
@@ -91,6 +93,9 @@ class Agent:
         """Obey the journal, then take calls."""
         self.journal.load()
         await asyncio.to_thread(self.network.prepare_node)
+        # the CRIU of an agent that was killed undoes its dump, and freezes the container at its end
+        await criu.orphans_ended(timeout_seconds=ORPHANS_SECONDS)
+        await criu.warm()
         await self.target.recover()
         await self.source.recover()
         self.containers.begin()

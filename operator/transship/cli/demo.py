@@ -31,6 +31,7 @@ spec:
     env:
     - {{name: MEMORY_MIB, value: "64"}}
     - {{name: DIRTY_MIB_PER_SECOND, value: "10"}}
+    readinessProbe: {{tcpSocket: {{port: 7000}}, periodSeconds: 1}}
 """
 
 
@@ -56,7 +57,7 @@ class _Demo:
         manifest = PLACEMENT.format(registry=self._state.registry)
         out.print(manifest, highlight=False)
         self._kubectl("apply", "-f", "-", stdin=manifest)
-        self._await("running", lambda: self._status("{.status.phase}") == "Running")
+        self._kubectl("wait", "--for=condition=Ready", "placement/counter", "--timeout=60s")
         address = self._status("{.status.address}")
         with CounterClient(address) as client:
             out.print(f"a client counts on one TCP connection to {address}:7000\n")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
 
 from transship.api.address_pool import AddressPool, AddressPoolStatus
 from transship.api.placement import ContainerPlacement
@@ -18,6 +20,7 @@ from transship.plan.addresses import (
     Claimant,
     allocate,
     allocated,
+    observed,
     with_allocation,
     without_allocation,
 )
@@ -58,6 +61,14 @@ class AddressBook:
             await self._change(placement.spec.network.address_pool or DEFAULT_POOL, removal)
         except NotFound:
             return
+
+    async def tell_sizes(self, *, now: datetime) -> None:
+        """Bring the status of pools that are new or were changed up to date."""
+        for pool in await self._cluster.list(AddressPool):
+            if pool.status.observed_generation == pool.metadata.generation:
+                continue
+            with suppress(Conflict):  # an allocation was faster: the next look does it
+                await self._cluster.replace_status_checked(pool, status=observed(pool, now=now))
 
     async def _change(
         self, name: str, change: Callable[[AddressPool], tuple[str, AddressPoolStatus | None]]

@@ -27,9 +27,12 @@ from transship.controller.agents import AgentConnections, TlsFiles
 from transship.controller.deps import Deps
 from transship.controller.directory import Directory
 from transship.controller.fleet import Fleet
-from transship.controller.handlers import register
+from transship.controller.handlers import POOLS, register
 from transship.controller.leadership import Leadership
+from transship.controller.life import wait_for_any
 from transship.controller.metrics import Metrics
+from transship.controller.node_watch import NodeWatch
+from transship.controller.ports import Heartbeats
 from transship.controller.resolve import Resolver
 from transship.controller.settings import configure
 from transship.controller.telling import EventTeller, KubeConfigData
@@ -97,16 +100,17 @@ async def serve(options: Options) -> None:
     """Run until a signal, or until leadership is lost."""
     clock = SystemClock()
     async with await KubeClient.connect(options.kubeconfig) as client:
+        leases = Leases(client)
         leadership = None
         if options.leader_elect:
-            leadership = Leadership(Leases(client), clock=clock, identity=options.name)
+            leadership = Leadership(leases, clock=clock, identity=options.name)
         if leadership is not None:
             await leadership.acquire()
         connections = AgentConnections(options.tls)
         try:
             deps = compose(client, connections, clock=clock, name=options.name)
             await _fill(deps)
-            await _run(deps, options, leadership)
+            await _run(deps, options, leases, leadership)
         finally:
             await connections.close()
 
@@ -128,13 +132,16 @@ def compose(
     )
 
 
-async def _run(deps: Deps, options: Options, leadership: Leadership | None) -> None:
+async def _run(
+    deps: Deps, options: Options, heartbeats: Heartbeats, leadership: Leadership | None
+) -> None:
     registry = kopf.OperatorRegistry()
     kopf.on.startup(registry=registry)(configure)
     kopf.on.login(registry=registry)(_login)
     register(registry, deps)
     stop = asyncio.Event()
-    beside: list[Coroutine[Any, Any, None]] = [deps.fleet.run(), _relist(deps)]
+    watch = NodeWatch(deps, heartbeats)
+    beside = [deps.fleet.run(), _relist(deps), _keep_pools(deps), watch.run()]
     if options.metrics_port is not None:
         beside.append(_serve_metrics(deps.metrics, options.metrics_port))
     if leadership is not None:
@@ -190,6 +197,17 @@ async def _relist(deps: Deps) -> None:
             await _list_all(deps)
         except TransshipError as e:
             logger.bind(error=str(e)).warning("the cluster was not listed")
+
+
+async def _keep_pools(deps: Deps) -> None:
+    changed = deps.directory.wake_of(POOLS)
+    while True:
+        changed.clear()
+        try:
+            await deps.addresses.tell_sizes(now=deps.clock.now())
+        except TransshipError as e:
+            logger.bind(error=str(e)).warning("the address pools were not looked at")
+        await wait_for_any(changed, seconds=RELIST_SECONDS)
 
 
 async def _stop_after(task: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:

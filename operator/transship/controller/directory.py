@@ -62,6 +62,10 @@ class Directory:
         """The event that wakes the loop of this object."""
         return self._wakes.setdefault(uid, asyncio.Event())
 
+    def wake_without_address(self) -> None:
+        """A pool has changed: whoever waits for an address may get one now."""
+        self.wake(uid for uid, p in self._placements.items() if p.status.address is None)
+
     def wake(self, uids: Iterable[str]) -> None:
         for uid in uids:
             if (event := self._wakes.get(uid)) is not None:

@@ -14,6 +14,7 @@ from loguru import logger
 from pydantic import ValidationError
 
 from transship.api import FINALIZER, GROUP, VERSION
+from transship.api.address_pool import AddressPool
 from transship.api.base import Resource
 from transship.api.kinds import kind_of
 from transship.api.migration import ContainerMigration
@@ -27,6 +28,9 @@ from transship.controller.placements import PlacementLoop
 R = TypeVar("R", bound=Resource)
 
 WATCHED: tuple[type[Resource], ...] = (ContainerPlacement, ContainerMigration, NodeAgent)
+
+POOLS = "pools"
+"""What is woken when an AddressPool changes."""
 
 # kopf gives an exiting daemon 5 s; one that is past its object's deletion is not told of the exit
 LONGEST_WAIT_WHILE_DELETING_SECONDS = 1.0
@@ -70,6 +74,11 @@ def register(registry: kopf.OperatorRegistry, deps: Deps) -> None:
     """Bind kopf's events and daemons of our kinds to these dependencies."""
     for model in WATCHED:
         _register_events(registry, deps, model)
+
+    @kopf.on.event(GROUP, VERSION, kind_of(AddressPool).plural, id="AddressPool", registry=registry)
+    async def pool_changed(**_: Any) -> None:
+        deps.directory.wake_of(POOLS).set()
+        deps.directory.wake_without_address()
 
     @kopf.daemon(GROUP, VERSION, kind_of(ContainerPlacement).plural, registry=registry)
     async def placement(uid: str, stopped: kopf.DaemonStopped, **_: Any) -> None:

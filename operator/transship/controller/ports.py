@@ -7,6 +7,7 @@ real classes in their place (tests/fakes).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
@@ -51,6 +52,7 @@ class Cluster(Protocol):
         name: str,
         namespace: str | None = None,
         patch: Sequence[Mapping[str, Any]],
+        subresource: str = "",
     ) -> R: ...
 
     async def apply_status(
@@ -65,6 +67,21 @@ class Cluster(Protocol):
     ) -> R: ...
 
     async def replace_status_checked(self, resource: R, *, status: ApiModel) -> R: ...
+
+
+class Heartbeat(Protocol):
+    """A lease, as far as it says whether its holder lives."""
+
+    @property
+    def name(self) -> str: ...
+
+    def expired(self, now: datetime) -> bool: ...
+
+
+class Heartbeats(Protocol):
+    """The agents' leases (transship.kube.leases.Leases)."""
+
+    async def list(self) -> Sequence[Heartbeat]: ...
 
 
 class DataKind(StrEnum):

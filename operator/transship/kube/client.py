@@ -126,11 +126,13 @@ class KubeClient:
         name: str,
         namespace: str | None = None,
         patch: Sequence[Mapping[str, Any]],
+        subresource: str = "",
     ) -> R:
         """Change it as RFC 6902 says; InvalidInput when a test in the patch does not hold."""
+        suffix = f"/{subresource}" if subresource else ""
         request = Request(
             "PATCH",
-            path_of(model, namespace=namespace, name=name),
+            path_of(model, namespace=namespace, name=name) + suffix,
             f"changing {_called(model, name, namespace)}",
             body=patch,
             content_type=ContentType.JSON_PATCH,

@@ -14,19 +14,19 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from transship.api.base import ObjectMeta
-from transship.api.container import Container, EnvVar
+from transship.api.conditions import is_true
+from transship.api.container import Container, EnvVar, Probe, TcpSocketAction
 from transship.api.migration import ContainerMigration, MigrationPhase
 from transship.api.placement import (
     ContainerPlacement,
     MigrationSettings,
-    PlacementPhase,
     PlacementSpec,
     Strategy,
 )
 from transship.common.errors import DeadlineExceeded, TransshipError
 from transship.kube.client import KubeClient
 from transship.lab.cache import Say
-from transship.lab.counter_client import CounterClient
+from transship.lab.counter_client import PORT, CounterClient
 from transship.lab.state import LabState
 
 NAMESPACE = "default"
@@ -34,6 +34,7 @@ START_TIMEOUT_SECONDS = 120.0
 MOVE_TIMEOUT_SECONDS = 600.0
 POLL_SECONDS = 0.02
 SETTLED_REPLIES = 100
+ANSWERS = Probe(tcp_socket=TcpSocketAction(port=PORT), period_seconds=1)
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class _Bench:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while True:
             placement = await self._client.get(ContainerPlacement, name=name, namespace=NAMESPACE)
-            if placement.status.phase is PlacementPhase.RUNNING and placement.status.address:
+            if is_true(placement.status.conditions, "Ready"):
                 return placement
             _check(deadline, f"starting {name}")
             await asyncio.sleep(POLL_SECONDS)
@@ -198,7 +199,9 @@ class _Bench:
             metadata=ObjectMeta(name=name, namespace=NAMESPACE),
             spec=PlacementSpec(
                 target_node=self._state.nodes[0],
-                container=Container(image=f"{self._state.registry}/counter:1", env=env),
+                container=Container(
+                    image=f"{self._state.registry}/counter:1", env=env, readiness_probe=ANSWERS
+                ),
                 migration=MigrationSettings(strategy=self._job.strategy),
             ),
         )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network
 
 from transship.api.address_pool import (
     AddressPool,
-    AddressPoolSpec,
     AddressPoolStatus,
     Allocation,
 )
+from transship.api.conditions import condition, with_condition
 from transship.api.reasons import Reason
 from transship.common.errors import InvalidInput, Refused
 
@@ -68,12 +69,36 @@ def without_allocation(pool: AddressPool, *, uid: str) -> AddressPoolStatus:
     return _counted(pool, [a for a in pool.status.allocations if a.uid != uid])
 
 
-def size_of(spec: AddressPoolSpec) -> int:
+def size_of(pool: AddressPool) -> int:
     """How many addresses the pool can give out in all."""
-    network = IPv4Network(spec.cidr)
-    excluded = {IPv4Address(a) for a in spec.excluded}
+    network = network_of(pool)
+    excluded = {IPv4Address(a) for a in pool.spec.excluded}
     usable = network.num_addresses - 2 if network.prefixlen < 31 else network.num_addresses
     return usable - sum(1 for a in excluded if _usable(network, a))
+
+
+def observed(pool: AddressPool, *, now: datetime) -> AddressPoolStatus:
+    """The pool's status for its present spec: its size, and whether it can give out anything."""
+    try:
+        size, problem = size_of(pool), None
+    except InvalidInput as e:
+        size, problem = 0, e
+    ready = condition(
+        "Ready",
+        problem is None,
+        reason=Reason.POOL_READY if problem is None else problem.reason,
+        message=Reason.POOL_READY.meaning if problem is None else problem.message,
+        generation=pool.metadata.generation,
+        now=now,
+    )
+    return pool.status.model_copy(
+        update={
+            "observed_generation": pool.metadata.generation,
+            "conditions": with_condition(pool.status.conditions, ready),
+            "size": size,
+            "allocated": len(pool.status.allocations),
+        }
+    )
 
 
 def network_of(pool: AddressPool) -> IPv4Network:
@@ -123,7 +148,6 @@ def _counted(pool: AddressPool, allocations: list[Allocation]) -> AddressPoolSta
         update={
             "allocations": tuple(ordered),
             "allocated": len(ordered),
-            "size": size_of(pool.spec),
-            "observed_generation": pool.metadata.generation,
+            "size": size_of(pool),
         }
     )

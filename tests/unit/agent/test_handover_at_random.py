@@ -12,10 +12,17 @@ from typing import Any
 from fakes.agent_pair import Disk, Node, Pair
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 from loguru import logger
 
 from transship.agent.records import OWNED
+from transship.api.placement import Strategy
 from transship.common.errors import TransshipError
 from transship.protocol.migrations import VerdictNotice
 from transship.protocol.states import RecordState, Verdict
@@ -42,6 +49,11 @@ class Handovers(RuleBasedStateMachine):
         self.epoch = 1  # of the owner, as far as the operator knows
         self.count = 1
         self.said: dict[str, VerdictNotice] = {}
+        self.power_was_lost = False
+
+    @initialize(strategy=st.sampled_from([Strategy.STOP_AND_COPY, Strategy.COLD]))
+    def choose(self, strategy: Strategy) -> None:
+        self.pair.strategy = strategy
 
     @property
     def migration(self) -> str:
@@ -174,6 +186,12 @@ class Handovers(RuleBasedStateMachine):
     def bring_up(self, number: int) -> None:
         self.node(number).up()
 
+    @rule(number=NODES, really=st.integers(0, 4))
+    def cut_the_power(self, number: int, really: int) -> None:
+        if really == 0:
+            self.node(number).power_cut()
+            self.power_was_lost = True
+
     @rule(milliseconds=st.integers(1, 40))
     def wait_a_little(self, milliseconds: int) -> None:
         self.pair.world.work()
@@ -189,15 +207,28 @@ class Handovers(RuleBasedStateMachine):
         assert self.pair.world.violations == []
         assert len(self.pair.world.running()) <= 1
 
+    def settle_and_check(self) -> None:
+        self.pair.settle()
+        owner = self.owner()
+        for each in (self.pair.a, self.pair.b):
+            each.restart()
+        self.pair.settle()
+        assert self.owner() is owner
+        if self.pair.strategy is not Strategy.COLD:
+            assert self.pair.world.starts == 0
+
+    def owner(self) -> Node:
+        """A container whose node lost power waits there for the operator's order."""
+        if not self.power_was_lost or self.pair.world.running():
+            return self.pair.assert_settled()
+        assert self.pair.world.copies == {}
+        (owner,) = (n for n in (self.pair.a, self.pair.b) if n.record is not None)
+        assert owner.state is RecordState.RUNNING
+        return owner
+
     def teardown(self) -> None:
         try:
-            self.pair.settle()
-            node = self.pair.assert_settled()
-            for each in (self.pair.a, self.pair.b):
-                each.restart()
-            self.pair.settle()
-            assert self.pair.assert_settled() is node
-            assert self.pair.world.starts == 0
+            self.settle_and_check()
         finally:
             with suppress(TransshipError, asyncio.CancelledError):
                 self.pair.__exit__(None, None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from fakes.resources import NOW
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from transship.common.errors import InvalidInput, Refused, TransshipError
 from transship.plan.addresses import (
     Claimant,
     allocate,
+    observed,
     size_of,
     with_allocation,
     without_allocation,
@@ -80,7 +82,13 @@ def test_the_counts_are_kept() -> None:
     present, _ = take(pool("10.0.0.0/29", "10.0.0.1", "10.0.0.200"), who(1))
     assert (present.status.size, present.status.allocated) == (5, 1)
     assert without_allocation(present, uid="uid-1").allocated == 0
-    assert size_of(pool("10.0.0.0/31").spec) == 2
+    assert size_of(pool("10.0.0.0/31")) == 2
+
+
+def test_a_pool_says_whether_it_can_give_out_addresses() -> None:
+    good, bad = observed(pool(), now=NOW), observed(pool("10.0.0.1/29"), now=NOW)
+    assert (good.size, good.conditions[0].status) == (6, "True")
+    assert (bad.size, bad.conditions[0].reason) == (0, Reason.INVALID_CIDR)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=40))

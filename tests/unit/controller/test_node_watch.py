@@ -1,0 +1,62 @@
+"""Who says that a node's agent is gone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from fakes.operator_world import OperatorWorld
+
+from transship.api.conditions import Status, find
+from transship.api.node_agent import NodeAgent
+from transship.controller.node_watch import NodeWatch
+
+
+@dataclass(frozen=True)
+class Lease:
+    name: str
+    over: bool
+
+    def expired(self, now: datetime) -> bool:
+        return self.over
+
+
+class Leases:
+    def __init__(self, *leases: Lease) -> None:
+        self.leases = leases
+
+    async def list(self) -> tuple[Lease, ...]:
+        return self.leases
+
+
+def ready(world: OperatorWorld, node: str) -> Status:
+    agent = world.cluster.find(NodeAgent, node, None)
+    assert agent is not None
+    found = find(agent.status.conditions, "Ready")
+    assert found is not None
+    return found.status
+
+
+async def silence(world: OperatorWorld, *nodes: str) -> None:
+    await world.settle(5)
+    world.agents.silent.update(nodes)
+    world.clock.pass_time(60)
+    await world.until(lambda: all(world.deps.fleet.silent(node) for node in nodes))
+
+
+async def test_a_lapsed_lease_and_silence_together_make_ready_unknown() -> None:
+    async with OperatorWorld("node-a", "node-b") as world:
+        await silence(world, "node-a")
+        leases = Leases(Lease("agent-node-a", True), Lease("agent-node-b", False))
+        await NodeWatch(world.deps, leases).look()
+        assert ready(world, "node-a") == Status.UNKNOWN
+        assert ready(world, "node-b") == Status.TRUE
+        assert "AgentNotRenewing" in world.recorder.reasons
+
+
+async def test_one_sign_alone_is_not_enough() -> None:
+    async with OperatorWorld("node-a", "node-b") as world:
+        await silence(world, "node-a")
+        leases = Leases(Lease("agent-node-a", False), Lease("agent-node-b", True))
+        await NodeWatch(world.deps, leases).look()
+        assert ready(world, "node-a") == ready(world, "node-b") == Status.TRUE

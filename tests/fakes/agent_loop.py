@@ -38,7 +38,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._virtual = _Selector()
         super().__init__(self._virtual)
+        self._failed: list[asyncio.Task[Any]] = []
         self.set_task_factory(_note_owner)
+        self.set_exception_handler(lambda *_: None)  # see unheard
 
     def time(self) -> float:
         return self._virtual.seconds
@@ -50,6 +52,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         except Exception as e:
             future.set_exception(e)
         return future
+
+    def note_failure(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and getattr(task, "_log_traceback", False):
+            self._failed.append(task)
+
+    def unheard(self) -> list[BaseException | None]:
+        """Exceptions of tasks that nobody has asked for."""
+        return [t.exception() for t in self._failed if getattr(t, "_log_traceback", False)]
 
     def pass_time(self, seconds: float = A_MOMENT_SECONDS) -> None:
         """Run what is ready, and the timers of the next seconds."""
@@ -85,6 +95,8 @@ def _note_owner(
     context: contextvars.Context | None = None,
 ) -> asyncio.Task[T]:
     task = asyncio.Task(work, loop=loop, context=context)
+    if isinstance(loop, VirtualLoop):
+        task.add_done_callback(loop.note_failure)
     tasks = (context or contextvars.copy_context()).get(OWNER)
     if tasks is not None:
         tasks.add(task)

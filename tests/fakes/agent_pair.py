@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import pytest
+
 from fakes.agent_loop import LoopClock, VirtualLoop, owned
 from fakes.agent_peers import FakePeers, Listener, Network
 from fakes.agent_world import (
@@ -27,7 +28,6 @@ from fakes.agent_world import (
     World,
 )
 from fakes.orders import ID, order
-
 from transship.agent import records
 from transship.agent.journal import Durability, Journal, JournalError
 from transship.agent.records import OWNED, Record
@@ -202,7 +202,6 @@ class Pair:
         self.folder = folder
         self.loop = VirtualLoop()
         self.world, self.network = World(), Network()
-        self.loop.set_exception_handler(self._note_unforeseen)
         self.a, self.b = Node("node-a", pair=self), Node("node-b", pair=self)
         self.strategy = Strategy.STOP_AND_COPY
         self._patches = pytest.MonkeyPatch()
@@ -324,6 +323,7 @@ class Pair:
         for _ in range(3):
             self.tidy()
             self.pass_time(20.0)
+        assert self.loop.unheard() == []
 
     def tidy(self) -> None:
         """What an operator does after all is over: as plan.placement's Tidy."""
@@ -407,9 +407,6 @@ class Pair:
         self.world.homes[name] = Home(files=0, mounted=True)
         self.world.copies[name] = Copy(State.RUNNING, 0)
         self.world.wires[name] = "serving"
-
-    def _note_unforeseen(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        self.world.violations.append(f"{context.get('message')}: {context.get('exception')!r}")
 
 
 class FakeFileCopy:

@@ -97,6 +97,7 @@ class Network:
         if listener is None:
             raise Unreachable(f"{to} refuses connections")
         serving = listener.serve(handler(listener))
+        serving.add_done_callback(_forget_outcome)
         try:
             return await asyncio.shield(serving)
         except asyncio.CancelledError:
@@ -152,9 +153,7 @@ class FakePeers:
         timeout_seconds: float = CALL_TIMEOUT_SECONDS,
     ) -> T:
         self._must_live()
-        return await self._network.call(
-            peer.node, name, handler, timeout_seconds=timeout_seconds
-        )
+        return await self._network.call(peer.node, name, handler, timeout_seconds=timeout_seconds)
 
 
 def _take(planned: list[str], name: str) -> bool:

@@ -194,9 +194,7 @@ class FakeCopies:
             self.at.world.violations.append(f"{self.at.node} thawed a held copy")
         self.at.world.run(self.at.node, copy)
 
-    async def ready(
-        self, container: str, *, to: MemoryEndpoint, node: str, timeout_seconds: float
-    ) -> None:
+    async def ready(self, container: str, *, to: MemoryEndpoint, node: str) -> None:
         await self.at.step("ready")
 
     async def unready(self, container: str) -> None:
@@ -330,7 +328,7 @@ class FakeWires:
 
 @dataclass
 class FakeResidents:
-    """A supervisor reduced to what a migration meets: it thaws, attaches and starts what is ours."""
+    """A supervisor as far as a migration meets it: it thaws, attaches and starts what is ours."""
 
     at: Place
     journal: Journal

@@ -25,6 +25,7 @@ from transship.controller.metrics import Metrics
 from transship.controller.migrations import MigrationLoop
 from transship.controller.placements import PlacementLoop
 from transship.controller.resolve import Resolver
+from transship.controller.turns import Turns
 
 PATIENCE_SECONDS = 2.0
 
@@ -79,6 +80,7 @@ class OperatorWorld:
             resolver=Resolver(self.data),
             recorder=self.recorder,
             metrics=Metrics(),
+            turns=Turns(directory),
             clock=self.clock,
         )
         self.life = FakeLife(self.clock)

@@ -188,6 +188,8 @@ class Target:
         if arrival is not None:
             async with arrival.lock:
                 await self._discard(arrival)
+            if arrival.settling is not None:  # a next dump writes where this removes
+                await asyncio.wait([arrival.settling])
         self._arrivals.pop(migration, None)
 
     async def recover(self) -> None:
@@ -299,7 +301,7 @@ class Target:
         arrival.resume_microseconds = round((resumed - began) * 1e6)
         if arrival.asking is not None and arrival.asking is not asyncio.current_task():
             arrival.asking.cancel()
-        arrival.settling = asyncio.create_task(self._with.copies.settle(record.id))
+        arrival.settling = asyncio.create_task(self._settle(arrival))
         logger.bind(migration=arrival.migration, container=record.id).info(
             "the container runs here"
         )
@@ -327,6 +329,13 @@ class Target:
             log.warning("resuming failed: left to the container's supervisor")
         arrival.resumed = True
         self._with.residents.adopt(record, pid=arrival.pid)
+
+    async def _settle(self, arrival: Arrival) -> None:
+        try:
+            await self._with.copies.settle(arrival.container)
+        except Exception as e:  # memory is lost until the next dump or the container's end
+            log = logger.bind(migration=arrival.migration, error=str(e))
+            log.warning("what the restore needed is left")
 
     def _is_of_this_boot(self, record: Record) -> bool:
         return record.ordered_boot == self._with.journal.boot

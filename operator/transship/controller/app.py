@@ -36,6 +36,7 @@ from transship.controller.ports import Heartbeats
 from transship.controller.resolve import Resolver
 from transship.controller.settings import configure
 from transship.controller.telling import EventTeller, KubeConfigData
+from transship.controller.turns import Turns
 from transship.kube.client import KubeClient
 from transship.kube.events import EventRecorder
 from transship.kube.leases import Leases
@@ -128,6 +129,7 @@ def compose(
         resolver=Resolver(KubeConfigData(client)),
         recorder=EventTeller(events),
         metrics=Metrics(),
+        turns=Turns(directory),
         clock=clock,
     )
 
@@ -141,7 +143,7 @@ async def _run(
     register(registry, deps)
     stop = asyncio.Event()
     watch = NodeWatch(deps, heartbeats)
-    beside = [deps.fleet.run(), _relist(deps), _keep_pools(deps), watch.run()]
+    beside = [deps.fleet.run(), _relist(deps, stop), _keep_pools(deps), watch.run()]
     if options.metrics_port is not None:
         beside.append(_serve_metrics(deps.metrics, options.metrics_port))
     if leadership is not None:
@@ -190,13 +192,22 @@ async def _list_all(deps: Deps) -> None:
         deps.directory.keep_only(model, await deps.cluster.list(model), instead_of=known)
 
 
-async def _relist(deps: Deps) -> None:
-    while True:
+async def _relist(deps: Deps, stop: asyncio.Event) -> None:
+    """Make up for what a broken watch missed; end the process when kopf no longer watches at all.
+
+    A watch of kopf's that ends is not begun again (nolar/kopf#1276): its objects then stay without
+    our finalizer, and nobody looks after them.
+    """
+    while not stop.is_set():
         await asyncio.sleep(RELIST_SECONDS)
         try:
             await _list_all(deps)
         except TransshipError as e:
             logger.bind(error=str(e)).warning("the cluster was not listed")
+            continue
+        if unseen := deps.directory.unattended(now=deps.clock.now()):
+            logger.bind(placements=unseen).error("new placements are not seen any more, ending")
+            stop.set()
 
 
 async def _keep_pools(deps: Deps) -> None:

@@ -11,6 +11,7 @@ from transship.controller.fleet import Fleet
 from transship.controller.metrics import Metrics
 from transship.controller.ports import Cluster, Recorder
 from transship.controller.resolve import Resolver
+from transship.controller.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Deps:
     resolver: Resolver
     recorder: Recorder
     metrics: Metrics
+    turns: Turns
     clock: Clock
     crowd: set[str] = field(default_factory=set)
     """The migrations that run now in this process."""

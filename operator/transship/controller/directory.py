@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import TypeVar
 
+from transship.api import FINALIZER
 from transship.api.base import Resource
 from transship.api.migration import ContainerMigration
 from transship.api.node_agent import NodeAgent
@@ -18,6 +20,8 @@ from transship.plan.moves import is_finished
 from transship.plan.nodes import Node, unusable
 
 R = TypeVar("R", bound=Resource)
+
+UNATTENDED_AFTER = timedelta(minutes=3)
 
 
 class Directory:
@@ -38,6 +42,14 @@ class Directory:
 
     def migrations_of(self, placement_uid: str) -> tuple[ContainerMigration, ...]:
         return tuple(self._migrations[uid] for uid in self._of_placement.get(placement_uid, ()))
+
+    def moves(self) -> tuple[tuple[str, str], ...]:
+        """Source and target of every move under way."""
+        return tuple(
+            (m.spec.source_node, m.spec.target_node)
+            for m in self._migrations.values()
+            if not is_finished(m)
+        )
 
     def node_agent(self, name: str) -> NodeAgent | None:
         return self._nodes.get(name)
@@ -106,6 +118,17 @@ class Directory:
     def forget(self, uid: str) -> None:
         """The loop of this object is over."""
         self._wakes.pop(uid, None)
+
+    def unattended(self, *, now: datetime) -> list[str]:
+        """Placements that have been there for long without anybody taking them on."""
+        return [
+            p.metadata.name
+            for p in self._placements.values()
+            if FINALIZER not in p.metadata.finalizers
+            and p.metadata.deletion_timestamp is None
+            and p.metadata.creation_timestamp is not None
+            and now - p.metadata.creation_timestamp > UNATTENDED_AFTER
+        ]
 
     def uids(self, kind: type[R]) -> frozenset[str]:
         return frozenset(resource.metadata.uid for resource in self._all(kind))

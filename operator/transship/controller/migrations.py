@@ -220,6 +220,7 @@ class MigrationLoop:
         placement: ContainerPlacement | None,
     ) -> None:
         await self._writer_for(migration).write(status)
+        self._deps.turns.over((migration.spec.source_node, migration.spec.target_node))
         self._deps.metrics.migration_finished(migration, status)
         log = logger.bind(
             migration=migration.metadata.name,

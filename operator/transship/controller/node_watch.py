@@ -33,7 +33,7 @@ class NodeWatch:
             try:
                 await self.look()
             except TransshipError as e:
-                logger.bind(error=str(e)).debug("leases were not read")
+                logger.bind(error=str(e)).warning("the agents' leases were not looked at")
 
     async def look(self) -> None:
         """One look at all leases."""
@@ -47,10 +47,10 @@ class NodeWatch:
 
     async def _mark(self, agent: NodeAgent, *, now: datetime) -> None:
         name = agent.metadata.name
-        logger.bind(node=name).warning("node's agent is gone")
         await self._deps.cluster.json_patch(
             NodeAgent, name=name, patch=_doubt(agent, now=now), subresource="status"
         )
+        logger.bind(node=name).warning("node's agent is gone")
         self._deps.recorder.warn(
             agent, reason=Reason.AGENT_NOT_RENEWING, note=Reason.AGENT_NOT_RENEWING.meaning
         )

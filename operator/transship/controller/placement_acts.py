@@ -156,22 +156,13 @@ class PlacementActs:
         return await self._cancel(step, seen)
 
     async def _move(self, step: Move, seen: Seen) -> float:
-        await self._writer.flush()  # the migration compares its order with the one noted there
-        migration = new_migration(step, seen.placement)
-        try:
-            created = await self._deps.cluster.create(migration)
-        except Conflict:
-            meta = migration.metadata
-            created = await self._deps.cluster.get(
-                ContainerMigration, name=meta.name, namespace=meta.namespace
-            )
-            if created.spec.placement_uid != seen.placement.metadata.uid:
-                raise TransshipError(
-                    f"creating ContainerMigration {meta.name}: the name is taken",
-                    reason=Reason.ALREADY_EXISTS,
-                    hint="delete it",
-                ) from None
-        self._deps.directory.put(created)
+        uid = seen.placement.metadata.uid
+        with self._deps.turns.taken(uid, source=step.source, target=step.target) as ours:
+            if not ours:
+                return AT_ONCE
+            await self._writer.flush()  # the migration compares its order with the one noted there
+            created = await self._create(new_migration(step, seen.placement))
+            self._deps.directory.put(created)
         logger.bind(
             placement=seen.placement.metadata.name, migration=created.metadata.name,
             source=step.source, target=step.target,
@@ -181,6 +172,22 @@ class PlacementActs:
             f"from {step.source} to {step.target}, see {created.metadata.name}",
         )  # fmt: skip
         return MIGRATION_PAUSE_SECONDS
+
+    async def _create(self, migration: ContainerMigration) -> ContainerMigration:
+        try:
+            return await self._deps.cluster.create(migration)
+        except Conflict:
+            meta = migration.metadata
+            present = await self._deps.cluster.get(
+                ContainerMigration, name=meta.name, namespace=meta.namespace
+            )
+        if present.spec.placement_uid != migration.spec.placement_uid:
+            raise TransshipError(
+                f"creating ContainerMigration {meta.name}: the name is taken",
+                reason=Reason.ALREADY_EXISTS,
+                hint="delete it",
+            )
+        return present
 
     async def _cancel(self, step: Cancel, seen: Seen) -> float:
         try:

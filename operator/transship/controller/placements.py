@@ -16,6 +16,7 @@ from loguru import logger
 from transship.api import FINALIZER
 from transship.api.migration import ContainerMigration
 from transship.api.placement import ContainerPlacement, PlacementStatus
+from transship.api.reasons import Reason
 from transship.common.errors import Conflict, TransshipError
 from transship.controller.deps import Deps
 from transship.controller.finalizers import let_go
@@ -77,6 +78,7 @@ class PlacementLoop:
     async def _leave(self) -> None:
         if self._writer is not None:
             await self._writer.close()
+        self._deps.turns.leave(self._uid)
         if not self._life.over:
             self._deps.directory.forget(self._uid)
 
@@ -105,10 +107,19 @@ class PlacementLoop:
             self._retry_seconds = FIRST_RETRY_SECONDS
         except TransshipError as e:
             decision, pause = self._failed(decision, placement, e)
+        self._queue(decision)
         writer.offer(observed_status(replace(seen, status=writer.current), decision))
         if isinstance(decision.step, Wait):
             await self._prune(placement, seen)
         return pause
+
+    def _queue(self, decision: Decision) -> None:
+        """Stand in line for a move while that is all that is missing."""
+        why = decision.obstacle
+        if why is not None and why.reason == Reason.MIGRATION_PENDING:
+            self._deps.turns.wait(self._uid)
+        else:
+            self._deps.turns.leave(self._uid)
 
     def _writer_for(
         self, placement: ContainerPlacement
@@ -132,6 +143,7 @@ class PlacementLoop:
             sightings=fleet.sightings(self._uid),
             migrations=migrations,
             now=self._deps.clock.now(),
+            full=self._deps.turns.full(),
             gone=frozenset(m for m in self._concerned(status, migrations) if fleet.gone(m)),
         )
         if seen.moving is not None:

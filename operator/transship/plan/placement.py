@@ -155,8 +155,17 @@ def _locate(seen: Seen, owner: Owner) -> Decision:
     pause = next_attempt_time(failed)
     if pause is not None and seen.now < pause:
         return _back_off(failed, pause, wanted, now=seen.now)
+    if crowded := {owner.node, wanted} & seen.full:
+        return Decision(Wait(BLOCKED_SECONDS), _crowded(crowded), wanted)
     attempt = next_attempt(seen.migrations, epoch=owner.epoch)
     return Decision(Move(owner.node, wanted, owner.epoch, attempt), wanted=wanted)
+
+
+def _crowded(nodes: set[str]) -> Obstacle:
+    names = " and ".join(sorted(nodes))
+    return obstacle(
+        Reason.MIGRATION_PENDING, f"{names} already take part in as many moves as they may"
+    )
 
 
 def _forbidden(seen: Seen, wanted: str, failed: Migrations) -> Obstacle | None:

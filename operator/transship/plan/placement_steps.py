@@ -21,7 +21,8 @@ class Seen:
     """All that a decision is made from.
 
     status: as this operator last wrote it, which may be newer than the placement's. sightings: what
-    agents say of the container, fresh for the owner. unheard: agents that did not answer in this
+    agents say of the container, fresh for the owner. full: nodes that take part in as many moves
+    as they may. unheard: agents that did not answer in this
     very pass, of which nothing may be concluded. gone: nodes whose NodeAgent was deleted so
     long ago that an administrator must have meant it.
     """
@@ -32,6 +33,7 @@ class Seen:
     sightings: Sequence[Sighting]
     migrations: Migrations
     now: datetime
+    full: frozenset[str] = frozenset()
     unheard: frozenset[str] = frozenset()
     gone: frozenset[str] = frozenset()
 

@@ -8,9 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from fakes.agent_pair import Disk, Pair
 from loguru import logger
 
+from fakes.agent_pair import Disk, Pair
 from transship.api.placement import Strategy
 from transship.protocol.states import RecordState, SideState, Verdict
 
@@ -122,9 +122,7 @@ def test_a_message_that_comes_twice_changes_nothing(pair: Pair, message: str) ->
 
 @pytest.mark.parametrize("seconds", [0.2, 6.0, 20.0])
 @pytest.mark.parametrize("message", ["memory", "hold", "decide"])
-def test_a_message_that_comes_late_leaves_nothing(
-    pair: Pair, message: str, seconds: float
-) -> None:
+def test_a_message_that_comes_late_leaves_nothing(pair: Pair, message: str, seconds: float) -> None:
     pair.network.late_seconds[message] = seconds
     pair.move()
     pair.settle()
@@ -191,9 +189,7 @@ def test_at_every_moment_the_operator_may_cancel(tmp_path: Path, strategy: Strat
             pair.begin()
             if moment:  # 0: before the source has taken its first step
                 pair.loop.pass_time(moment)
-            first, again = (
-                pair.a.live.serve(pair.a.live.source.abort("m-1")) for _ in range(2)
-            )
+            first, again = (pair.a.live.serve(pair.a.live.source.abort("m-1")) for _ in range(2))
             pair.pass_time(1.0)
             kept = first.result().verdict is Verdict.ABORTED
             assert again.result().verdict is first.result().verdict
@@ -282,9 +278,7 @@ def test_at_every_moment_a_disk_may_fail(tmp_path: Path, side: str, disk: Disk) 
 
 @pytest.mark.parametrize("side", ["node-a", "node-b"])
 @pytest.mark.parametrize("disk", [Disk.FULL, Disk.LIES])
-def test_a_disk_may_fail_before_its_agent_is_killed(
-    tmp_path: Path, side: str, disk: Disk
-) -> None:
+def test_a_disk_may_fail_before_its_agent_is_killed(tmp_path: Path, side: str, disk: Disk) -> None:
     for moment in MOMENTS:
         with Pair(_folder(tmp_path, moment)) as pair:
             pair.prepare()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from fakes.resources import UID, node_agent, report
 
+from fakes.resources import UID, node_agent, report
 from transship.common.certificates import Credentials, new_authority, write_credentials
 from transship.common.errors import NotFound, Refused, TransshipError, Unreachable
 from transship.controller.agents import AgentClient, AgentConnections, TlsFiles, context_for

@@ -275,3 +275,22 @@ async def test_history_is_kept_within_its_limits() -> None:
             world.move(node)
             await world.until(lambda node=node: world.web.status.node == node)
         await world.until(lambda: [m.metadata.name for m in world.moves] == ["web-3-1"])
+
+
+async def test_a_crowd_of_moves_takes_turns_and_all_arrive() -> None:
+    async with OperatorWorld("node-a", "node-b") as world:
+        names = [f"web-{n}" for n in range(9)]
+        for name in names:
+            world.create(name, uid=f"uid-{name}", target_node="node-a")
+        await world.until(lambda: len(world.agents.at("node-a").records) == 9)
+        most = 0
+
+        def arrived() -> bool:
+            nonlocal most
+            most = max(most, len(world.deps.directory.moves()))
+            return len(world.agents.at("node-b").records) == 9 and not world.deps.directory.moves()
+
+        for name in names:
+            world.move("node-b", name)
+        await world.until(arrived)
+        assert most == 2

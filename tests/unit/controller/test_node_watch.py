@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from fakes.operator_world import OperatorWorld
-
 from transship.api.conditions import Status, find
 from transship.api.node_agent import NodeAgent
 from transship.controller.node_watch import NodeWatch

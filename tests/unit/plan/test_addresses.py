@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from fakes.resources import NOW
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes.resources import NOW
 from transship.api.address_pool import AddressPool
 from transship.api.reasons import Reason
 from transship.common.errors import InvalidInput, Refused, TransshipError

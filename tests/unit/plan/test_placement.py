@@ -200,3 +200,12 @@ def test_the_end_waits_for_a_silent_owner_unless_its_node_is_gone_for_good() -> 
     assert isinstance(step_of(gone, sightings=(), nodes=NODES[1:]).step, Wait)
     fenced = step_of(gone, sightings=(), nodes=NODES[1:], gone=frozenset({"node-a"}))
     assert fenced.step == Release()
+
+
+def test_a_move_waits_for_its_turn_on_both_nodes() -> None:
+    for full in ({"node-a"}, {"node-b"}):
+        decision = step_of(settled(target_node="node-b"), full=frozenset(full))
+        assert isinstance(decision.step, Wait)
+        assert decision.obstacle is not None
+        assert decision.obstacle.reason == Reason.MIGRATION_PENDING
+    assert isinstance(step_of(settled(target_node="node-b"), full=frozenset({"c"})).step, Move)

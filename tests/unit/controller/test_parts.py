@@ -1,0 +1,363 @@
+"""The smaller parts of the operator: directory, fleet, statuses, finalizers, leases, addresses."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from fakes.agents import FakeAgents
+from fakes.clock import FakeClock
+from fakes.cluster import FakeCluster, FakeData
+from fakes.resources import NOW, UID, ended, migration, node_agent, placement, report, seconds
+from transship.api import FINALIZER
+from transship.api.address_pool import AddressPool
+from transship.api.container import Volume
+from transship.api.node_agent import NodeAgent
+from transship.api.placement import ContainerPlacement, PlacementPhase, PlacementStatus
+from transship.common.errors import Conflict, InvalidInput, NotFound, Refused, Unreachable
+from transship.controller.addresses import AddressBook
+from transship.controller.directory import Directory
+from transship.controller.finalizers import let_go, removal
+from transship.controller.fleet import Fleet
+from transship.controller.handlers import is_unfinished, parsed
+from transship.controller.leadership import Leadership
+from transship.controller.ports import DataKind
+from transship.controller.resolve import Resolver
+from transship.controller.statuses import StatusWriter
+
+
+def versioned(resource, version: int, **metadata):
+    update = {"resource_version": str(version), **metadata}
+    meta = resource.metadata.model_copy(update=update)
+    return resource.model_copy(update={"metadata": meta})
+
+
+def with_status(made: ContainerPlacement, phase: PlacementPhase) -> ContainerPlacement:
+    return made.model_copy(update={"status": PlacementStatus(phase=phase)})
+
+
+class TestDirectory:
+    def test_an_older_version_does_not_replace_a_newer_one(self) -> None:
+        directory = Directory()
+        directory.put(versioned(with_status(placement(), PlacementPhase.RUNNING), 12))
+        directory.put(versioned(with_status(placement(), PlacementPhase.PENDING), 9))
+        found = directory.placement(UID)
+        assert found is not None
+        assert found.status.phase == PlacementPhase.RUNNING
+
+    def test_our_own_status_writes_wake_nobody_and_edits_do(self) -> None:
+        directory = Directory()
+        directory.put(versioned(placement(), 1))
+        wake = directory.wake_of(UID)
+        directory.put(versioned(with_status(placement(), PlacementPhase.RUNNING), 2))
+        assert not wake.is_set()
+        directory.put(versioned(placement(), 3, generation=2))
+        assert wake.is_set()
+
+    def test_a_migration_wakes_its_placement_with_every_change(self) -> None:
+        directory = Directory()
+        wake = directory.wake_of(UID)
+        directory.put(versioned(migration(), 1))
+        assert wake.is_set()
+        wake.clear()
+        directory.put(versioned(ended(migration(), good=True), 2))
+        assert wake.is_set()
+        wake.clear()
+        directory.drop(migration())
+        assert wake.is_set()
+        assert directory.migrations_of(UID) == ()
+
+    def test_a_heartbeat_wakes_nobody_and_a_cordon_does(self) -> None:
+        directory = Directory()
+        directory.put(versioned(placement(target_node="node-a"), 1))
+        directory.put(versioned(node_agent("node-a"), 1))
+        wake = directory.wake_of(UID)
+        wake.clear()
+        directory.put(versioned(node_agent("node-a", capacity={"freeMemoryBytes": 5}), 2))
+        assert not wake.is_set()
+        directory.put(versioned(node_agent("node-a", unschedulable=True), 3))
+        assert wake.is_set()
+
+    def test_a_list_drops_only_what_was_known_before_it_was_asked_for(self) -> None:
+        directory = Directory()
+        directory.put(versioned(migration(attempt=1), 1))
+        known = directory.uids(type(migration()))
+        directory.put(versioned(migration(attempt=2), 2))
+        directory.keep_only(type(migration()), [], instead_of=known)
+        assert [m.spec.attempt for m in directory.migrations_of(UID)] == [2]
+
+    def test_a_placement_that_nobody_took_on_is_noticed_after_minutes(self) -> None:
+        directory = Directory()
+        fresh = versioned(placement(), 1, creation_timestamp=NOW, finalizers=())
+        directory.put(fresh)
+        assert directory.unattended(now=NOW + seconds(60)) == []
+        assert directory.unattended(now=NOW + seconds(300)) == ["web"]
+        directory.put(versioned(fresh, 2, finalizers=(FINALIZER,)))
+        assert directory.unattended(now=NOW + seconds(300)) == []
+
+    def test_loads_count_moves_under_way(self) -> None:
+        directory = Directory()
+        directory.put(versioned(placement(target_node="node-a"), 1))
+        directory.put(versioned(migration(target="node-b"), 1))
+        directory.put(versioned(ended(migration(epoch=2, target="node-c"), good=True), 1))
+        assert directory.loads() == {"node-a": 1, "node-b": 1}
+
+
+class TestFleet:
+    async def test_an_agent_is_silent_only_after_a_while_and_its_sightings_end(self) -> None:
+        directory, clock, agents = Directory(), FakeClock(), FakeAgents()
+        directory.put(node_agent("node-a"))
+        fleet = Fleet(directory, agents, clock=clock)
+        await fleet.ask("node-a")
+        agents.silent.add("node-a")
+        await fleet.ask("node-a")
+        assert not fleet.silent("node-a")
+        clock.pass_time(6)
+        await fleet.ask("node-a")
+        assert fleet.silent("node-a")
+        agents.silent.clear()
+        await fleet.ask("node-a")
+        assert not fleet.silent("node-a")
+
+    async def test_what_is_said_of_a_container_wakes_its_loop_once(self) -> None:
+        directory, agents = Directory(), FakeAgents()
+        directory.put(node_agent("node-a"))
+        fleet = Fleet(directory, agents, clock=FakeClock())
+        said = (report(),)
+
+        async def containers():
+            return said
+
+        agents.at("node-a").containers = containers  # type: ignore[method-assign]
+        wake = directory.wake_of(UID)
+        await fleet.ask("node-a")
+        assert wake.is_set()
+        wake.clear()
+        await fleet.ask("node-a")
+        assert not wake.is_set()
+        assert [s.node for s in fleet.sightings(UID)] == ["node-a"]
+
+    def test_a_node_is_gone_for_good_only_after_it_has_been_missing_for_long(self) -> None:
+        directory, clock = Directory(), FakeClock()
+        fleet = Fleet(directory, FakeAgents(), clock=clock)
+        assert not fleet.gone("node-a")
+        clock.pass_time(61)
+        assert fleet.gone("node-a")
+        directory.put(node_agent("node-a"))
+        assert not fleet.gone("node-a")
+        with pytest.raises(Unreachable):
+            fleet.agent("node-z")
+
+
+class TestStatusWriter:
+    def writer(self, cluster: FakeCluster):
+        made = cluster.put(placement())
+        return made, StatusWriter(made, made.status, cluster=cluster, directory=Directory())
+
+    async def test_many_offers_become_few_writes_and_the_newest_wins(self) -> None:
+        cluster = FakeCluster()
+        _, writer = self.writer(cluster)
+        for epoch in range(1, 50):
+            writer.offer(PlacementStatus(epoch=epoch))
+        await writer.flush()
+        found = cluster.find(ContainerPlacement, "web")
+        assert found is not None
+        assert found.status.epoch == 49
+        assert cluster.status_writes <= 2
+
+    async def test_an_unchanged_status_is_not_written(self) -> None:
+        cluster = FakeCluster()
+        made, writer = self.writer(cluster)
+        writer.offer(made.status)
+        await writer.flush()
+        assert cluster.status_writes == 0
+
+    async def test_a_write_that_fails_is_repeated(self) -> None:
+        cluster = FakeCluster()
+        _, writer = self.writer(cluster)
+        cluster.failing["apply_status"] = Unreachable("away")
+        writer.offer(PlacementStatus(epoch=3))
+        await asyncio.sleep(0.02)
+        cluster.failing.clear()
+        await writer.flush()
+        found = cluster.find(ContainerPlacement, "web")
+        assert found is not None
+        assert found.status.epoch == 3
+
+    async def test_a_claim_conflicts_when_the_object_has_changed(self) -> None:
+        cluster = FakeCluster()
+        made, writer = self.writer(cluster)
+        cluster.edit(ContainerPlacement, "web", target_node="node-b")
+        with pytest.raises(Conflict):
+            await writer.write(
+                PlacementStatus(epoch=1), resource_version=made.metadata.resource_version
+            )
+
+    async def test_nothing_is_written_to_an_object_that_is_gone(self) -> None:
+        cluster = FakeCluster()
+        _, writer = self.writer(cluster)
+        cluster.objects.clear()
+        writer.offer(PlacementStatus(epoch=3))
+        await writer.flush()
+        await writer.close()
+        assert cluster.status_writes == 0
+
+
+class TestFinalizers:
+    def test_the_patch_holds_for_this_object_and_these_finalizers_only(self) -> None:
+        assert removal(["other"], uid="u") == []
+        patch = removal(["other", FINALIZER], uid="u")
+        assert {"op": "test", "path": "/metadata/uid", "value": "u"} in patch
+        assert {"op": "remove", "path": "/metadata/finalizers/1"} in patch
+
+    async def test_other_finalizers_stay_even_when_they_came_meanwhile(self) -> None:
+        cluster = FakeCluster()
+        known = cluster.put(placement())
+        cluster.put(known, finalizers=("new", FINALIZER))
+        await let_go(known, cluster=cluster)
+        found = cluster.find(ContainerPlacement, "web")
+        assert found is not None
+        assert found.metadata.finalizers == ("new",)
+
+    async def test_a_later_object_of_the_same_name_keeps_its_own(self) -> None:
+        cluster = FakeCluster()
+        known = cluster.put(placement())
+        cluster.put(placement(uid="another"))
+        await let_go(known, cluster=cluster)
+        found = cluster.find(ContainerPlacement, "web")
+        assert found is not None
+        assert found.metadata.finalizers == (FINALIZER,)
+
+
+class TestHandlers:
+    def test_a_finished_migration_needs_its_loop_until_its_finalizer_is_gone(self) -> None:
+        running, over = migration(), ended(migration(), good=False)
+        assert is_unfinished(running.dump())
+        assert is_unfinished(over.dump())
+        meta = over.metadata.model_copy(update={"finalizers": ()})
+        assert not is_unfinished(over.model_copy(update={"metadata": meta}).dump())
+        assert is_unfinished({"metadata": {}})
+
+    def test_an_object_that_cannot_be_read_is_left_alone(self) -> None:
+        assert parsed(ContainerPlacement, {"metadata": {"name": "x"}}) is None
+        assert parsed(NodeAgent, node_agent("node-a").dump()) is not None
+
+
+class Lease:
+    def __init__(self) -> None:
+        self.held_by_another = False
+        self.renewals = 0
+
+    async def renew(self, name: str, *, holder: str, duration_seconds: int) -> object:
+        if self.held_by_another:
+            raise Refused("held", reason="LeaseHeld")
+        self.renewals += 1
+        return None
+
+
+class TestLeadership:
+    async def test_it_waits_for_the_lease_and_ends_when_it_is_lost(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock, lease = FakeClock(), Lease()
+
+        async def sleep(seconds: float) -> None:
+            clock.pass_time(seconds)
+            lease.held_by_another = not lease.held_by_another if clock.seconds < 3 else True
+
+        monkeypatch.setattr("transship.controller.leadership.asyncio.sleep", sleep)
+        lease.held_by_another = True
+        leadership = Leadership(lease, clock=clock, identity="me")
+        await leadership.acquire()
+        assert lease.renewals == 1
+        await leadership.keep()
+        assert clock.seconds < 15
+
+
+class TestAddressBook:
+    def cluster(self) -> FakeCluster:
+        cluster = FakeCluster()
+        pool = {"metadata": {"name": "default"}, "spec": {"cidr": "10.0.0.0/29"}}
+        cluster.put(AddressPool.model_validate(pool))
+        return cluster
+
+    async def test_two_operators_never_give_out_the_same_address(self) -> None:
+        cluster = self.cluster()
+        books = [AddressBook(cluster), AddressBook(cluster)]
+        wanted = [placement(f"web-{n}", uid=f"uid-{n}") for n in range(6)]
+        given = await asyncio.gather(*(books[n % 2].take(p) for n, p in enumerate(wanted)))
+        assert len(set(given)) == 6
+
+    async def test_what_is_given_back_can_be_taken_again(self) -> None:
+        book = AddressBook(self.cluster())
+        assert await book.take(placement()) == "10.0.0.1"
+        await book.give_back(placement())
+        await book.give_back(placement())
+        assert await book.take(placement(uid="another")) == "10.0.0.1"
+
+    async def test_a_missing_pool_is_named(self) -> None:
+        book = AddressBook(FakeCluster())
+        with pytest.raises(NotFound) as caught:
+            await book.take(placement(network={"addressPool": "blue"}))
+        assert caught.value.reason == "PoolNotFound"
+        await book.give_back(placement(network={"addressPool": "blue"}))
+
+    async def test_the_size_is_told_before_anybody_asks(self) -> None:
+        cluster = self.cluster()
+        cluster.put(*cluster.all(AddressPool), generation=1)
+        await AddressBook(cluster).tell_sizes(now=NOW)
+        assert cluster.all(AddressPool)[0].status.size == 6
+
+
+class TestResolver:
+    async def order(self, data: FakeData, **spec):
+        made = placement(**spec)
+        status = PlacementStatus(address="10.0.0.5")
+        return await Resolver(data).order(made, status, node="node-a", epoch=1)
+
+    async def test_files_of_volumes_carry_their_contents(self) -> None:
+        data = FakeData()
+        data.contents[DataKind.SECRET, "keys"] = {"a.pem": b"\x00\xff", "b.pem": b"b"}
+        volumes = [
+            {"name": "all", "secret": {"secretName": "keys"}},
+            {"name": "one", "secret": {"secretName": "keys",
+                                       "items": [{"key": "b.pem", "path": "x/b"}]}},
+            {"name": "none", "emptyDir": {}},
+        ]  # fmt: skip
+        order = await self.order(data, volumes=volumes)
+        files = {v.volume.name: {f.path: f.content for f in v.files} for v in order.volumes}
+        assert files == {
+            "all": {"a.pem": b"\x00\xff", "b.pem": b"b"}, "one": {"x/b": b"b"}, "none": {}
+        }  # fmt: skip
+        assert isinstance(order.volumes[0].volume, Volume)
+
+    async def test_fields_of_the_placement_are_known_by_their_pod_names(self) -> None:
+        wanted = ("metadata.name", "metadata.namespace", "metadata.uid", "status.podIP")
+        env = [
+            {"name": f"V{n}", "valueFrom": {"fieldRef": {"fieldPath": path}}}
+            for n, path in enumerate(wanted)
+        ]
+        order = await self.order(FakeData(), container={"image": "web", "env": env})
+        values = [variable.value for variable in order.container.env]
+        assert values == ["web", "default", UID, "10.0.0.5"]
+
+    async def test_an_unknown_field_says_which_there_are(self) -> None:
+        env = [{"name": "V", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}]
+        with pytest.raises(InvalidInput) as caught:
+            await self.order(FakeData(), container={"image": "web", "env": env})
+        assert "spec.nodeName" in caught.value.message
+
+    async def test_a_missing_key_is_named_unless_it_is_optional(self) -> None:
+        data = FakeData()
+        data.contents[DataKind.CONFIG_MAP, "words"] = {"hello": b"x"}
+
+        def env(**more):
+            ref = {"name": "words", "key": "bye", **more}
+            return {"image": "web", "env": [{"name": "V", "valueFrom": {"configMapKeyRef": ref}}]}
+
+        with pytest.raises(NotFound) as caught:
+            await self.order(data, container=env())
+        assert caught.value.hint == "its keys are hello"
+        order = await self.order(data, container=env(optional=True))
+        assert order.container.env == ()

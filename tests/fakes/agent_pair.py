@@ -59,6 +59,7 @@ class FragileJournal(Journal):
         self.killed_before: RecordState | None = None
         self.killed_after: RecordState | None = None
         self.full_for: RecordState | None = None
+        self.lies_for: RecordState | None = None
         self._life = life
 
     def _store(self, record: Record, durability: Durability) -> None:
@@ -69,7 +70,7 @@ class FragileJournal(Journal):
         if self.disk is Disk.FULL or record.state is self.full_for:
             raise JournalError("the disk is full")
         super()._store(record, durability)
-        if self.disk is Disk.LIES:
+        if self.disk is Disk.LIES or record.state is self.lies_for:
             raise JournalError("the disk says that it failed")
         if record.state is self.killed_after:
             self._life.end()
@@ -77,7 +78,7 @@ class FragileJournal(Journal):
 
     def mend(self) -> None:
         """The disk works again."""
-        self.disk, self.full_for = Disk.WORKS, None
+        self.disk, self.full_for, self.lies_for = Disk.WORKS, None, None
 
     def remove(self, container_id: str, *, floor: int | None = None) -> None:
         self._life.must_live()
@@ -178,6 +179,14 @@ class Node:
     def _note_start(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.pair.world.violations.append(f"{self.name} cannot start: {error!r}")
+
+    def ask_to_end(self) -> None:
+        """SIGTERM: what runs is cancelled once, as asyncio.run does it, and may clean up."""
+        agent = self.live
+        for task in tuple(agent.tasks):
+            task.cancel()
+        self.pair.pass_time(1.0)
+        self.down()
 
     def down(self) -> None:
         """The agent is killed; containers stay as they are."""

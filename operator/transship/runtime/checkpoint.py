@@ -1,4 +1,4 @@
-"""Dumping a frozen container: memory to a page server (or a directory), the rest to small images.
+"""Dumping a frozen container: the memory to a page server or not at all, the rest to small images.
 
 What holds after `dump` returned: CRIU is gone, the images are complete, the container is frozen,
 and nothing of it has run since the snapshot. After any failure CRIU is gone too, and the container
@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,7 +28,7 @@ from transship.runtime import failures, runc_state
 from transship.runtime.criu import CriuFailed, OnNotice, Worker
 from transship.runtime.criu_rpc import Kind, Request
 from transship.runtime.directories import opened
-from transship.runtime.dump_options import LOG_NAME, dump_options
+from transship.runtime.dump_options import CONFIG_NAME, LOG_NAME, dump_options, lazy_configuration
 from transship.runtime.failures import CheckpointFailed
 from transship.runtime.freezer import (
     FREEZE_TIMEOUT_SECONDS,
@@ -36,28 +38,44 @@ from transship.runtime.freezer import (
 )
 from transship.runtime.layout import Layout
 from transship.runtime.page_stream import PageStream, RemotePages, open_stream
+from transship.runtime.processes import Process, named
 
 ABORT_TIMEOUT_SECONDS = 5.0
 """For CRIU to undo what it did to the container's tasks, once its page stream is broken."""
 
 
+class Pages(Enum):
+    """What becomes of the memory when it goes to no page server.
+
+    LAZY: it stays where it is, in the frozen tasks, to be read there by others through
+    /proc/PID/mem. Only what a restore cannot get later is in the images: shared memory, stacks.
+    """
+
+    IN_IMAGES = "InImages"
+    LAZY = "Lazy"
+
+
 @dataclass(frozen=True)
 class DumpRequest:
-    """What to dump: a container that runc runs. pages None keeps the memory in the images."""
+    """What to dump: a container that runc runs."""
 
     container: str
     layout: Layout
-    pages: RemotePages | None
+    pages: RemotePages | Pages
     timeout_seconds: float
 
 
 @dataclass(frozen=True)
 class Dump:
-    """A complete dump. `stopped` are tasks that a signal had stopped: restored, they still are."""
+    """A complete dump. `stopped` are tasks that a signal had stopped: restored, they still are.
+
+    `processes` are all of the container, without their threads.
+    """
 
     images: Path
     stopped: tuple[int, ...]
     page_bytes: int
+    processes: tuple[Process, ...]
     seconds: float
 
 
@@ -73,32 +91,40 @@ class Dumper:
     cgroup is frozen before CRIU lets go of them.
     """
 
-    def __init__(self, request: DumpRequest, *, criu: Worker, stream: PageStream | None) -> None:
+    def __init__(
+        self,
+        request: DumpRequest,
+        *,
+        criu: Worker,
+        stream: PageStream | None,
+        criu_end: socket.socket,
+    ) -> None:
         self._request = request
         self._freezer = freezer_of(request.layout, request.container)
         self._criu = criu
         self._stream = stream
-        self._stream_fd: int | None = None
         self._frozen = False
         self._stopped: tuple[int, ...] = ()
         self._seized, self._may_dump = asyncio.Event(), asyncio.Event()
         self._asking: asyncio.Task[None] | None = None
-        if stream is not None:
-            self._stream_fd = stream.criu_end.fileno()
-            stream.criu_end.close()  # CRIU has its own by now; so its end shows on ours
+        self._page_fd = criu_end.fileno()
+        criu_end.close()  # CRIU has its own by now; so its end shows on ours
 
     @classmethod
     async def ready(cls, request: DumpRequest) -> Self:
         """Start CRIU, and connect to the page server. Raises Unreachable when that is not there."""
-        stream = None if request.pages is None else await open_stream(request.pages)
+        stream = None
+        if isinstance(request.pages, RemotePages):
+            stream = await open_stream(request.pages)
+        criu_end = _hung_up() if stream is None else stream.criu_end
         try:
-            fds = () if stream is None else (stream.criu_end.fileno(),)
-            criu = await Worker.start(pass_fds=fds)
+            criu = await Worker.start(pass_fds=(criu_end.fileno(),))
         except BaseException:
+            criu_end.close()
             if stream is not None:
                 stream.close()
             raise
-        return cls(request, criu=criu, stream=stream)
+        return cls(request, criu=criu, stream=stream, criu_end=criu_end)
 
     async def freeze(self) -> None:
         """Stop all tasks of the container; it may be frozen already. Raises DeadlineExceeded."""
@@ -148,7 +174,13 @@ class Dumper:
             await self.close()
             raise
         _require_frozen(self._freezer)
-        return Dump(self._images, self._stopped, sent, seconds=time.monotonic() - began)
+        return Dump(
+            images=self._images,
+            stopped=self._stopped,
+            page_bytes=sent,
+            processes=named(self._freezer.processes()),
+            seconds=time.monotonic() - began,
+        )
 
     @property
     def _images(self) -> Path:
@@ -170,10 +202,18 @@ class Dumper:
                 freezer=freezer,
                 images_fd=images_fd,
                 work_fd=work_fd,
-                stream_fd=self._stream_fd,
+                page_fd=self._page_fd if self._stream is not None else None,
+                config=self._configure(),
             )
             await self._criu.ask(Request(kind=Kind.DUMP, options=options), on_notice=on_notice)
         await self._criu.wait()
+
+    def _configure(self) -> Path | None:
+        if self._request.pages is not Pages.LAZY:
+            return None
+        path = self._images / "work" / CONFIG_NAME
+        path.write_text(lazy_configuration(self._page_fd))
+        return path
 
     async def _answer(self, stage: str) -> None:
         """Let CRIU go on from a stage. `network-lock` is the first at which it has all tasks."""
@@ -221,6 +261,13 @@ class Dumper:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+def _hung_up() -> socket.socket:
+    """A connection that the other side has left already."""
+    other, here = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    other.close()
+    return here
 
 
 def _note_descriptors(images: Path, descriptors: tuple[str, ...] | None) -> None:

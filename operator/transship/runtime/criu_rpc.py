@@ -87,6 +87,7 @@ class Options:
     timeout_seconds: int | None = numbered(45)
     lazy_pages: bool | None = numbered(48)
     orphan_pts_master: bool | None = numbered(50)
+    config_file: str | None = numbered(51)  # for the few options that RPC does not have
     network_lock: NetworkLock | None = numbered(64)
 
 
@@ -122,7 +123,7 @@ class Response:
 def decode(message: bytes) -> Response:
     """Read a response. Raises TransshipError when it is none."""
     try:
-        return _response(_parse(message))
+        return _response(parse(message))
     except (IndexError, ValueError, AttributeError, TypeError) as e:
         raise TransshipError("reading CRIU's answer: malformed message") from e
 
@@ -133,18 +134,19 @@ Parsed = dict[int, "int | bytes"]
 def _response(seen: Parsed) -> Response:
     server, features, version = (_inner(seen, number) for number in (6, 8, 10))
     return Response(
-        kind=_number(seen, 1),
-        success=bool(_number(seen, 2)),
+        kind=number_in(seen, 1),
+        success=bool(number_in(seen, 2)),
         error=_bytes(seen, 9).decode(errors="replace"),
         notice=_bytes(_inner(seen, 5), 1).decode(),
-        page_server=PageServerInfo(port=_number(server, 2) & 0xFFFF, pid=_number(server, 3)),
-        features=Features(*(bool(_number(features, number)) for number in (1, 2, 3))),
-        version=(_number(version, 1), _number(version, 2), _number(version, 4)),
-        status=_number(seen, 11) if 11 in seen else None,
+        page_server=PageServerInfo(port=number_in(server, 2) & 0xFFFF, pid=number_in(server, 3)),
+        features=Features(*(bool(number_in(features, number)) for number in (1, 2, 3))),
+        version=(number_in(version, 1), number_in(version, 2), number_in(version, 4)),
+        status=number_in(seen, 11) if 11 in seen else None,
     )
 
 
-def _number(seen: Parsed, number: int) -> int:
+def number_in(seen: Parsed, number: int) -> int:
+    """A number's value, 0 when it is missing. Raises ValueError when it is none."""
     value = seen.get(number, 0)
     if isinstance(value, bytes):
         raise ValueError(number)  # noqa: TRY004 - the caller wants one kind of error
@@ -159,7 +161,7 @@ def _bytes(seen: Parsed, number: int) -> bytes:
 
 
 def _inner(seen: Parsed, number: int) -> Parsed:
-    return _parse(_bytes(seen, number))
+    return parse(_bytes(seen, number))
 
 
 def _encode(message: Any) -> bytes:
@@ -193,16 +195,17 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _parse(message: bytes) -> Parsed:
+def parse(message: bytes) -> Parsed:
+    """Fields by number, of one repeated the last. Raises IndexError or ValueError."""
     seen: Parsed = {}
     at = 0
     while at < len(message):
-        tag, at = _read_varint(message, at)
+        tag, at = read_varint(message, at)
         number, wire = tag >> 3, tag & 7
         if wire == VARINT:
-            seen[number], at = _read_varint(message, at)
+            seen[number], at = read_varint(message, at)
             continue
-        size, at = _read_varint(message, at) if wire == BYTES else (FIXED_SIZES.get(wire, -1), at)
+        size, at = read_varint(message, at) if wire == BYTES else (FIXED_SIZES.get(wire, -1), at)
         if size < 0 or at + size > len(message):
             raise ValueError(wire)
         seen[number] = message[at : at + size]
@@ -210,7 +213,7 @@ def _parse(message: bytes) -> Parsed:
     return seen
 
 
-def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+def read_varint(message: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = message[at]

@@ -10,6 +10,7 @@ from transship.runtime.freezer import Freezer
 from transship.runtime.layout import Layout
 
 LOG_NAME = "dump.log"
+CONFIG_NAME = "dump.conf"
 
 GHOST_LIMIT_BYTES = 256 << 20
 """Of a deleted file that is still open; CRIU's own limit of 1 MiB refuses rotated logs."""
@@ -23,9 +24,13 @@ def dump_options(
     freezer: Freezer | None,
     images_fd: int,
     work_fd: int,
-    stream_fd: int | None,
+    page_fd: int | None,
+    config: Path | None,
 ) -> Options:
-    """`freezer` is the one that CRIU may use; without it CRIU stops for answers at each stage."""
+    """`freezer` is the one that CRIU may use; without it CRIU stops for answers at each stage.
+
+    `page_fd` is a page server's; `config` makes it a lazy dump (see lazy_configuration).
+    """
     spec = externals.read_spec(layout.bundle(container))
     return Options(
         images_dir_fd=images_fd,
@@ -48,5 +53,16 @@ def dump_options(
         link_remap=True,
         orphan_pts_master=True,
         ghost_limit=GHOST_LIMIT_BYTES,
-        page_server=None if stream_fd is None else PageServerInfo(fd=stream_fd),
+        page_server=None if page_fd is None else PageServerInfo(fd=page_fd),
+        lazy_pages=None if config is None else True,
+        config_file=None if config is None else str(config),
     )
+
+
+def lazy_configuration(hung_up_fd: int) -> str:
+    """CRIU's configuration for a lazy dump, whose pages nobody asks CRIU for.
+
+    With its images complete CRIU serves pages, on a TCP port of all addresses when asked by RPC.
+    On a socket that is hung up already it finds at once that nobody wants any, and ends well.
+    """
+    return f"ps-socket {hung_up_fd}\n"

@@ -1,10 +1,19 @@
-"""Which processes come from which, by /proc."""
+"""Which processes come from which, and what their pid namespaces call them, by /proc."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of a container: its pid in there, and its pid here."""
+
+    inside: int
+    outside: int
 
 
 def descendants(pid: int) -> tuple[int, ...]:
@@ -18,6 +27,22 @@ def below(pid: int, *, parents: Mapping[int, int]) -> tuple[int, ...]:
     for one in found:
         found += [child for child, parent in parents.items() if parent == one]
     return tuple(found[1:])
+
+
+def named(pids: Iterable[int]) -> tuple[Process, ...]:
+    """What each process is called in its own pid namespace; those that are gone are left out."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{pid}/status").read_text()
+            found.append(Process(inside=_innermost(status), outside=pid))
+    return tuple(found)
+
+
+def _innermost(status: str) -> int:
+    """The last of NSpid: one number for each pid namespace, from the reader's own inwards."""
+    line = next(line for line in status.splitlines() if line.startswith("NSpid:"))
+    return int(line.split()[-1])
 
 
 def _parents() -> dict[int, int]:

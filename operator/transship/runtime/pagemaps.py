@@ -1,0 +1,78 @@
+"""Which pages a lazy dump has left out of its images: those that the restore will ask for. Pure.
+
+A `pagemap-<pid>.img` is two magic numbers and then messages, each after its length: a head, and one
+entry for each run of pages. An entry marked lazy has no pages in the images beside it.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from transship.common.errors import TransshipError
+from transship.runtime.criu_rpc import number_in, parse
+
+COMMON_MAGIC = 0x54564319
+PAGEMAP_MAGIC = 0x56084025
+LAZY = 1 << 1
+PRESENT = 1 << 2
+
+_NAME = re.compile(r"pagemap-(\d+)\.img")
+_HEADER = struct.Struct("<II")
+_LENGTH = struct.Struct("<I")
+
+# fields of pagemap_entry
+_ADDRESS, _PAGES_32, _FLAGS, _PAGES = 1, 2, 4, 5
+
+
+@dataclass(frozen=True)
+class LazyRange:
+    """Pages in a row. `process` is a pid as the container counts them."""
+
+    process: int
+    address: int
+    pages: int
+
+
+def read(images: Path) -> tuple[LazyRange, ...]:
+    """The ranges of all processes in a dump's directory. Raises TransshipError."""
+    found = []
+    for path in sorted(images.glob("pagemap-*.img")):
+        name = _NAME.fullmatch(path.name)  # not of shared memory: pagemap-shmem-<id>.img
+        if name is not None:
+            found += lazy_ranges(path.read_bytes(), process=int(name[1]))
+    return tuple(found)
+
+
+def lazy_ranges(image: bytes, *, process: int) -> list[LazyRange]:
+    """The ranges of one process's image. Raises TransshipError when it is none."""
+    try:
+        entries = list(_messages(image))[1:]
+        return [
+            LazyRange(process, number_in(entry, _ADDRESS), _pages(entry))
+            for entry in map(parse, entries)
+            if number_in(entry, _FLAGS) & (LAZY | PRESENT) == LAZY
+        ]
+    except (ValueError, IndexError, struct.error) as e:
+        raise TransshipError(f"reading the pagemap of process {process}: malformed image") from e
+
+
+def _pages(entry: dict[int, int | bytes]) -> int:
+    """CRIU before 4.2 knew the number of 32 bits only."""
+    return number_in(entry, _PAGES) or number_in(entry, _PAGES_32)
+
+
+def _messages(image: bytes) -> Iterator[bytes]:
+    if _HEADER.unpack_from(image) != (COMMON_MAGIC, PAGEMAP_MAGIC):
+        raise ValueError(image[: _HEADER.size])
+    at = _HEADER.size
+    while at < len(image):
+        (size,) = _LENGTH.unpack_from(image, at)
+        at += _LENGTH.size
+        if at + size > len(image):
+            raise ValueError(size)
+        yield image[at : at + size]
+        at += size

@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakes.agent_loop import A_MOMENT_SECONDS
+from fakes.agent_pair import Pair
+from fakes.agent_peers import FakePeers
+from fakes.orders import ID
+from transship.api.migration import StepName
+from transship.api.placement import Strategy
+from transship.common.errors import NotFound, Refused
+from transship.protocol.migrations import RestoreReply, VerdictReply
+from transship.protocol.states import RecordState, SideState, Verdict
+
+MOMENTS = [round(0.003 * n, 3) for n in range(56)]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    with Pair(tmp_path) as made:
+        yield made
+
+
+def verdict(pair: Pair, migration: str = "m-1") -> VerdictReply:
+    return pair.a.live.source.verdict(migration)
+
+
+def stop_container(pair: Pair) -> None:
+    """It has ended by itself and stays so."""
+    record = pair.a.record
+    assert record is not None
+    pair.a.live.journal.put(record.but(state=RecordState.STOPPED, started_boot=""))
+    pair.world.end("node-a", by="stop")
+
+
+def test_a_move_is_reported_with_its_times_and_bytes(pair: Pair) -> None:
+    pair.move()
+    report = pair.a.live.source.report("m-1")
+    assert report is not None
+    assert (report.state, report.verdict, report.percent) == (SideState.DONE, Verdict.RELEASED, 100)
+    assert [step.name for step in report.steps] == [
+        StepName.COPY_FILES,
+        StepName.FREEZE,
+        StepName.DUMP,
+        StepName.SYNC_FILES,
+        StepName.SEND_STATE,
+        StepName.RESTORE,
+        StepName.DECIDE,
+        StepName.RESUME,
+        StepName.DESTROY,
+    ]
+    files, pages = 2 * 10, 100
+    assert report.bytes is not None
+    assert report.bytes > files + pages
+    assert (report.bytes - files - pages) % 512 == 0  # the images' archive
+
+
+def test_the_parts_of_the_blackout_are_what_happened_in_it(pair: Pair) -> None:
+    pair.move()
+    report = pair.a.live.source.report("m-1")
+    assert report is not None
+    parts = {part.name: part.microseconds for part in report.blackout_parts}
+    assert StepName.COPY_FILES not in parts
+    assert StepName.DESTROY not in parts
+    own = sum(parts[name] for name in ("Dump", "SyncFiles", "SendState", "Restore", "Decide"))
+    assert report.blackout_microseconds is not None
+    assert own < report.blackout_microseconds < own + parts["Freeze"] + parts["Resume"]
+
+
+def test_a_repeated_order_reports_the_move_under_way(pair: Pair) -> None:
+    pair.prepare()
+    pair.begin()
+    pair.begin()
+    pair.pass_time(5.0)
+    pair.begin()
+    assert pair.source_state() is SideState.DONE
+
+
+@pytest.mark.parametrize("epoch", [3, 5])
+def test_an_order_for_another_epoch_is_refused(pair: Pair, epoch: int) -> None:
+    with pytest.raises(Refused):
+        pair.begin(epoch=epoch)
+    assert pair.a.record is not None
+    assert pair.a.record.migration is None
+
+
+def test_a_container_that_is_not_here_is_not_found(pair: Pair) -> None:
+    with pytest.raises(NotFound):
+        pair.begin(epoch=2)
+
+
+def test_a_second_move_of_the_same_container_is_refused(pair: Pair) -> None:
+    pair.prepare("m-1")
+    pair.begin("m-1")
+    with pytest.raises(Refused):
+        pair.begin("m-2")
+    pair.pass_time(5.0)
+    assert pair.source_state("m-1") is SideState.DONE
+
+
+def test_a_stopped_container_moves_cold_only(pair: Pair) -> None:
+    stop_container(pair)
+    with pytest.raises(Refused):
+        pair.begin()
+
+
+def test_a_stopped_container_is_not_started_by_an_abort(pair: Pair) -> None:
+    stop_container(pair)
+    pair.strategy = Strategy.COLD
+    pair.world.fail("node-a", "send_difference")
+    pair.move()
+    pair.settle()
+    assert pair.a.state is RecordState.STOPPED
+    assert pair.world.copies == {}
+
+
+def test_a_cold_move_that_fails_starts_the_container_again(pair: Pair) -> None:
+    pair.strategy = Strategy.COLD
+    pair.world.fail("node-a", "send_difference")
+    pair.move()
+    pair.settle()
+    pair.assert_lives_on(pair.a, epoch=1)
+    record = pair.a.record
+    assert record is not None
+    assert (record.restarts, record.last_exit) == (0, None)
+
+
+def test_an_abort_that_comes_with_the_order_is_an_abort(pair: Pair) -> None:
+    async def both() -> Verdict:
+        source = pair.a.live.source
+        await source.begin(pair.outgoing("m-1", target=pair.b, epoch=1))
+        return (await source.abort("m-1")).verdict
+
+    pair.prepare()
+    assert pair.call(both(), on=pair.a) is Verdict.ABORTED
+    pair.settle()
+    pair.assert_lives_on(pair.a, epoch=1)
+
+
+def test_an_abort_after_the_release_tells_so(pair: Pair) -> None:
+    pair.prepare()
+    pair.network.lost_requests += ["decide"] * 3
+    pair.begin()
+    pair.until(pair.source_state, equals=SideState.RELEASED)
+    assert pair.abort_source() is Verdict.RELEASED
+    pair.settle()
+    pair.assert_lives_on(pair.b, epoch=2)
+
+
+def test_a_cancel_that_got_lost_on_its_way_is_heeded_at_the_decision(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def restore(*_: Any, **__: Any) -> RestoreReply:
+        try:
+            await asyncio.sleep(1.0)
+        except asyncio.CancelledError:
+            return RestoreReply()
+        raise AssertionError
+
+    monkeypatch.setattr(FakePeers, "restore", restore)
+    pair.prepare()
+    pair.begin()
+    pair.pass_time(0.5)
+    assert pair.abort_source() is Verdict.ABORTED
+    pair.settle()
+    pair.assert_lives_on(pair.a, epoch=1)
+
+
+def test_nothing_is_known_of_a_migration_that_was_never_here(pair: Pair) -> None:
+    assert verdict(pair, "m-9").verdict is Verdict.UNKNOWN
+    assert pair.a.live.source.report("m-9") is None
+    with pytest.raises(NotFound):
+        pair.abort_source("m-9")
+    pair.call(pair.a.live.source.forget("m-9"), on=pair.a)
+
+
+def test_the_verdict_is_undecided_until_it_is_written(pair: Pair) -> None:
+    pair.prepare()
+    pair.begin()
+    for _ in range(140):
+        said, record = verdict(pair), pair.a.on_disk()
+        assert record is not None
+        released = record.state is RecordState.RELEASED
+        assert said.verdict is (Verdict.RELEASED if released else Verdict.UNDECIDED)
+        pair.loop.pass_time(0.001)
+    assert verdict(pair).epoch == 2
+
+
+def test_an_aborted_verdict_outlives_restarts(pair: Pair) -> None:
+    pair.world.fail("node-a", "dump")
+    pair.move()
+    pair.a.restart()
+    pair.a.restart()
+    assert verdict(pair).verdict is Verdict.ABORTED
+    with pytest.raises(Refused):
+        pair.begin()
+
+
+def test_a_move_under_way_is_not_forgotten(pair: Pair) -> None:
+    pair.prepare()
+    pair.begin()
+    with pytest.raises(Refused):
+        pair.call(pair.a.live.source.forget("m-1"), on=pair.a)
+    pair.pass_time(1.0)
+    assert pair.source_state() is SideState.DONE
+
+
+def test_forgetting_a_release_ends_the_frozen_copy_and_the_record(pair: Pair) -> None:
+    pair.world.fail("node-a", "destroy")
+    pair.move()
+    assert pair.source_state() is SideState.RELEASED
+    pair.forget()
+    assert pair.source_state() is None
+    pair.assert_lives_on(pair.b, epoch=2)
+
+
+def test_a_node_that_gave_a_container_away_takes_no_older_order(pair: Pair) -> None:
+    pair.move()
+    pair.forget()
+    assert pair.a.live.journal.floor(ID) == 3
+
+
+def test_a_forgetting_that_is_repeated_ends_nothing_of_the_next_move(pair: Pair) -> None:
+    pair.move("m-1")
+    forget = pair.a.live.source.forget
+    first = pair.a.live.serve(forget("m-1"))
+    pair.loop.pass_time(0.005)
+    again = pair.a.live.serve(forget("m-1"))
+    pair.until(first.done, equals=True)
+    pair.order_incoming("m-2", epoch=2)
+    pair.pass_time(1.0)
+    assert again.done()
+    assert pair.target_state("m-2", epoch=2) is SideState.PREPARED
+    assert pair.a.state is RecordState.INCOMING
+
+
+def test_forgetting_an_earlier_arrival_ends_nothing_of_the_departure(pair: Pair) -> None:
+    pair.move("m-1")
+    pair.forget("m-1")
+    pair.move("m-2", epoch=2)
+    pair.call(pair.b.live.source.forget("m-1"), on=pair.b)
+    assert pair.b.state is RecordState.RELEASED
+
+
+def test_an_agent_that_is_asked_to_end_leaves_no_undecided_copy_frozen(tmp_path: Path) -> None:
+    for moment in MOMENTS:
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+        with Pair(folder) as pair:
+            pair.prepare()
+            pair.begin()
+            pair.loop.pass_time(moment or A_MOMENT_SECONDS)
+            pair.a.ask_to_end()
+            record = pair.a.on_disk()
+            assert record is not None
+            if record.state is not RecordState.RELEASED:
+                assert pair.world.running() == ["node-a"]
+                assert record.state is RecordState.RUNNING
+            pair.settle()
+            pair.assert_settled()
+
+
+def test_a_frozen_container_runs_on_even_if_the_disk_is_full(pair: Pair) -> None:
+    pair.prepare()
+    pair.world.fail("node-b", "restore")
+    pair.begin()
+    pair.until(lambda: pair.a.state, equals=RecordState.FROZEN)
+    pair.a.live.journal.full_for = RecordState.RUNNING
+    pair.pass_time(3.0)
+    assert pair.world.running() == ["node-a"]
+    assert pair.source_state() is SideState.FAILED
+    pair.a.live.journal.mend()
+    pair.pass_time(3.0)
+    assert pair.a.state is RecordState.RUNNING
+    assert verdict(pair).verdict is Verdict.ABORTED
+    pair.settle()
+    pair.assert_lives_on(pair.a, epoch=1)
+
+
+def test_a_forgotten_abort_is_still_made_durable(pair: Pair) -> None:
+    pair.prepare()
+    pair.world.fail("node-b", "restore")
+    pair.begin()
+    pair.until(lambda: pair.a.state, equals=RecordState.FROZEN)
+    pair.a.live.journal.full_for = RecordState.RUNNING
+    pair.pass_time(3.0)
+    pair.call(pair.a.live.source.forget("m-1"), on=pair.a)
+    pair.a.live.journal.mend()
+    pair.pass_time(3.0)
+    assert pair.a.state is RecordState.RUNNING
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_after_a_release_that_may_be_on_disk_nothing_thaws_before_the_disk_works(
+    pair: Pair, *, dies: bool
+) -> None:
+    journal = pair.a.live.journal
+    pair.prepare()
+    pair.begin()
+    pair.until(lambda: pair.a.state, equals=RecordState.FROZEN)
+    journal.lies_for, journal.full_for = RecordState.RELEASED, RecordState.RUNNING
+    pair.pass_time(10.0)
+    assert pair.world.running() == []
+    assert verdict(pair).verdict is Verdict.UNDECIDED
+    if dies:
+        pair.a.restart()
+    pair.settle()
+    pair.assert_lives_on(pair.b if dies else pair.a, epoch=2 if dies else 1)
+
+
+def test_packets_that_were_not_let_in_are_let_in_later(pair: Pair) -> None:
+    pair.world.fail("node-b", "restore")
+    pair.world.fail("node-a", "undivert", times=3)
+    pair.move()
+    assert pair.world.wires["node-a"] == "serving"
+
+
+def test_a_target_that_was_asked_to_hold_is_answered_by_an_announcement(pair: Pair) -> None:
+    """Nothing was frozen or diverted yet, but the target answers for the address already."""
+    pair.prepare()
+    pair.network.lost_replies.append("hold")
+    pair.world.wires["node-a"] = "before"
+    pair.begin()
+    pair.pass_time(10.0)
+    assert pair.world.wires["node-a"] == "serving"
+
+
+def test_a_node_without_the_frozen_copy_still_starts(pair: Pair) -> None:
+    pair.prepare()
+    pair.begin()
+    pair.until(lambda: pair.a.state, equals=RecordState.FROZEN)
+    pair.a.power_cut()
+    pair.a.up()
+    pair.pass_time(5.0)
+    assert pair.a.state is RecordState.RUNNING
+    assert verdict(pair).verdict is Verdict.ABORTED
+    assert pair.world.copies == {}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
-from transship.agent.access import client_context
+from transship.common.tls import client_context
 from transship.api.container import Container
 from transship.api.placement import DesiredState
 from transship.common.certificates import OPERATOR_NAME, ensure_authority, write_credentials

@@ -6,9 +6,7 @@ names it, as this agent's own record of that migration says.
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import dataclass
-from pathlib import Path
 
 from aiohttp import web
 
@@ -63,21 +61,3 @@ def common_name(request: web.Request) -> str:
             if key == "commonName":
                 return str(value)
     return ""
-
-
-def server_context(*, authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
-    """TLS 1.3, and no connection without a client certificate of our authority."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_cert_chain(certificate, key)
-    context.load_verify_locations(authority)
-    return context
-
-
-def client_context(*, authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
-    """For calls to other agents: the same authority, and the peer's name is checked."""
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(authority))
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(certificate, key)
-    return context

@@ -16,7 +16,7 @@ from pathlib import Path
 from aiohttp import web
 from loguru import logger
 
-from transship.agent.access import Guard, client_context, server_context
+from transship.agent.access import Guard
 from transship.agent.bundles import NodeBundles
 from transship.agent.cluster import KubeCluster
 from transship.agent.containers import Containers
@@ -34,6 +34,7 @@ from transship.agent.server import Service, make_app
 from transship.agent.source import Source, SourceParts
 from transship.agent.target import Target, TargetParts
 from transship.agent.wires import NodeWires
+from transship.common.tls import client_context, server_context
 from transship.common.clock import Clock, SystemClock
 from transship.network import ContainerNetwork
 from transship.protocol.containers import ContainerOrder

@@ -273,8 +273,9 @@ class Source:
         await self._promise_to_keep(departure)
         departure.verdict = Verdict.ABORTED
         await self._run_on(departure, record)
-        self._with.residents.keep(order.container)
         await self._put_away(departure)
+        # last: a CRIU that was ended in the middle may have frozen the container again
+        self._with.residents.keep(order.container)
         _note_failure(departure, cause)
         logger.bind(
             migration=order.migration, container=order.container, step=departure.failed_step

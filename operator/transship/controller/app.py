@@ -7,7 +7,6 @@ import asyncio
 import os
 import socket
 from collections.abc import Coroutine, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,6 +148,13 @@ async def _run(
     if leadership is not None:
         beside.append(_stop_after(leadership.keep(), stop))
     tasks = [asyncio.create_task(each) for each in beside]
+
+    # kopf waits for 5 s for every task that it did not start itself
+    @kopf.on.cleanup(registry=registry)
+    async def end_others(**_: Any) -> None:
+        for task in tasks:
+            task.cancel()
+
     logger.info("operator runs")
     try:
         await kopf.operator(
@@ -235,6 +241,7 @@ async def _serve_metrics(metrics: Metrics, port: int) -> None:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, port=port).start()
-    with suppress(asyncio.CancelledError):
+    try:
         await asyncio.Event().wait()
-    await runner.cleanup()
+    finally:
+        await runner.cleanup()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Protocol
 
 
@@ -28,7 +27,5 @@ async def wait_for_any(*events: asyncio.Event, seconds: float) -> None:
     try:
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for wait in waits:
+        for wait in waits:  # not awaited: that would swallow a cancel that comes meanwhile
             wait.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(*waits, return_exceptions=True)

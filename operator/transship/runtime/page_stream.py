@@ -70,7 +70,7 @@ class PageStream:
 
 async def open_stream(pages: RemotePages) -> PageStream:
     """Connect to the target's page server: before the freeze. Raises Unreachable."""
-    stream = PageStream(lambda: _dial(pages))
+    stream = PageStream(lambda: dial(pages))
     try:
         await stream.connect()
     except BaseException:
@@ -79,7 +79,8 @@ async def open_stream(pages: RemotePages) -> PageStream:
     return stream
 
 
-def _dial(pages: RemotePages) -> ssl.SSLSocket:
+def dial(pages: RemotePages) -> ssl.SSLSocket:
+    """Connect, blocking. Raises Unreachable."""
     where = (pages.address, pages.port)
     try:
         plain = socket.create_connection(where, timeout=CONNECT_TIMEOUT_SECONDS)

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, TransshipError
-from transship.runtime import cgroups, conmon, criu_log, failures, hold, mounts
+from transship.runtime import cgroups, conmon, criu_log, failures, hold, lazy_daemon, mounts
 from transship.runtime.conmon import Console
 from transship.runtime.failures import CheckpointFailed
 from transship.runtime.freezer import Freezer, FreezerState, freezer_of
 from transship.runtime.layout import Layout
+from transship.runtime.lazy_daemon import LazyDaemon
 from transship.runtime.processes import descendants
 from transship.runtime.runc import Runc
 
@@ -32,12 +33,16 @@ END_POLL_SECONDS = 0.005
 
 @dataclass(frozen=True)
 class RestoreRequest:
-    """A container whose bundle, files and images are all in place, and its network namespace."""
+    """A container whose bundle, files and images are all in place, and its network namespace.
+
+    `pages` is a started daemon that gives the container its memory; None: the images have it.
+    """
 
     container: str
     layout: Layout
     console: Console
     timeout_seconds: float
+    pages: LazyDaemon | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,7 @@ async def discard(layout: Layout, container: str) -> None:
     if conmon.alive(layout, container) and not (layout.runc_root / container).exists():
         await _end_supervisor(layout, container)  # of an agent that died: runc has not begun yet
     await _end_members(layout, container)
+    lazy_daemon.end_left(layout.images(container) / "work")  # after those whose memory it has
     for place in (layout.images(container), layout.runc_root / container):
         await asyncio.to_thread(_unmount_leftovers, place)
     if (layout.runc_root / container).exists():
@@ -122,6 +128,8 @@ async def _launch(request: RestoreRequest, *, work: Path) -> int:
     """Start conmon, runc and CRIU; when this raises, none of the three is left."""
     images = request.layout.images(request.container)
     options = [*RUNC_OPTIONS, f"--work-path={work}"]
+    if request.pages is not None:
+        options.append("--lazy-pages")
     launching = asyncio.ensure_future(
         conmon.launch(
             request.layout,

@@ -18,7 +18,7 @@ CHUNK_PAGES = 512
 CHUNK_BYTES = CHUNK_PAGES * PAGE_BYTES
 ZERO_PAGE = bytes(PAGE_BYTES)
 
-_ABSENT_RUNS = re.compile(rb"\0+")
+_ABSENT_RUNS = re.compile(rb"\x00+")
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -7,6 +7,7 @@ page that was never stored is an error, never zeros by accident; pages known to 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -18,7 +19,6 @@ from transship.transfer.page_ranges import (
     CHUNK_BYTES,
     CHUNK_PAGES,
     PAGE_BYTES,
-    ZERO_PAGE,
     PageRange,
     Piece,
     absent,
@@ -145,10 +145,11 @@ class PageStore:
         return sum(CHUNK_PAGES - marks.count(_ABSENT) for marks in list(self._marks))
 
     def close(self) -> None:
-        """Free everything. The caller sees to it that nobody uses a view any more."""
+        """Free everything, or as soon as the last view is gone (a broken stream may hold some)."""
         if self.fd >= 0:
             self._view.release()
-            self._map.close()
+            with contextlib.suppress(BufferError):
+                self._map.close()
             os.close(self.fd)
             self.fd = -1
 
@@ -185,6 +186,3 @@ class PageStore:
 def _pieces(ranges: Sequence[PageRange]) -> Iterator[Piece]:
     for one in ranges:
         yield from pieces(one)
-
-
-__all__ = ["ZERO_PAGE", "PageMissing", "PageStore"]

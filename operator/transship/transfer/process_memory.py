@@ -27,7 +27,7 @@ _SCAN_PAGES = 1 << 18  # 2 MiB of /proc/PID/pagemap at a time
 
 # proc_pid_pagemap(5), the top byte of an entry: 0x80 present, 0x40 swapped, 0x20 file or shared
 _PRIVATE = bytes(1 if (top & 0xC0) and not (top & 0x20) else 0 for top in range(256))
-_RUNS = re.compile(rb"\1+")
+_RUNS = re.compile(rb"\x01+")
 
 
 class _IoVec(ctypes.Structure):
@@ -133,7 +133,7 @@ class MemoryReader:
         size = sum(one.bytes for one in ranges)
         anchor = (ctypes.c_char * size).from_buffer(into)
         local = _IoVec(ctypes.addressof(anchor), size)
-        remote = (_IoVec * len(ranges))(*((one.address, one.bytes) for one in ranges))
+        remote = (_IoVec * len(ranges))(*(_IoVec(one.address, one.bytes) for one in ranges))
         done = _libc.process_vm_readv(
             self._pid, ctypes.byref(local), 1, ctypes.byref(remote), len(ranges), 0
         )

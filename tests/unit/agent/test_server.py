@@ -16,7 +16,8 @@ from fakes.machine import FakeMachine
 from fakes.orders import BOOT, ID, MIGRATION, incoming_order, order, peer, running_record
 from fakes.roles import FakeSource, FakeTarget
 from transship.agent import records
-from transship.agent.access import Guard, client_context, server_context
+from transship.agent.access import Guard
+from transship.common.tls import client_context, server_context
 from transship.agent.containers import Containers
 from transship.agent.facts import Identity, NodeFacts
 from transship.agent.journal import Journal

@@ -113,8 +113,8 @@ def test_nothing_is_served_before_all_is_prepared(pair: Pair, call: str) -> None
 def test_files_are_taken_from_the_source_alone(pair: Pair) -> None:
     pair.prepare()
     hello, stream = Hello(migration="m-1", kind=StreamKind.FILES), Any
+    receiving = pair.b.live.target.receive_files(hello, "transship:agent:node-c", stream)
     with pytest.raises(Refused):
-        receiving = pair.b.live.target.receive_files(hello, "transship:agent:node-c", stream)
         pair.call(receiving, on=pair.b)
 
 
@@ -269,6 +269,21 @@ def test_go_is_repeated_until_packets_are_let_in(pair: Pair) -> None:
     assert pair.source_state() is SideState.DONE
     pair.forget()
     pair.assert_lives_on(pair.b, epoch=2)
+
+
+def test_a_repeated_go_starts_a_cold_container_once(pair: Pair) -> None:
+    pair.strategy = Strategy.COLD
+    pair.world.fail("node-b", "release", times=3)
+    pair.prepare()
+    pair.begin()
+    pair.until(pair.world.running, equals=["node-b"])
+    pair.loop.pass_time(0.01)
+    first = pair.b.record
+    assert first is not None
+    pair.pass_time(10.0)
+    assert pair.source_state() is SideState.DONE
+    assert pair.b.record is not None
+    assert pair.b.record.start_time == first.start_time
 
 
 def test_a_cold_container_is_no_restart_for_its_target(pair: Pair) -> None:

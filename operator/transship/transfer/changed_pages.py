@@ -1,0 +1,90 @@
+"""Which pages have changed since they were sent: by reading them again and comparing digests.
+
+Needs no help of the kernel, and nothing in the process: every page of its own is a candidate each
+time, and those whose digest is another one are sent again. One core reads and digests 2,500 MB/s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from xxhash import xxh3_128_digest
+
+from transship.transfer.page_ranges import CHUNK_PAGES, PAGE_BYTES, PageRange, Piece, Process
+from transship.transfer.page_ranges import pieces as pieces_of
+from transship.transfer.process_memory import private_pages
+
+DIGEST_BYTES = 16
+"""128 bits: two contents of one page with the same digest are no risk worth a number."""
+
+
+class Tracker(Protocol):
+    """Knows which pages may differ from what was sent.
+
+    A page is asked for in this order: `candidates` (from then on its changes count anew), reading
+    it, `differing` with what was read, sending it. What changes after `candidates` is a candidate
+    of the next time.
+    """
+
+    def candidates(self, process: Process) -> tuple[PageRange, ...]:
+        """Pages that may have changed; all of a process seen for the first time. It runs."""
+        ...
+
+    def last_candidates(self, process: Process) -> tuple[PageRange, ...]:
+        """The same of a frozen process; what changes afterwards is not followed any more."""
+        ...
+
+    def differing(self, ranges: Sequence[PageRange], data: bytearray) -> bytes | None:
+        """A byte per page that was read, 1 for those to be sent; None for all of them."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class DigestTracker:
+    """Keeps 16 bytes for each page that was sent."""
+
+    def __init__(self) -> None:
+        self._digests: dict[tuple[int, int], bytearray] = {}
+
+    def candidates(self, process: Process) -> tuple[PageRange, ...]:
+        return private_pages(process)
+
+    def last_candidates(self, process: Process) -> tuple[PageRange, ...]:
+        return private_pages(process)
+
+    def differing(self, ranges: Sequence[PageRange], data: bytearray) -> bytes | None:
+        view = memoryview(data)
+        marks: list[bytes] = []
+        at = 0
+        for one in ranges:
+            for piece in pieces_of(one):
+                marks.append(self._compare(piece, view[at : at + piece.pages * PAGE_BYTES]))
+                at += piece.pages * PAGE_BYTES
+        return b"".join(marks)
+
+    def _compare(self, piece: Piece, view: memoryview) -> bytes:
+        known = self._digests.get(piece.chunk)
+        if known is None:  # no page has the digest of zeros
+            known = self._digests[piece.chunk] = bytearray(CHUNK_PAGES * DIGEST_BYTES)
+        cuts = range(0, len(view), PAGE_BYTES)
+        new = b"".join([xxh3_128_digest(view[at : at + PAGE_BYTES]) for at in cuts])
+        start = piece.first * DIGEST_BYTES
+        old = known[start : start + len(new)]
+        if old == new:
+            return bytes(piece.pages)
+        known[start : start + len(new)] = new
+        return bytes([not new.startswith(old[at : at + DIGEST_BYTES], at) for at in _steps(new)])
+
+    def forget(self, pid: int) -> None:
+        """Take all pages of this process (its pid in the container) for changed."""
+        for chunk in [chunk for chunk in self._digests if chunk[0] == pid]:
+            del self._digests[chunk]
+
+    def close(self) -> None:
+        self._digests.clear()
+
+
+def _steps(digests: bytes) -> range:
+    return range(0, len(digests), DIGEST_BYTES)

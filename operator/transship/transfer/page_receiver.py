@@ -1,0 +1,94 @@
+"""The target's end of a page stream: into the store, straight from the connection.
+
+Works on a connected, blocking socket in a thread of its own. A page counts as stored once all of
+its batch has arrived: a stream that breaks leaves no page half old and half new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+from collections.abc import Sequence
+
+from transship.transfer import page_wire
+from transship.transfer.page_ranges import PAGE_BYTES, PageRange
+from transship.transfer.page_store import PageStore
+from transship.transfer.page_wire import Header, Kind
+
+BUFFER_BYTES = 4 << 20
+
+_RUNS = re.compile(rb"\x00+|\x01+")
+
+
+class PageReceiver:
+    """Stores what one stream brings."""
+
+    def __init__(self, channel: socket.socket, store: PageStore) -> None:
+        # the source is silent between rounds for as long as it likes: closing ends the wait
+        channel.settimeout(None)
+        channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+        self._channel = channel
+        self._store = store
+        self.pages = 0
+        self.bytes = 0
+
+    def run(self) -> None:
+        """Receive until the source says that it is done. Raises Unreachable when it just ends."""
+        while True:
+            header = page_wire.receive_header(self._channel)
+            match header.kind:
+                case Kind.PAGES:
+                    self._receive(header)
+                case Kind.RESERVE:
+                    self._store.reserve(self._table(header)[0])
+                case Kind.FLUSH:
+                    done = page_wire.encode_flushed(pages=self.pages, size=self.bytes)
+                    page_wire.send_all(self._channel, done)
+                case Kind.END:
+                    return
+                case Kind.FLUSHED:
+                    pass
+
+    def abort(self) -> None:
+        """Break the stream, from any thread: `run` then ends."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._channel, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _receive(self, header: Header) -> None:
+        ranges, marks = self._table(header)
+        filled, zero = split(ranges, marks)
+        rooms = [view for one in filled for view in self._store.room(one)]
+        for view in rooms:
+            page_wire.receive_into(self._channel, view)
+        for one in filled:
+            self._store.keep(one)
+        for one in zero:
+            self._store.keep_zero(one)
+        self.pages += header.pages
+        self.bytes += header.bytes
+
+    def _table(self, header: Header) -> tuple[tuple[PageRange, ...], bytes | bytearray]:
+        data = bytearray(page_wire.table_bytes(header))
+        page_wire.receive_into(self._channel, memoryview(data))
+        return page_wire.decode_table(header, data)
+
+
+def split(
+    ranges: Sequence[PageRange], marks: bytes | bytearray
+) -> tuple[list[PageRange], list[PageRange]]:
+    """Part ranges into those that have content and those that are marked as zeros."""
+    if not marks:
+        return list(ranges), []
+    parts: tuple[list[PageRange], list[PageRange]] = ([], [])
+    at = 0
+    for one in ranges:
+        for run in _RUNS.finditer(marks, at, at + one.pages):
+            address = one.address + (run.start() - at) * PAGE_BYTES
+            size = run.end() - run.start()
+            parts[marks[run.start()]].append(PageRange(one.pid, address, size))
+        at += one.pages
+    return parts

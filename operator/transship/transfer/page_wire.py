@@ -1,0 +1,129 @@
+"""What goes over a page stream: fixed little-endian headers, each with ranges, marks and pages.
+
+    kind u8, flags u8, ranges u16, pid u32, pages u64, bytes u64
+    then `ranges` times: address u64, pages u64
+    then, with the flag MARKED, a byte per page: 1 for a page of zeros, which is not sent
+    then the other pages, `bytes` in all
+
+Only a FLUSH is answered, by a FLUSHED with the totals of pages and bytes stored so far.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from transship.common.errors import InvalidInput, Unreachable
+from transship.transfer.page_ranges import PAGE_BYTES, PageRange, total
+
+MARKED = 1
+MAX_RANGES = 4096
+MAX_PAGES = 4096
+
+_HEADER = struct.Struct("<BBHIQQ")
+_RANGE = struct.Struct("<QQ")
+HEADER_BYTES = _HEADER.size
+
+
+class Kind(IntEnum):
+    """What a message is."""
+
+    PAGES = 1
+    RESERVE = 2
+    FLUSH = 3
+    FLUSHED = 4
+    END = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The fixed part of a message."""
+
+    kind: Kind
+    flags: int = 0
+    ranges: int = 0
+    pid: int = 0
+    pages: int = 0
+    bytes: int = 0
+
+
+def encode(kind: Kind, ranges: Sequence[PageRange] = (), *, marks: bytes = b"") -> bytes:
+    """All of a message but the pages; the ranges are of one process."""
+    pages = total(ranges)
+    sent = 0
+    if kind is Kind.PAGES:
+        sent = (pages - marks.count(1)) * PAGE_BYTES
+    pid = ranges[0].pid if ranges else 0
+    flags = MARKED if marks else 0
+    head = _HEADER.pack(kind, flags, len(ranges), pid, pages, sent)
+    table = b"".join(_RANGE.pack(one.address, one.pages) for one in ranges)
+    return head + table + marks
+
+
+def encode_flushed(*, pages: int, size: int) -> bytes:
+    return _HEADER.pack(Kind.FLUSHED, 0, 0, 0, pages, size)
+
+
+def decode(data: bytes | bytearray | memoryview) -> Header:
+    """Read a header. Raises InvalidInput for one that nobody of ours has written."""
+    kind, flags, ranges, pid, pages, size = _HEADER.unpack(data)
+    try:
+        header = Header(Kind(kind), flags, ranges, pid, pages, size)
+    except ValueError as e:
+        raise InvalidInput(f"reading a page stream: no message is of kind {kind}") from e
+    if ranges > MAX_RANGES or (header.kind is Kind.PAGES and pages > MAX_PAGES):
+        raise InvalidInput(f"reading a page stream: {ranges} ranges, {pages} pages at once")
+    return header
+
+
+def table_bytes(header: Header) -> int:
+    """The size of what follows a header, before the pages."""
+    return header.ranges * _RANGE.size + (header.pages if header.flags & MARKED else 0)
+
+
+def decode_table(
+    header: Header, data: bytes | bytearray
+) -> tuple[tuple[PageRange, ...], bytes | bytearray]:
+    """Ranges and marks (b"" when no page is marked). Raises InvalidInput when they do not fit."""
+    size = header.ranges * _RANGE.size
+    ranges = tuple(
+        PageRange(header.pid, address, pages)
+        for address, pages in _RANGE.iter_unpack(memoryview(data)[:size])
+    )
+    marks = data[size:]
+    fits = total(ranges) == header.pages and all(one.address % PAGE_BYTES == 0 for one in ranges)
+    if header.kind is Kind.PAGES:
+        fits = fits and header.bytes == (header.pages - marks.count(1)) * PAGE_BYTES
+    if not fits:
+        raise InvalidInput("reading a page stream: ranges and header differ")
+    return ranges, marks
+
+
+def receive_into(channel: socket.socket, view: memoryview) -> None:
+    """Fill the view. Raises Unreachable when the stream ends or stalls first."""
+    at, size = 0, len(view)
+    try:
+        while at < size:
+            got = channel.recv_into(view[at:])
+            if got == 0:
+                raise Unreachable("receiving pages: the stream has ended")
+            at += got
+    except OSError as e:  # TimeoutError and ssl.SSLError are
+        raise Unreachable(f"receiving pages: {e}") from e
+
+
+def receive_header(channel: socket.socket) -> Header:
+    data = bytearray(HEADER_BYTES)
+    receive_into(channel, memoryview(data))
+    return decode(data)
+
+
+def send_all(channel: socket.socket, data: bytes | bytearray | memoryview) -> None:
+    """Send all of it. Raises Unreachable when the stream is broken."""
+    try:
+        channel.sendall(data)
+    except OSError as e:
+        raise Unreachable(f"sending pages: {e}") from e

@@ -1,0 +1,93 @@
+"""A peer that takes files: what transfer.files and transfer.streams do for a FileCopy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transship.common.errors import Unreachable
+from transship.transfer.files import Sent
+
+
+@dataclass
+class FakeStream:
+    is_open: bool = True
+
+    async def close(self) -> None:
+        self.is_open = False
+
+
+@dataclass
+class FakePeer:
+    """Takes files below `root`; rsync's rule: same size and time means unchanged."""
+
+    root: Path
+    meanwhile: list[Callable[[], None]] = field(default_factory=list)
+    """What the container does during the next copies, one for each."""
+    streams: list[FakeStream] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
+    is_away: bool = False
+
+    async def open_stream(self, *_: Any, **__: Any) -> FakeStream:
+        if self.is_away:
+            raise Unreachable("the peer is away")
+        self.streams.append(FakeStream())
+        return self.streams[-1]
+
+    async def send_trees(
+        self, root: Path, names: Sequence[str], *, stream: FakeStream, timeout_seconds: float
+    ) -> Sent:
+        assert stream.is_open
+        self.runs.append("trees")
+        sent = sum(self._take_tree(root, name) for name in names)
+        if self.meanwhile:
+            self.meanwhile.pop(0)()
+        return Sent(bytes=sent)
+
+    async def send_files(
+        self, root: Path, files: Sequence[str], *, stream: FakeStream, timeout_seconds: float
+    ) -> Sent:
+        assert stream.is_open
+        self.runs.append(f"files {' '.join(sorted(files))}")
+        return Sent(bytes=sum(self._take(root, name) for name in files))
+
+    def content(self) -> dict[str, str]:
+        return content(self.root)
+
+    def _take_tree(self, root: Path, name: str) -> int:
+        present = {path.relative_to(root) for path in (root / name).rglob("*")}
+        for path in sorted((self.root / name).rglob("*"), reverse=True):
+            if path.relative_to(self.root) not in present:
+                path.rmdir() if path.is_dir() else path.unlink()
+        return sum(
+            self._take(root, str(path)) for path in sorted(present) if self._differs(root, path)
+        )
+
+    def _differs(self, root: Path, name: Path) -> bool:
+        ours, theirs = root / name, self.root / name
+        if not theirs.exists():
+            return True
+        before, after = theirs.stat(), ours.stat()
+        return (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
+
+    def _take(self, root: Path, name: str) -> int:
+        ours, theirs = root / name, self.root / name
+        if ours.is_dir():
+            theirs.mkdir(parents=True, exist_ok=True)
+            return 0
+        theirs.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ours, theirs)
+        found = ours.stat()
+        os.utime(theirs, ns=(found.st_atime_ns, found.st_mtime_ns))
+        return found.st_size
+
+
+def content(root: Path) -> dict[str, str]:
+    """All regular files and what is in them."""
+    return {
+        str(path.relative_to(root)): path.read_text() for path in root.rglob("*") if path.is_file()
+    }

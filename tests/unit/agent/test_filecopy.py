@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fakes.agent_files import FakePeer, content
+from fakes.orders import peer as peer_called
+from transship.agent import filecopy
+from transship.agent.filecopy import ENOUGH_BYTES, MAX_ROUNDS, FileCopy
+from transship.agent.ports import Trees
+from transship.common.errors import TransshipError, Unreachable
+from transship.transfer import changes
+from transship.transfer.changes import Look, look
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    folder = tmp_path / "home"
+    for name in ("upper", "volumes/data", "shm"):
+        (folder / name).mkdir(parents=True)
+    (folder / "upper/kept").write_text("kept")
+    (folder / "volumes/data/kept").write_text("kept")
+    return folder
+
+
+@pytest.fixture
+def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePeer]:
+    made = FakePeer(tmp_path / "peer")
+    made.root.mkdir()
+    for name in ("open_stream", "send_trees", "send_files"):
+        monkeypatch.setattr(filecopy, name, getattr(made, name))
+    # else every file of these tests has just changed
+    monkeypatch.setattr(changes, "TICK_NANOSECONDS", -(10**12))
+    yield made
+    assert [stream for stream in made.streams if stream.is_open] == []
+
+
+@pytest.fixture
+def blind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of an inode's last change cannot be set back: here it is never looked at."""
+
+    def look_away(root: Path, names: Iterable[str]) -> Look:
+        seen = look(root, names)
+        traces = {name: replace(t, changed=t.modified) for name, t in seen.traces.items()}
+        return Look(taken=seen.taken, traces=traces)
+
+    monkeypatch.setattr(filecopy, "look", look_away)
+
+
+def copy_of(
+    home: Path, *, mapped: frozenset[str] = frozenset(), opaque: tuple[str, ...] = ()
+) -> FileCopy:
+    return FileCopy(
+        home,
+        Trees(names=("upper", "volumes", "shm"), opaque=opaque),
+        peer=peer_called(),
+        migration="m-1",
+        context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+        mapped=lambda: mapped,
+    )
+
+
+async def hand_over(files: FileCopy) -> None:
+    await files.make_ready()
+    await files.send_difference()
+
+
+async def test_what_does_not_change_is_sent_once(home: Path, peer: FakePeer) -> None:
+    files = copy_of(home)
+    await files.copy()
+    await hand_over(files)
+    assert peer.runs == ["trees"]
+    assert peer.content() == content(home)
+    assert files.bytes == 8
+
+
+async def test_what_changed_since_the_copy_is_sent_while_frozen(home: Path, peer: FakePeer) -> None:
+    files = copy_of(home)
+    await files.copy()
+    (home / "upper/kept").write_text("changed")
+    (home / "upper/new").write_text("new")
+    await hand_over(files)
+    assert peer.runs == ["trees", "files upper upper/kept upper/new"]
+    assert peer.content() == content(home)
+    assert files.bytes == 8 + 10
+
+
+async def test_what_was_removed_since_is_removed_there(home: Path, peer: FakePeer) -> None:
+    files = copy_of(home)
+    await files.copy()
+    (home / "volumes/data/kept").unlink()
+    await hand_over(files)
+    assert peer.runs[:2] == ["trees", "trees"]
+    assert peer.content() == content(home)
+
+
+async def test_what_changes_during_the_copy_is_in_the_difference(
+    home: Path, peer: FakePeer
+) -> None:
+    def write_behind() -> None:
+        (home / "upper/kept").write_text("written late")
+
+    peer.meanwhile.append(write_behind)
+    files = copy_of(home)
+    await files.copy()
+    await hand_over(files)
+    assert peer.content() == content(home)
+
+
+async def test_large_changes_are_copied_before_the_freeze(home: Path, peer: FakePeer) -> None:
+    def write(size: int) -> None:
+        (home / "upper/log").write_text("x" * size)
+
+    peer.meanwhile += [lambda: write(8 * ENOUGH_BYTES), lambda: write(ENOUGH_BYTES // 2)]
+    files = copy_of(home)
+    await files.copy()
+    assert peer.runs == ["trees", "trees"]
+    await hand_over(files)
+    assert peer.content() == content(home)
+
+
+async def test_a_writer_as_fast_as_the_copy_does_not_hold_it_up(home: Path, peer: FakePeer) -> None:
+    def write(round_number: int) -> None:
+        (home / "upper/log").write_text(str(round_number) * 3 * ENOUGH_BYTES)
+
+    peer.meanwhile += [lambda n=n: write(n) for n in range(1, 9)]
+    files = copy_of(home)
+    await files.copy()
+    assert peer.runs == ["trees", "trees"]
+    await hand_over(files)
+    assert peer.content() == content(home)
+
+
+async def test_a_copy_that_gets_ahead_ends_after_some_rounds(home: Path, peer: FakePeer) -> None:
+    def write(round_number: int) -> None:
+        (home / "upper/log").write_text("x" * ((20 - round_number) * ENOUGH_BYTES))
+
+    peer.meanwhile += [lambda n=n: write(n) for n in range(1, 12)]
+    files = copy_of(home)
+    await files.copy()
+    assert peer.runs == ["trees"] * (1 + MAX_ROUNDS)
+    await hand_over(files)
+    assert peer.content() == content(home)
+
+
+@pytest.mark.usefixtures("blind")
+async def test_stores_through_a_mapping_are_sent_although_no_time_tells(
+    home: Path, peer: FakePeer
+) -> None:
+    files = copy_of(home, mapped=frozenset({"upper/kept"}))
+    await files.copy()
+    _store_silently(home / "upper/kept", "tpek")
+    await hand_over(files)
+    assert peer.runs == ["trees", "files upper/kept"]
+    assert peer.content() == content(home)
+
+
+@pytest.mark.usefixtures("blind")
+async def test_files_on_a_tmpfs_are_always_sent(home: Path, peer: FakePeer) -> None:
+    (home / "shm/segment").write_text("old")
+    files = copy_of(home, opaque=("shm",))
+    await files.copy()
+    _store_silently(home / "shm/segment", "new")
+    await hand_over(files)
+    assert peer.runs == ["trees", "files shm/segment"]
+    assert peer.content() == content(home)
+
+
+@pytest.mark.usefixtures("blind")
+async def test_a_silent_store_and_a_removal_both_arrive(home: Path, peer: FakePeer) -> None:
+    """The run that removes believes times: what is in doubt has to follow it."""
+    files = copy_of(home, mapped=frozenset({"upper/kept"}))
+    await files.copy()
+    (home / "volumes/data/kept").unlink()
+    _store_silently(home / "upper/kept", "tpek")
+    await hand_over(files)
+    assert peer.content() == content(home)
+
+
+async def test_there_is_no_difference_without_a_copy(home: Path, peer: FakePeer) -> None:
+    files = copy_of(home)
+    with pytest.raises(TransshipError):
+        await files.send_difference()
+    await files.close()
+    assert peer.runs == []
+
+
+async def test_a_stream_that_was_made_ready_is_closed(home: Path, peer: FakePeer) -> None:
+    files = copy_of(home)
+    await files.copy()
+    await files.make_ready()
+    assert peer.streams[-1].is_open
+    await files.close()
+    await files.close()
+
+
+async def test_a_peer_that_is_away_is_told(home: Path, peer: FakePeer) -> None:
+    peer.is_away = True
+    files = copy_of(home)
+    with pytest.raises(Unreachable):
+        await files.copy()
+
+
+def _store_silently(path: Path, text: str) -> None:
+    """As a store through a mapping: the content changes, the times do not."""
+    before = path.stat()
+    assert len(text) == before.st_size
+    path.write_text(text)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))

@@ -84,7 +84,6 @@ def timed(what: str) -> Iterator[None]:
 
 
 async def lazy_dump(side: Corner) -> Dump:
-    shutil.rmtree(side.layout.images(NAME), ignore_errors=True)
     request = DumpRequest(NAME, side.layout, Pages.LAZY, TIMEOUT_SECONDS)
     async with await Dumper.ready(request) as dumper:
         with timed("freeze"):
@@ -123,6 +122,7 @@ async def a_lazy_dump_has_no_memory_and_its_way_back_is_a_thaw(stage: Stage) -> 
     for mebibytes in (64, 256):
         await stage.start(str(mebibytes))
         for _ in range(3):
+            shutil.rmtree(stage.source.layout.images(NAME), ignore_errors=True)
             dump = await lazy_dump(stage.source)
             await stage.source.stands_still()
             left = sum(one.pages for one in pagemaps.read(dump.images))
@@ -189,6 +189,7 @@ async def move(stage: Stage, *, breaks_after: int | None = None) -> tuple[LazyDa
     shutil.rmtree(stage.target.layout.images(NAME), ignore_errors=True)
     with timed("making the daemon ready"):
         daemon = await LazyDaemon.ready(stage.target.layout, NAME)
+    shutil.rmtree(stage.source.layout.images(NAME), ignore_errors=True)
     dump = await lazy_dump(stage.source)
     bring_images(dump, stage.target)
     memory = snapshot(dump)
@@ -227,7 +228,7 @@ async def memory_given_to_a_held_copy_is_whole_and_the_connection_goes_on(stage:
 
 @scenario
 async def memory_given_to_running_processes_is_whole(stage: Stage) -> None:
-    await stage.start("64", "child")
+    await stage.start("64", "child", "not-root")
     daemon, _ = await move(stage)
     (stage.target.layout.rootfs(NAME) / "verify").touch()
     restore.resume(stage.target.layout, NAME)
@@ -286,6 +287,8 @@ async def a_page_server_that_breaks_off_can_be_followed_by_another(stage: Stage)
     restore.resume(stage.target.layout, NAME)
     await asyncio.sleep(A_WHILE_SECONDS)
     assert stage.target.numbers() == []
+    error = await base.failure(lazy_dump(stage.target))  # memory that is not there yet
+    assert error.reason == Reason.IN_MIGRATION, error
     PageServer(daemon.pages, server.memory)
     await daemon.finish(timeout_seconds=TIMEOUT_SECONDS)
     await verified(stage.target)

@@ -24,6 +24,7 @@ from transship.agent.copies import NodeCopies, PageTls
 from transship.agent.facts import Identity, NodeFacts, read_boot_id
 from transship.agent.instances import ContainerExecutor, Instances
 from transship.agent.journal import Journal
+from transship.agent.keepers import TlsFiles
 from transship.agent.logs import LogSource
 from transship.agent.machine import MakeProber, Tools
 from transship.agent.metrics import Metrics
@@ -34,8 +35,8 @@ from transship.agent.server import Service, make_app
 from transship.agent.source import Source, SourceParts
 from transship.agent.target import Target, TargetParts
 from transship.agent.wires import NodeWires
-from transship.common.tls import client_context, server_context
 from transship.common.clock import Clock, SystemClock
+from transship.common.tls import client_context, server_context
 from transship.network import ContainerNetwork
 from transship.protocol.containers import ContainerOrder
 from transship.protocol.paths import STREAM_PORT
@@ -117,7 +118,9 @@ class Agent:
 
     def _roles(self) -> tuple[Source, Target]:
         journal, runtime, peers, clock = self.journal, self.runtime, self._peers, self._clock
-        page_tls = PageTls(self._settings.identity.address, self._tls.server, self._tls.client)
+        settings = self._settings
+        files = TlsFiles(settings.authority, settings.certificate, settings.key)
+        page_tls = PageTls(settings.identity.address, files, self._tls.client)
         copies, bundles = NodeCopies(runtime, page_tls), NodeBundles(runtime)
         wires = NodeWires(self.network)
         source = Source(

@@ -1,4 +1,8 @@
-"""The copies of containers as processes, for both roles of a migration (the port Copies)."""
+"""The copies of containers as processes, for both roles of a migration (the port Copies).
+
+CRIU dumps and restores without the memory (lazy pages): that goes from the source's tasks straight
+into a keeper on the target, which CRIU's daemon there is served from.
+"""
 
 from __future__ import annotations
 
@@ -7,40 +11,66 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+from loguru import logger
+
+from transship.agent.departing_memory import DepartingMemory
+from transship.agent.keepers import PageKeeper, TlsFiles
 from transship.agent.ports import Dumped, Restored
+from transship.api.migration import Round
+from transship.api.placement import Strategy
 from transship.common.certificates import agent_name
-from transship.common.errors import TransshipError
+from transship.common.errors import DeadlineExceeded, TransshipError
 from transship.protocol.migrations import MemoryEndpoint
-from transship.runtime import mounts, orders, restore
-from transship.runtime.checkpoint import Dumper, DumpRequest
+from transship.runtime import mounts, orders, pagemaps, processes, restore
+from transship.runtime.checkpoint import Dumper, DumpRequest, Pages
 from transship.runtime.containers import Runtime
+from transship.runtime.failures import CheckpointFailed
 from transship.runtime.freezer import freezer_of
 from transship.runtime.layout import Layout
-from transship.runtime.page_server import PageServer
+from transship.runtime.lazy_daemon import LazyDaemon
 from transship.runtime.page_stream import RemotePages
-from transship.transfer.mappings import mapped_files, resident_bytes
+from transship.transfer.changed_pages import DigestTracker, Untracked
+from transship.transfer.mappings import mapped_files
+from transship.transfer.page_ranges import PAGE_BYTES, Process
 
-DUMP_SECONDS = 10.0
-DUMP_SECONDS_PER_GIB = 60.0  # a link of 150 Mbit/s; the container is frozen all the time
+DUMP_SECONDS = 15.0
+"""For a dump without memory: 50 to 80 ms for one process, more with many of them."""
+SETTLE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class PageTls:
-    """The node's address for page servers, and TLS of both directions."""
+    """The node's address for keepers, its PEM files for them, TLS for connecting to others'."""
 
     address: str
-    server: ssl.SSLContext
+    files: TlsFiles
     client: ssl.SSLContext
 
 
+@dataclass(frozen=True)
+class Departing:
+    """What stands ready on the source before the freeze."""
+
+    dumper: Dumper
+    memory: DepartingMemory
+
+
+@dataclass(frozen=True)
+class Arriving:
+    """What stands ready on the target before the freeze."""
+
+    daemon: LazyDaemon
+    keeper: PageKeeper
+
+
 class NodeCopies:
-    """Joins both roles to freezer, dump, page server and restore of this node."""
+    """Joins both roles to freezer, dump, page stream and restore of this node."""
 
     def __init__(self, runtime: Runtime, tls: PageTls) -> None:
         self._runtime = runtime
         self._tls = tls
-        self._dumpers: dict[str, Dumper] = {}
-        self._servers: dict[str, PageServer] = {}
+        self._departing: dict[str, Departing] = {}
+        self._arriving: dict[str, Arriving] = {}
 
     @property
     def _layout(self) -> Layout:
@@ -54,79 +84,151 @@ class NodeCopies:
 
     # The source.
 
-    async def ready(self, container: str, *, to: MemoryEndpoint, node: str) -> None:
+    async def ready(
+        self, container: str, *, to: MemoryEndpoint, node: str, strategy: Strategy
+    ) -> None:
         await self._clear_images(container)
-        pages = RemotePages(to.address, to.port, node=node, context=self._tls.client)
-        memory = resident_bytes(freezer_of(self._layout, container).processes())
-        timeout = DUMP_SECONDS + DUMP_SECONDS_PER_GIB * memory / 2**30
-        request = DumpRequest(container, self._layout, pages, timeout_seconds=timeout)
-        self._dumpers[container] = await Dumper.ready(request)
+        keeper = RemotePages(to.address, to.port, node=node, context=self._tls.client)
+        tracker = DigestTracker() if strategy is Strategy.PRE_COPY else Untracked()
+        memory = await DepartingMemory.connect(
+            keeper, lambda: self._processes(container), tracker=tracker
+        )
+        request = DumpRequest(container, self._layout, Pages.LAZY, timeout_seconds=DUMP_SECONDS)
+        try:
+            self._departing[container] = Departing(await Dumper.ready(request), memory)
+        except BaseException:
+            await memory.close()
+            raise
+
+    async def announce_memory(self, container: str) -> None:
+        await self._ready(container).memory.announce()
+
+    async def copy_memory(self, container: str, *, downtime_seconds: float) -> tuple[Round, ...]:
+        memory = self._ready(container).memory
+        await memory.copy(downtime_seconds=downtime_seconds)
+        return tuple(
+            Round(
+                number=number,
+                bytes=each.bytes,
+                dirty_bytes=each.pages * PAGE_BYTES,
+                milliseconds=round(each.seconds * 1e3),
+            )
+            for number, each in enumerate(memory.rounds)
+        )
 
     async def unready(self, container: str) -> None:
-        dumper = self._dumpers.pop(container, None)
-        if dumper is not None:
-            await dumper.close()
+        departing = self._departing.pop(container, None)
+        if departing is not None:
+            await departing.memory.close()
+            await departing.dumper.close()
 
     async def freeze(self, container: str) -> None:
-        dumper = self._dumpers.get(container)
-        await (freezer_of(self._layout, container) if dumper is None else dumper).freeze()
+        departing = self._departing.get(container)
+        await (departing.dumper if departing else freezer_of(self._layout, container)).freeze()
 
     async def dump(self, container: str) -> Dumped:
-        if container not in self._dumpers:
-            raise TransshipError(f"dumping {container}: nothing was made ready for it")
-        done = await self._dumpers[container].dump()
-        return Dumped(images=done.images, asleep=done.stopped, bytes=done.page_bytes)
+        done = await self._ready(container).dumper.dump()
+        return Dumped(images=done.images, asleep=done.stopped)
+
+    async def send_memory(self, container: str) -> int:
+        memory = self._ready(container).memory
+        await memory.finish(pagemaps.read(self.images(container)))
+        return memory.sent_bytes
 
     async def thaw(self, container: str) -> None:
         freezer_of(self._layout, container).thaw()
         await self._clear_images(container)
 
+    def _processes(self, container: str) -> tuple[Process, ...]:
+        found = processes.named(freezer_of(self._layout, container).processes())
+        return tuple(Process(each.inside, each.outside) for each in found)
+
+    def _ready(self, container: str) -> Departing:
+        if container not in self._departing:
+            raise TransshipError(f"dumping {container}: nothing was made ready for it")
+        return self._departing[container]
+
     # The target.
 
     async def receive(self, container: str, *, node: str) -> MemoryEndpoint:
-        await self._end_server(container)
+        await self._end_arriving(container)
         await self._clear_images(container)
-        server = await PageServer.start(
-            images=self.images(container),
-            address=self._tls.address,
-            context=self._tls.server,
-            peer=agent_name(node),
-        )
-        self._servers[container] = server
-        return MemoryEndpoint(address=self._tls.address, port=server.port)
-
-    async def received(self, container: str, *, timeout_seconds: float) -> None:
-        if container not in self._servers:
-            raise TransshipError(f"receiving pages of {container}: no page server was started")
-        await self._servers.pop(container).finish(timeout_seconds=timeout_seconds)
+        daemon = await LazyDaemon.ready(self._layout, container)
+        try:
+            keeper = await PageKeeper.start(
+                self._layout,
+                container,
+                address=self._tls.address,
+                files=self._tls.files,
+                peer=agent_name(node),
+                pages=daemon.pages,
+            )
+        except BaseException:
+            await daemon.close()
+            raise
+        self._arriving[container] = Arriving(daemon, keeper)
+        return MemoryEndpoint(address=self._tls.address, port=keeper.port)
 
     async def restore(self, container: str, *, timeout_seconds: float) -> Restored:
-        prepared = orders.load(self._layout, container)
+        prepared, arriving = orders.load(self._layout, container), self._arrived(container)
+        await arriving.daemon.start()
         done = await restore.restore_held(
             restore.RestoreRequest(
-                container, self._layout, prepared.console, timeout_seconds=timeout_seconds
+                container,
+                self._layout,
+                prepared.console,
+                timeout_seconds=timeout_seconds,
+                pages=arriving.daemon,
             )
         )
         return Restored(pid=done.pid)
+
+    async def received(self, container: str, *, timeout_seconds: float) -> None:
+        expected = pagemaps.read(self.images(container))
+        await self._arrived(container).keeper.expect(expected, timeout_seconds=timeout_seconds)
 
     async def resume(self, container: str) -> None:
         restore.resume(self._layout, container)
 
     async def settle(self, container: str) -> None:
+        arriving = self._arriving.get(container)
+        if arriving is None:
+            return  # of an agent before this one: the daemon may still read the images
+        try:
+            await self._drained(arriving, container)
+        except CheckpointFailed as e:
+            # the kernel gives zeros for the pages that are missing: it must not run on with them
+            logger.bind(container=container).error("its memory is lost, the container ends: {}", e)
+            await self._runtime.destroy(container)
+        self._arriving.pop(container, None)
+        await arriving.keeper.close()
         await self._clear_images(container)
+
+    async def _drained(self, arriving: Arriving, container: str) -> None:
+        while True:
+            try:
+                return await arriving.daemon.finish(timeout_seconds=SETTLE_SECONDS)
+            except DeadlineExceeded:
+                logger.bind(container=container).warning("it still waits for some of its pages")
+
+    def _arrived(self, container: str) -> Arriving:
+        if container not in self._arriving:
+            raise TransshipError(f"restoring {container}: nothing was received for it")
+        return self._arriving[container]
 
     # Both.
 
     async def destroy(self, container: str) -> None:
         await self.unready(container)
-        await self._end_server(container)
         await restore.discard(self._layout, container)
+        await self._end_arriving(container)
         await self._runtime.destroy(container)
 
-    async def _end_server(self, container: str) -> None:
-        server = self._servers.pop(container, None)
-        if server is not None:
-            await server.close()
+    async def _end_arriving(self, container: str) -> None:
+        arriving = self._arriving.pop(container, None)
+        if arriving is not None:
+            await arriving.keeper.close()
+            await arriving.daemon.close()
 
     async def _clear_images(self, container: str) -> None:
         """They are on a tmpfs: what is not needed any more is memory."""

@@ -41,7 +41,7 @@ class Departure:
     release_tried: bool = False
     packets_come: bool = False  # again, after an abort
     files: FileCopy | None = None
-    rounds: list[Round] = field(default_factory=list)
+    rounds: tuple[Round, ...] = ()
     bytes: int = 0
     frozen_at: float | None = None
     blackout_microseconds: int | None = None
@@ -62,7 +62,7 @@ class Departure:
             strategy=self.order.strategy,
             percent=self._percent(),
             steps=self.watch.steps,
-            rounds=tuple(self.rounds),
+            rounds=self.rounds,
             blackout_microseconds=self.blackout_microseconds,
             blackout_parts=self.watch.parts if self.blackout_microseconds is not None else (),
             total_milliseconds=self.total_milliseconds,

@@ -13,12 +13,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, TransshipError
-from transship.runtime.lazy_daemon import leave_agent
 from transship.runtime.layout import Layout
+from transship.runtime.lazy_daemon import leave_agent
 from transship.runtime.pagemaps import LazyRange
 
 END_TIMEOUT_SECONDS = 5.0
@@ -37,7 +37,9 @@ class TlsFiles:
 class PageKeeper:
     """One page keeper that waits for the source's stream on `port`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], *, port: int, control: socket.socket) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], *, port: int, control: socket.socket
+    ) -> None:
         self.port = port
         self._process = process
         self._control = control
@@ -61,14 +63,7 @@ class PageKeeper:
             for flag, sock in descriptors.items():
                 words += [flag, str(sock.fileno())]
             with (work / LOG_NAME).open("wb") as log:
-                process = subprocess.Popen(
-                    words,
-                    pass_fds=[sock.fileno() for sock in descriptors.values()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
+                process = _spawn(words, list(descriptors.values()), log)
         await asyncio.to_thread(leave_agent, layout, pid=process.pid)
         ours.setblocking(False)
         return cls(process, port=port, control=ours)
@@ -101,3 +96,17 @@ class PageKeeper:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGKILL)
             await asyncio.to_thread(self._process.wait, END_TIMEOUT_SECONDS)
+
+
+def _spawn(
+    words: Sequence[str], inherited: Sequence[socket.socket], log: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    """In a session of its own: it outlives the agent."""
+    return subprocess.Popen(
+        words,
+        pass_fds=[sock.fileno() for sock in inherited],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )

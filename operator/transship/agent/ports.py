@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Protocol
 
 from transship.agent.records import Record
+from transship.api.migration import Round
+from transship.api.placement import Strategy
 from transship.protocol.migrations import MemoryEndpoint
 
 
 @dataclass(frozen=True)
 class Dumped:
-    """A dump that is complete: the small images lie in `images`, the pages are at the target."""
+    """A dump that is complete but for the memory; its images lie in `images`."""
 
     images: Path
     asleep: tuple[int, ...] = ()
-    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ class Copies(Protocol):
         """Let a frozen copy run on (the way back), after a dump of any outcome."""
         ...
 
-    async def ready(self, container: str, *, to: MemoryEndpoint, node: str) -> None:
+    async def ready(
+        self, container: str, *, to: MemoryEndpoint, node: str, strategy: Strategy
+    ) -> None:
         """Start and connect all that the dump needs, while the container still runs."""
         ...
 
@@ -60,14 +63,28 @@ class Copies(Protocol):
         """Undo ready where no dump followed; harmless else."""
         ...
 
-    async def dump(self, container: str) -> Dumped: ...
+    async def announce_memory(self, container: str) -> None:
+        """Have the target make room for memory of which nothing is sent before the freeze."""
+        ...
+
+    async def copy_memory(self, container: str, *, downtime_seconds: float) -> tuple[Round, ...]:
+        """Copy the running container's memory until what is left fits the downtime."""
+        ...
+
+    async def dump(self, container: str) -> Dumped:
+        """Dump everything but the memory; the container is frozen."""
+        ...
+
+    async def send_memory(self, container: str) -> int:
+        """After the dump: send what the target does not have yet; returns all bytes sent."""
+        ...
 
     async def receive(self, container: str, *, node: str) -> MemoryEndpoint:
-        """Open a page server for the coming dump of that node; one at a time per container."""
+        """Get ready for memory and dump of that node's agent; one at a time per container."""
         ...
 
     async def received(self, container: str, *, timeout_seconds: float) -> None:
-        """Wait until the page server has every page on hand. Raises when it has not."""
+        """Wait until every page of the restored copy is on this node. Raises when it cannot."""
         ...
 
     async def restore(self, container: str, *, timeout_seconds: float) -> Restored: ...

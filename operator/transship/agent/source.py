@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -43,6 +43,11 @@ GO_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 MEND_SECONDS = 1.0
 """Between tries to do what an abort still owes: a disk is full, the kernel refuses a route."""
+
+DOWNTIME_MILLISECONDS = 100
+"""What a blackout may take where nobody has said; decides how long memory is copied before."""
+MEMORY_SHARE = 0.25
+"""Of the blackout; the rest is CRIU's dump and restore."""
 
 RESTORE_TIMEOUT_SECONDS = 45.0
 """Longer than the target's own, whose failure says more."""
@@ -203,18 +208,21 @@ class Source:
         memory = None
         if order.strategy is not Strategy.COLD:
             memory = await self._with.peers.memory(order.target, order.migration)
-            await self._with.copies.ready(order.container, to=memory, node=order.target.node)
+            await self._with.copies.ready(
+                order.container, to=memory, node=order.target.node, strategy=order.strategy
+            )
+            await self._copy_memory(departure)
         await files.make_ready()
         await self._with.residents.quieten(order.container)
         await self._with.peers.hold(order.target, order.migration)
         with departure.watch.step(StepName.FREEZE):
             await self._freeze(departure)
         dumped = await self._dump(departure) if memory is not None else None
-        # CRIU creates files at the dump (link remap): the difference of the files comes after
-        with departure.watch.step(StepName.SYNC_FILES):
-            await files.send_difference()
-        departure.bytes = files.bytes
-        await self._restore(departure, dumped)
+        if dumped is None:
+            await self._restore(departure, files, dumped)
+        else:
+            # the copy is restored around its memory while that is still on its way
+            await _both(self._send_memory(departure), self._restore(departure, files, dumped))
         with departure.watch.step(StepName.DECIDE):
             self._decide(departure)
 
@@ -239,7 +247,27 @@ class Source:
         with departure.watch.step(StepName.DUMP):
             return await self._with.copies.dump(departure.order.container)
 
-    async def _restore(self, departure: Departure, dumped: Dumped | None) -> None:
+    async def _copy_memory(self, departure: Departure) -> None:
+        order, copies = departure.order, self._with.copies
+        if order.strategy is Strategy.PRE_COPY:
+            downtime = order.settings.max_downtime_milliseconds or DOWNTIME_MILLISECONDS
+            with departure.watch.step(StepName.COPY_MEMORY):
+                departure.rounds = await copies.copy_memory(
+                    order.container, downtime_seconds=downtime / 1e3 * MEMORY_SHARE
+                )
+        else:
+            await copies.announce_memory(order.container)
+
+    async def _send_memory(self, departure: Departure) -> None:
+        with departure.watch.part("SendMemory"):
+            departure.bytes += await self._with.copies.send_memory(departure.order.container)
+
+    async def _restore(self, departure: Departure, files: FileCopy, dumped: Dumped | None) -> None:
+        # CRIU creates files at the dump (link remap): the difference of the files comes after it
+        copied = files.bytes
+        with departure.watch.step(StepName.SYNC_FILES):
+            await files.send_difference()
+        departure.bytes += files.bytes - copied
         with departure.watch.step(StepName.SEND_STATE):
             body = b"" if dumped is None else images.pack(dumped.images)
             request = RestoreRequest(asleep=() if dumped is None else dumped.asleep)
@@ -251,7 +279,7 @@ class Source:
                 images=body,
                 timeout_seconds=RESTORE_TIMEOUT_SECONDS,
             )
-        departure.bytes += len(body) + (0 if dumped is None else dumped.bytes)
+        departure.bytes += len(body)
         departure.watch.add(reply.parts, prefix="Target")
 
     def _decide(self, departure: Departure) -> None:
@@ -439,6 +467,17 @@ def _tolerating(departure: Departure, doing: str) -> Iterator[None]:
     except Exception as e:
         log = logger.bind(migration=departure.order.migration, error=str(e))
         log.warning(f"{doing} failed")
+
+
+async def _both(one: Coroutine[None, None, None], other: Coroutine[None, None, None]) -> None:
+    """Run both at once; the first failure ends the other, and is raised."""
+    tasks = [asyncio.create_task(one), asyncio.create_task(other)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 def _cancelled() -> TransshipError:

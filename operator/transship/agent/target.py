@@ -275,14 +275,14 @@ class Target:
 
     async def _restore_copy(self, arrival: Arrival, *, body: bytes, watch: Stopwatch) -> None:
         copies, container = self._with.copies, arrival.container
-        with watch.part("ReceivePages"):
-            await copies.received(container, timeout_seconds=PAGES_TIMEOUT_SECONDS)
         with watch.part("UnpackImages"):
             images.unpack(body, copies.images(container))
         with watch.part("Mount"):
             await self._with.bundles.mount(container)
         with watch.part("Restore"):
             restored = await copies.restore(container, timeout_seconds=RESTORE_TIMEOUT_SECONDS)
+        with watch.part("ReceivePages"):
+            await copies.received(container, timeout_seconds=PAGES_TIMEOUT_SECONDS)
         arrival.pid = restored.pid
 
     async def _go(self, arrival: Arrival, notice: VerdictNotice, *, began: float) -> ResumeReply:

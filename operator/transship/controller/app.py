@@ -149,9 +149,10 @@ async def _run(
         beside.append(_stop_after(leadership.keep(), stop))
     tasks = [asyncio.create_task(each) for each in beside]
 
-    # kopf waits for 5 s for every task that it did not start itself
+    # at its end kopf waits 5 s for tasks that go on, its own waiter for the stop flag among them
     @kopf.on.cleanup(registry=registry)
     async def end_others(**_: Any) -> None:
+        stop.set()
         for task in tasks:
             task.cancel()
 

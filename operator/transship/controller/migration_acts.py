@@ -10,8 +10,9 @@ from transship.api.migration import ContainerMigration
 from transship.api.placement import ContainerPlacement
 from transship.common.errors import Refused, TransshipError, Unreachable
 from transship.controller.deps import Deps
-from transship.plan.migration import (
-    HANDOVER_POLL_SECONDS,
+from transship.plan.migration import HANDOVER_POLL_SECONDS
+from transship.plan.migration_status import Method
+from transship.plan.migration_steps import (
     AbortSource,
     AbortTarget,
     Begin,
@@ -19,7 +20,6 @@ from transship.plan.migration import (
     Relay,
     Step,
 )
-from transship.plan.migration_status import Method
 from transship.protocol.migrations import IncomingOrder, OutgoingOrder, Peer, VerdictNotice
 from transship.protocol.states import Verdict
 

@@ -22,16 +22,24 @@ from transship.controller.life import Life
 from transship.controller.migration_acts import MigrationActs, Refusal
 from transship.controller.sides import ask_source, ask_target
 from transship.controller.statuses import StatusWriter
-from transship.plan.migration import Finish, GiveUp, Outcome, Seen, Side, Wait, next_step
-from transship.plan.migration import Step as PlanStep
+from transship.plan.migration import next_step
 from transship.plan.migration_status import Method, observed_status
+from transship.plan.migration_steps import (
+    Finish,
+    GiveUp,
+    Outcome,
+    Seen,
+    Side,
+    Wait,
+)
+from transship.plan.migration_steps import Step as PlanStep
 from transship.plan.moves import is_finished, resolve_strategy, was_cancelled
 from transship.plan.nodes import named
 from transship.plan.obstacles import Obstacle, from_error
-from transship.plan.orders import order_digest
+from transship.plan.orders import order_is_current
 from transship.plan.preflight import Facts, objection
-from transship.plan.schedule import entrance, wants
-from transship.plan.withdrawal import reason_to_give_up
+from transship.plan.schedule import entrance
+from transship.plan.withdrawal import cancel_is_unnoted, reason_to_give_up
 from transship.protocol.states import RecordState, SideState
 
 UNFORESEEN_PAUSE_SECONDS = 5.0
@@ -184,7 +192,7 @@ class MigrationLoop:
             verdict=verdict,
             give_up=give_up,
             objection=self._objection(migration, placement, method),
-            order_is_current=placement is None or _order_is_current(placement),
+            order_is_current=placement is None or order_is_current(placement),
             waiting_seconds=self._patience.of(source, arrived, now=deps.clock.monotonic()),
         )
         return seen, method
@@ -276,20 +284,7 @@ class MigrationLoop:
         while not self._life.over and self._deps.clock.monotonic() < ends:
             self._wake.clear()
             placement = self._deps.directory.placement(migration.spec.placement_uid)
-            if placement is None or not _must_note(placement, migration, self._deps):
+            nodes = self._deps.fleet.nodes()
+            if placement is None or not cancel_is_unnoted(placement, migration, nodes=nodes):
                 return
             await self._life.wait(self._wake, seconds=SILENCE_PAUSE_SECONDS)
-
-
-def _must_note(placement: ContainerPlacement, migration: ContainerMigration, deps: Deps) -> bool:
-    if placement.metadata.deletion_timestamp is not None:
-        return False
-    if placement.status.cancelled_generation == placement.metadata.generation:
-        return False
-    return wants(placement.spec, migration.spec.target_node, nodes=deps.fleet.nodes())
-
-
-def _order_is_current(placement: ContainerPlacement) -> bool:
-    container = placement.status.container
-    told = container.order_digest if container is not None else ""
-    return told == order_digest(placement.spec, address=placement.status.address)

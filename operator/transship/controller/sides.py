@@ -6,7 +6,7 @@ from transship.api.migration import ContainerMigration
 from transship.common.errors import TransshipError
 from transship.controller.fleet import Fleet
 from transship.controller.ports import Agent
-from transship.plan.migration import Side
+from transship.plan.migration_steps import Side
 from transship.protocol.migrations import MigrationReport
 from transship.protocol.states import SideState, Verdict
 

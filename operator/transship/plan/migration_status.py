@@ -18,8 +18,14 @@ from transship.api.migration import (
 )
 from transship.api.placement import Strategy
 from transship.api.reasons import Reason
-from transship.plan.migration import Finish, Outcome, Seen, Side, Wait
-from transship.plan.migration import Step as PlanStep
+from transship.plan.migration_steps import (
+    Finish,
+    Outcome,
+    Seen,
+    Side,
+    Wait,
+)
+from transship.plan.migration_steps import Step as PlanStep
 from transship.plan.obstacles import Obstacle
 from transship.protocol.migrations import MigrationReport
 from transship.protocol.states import SideState

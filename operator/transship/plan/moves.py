@@ -118,15 +118,12 @@ def resolve_strategy(wish: Strategy, *, stopped: bool) -> tuple[Strategy, str]:
     if stopped and wish != Strategy.COLD:
         return Strategy.COLD, "the container does not run: its files are moved, it has no memory"
     match wish:
-        case Strategy.COLD | Strategy.STOP_AND_COPY:
+        case Strategy.COLD | Strategy.STOP_AND_COPY | Strategy.PRE_COPY:
             return wish, ""
         case Strategy.AUTO:
-            return Strategy.STOP_AND_COPY, ""
-        case Strategy.PRE_COPY | Strategy.POST_COPY:
-            return (
-                Strategy.STOP_AND_COPY,
-                f"{wish} is not available in this version: StopAndCopy is used",
-            )
+            return Strategy.PRE_COPY, ""
+        case Strategy.POST_COPY:
+            return Strategy.PRE_COPY, "PostCopy is not available in this version: PreCopy is used"
 
 
 def expired_history(migrations: Migrations, placement: ContainerPlacement) -> Migrations:

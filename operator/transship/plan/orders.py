@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from hashlib import sha256
 
-from transship.api.placement import PlacementSpec
+from transship.api.placement import ContainerPlacement, PlacementSpec
 
 _REFERENCE = re.compile(r"\$(?:\$|\(([-._a-zA-Z][-._a-zA-Z0-9]*)\))")
 
@@ -23,6 +23,13 @@ def order_digest(spec: PlacementSpec, *, address: str | None) -> str:
     )
     text = json.dumps([told, address], sort_keys=True, separators=(",", ":"))
     return sha256(text.encode()).hexdigest()[:16]
+
+
+def order_is_current(placement: ContainerPlacement) -> bool:
+    """Whether the agent has accepted the order that the present spec makes."""
+    container = placement.status.container
+    told = container.order_digest if container is not None else ""
+    return told == order_digest(placement.spec, address=placement.status.address)
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:

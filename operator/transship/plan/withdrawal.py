@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from transship.api.migration import ContainerMigration
 from transship.api.placement import ContainerPlacement
 from transship.api.reasons import Reason
-from transship.plan.migration import GiveUp, Outcome
+from transship.plan.migration_steps import GiveUp, Outcome
 from transship.plan.moves import deadline_seconds
 from transship.plan.nodes import Node
 from transship.plan.obstacles import obstacle
@@ -44,6 +44,17 @@ def reason_to_give_up(
             obstacle(Reason.DEADLINE_EXCEEDED, f"not done within deadlineSeconds ({allowed} s)"),
         )
     return None
+
+
+def cancel_is_unnoted(
+    placement: ContainerPlacement, migration: ContainerMigration, *, nodes: Sequence[Node]
+) -> bool:
+    """Whether a migration that a user deleted is still the only sign of that wish."""
+    if placement.metadata.deletion_timestamp is not None:
+        return False
+    if placement.status.cancelled_generation == placement.metadata.generation:
+        return False
+    return wants(placement.spec, migration.spec.target_node, nodes=nodes)
 
 
 def _cancelled(reason: Reason, message: str) -> GiveUp:

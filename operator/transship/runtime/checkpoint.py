@@ -37,6 +37,7 @@ from transship.runtime.freezer import (
     freezer_of,
 )
 from transship.runtime.layout import Layout
+from transship.runtime.lazy_daemon import require_whole
 from transship.runtime.page_stream import PageStream, RemotePages, open_stream
 from transship.runtime.processes import Process, named
 
@@ -112,7 +113,12 @@ class Dumper:
 
     @classmethod
     async def ready(cls, request: DumpRequest) -> Self:
-        """Start CRIU, and connect to the page server. Raises Unreachable when that is not there."""
+        """Start CRIU, and connect to the page server. Raises Unreachable when that is not there.
+
+        Raises CheckpointFailed when the container's memory has not all come from its last move.
+        """
+        processes = freezer_of(request.layout, request.container).processes()
+        await asyncio.to_thread(require_whole, processes)
         stream = None
         if isinstance(request.pages, RemotePages):
             stream = await open_stream(request.pages)

@@ -15,9 +15,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
@@ -39,6 +41,8 @@ _WAITING = 'read -r word && exec "$@" </dev/null'
 """What the process does until `start`: an agent that dies before it ends it."""
 
 OUT_OF_MEMORY_SCORE = "-1000"
+
+_MISSING_PAGES = re.compile(rb"^VmFlags:.* um ", re.MULTILINE)
 
 
 class LazyDaemon:
@@ -126,7 +130,7 @@ class LazyDaemon:
 
         Can be repeated, and is harmless after `finish`.
         """
-        if self._process.returncode is None:
+        if self._process.returncode is None and self._handle >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._handle, signal.SIGKILL)
             await pidfds.ended(self._handle, timeout_seconds=END_TIMEOUT_SECONDS)
@@ -153,6 +157,21 @@ def end_left(work: Path) -> None:
             if f"{MARK}={MARK_VALUE}".encode() in environment:
                 pidfds.send(process, signal.SIGKILL)
         (work / PIDFILE).unlink()
+
+
+def require_whole(pids: Iterable[int]) -> None:
+    """Raise CheckpointFailed when a process still waits for some of its memory.
+
+    What has not come yet does not show in its page tables: a dump would pass over it (and the
+    next restore would give zeros). Known by the mark that a userfaultfd leaves on its mappings.
+    """
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has ended
+            if _MISSING_PAGES.search(Path(f"/proc/{pid}/smaps").read_bytes()):
+                raise CheckpointFailed(
+                    "dumping: its memory of the move before has not all arrived yet",
+                    reason=Reason.IN_MIGRATION,
+                )
 
 
 def _arguments(*, images: Path, work: Path, pages: int, status: int) -> list[str]:

@@ -31,8 +31,10 @@ class Tracker(Protocol):
         """Pages that may have changed; all of a process seen for the first time. It runs."""
         ...
 
-    def last_candidates(self, process: Process) -> tuple[PageRange, ...]:
-        """The same of a frozen process; what changes afterwards is not followed any more."""
+    def last_candidates(
+        self, process: Process, ranges: Sequence[PageRange]
+    ) -> tuple[PageRange, ...]:
+        """The same of a frozen process; only its `ranges` matter. They may be fewer or more."""
         ...
 
     def differing(self, ranges: Sequence[PageRange], data: bytearray) -> bytes | None:
@@ -40,6 +42,24 @@ class Tracker(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Untracked:
+    """Every page, every time: for a copy without rounds."""
+
+    def candidates(self, process: Process) -> tuple[PageRange, ...]:
+        return private_pages(process)
+
+    def last_candidates(
+        self, process: Process, ranges: Sequence[PageRange]
+    ) -> tuple[PageRange, ...]:
+        return tuple(ranges)
+
+    def differing(self, ranges: Sequence[PageRange], data: bytearray) -> bytes | None:
+        return None
+
+    def close(self) -> None:
+        pass
 
 
 class DigestTracker:
@@ -51,8 +71,10 @@ class DigestTracker:
     def candidates(self, process: Process) -> tuple[PageRange, ...]:
         return private_pages(process)
 
-    def last_candidates(self, process: Process) -> tuple[PageRange, ...]:
-        return private_pages(process)
+    def last_candidates(
+        self, process: Process, ranges: Sequence[PageRange]
+    ) -> tuple[PageRange, ...]:
+        return tuple(ranges)
 
     def differing(self, ranges: Sequence[PageRange], data: bytearray) -> bytes | None:
         view = memoryview(data)

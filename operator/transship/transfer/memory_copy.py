@@ -65,6 +65,9 @@ class MemoryCopy:
             self._sent.discard(changed)
             if not self.rounds:
                 self._sender.reserve(changed)
+                # while it makes room it reads nothing: a window shut for seconds looks like a
+                # dead peer to TCP_USER_TIMEOUT
+                self._sender.flush()
             self._copy_running(process, changed)
         self._sender.flush()
         self.rounds.append(start.result(self._sender))
@@ -74,14 +77,13 @@ class MemoryCopy:
         """Inside the freeze: have every page of `ranges` at the target as it is now."""
         start = _Start.of(self._sender)
         by_pid = {process.inside: process for process in processes}
-        for process in processes:
-            if self.rounds:
-                self._sent.discard(self._tracker.last_candidates(process))
-        missing = self._sent.missing(ranges)
-        for pid in sorted({one.pid for one in missing}):
+        for pid in sorted({one.pid for one in ranges}):
             if pid not in by_pid:
                 raise TransshipError(f"copying memory: process {pid} of the dump is not known")
-            self._copy_frozen(by_pid[pid], [one for one in missing if one.pid == pid])
+            wanted = [one for one in ranges if one.pid == pid]
+            if self.rounds:
+                self._sent.discard(self._tracker.last_candidates(by_pid[pid], wanted))
+            self._copy_frozen(by_pid[pid], self._sent.missing(wanted))
         self._sender.end()
         return start.result(self._sender)
 
@@ -104,6 +106,8 @@ class MemoryCopy:
                 self._send(got)
 
     def _send(self, got: tuple[PageRange, ...]) -> None:
+        if not got:
+            return
         marks = self._tracker.differing(got, self._buffer)
         if marks is None or 0 not in marks:
             self._sender.send(got, self._buffer)

@@ -22,6 +22,7 @@ from transship.controller.finalizers import let_go, removal
 from transship.controller.fleet import Fleet
 from transship.controller.handlers import is_unfinished, parsed
 from transship.controller.leadership import Leadership
+from transship.controller.life import wait_for_any
 from transship.controller.ports import DataKind
 from transship.controller.resolve import Resolver
 from transship.controller.statuses import StatusWriter
@@ -361,3 +362,28 @@ class TestResolver:
         assert caught.value.hint == "its keys are hello"
         order = await self.order(data, container=env(optional=True))
         assert order.container.env == ()
+
+
+class TestLife:
+    async def test_a_waiting_is_ended_by_any_event_or_by_time(self) -> None:
+        never, set_already = asyncio.Event(), asyncio.Event()
+        set_already.set()
+        await wait_for_any(never, set_already, seconds=60)
+        await wait_for_any(never, seconds=0.001)
+
+    async def test_a_loop_that_waits_cannot_swallow_its_cancel(self) -> None:
+        """kopf cancels every task at its end, those that only wait for an event before us."""
+
+        async def loop() -> None:
+            while True:
+                await wait_for_any(asyncio.Event(), seconds=60)
+
+        before = asyncio.all_tasks()
+        task = asyncio.create_task(loop())
+        await asyncio.sleep(0.001)
+        for inner in asyncio.all_tasks() - before - {task}:
+            inner.cancel()
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=1)
+        assert task.cancelled()

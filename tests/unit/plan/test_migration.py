@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from fakes.resources import UID, migration, report
 from transship.api.reasons import Reason
-from transship.plan.migration import (
+from transship.plan.migration import next_step
+from transship.plan.migration_steps import (
     AbortSource,
     AbortTarget,
     Begin,
@@ -19,7 +20,6 @@ from transship.plan.migration import (
     Seen,
     Side,
     Wait,
-    next_step,
 )
 from transship.plan.obstacles import obstacle
 from transship.protocol.containers import ContainerReport

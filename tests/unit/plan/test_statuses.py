@@ -13,10 +13,15 @@ from transship.api.conditions import Status, find
 from transship.api.migration import BlackoutPart, MigrationPhase, Step, StepName
 from transship.api.placement import LastExit, PlacementPhase, PlacementStatus, Strategy
 from transship.api.reasons import Reason
-from transship.plan.migration import Finish, Outcome, Side, Wait
-from transship.plan.migration import Seen as MigrationSeen
 from transship.plan.migration_status import Method
 from transship.plan.migration_status import observed_status as migration_status
+from transship.plan.migration_steps import (
+    Finish,
+    Outcome,
+    Side,
+    Wait,
+)
+from transship.plan.migration_steps import Seen as MigrationSeen
 from transship.plan.nodes import Node
 from transship.plan.obstacles import obstacle
 from transship.plan.owner import Sighting

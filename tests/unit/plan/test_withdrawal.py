@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fakes.resources import NOW, migration, node_agent, placement, seconds
 from transship.api.reasons import Reason
-from transship.plan.migration import Outcome
+from transship.plan.migration_steps import Outcome
 from transship.plan.nodes import Node
 from transship.plan.withdrawal import reason_to_give_up
 

@@ -1,0 +1,105 @@
+"""What is seen of a migration in one pass, and the steps that can follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from transship.api.migration import MigrationSpec
+from transship.plan.obstacles import Obstacle
+from transship.protocol.containers import ContainerReport
+from transship.protocol.migrations import MigrationReport
+from transship.protocol.states import SideState, Verdict
+
+
+class Outcome(StrEnum):
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One agent's answers in this pass. answered: both were got, None means that it knows nothing.
+
+    gone: its NodeAgent has been deleted for so long that an administrator must have meant it.
+    """
+
+    node: str
+    answered: bool
+    report: MigrationReport | None = None
+    container: ContainerReport | None = None
+    gone: bool = False
+
+    @property
+    def state(self) -> SideState | None:
+        return None if self.report is None else self.report.state
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """A wish to end the migration, to be granted as long as the source has not released."""
+
+    outcome: Outcome
+    why: Obstacle
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All that a decision is made from.
+
+    verdict: what the source's record says (Unknown: it has no record of this migration).
+    waiting_seconds: for how long source and target have been in their present states.
+    order_is_current: the spec has not changed since the source got its last order.
+    """
+
+    spec: MigrationSpec
+    source: Side
+    target: Side
+    verdict: Verdict | None = None
+    give_up: GiveUp | None = None
+    objection: Obstacle | None = None
+    order_is_current: bool = True
+    waiting_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """PUT the incoming order to the target."""
+
+
+@dataclass(frozen=True)
+class Begin:
+    """PUT the outgoing order to the source."""
+
+
+@dataclass(frozen=True)
+class AbortSource:
+    """Ask the source to keep the container; what it then says is its verdict."""
+
+
+@dataclass(frozen=True)
+class AbortTarget:
+    """Throw away what was prepared."""
+
+
+@dataclass(frozen=True)
+class Relay:
+    """Tell the target what the source's record says."""
+
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Wait:
+    seconds: float
+    why: Obstacle | None = None
+
+
+@dataclass(frozen=True)
+class Finish:
+    outcome: Outcome
+    why: Obstacle | None = None
+
+
+Step = Prepare | Begin | AbortSource | AbortTarget | Relay | Wait | Finish

@@ -1,0 +1,40 @@
+"""Lazy dumps and restores on a node, by the runtime package and a page server of the test's own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import checkpoint_scenarios
+import lazy_checkpoint_scenarios
+import pytest
+
+from transship.common.processes import run_blocking
+from transship.lab.nodes import enter_words
+from transship.lab.state import LabState, lab_dir
+
+pytestmark = pytest.mark.lab
+
+NODE = "node-a"
+PYTHON = "/opt/transship/bin/python"
+LOADER = """
+import sys, types
+for name, source in {modules!r}.items():
+    module = sys.modules[name] = types.ModuleType(name)
+    exec(compile(source, name, "exec"), module.__dict__)
+module.main(*sys.argv[1:])
+"""
+"""The scenarios are no part of what is installed on a node."""
+
+
+@pytest.mark.parametrize("scenario", lazy_checkpoint_scenarios.SCENARIOS)
+def test_on_a_node(lab: LabState, scenario: str) -> None:
+    modules = {
+        module.__name__: Path(module.__file__).read_text()
+        for module in (checkpoint_scenarios, lazy_checkpoint_scenarios)
+    }
+    words = [*enter_words(lab_dir(lab.name), NODE), PYTHON, "-", scenario]
+    image = f"{lab.registry}/counter:1"
+    loader = LOADER.format(modules=modules).encode()
+    done = run_blocking([*words, image, lab.cgroup_of(NODE)], stdin=loader)
+    sys.stderr.write(f"\n{done.stderr}")

@@ -16,7 +16,8 @@ from transship.agent import records
 from transship.agent.journal import Journal
 from transship.agent.ports import Dumped, Restored, Trees
 from transship.agent.records import OWNED, Record
-from transship.api.placement import DesiredState
+from transship.api.migration import Round
+from transship.api.placement import DesiredState, Strategy
 from transship.common.clock import Clock
 from transship.common.errors import NotFound, TransshipError
 from transship.protocol.migrations import MemoryEndpoint
@@ -28,6 +29,7 @@ SECONDS = {
     "send_difference": 0.01,
     "freeze": 0.005,
     "dump": 0.03,
+    "send_memory": 0.02,
     "restore": 0.02,
     "destroy": 0.01,
     "remove": 0.01,
@@ -194,25 +196,41 @@ class FakeCopies:
             self.at.world.violations.append(f"{self.at.node} thawed a held copy")
         self.at.world.run(self.at.node, copy)
 
-    async def ready(self, container: str, *, to: MemoryEndpoint, node: str) -> None:
+    async def ready(
+        self, container: str, *, to: MemoryEndpoint, node: str, strategy: Strategy
+    ) -> None:
         await self.at.step("ready")
+
+    async def announce_memory(self, container: str) -> None:
+        await self.at.step("announce_memory")
+
+    async def copy_memory(self, container: str, *, downtime_seconds: float) -> tuple[Round, ...]:
+        await self.at.step("copy_memory")
+        return (Round(number=0, bytes=50, milliseconds=1),)
 
     async def unready(self, container: str) -> None:
         await self.at.step("unready")
 
     async def dump(self, container: str) -> Dumped:
         await self.at.step("dump")
-        copy, servers = self.at.copy, self.at.world.servers
+        copy = self.at.copy
         if copy.state is not State.FROZEN:
             raise TransshipError(f"dumping a copy that is {copy.state}")
-        waiting = [node for node in servers if node != self.at.node]
-        if not waiting:
-            raise TransshipError("no page server listens")
-        servers[waiting[0]] = copy.memory
         folder = self.images(container)
         folder.mkdir(exist_ok=True)
         (folder / "pages").write_text(str(copy.memory))
-        return Dumped(images=folder, bytes=100)
+        return Dumped(images=folder)
+
+    async def send_memory(self, container: str) -> int:
+        await self.at.step("send_memory")
+        copy, servers = self.at.copy, self.at.world.servers
+        if copy.state is not State.FROZEN:
+            self.at.world.violations.append(f"{self.at.node} sends memory that is {copy.state}")
+        waiting = [node for node in servers if node != self.at.node]
+        if not waiting:
+            raise TransshipError("no keeper listens")
+        servers[waiting[0]] = copy.memory
+        return 100
 
     async def receive(self, container: str, *, node: str) -> MemoryEndpoint:
         await self.at.step("receive")
@@ -222,8 +240,13 @@ class FakeCopies:
 
     async def received(self, container: str, *, timeout_seconds: float) -> None:
         await self.at.step("received")
-        if self.at.world.servers.pop(self.at.node, None) is None:
-            raise TransshipError("pages are missing")
+        servers, node = self.at.world.servers, self.at.node
+        deadline = asyncio.get_running_loop().time() + timeout_seconds
+        while servers.get(node) is None:
+            if node not in servers or asyncio.get_running_loop().time() > deadline:
+                raise TransshipError("pages are missing")
+            await asyncio.sleep(0.003)
+        servers.pop(node)
 
     async def restore(self, container: str, *, timeout_seconds: float) -> Restored:
         await self.at.step("restore")

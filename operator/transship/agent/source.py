@@ -260,7 +260,8 @@ class Source:
 
     async def _send_memory(self, departure: Departure) -> None:
         with departure.watch.part("SendMemory"):
-            departure.bytes += await self._with.copies.send_memory(departure.order.container)
+            sent = await self._with.copies.send_memory(departure.order.container)
+        departure.bytes += sent
 
     async def _restore(self, departure: Departure, files: FileCopy, dumped: Dumped | None) -> None:
         # CRIU creates files at the dump (link remap): the difference of the files comes after it

@@ -34,8 +34,6 @@ END_TIMEOUT_SECONDS = 5.0
 LOG_NAME = "lazy-pages.log"
 LOG_LEVEL = 2  # above it, a line for each page
 PIDFILE = "lazy-pages.pid"
-MARK = "TRANSSHIP_CRIU"
-MARK_VALUE = "lazy-pages"
 
 _WAITING = 'read -r word && exec "$@" </dev/null'
 """What the process does until `start`: an agent that dies before it ends it."""
@@ -83,7 +81,7 @@ class LazyDaemon:
             theirs.close()
             os.close(telling)
         try:
-            (work / PIDFILE).write_text(str(daemon.pid))
+            (work / PIDFILE).write_text(f"{daemon.pid} {_start_time(daemon.pid)}")
             await asyncio.to_thread(leave_agent, layout, pid=daemon.pid)
         except BaseException:
             await daemon.close()
@@ -151,12 +149,11 @@ class LazyDaemon:
 def end_left(work: Path) -> None:
     """End a daemon that an agent left behind, of a copy that is dead or to be discarded."""
     with contextlib.suppress(OSError, ValueError):
-        pid = int((work / PIDFILE).read_text())
-        with pidfds.handle(pid) as process:
-            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            if f"{MARK}={MARK_VALUE}".encode() in environment:
-                pidfds.send(process, signal.SIGKILL)
+        pid, start_time = map(int, (work / PIDFILE).read_text().split())
         (work / PIDFILE).unlink()
+        with pidfds.handle(pid) as process:
+            if _start_time(pid) == start_time:
+                pidfds.send(process, signal.SIGKILL)
 
 
 def require_whole(pids: Iterable[int]) -> None:
@@ -192,12 +189,16 @@ def _spawn(words: list[str], kept: tuple[int, ...]) -> subprocess.Popen[bytes]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=kept,
-            env={**os.environ, MARK: MARK_VALUE},
             start_new_session=True,
         )
     except OSError as e:
         reason = Reason.CRIU_MISSING
         raise TransshipError(f"starting the lazy-pages daemon: {e}", reason=reason) from e
+
+
+def _start_time(pid: int) -> int:
+    """In ticks since the boot: tells a process from a later one of the same number."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
 def leave_agent(layout: Layout, *, pid: int) -> None:

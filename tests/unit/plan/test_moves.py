@@ -71,7 +71,7 @@ def test_a_name_is_deterministic_and_never_too_long() -> None:
 @pytest.mark.parametrize("wish", Strategy)
 def test_every_strategy_resolves_to_one_that_there_is(wish: Strategy) -> None:
     used, explanation = resolve_strategy(wish, stopped=False)
-    assert used in {Strategy.STOP_AND_COPY, Strategy.COLD}
+    assert used in {Strategy.PRE_COPY, Strategy.STOP_AND_COPY, Strategy.COLD}
     assert bool(explanation) == (wish not in {used, Strategy.AUTO})
 
 

@@ -26,7 +26,7 @@ from transship.plan.obstacles import Obstacle, obstacle
 from transship.protocol.migrations import MigrationReport
 from transship.protocol.states import RecordState, RunState, SideState, Verdict
 
-HANDOVER_POLL_SECONDS = 0.02
+HANDOVER_POLL_SECONDS = 0.1  # it competes with the handover for the nodes' processors
 WORK_POLL_SECONDS = 0.05
 LONG_WORK_POLL_SECONDS = 0.25
 WORK_AFTER_SECONDS = 1.0  # until then every wait may be most of the whole move

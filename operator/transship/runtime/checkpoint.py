@@ -24,7 +24,7 @@ from loguru import logger
 
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded
-from transship.runtime import failures, runc_state
+from transship.runtime import externals, failures, runc_state
 from transship.runtime.criu import CriuFailed, OnNotice, Worker
 from transship.runtime.criu_rpc import Kind, Request
 from transship.runtime.directories import opened
@@ -124,7 +124,10 @@ class Dumper:
             stream = await open_stream(request.pages)
         criu_end = _hung_up() if stream is None else stream.criu_end
         try:
-            criu = await Worker.start(pass_fds=(criu_end.fileno(),))
+            network = externals.network(
+                externals.read_spec(request.layout.bundle(request.container))
+            )
+            criu = await Worker.start(pass_fds=(criu_end.fileno(),), network=network)
         except BaseException:
             criu_end.close()
             if stream is not None:
@@ -222,8 +225,8 @@ class Dumper:
         return path
 
     async def _answer(self, stage: str) -> None:
-        """Let CRIU go on from a stage. `network-lock` is the first at which it has all tasks."""
-        if stage == "network-lock":
+        """Let CRIU go on from a stage. `query-ext-files` is the first when it has all tasks."""
+        if stage == "query-ext-files":
             self._seized.set()
             await self._may_dump.wait()
         if stage == "post-dump":

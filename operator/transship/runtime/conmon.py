@@ -44,12 +44,22 @@ class _Answer(BaseModel):
 
 
 def arguments(
-    layout: Layout, *, container_id: str, console: Console, extra: Sequence[str] = ()
+    layout: Layout,
+    *,
+    container_id: str,
+    console: Console,
+    extra: Sequence[str] = (),
+    before: Sequence[str] = (),
 ) -> list[str]:
-    """The command line, for `runc create`, or with `--restore IMAGES ...` in extra."""
+    """The command line, for `runc create`, or with `--restore IMAGES ...` in extra.
+
+    `before` are words that conmon puts before runc's.
+    """
+    runtime, *words_before = (*before, _runc())
     words = [
         "conmon", "--api-version", "1", "-c", container_id, "-u", container_id, "-n", container_id,
-        "-r", _runc(), f"--runtime-arg=--root={layout.runc_root}",
+        "-r", _path(runtime), *(f"--runtime-arg={word}" for word in words_before),
+        f"--runtime-arg=--root={layout.runc_root}",
         "-b", layout.bundle(container_id), "-p", layout.pidfile(container_id),
         "-P", layout.conmon_pidfile(container_id),
         "-l", f"k8s-file:{layout.log(container_id)}", "--log-size-max", LOG_BYTES,
@@ -65,6 +75,10 @@ def _runc() -> str:
     return shutil.which("runc") or "/usr/sbin/runc"
 
 
+def _path(program: str) -> str:
+    return shutil.which(program) or program
+
+
 def make_directories(layout: Layout, *, container_id: str) -> None:
     """Without its socket directory conmon may end with 0 and start nothing."""
     for path in (layout.exits, layout.sockets, layout.runc_root, layout.persist(container_id)):
@@ -77,6 +91,7 @@ async def launch(
     container_id: str,
     console: Console,
     extra: Sequence[str] = (),
+    before: Sequence[str] = (),
     timeout_seconds: float = START_TIMEOUT_SECONDS,
 ) -> int:
     """Start a conmon and with it the container (created, or restored); return the container's pid.
@@ -85,7 +100,9 @@ async def launch(
     """
     make_directories(layout, container_id=container_id)
     forget(layout, container_id=container_id)
-    words = arguments(layout, container_id=container_id, console=console, extra=extra)
+    words = arguments(
+        layout, container_id=container_id, console=console, extra=extra, before=before
+    )
     receiving, sending = os.pipe()
     try:
         environment = {**os.environ, "_OCI_SYNCPIPE": str(sending)}

@@ -72,12 +72,13 @@ class Worker:
         self._channel = channel
 
     @classmethod
-    async def start(cls, *, pass_fds: tuple[int, ...] = ()) -> Self:
-        """`pass_fds` keep their numbers in CRIU."""
+    async def start(cls, *, pass_fds: tuple[int, ...] = (), network: Path | None = None) -> Self:
+        """`pass_fds` keep their numbers in CRIU; `network` is a namespace to start it in."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         try:
             process = await asyncio.create_subprocess_exec(
+                *inside(network),
                 "criu",
                 "swrk",
                 str(theirs.fileno()),
@@ -169,6 +170,16 @@ class Worker:
         trace: TracebackType | None,
     ) -> None:
         await self.kill()
+
+
+def inside(network: Path | None) -> tuple[str, ...]:
+    """What to put before a command that is to run in a network namespace.
+
+    CRIU leaves alone the one that it runs in itself. Of any other, external ones too, it dumps the
+    connection tracking, for which the kernel walks the whole table of the node: that and the rest
+    take 22 ms of the 48 of a dump, and 8 ms of a restore.
+    """
+    return () if network is None else ("nsenter", f"--net={network}", "--")
 
 
 async def probe() -> CriuFacts:

@@ -54,10 +54,18 @@ def _masks(spec: Spec, *, root: Path) -> Iterator[str]:
             yield f"mnt[{path}]:{MASK}"
 
 
-def _network(spec: Spec) -> Iterator[str]:
+def network(spec: Spec) -> Path | None:
+    """The network namespace that was made for the container."""
     for namespace in spec.linux.namespaces:
         if namespace.type == "network" and namespace.path is not None:
-            yield f"net[{_inode(Path(namespace.path))}]:{NETWORK_KEY}"
+            return Path(namespace.path)
+    return None
+
+
+def _network(spec: Spec) -> Iterator[str]:
+    path = network(spec)
+    if path is not None:
+        yield f"net[{_inode(path)}]:{NETWORK_KEY}"
 
 
 def _inode(path: Path) -> int:

@@ -16,7 +16,17 @@ from pathlib import Path
 
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, TransshipError
-from transship.runtime import cgroups, conmon, criu_log, failures, hold, lazy_daemon, mounts
+from transship.runtime import (
+    cgroups,
+    conmon,
+    criu,
+    criu_log,
+    externals,
+    failures,
+    hold,
+    lazy_daemon,
+    mounts,
+)
 from transship.runtime.conmon import Console
 from transship.runtime.failures import CheckpointFailed
 from transship.runtime.freezer import Freezer, FreezerState, freezer_of
@@ -130,12 +140,14 @@ async def _launch(request: RestoreRequest, *, work: Path) -> int:
     options = [*RUNC_OPTIONS, f"--work-path={work}"]
     if request.pages is not None:
         options.append("--lazy-pages")
+    network = externals.network(externals.read_spec(request.layout.bundle(request.container)))
     launching = asyncio.ensure_future(
         conmon.launch(
             request.layout,
             container_id=request.container,
             console=request.console,
             extra=["--restore", str(images), *(f"--runtime-opt={option}" for option in options)],
+            before=criu.inside(network),
             timeout_seconds=request.timeout_seconds,
         )
     )

@@ -181,3 +181,22 @@ def reason(world: World, name: str) -> str:
     status = world.status(name)
     found = condition(status, "Reconciling")["reason"] or condition(status, "Stalled")["reason"]
     return found or condition(status, "Ready")["reason"]
+
+
+def test_a_targets_agent_killed_at_the_resume_costs_the_container_nothing(world: World) -> None:
+    start(world)
+    with world.client("counter") as client:
+        world.move("counter", "node-b")
+        world.until(lambda: resumed(world), "the container runs at the target")
+        world.kill("agent:node-b")
+        world.goes_on(client, replies=200)
+        world.restart("agent:node-b")
+        world.await_running("counter", node="node-b")
+        world.goes_on(client)
+    world.await_one_copy("counter", node="node-b")
+
+
+def resumed(world: World) -> bool:
+    """The newest migration's source says that go was heard."""
+    steps = world.migrations("counter")[-1].get("status", {}).get("steps", []) or []
+    return any(step["name"] == "Resume" for step in steps)

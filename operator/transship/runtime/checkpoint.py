@@ -124,9 +124,8 @@ class Dumper:
             stream = await open_stream(request.pages)
         criu_end = _hung_up() if stream is None else stream.criu_end
         try:
-            network = externals.network(
-                externals.read_spec(request.layout.bundle(request.container))
-            )
+            spec = externals.read_spec(request.layout.bundle(request.container))
+            network = externals.network(spec)
             criu = await Worker.start(pass_fds=(criu_end.fileno(),), network=network)
         except BaseException:
             criu_end.close()
@@ -225,7 +224,11 @@ class Dumper:
         return path
 
     async def _answer(self, stage: str) -> None:
-        """Let CRIU go on from a stage. `query-ext-files` is the first when it has all tasks."""
+        """Let CRIU go on from a stage.
+
+        `query-ext-files` is the first with all tasks in its hands (`network-lock` comes before it,
+        but not for a CRIU in the container's network namespace).
+        """
         if stage == "query-ext-files":
             self._seized.set()
             await self._may_dump.wait()

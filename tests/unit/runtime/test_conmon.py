@@ -20,6 +20,16 @@ def test_a_restore_is_a_start_with_more_words():
     ]  # fmt: skip
 
 
+def test_runc_can_be_started_by_another_program():
+    words = conmon.arguments(
+        LAYOUT, container_id="id", console=Console(), before=("/bin/env", "A=b", "--")
+    )
+    at = words.index("-r")
+    assert words[at + 1 : at + 4] == ["/bin/env", "--runtime-arg=A=b", "--runtime-arg=--"]
+    assert words[at + 4].endswith("/runc")
+    assert words[at + 5] == "--runtime-arg=--root=/run/x/runc"
+
+
 def test_the_console_is_asked_for_by_flags():
     words = conmon.arguments(LAYOUT, container_id="id", console=Console(terminal=True, stdin=True))
     assert {"-t", "-i"} <= set(words)

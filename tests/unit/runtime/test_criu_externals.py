@@ -6,16 +6,16 @@ import pytest
 
 from transship.common.errors import NotFound
 from transship.runtime import devices, runc_state
-from transship.runtime.externals import externals, read_spec
+from transship.runtime.externals import externals, network, read_spec
 from transship.runtime.oci import CapabilitySets, Linux, Mount, Namespace, Process, Spec, User
 from transship.runtime.processes import below
 
 
-def spec(*mounts: Mount, masked: tuple[str, ...] = (), network: str | None = None) -> Spec:
+def spec(*mounts: Mount, masked: tuple[str, ...] = (), netns: str | None = None) -> Spec:
     process = Process(
         user=User(uid=0, gid=0), args=("x",), env=(), cwd="/", capabilities=CapabilitySets()
     )
-    namespaces = (Namespace(type="pid"), Namespace(type="network", path=network))
+    namespaces = (Namespace(type="pid"), Namespace(type="network", path=netns))
     linux = Linux(namespaces=namespaces, cgroups_path="/x", masked_paths=masked)
     return Spec(oci_version="1.2.0", process=process, hostname="h", mounts=mounts, linux=linux)
 
@@ -36,13 +36,18 @@ def test_a_masked_file_is_the_null_device_and_a_masked_directory_none(tmp_path: 
 def test_the_network_namespace_is_named_by_its_inode(tmp_path: Path) -> None:
     path = tmp_path / "netns"
     path.touch()
-    found = externals(spec(network=str(path)), root=tmp_path)
+    found = externals(spec(netns=str(path)), root=tmp_path)
     assert found == (f"net[{path.stat().st_ino}]:extRootNetNS",)
+
+
+def test_the_network_namespace_is_known_when_one_was_made_for_the_container() -> None:
+    assert network(spec(netns="/run/n")) == Path("/run/n")
+    assert network(spec()) is None
 
 
 def test_a_network_namespace_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="network namespace"):
-        externals(spec(network=str(tmp_path / "gone")), root=tmp_path)
+        externals(spec(netns=str(tmp_path / "gone")), root=tmp_path)
 
 
 def test_a_plain_dev_is_given_and_one_with_a_file_of_its_own_is_dumped(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""After the release: bring the verdict to the target until it is heard, end the frozen copy."""
+
+from __future__ import annotations
+
+import asyncio
+
+from loguru import logger
+
+from transship.agent.departure import Departure
+from transship.agent.records import Record
+from transship.agent.source_parts import SourceParts
+from transship.agent.way_back import WayBack
+from transship.api.migration import StepName
+from transship.common.errors import Refused, TransshipError
+from transship.protocol.migrations import ResumeReply, VerdictNotice
+from transship.protocol.states import RecordState, SideState, Verdict
+
+GO_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+"""Between tries to bring the verdict to a target that does not answer; the last one repeats."""
+
+
+class Release:
+    """Brings released departures to their end."""
+
+    def __init__(self, parts: SourceParts, way_back: WayBack) -> None:
+        self._with = parts
+        self._way_back = way_back
+
+    async def finish(self, departure: Departure) -> None:
+        """Bring the verdict to the target until it has been heard, then end the frozen copy."""
+        order = departure.order
+        notice = VerdictNotice(
+            migration=order.migration, verdict=Verdict.RELEASED, epoch=order.epoch + 1
+        )
+        with departure.watch.step(StepName.RESUME):
+            await self._give_go(departure, notice)
+        await self._way_back.put_away(departure)
+        try:
+            with departure.watch.step(StepName.DESTROY):
+                async with departure.lock:
+                    await self.destroy(self._with.record(order.container))
+        except Exception as e:  # it stays frozen and Released; forget tries again
+            logger.bind(migration=order.migration).warning("frozen copy not destroyed: {}", e)
+            return
+        departure.total_milliseconds = round((self._with.clock.monotonic() - departure.began) * 1e3)
+        departure.state = SideState.DONE
+        logger.bind(
+            migration=order.migration,
+            container=order.container,
+            blackout_ms=(departure.blackout_microseconds or 0) / 1e3,
+        ).info("migration done")
+
+    async def _give_go(self, departure: Departure, notice: VerdictNotice) -> None:
+        tries = 0
+        while True:
+            sent = self._with.clock.monotonic()
+            try:
+                reply = await self._with.peers.decide(departure.order.target, notice)
+            except TransshipError as e:
+                logger.bind(migration=notice.migration).warning("go not delivered yet: {}", e)
+            else:
+                if reply.state is SideState.RUNNING:
+                    self._note_blackout(departure, sent=sent, reply=reply)
+                    return
+            await asyncio.sleep(GO_RETRY_SECONDS[min(tries, len(GO_RETRY_SECONDS) - 1)])
+            tries += 1
+
+    def _note_blackout(self, departure: Departure, *, sent: float, reply: ResumeReply) -> None:
+        """From the freeze to the thaw; the clocks differ, so the way of go is half a round trip."""
+        if departure.frozen_at is None:
+            return
+        there_and_back = self._with.clock.monotonic() - sent
+        resume = reply.resume_microseconds / 1e6
+        way = max(0.0, there_and_back - resume) / 2
+        departure.blackout_microseconds = round((sent + way + resume - departure.frozen_at) * 1e6)
+        departure.watch.add(reply.parts, prefix="Target")
+
+    async def destroy(self, record: Record) -> None:
+        """Only the release makes this legal; it can be repeated."""
+        if record.state is not RecordState.RELEASED or record.peer is None:
+            raise Refused(f"container {record.id} is not released", reason="WrongState")
+        await self._with.copies.destroy(record.id)
+        await asyncio.to_thread(self._with.wires.leave, record, via=record.peer.address)
+        await self._with.bundles.remove(record.id)

@@ -1,0 +1,164 @@
+"""The source's way forward: copy while the container runs, freeze, hand over, decide.
+
+Everything before `_decide` can be undone and is undone on any failure (see way_back), nothing after
+it. The one line between the two is the journal's Released.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+
+from loguru import logger
+
+from transship.agent import records
+from transship.agent.departure import Departure
+from transship.agent.filecopy import FileCopy
+from transship.agent.ports import Dumped
+from transship.agent.source_parts import SourceParts, cancelled
+from transship.api.migration import StepName
+from transship.api.placement import Strategy
+from transship.protocol.migrations import OutgoingOrder, RestoreRequest
+from transship.protocol.states import SideState, Verdict
+from transship.transfer import images
+
+DOWNTIME_MILLISECONDS = 100
+"""What a blackout may take where nobody has said; decides how long memory is copied before."""
+MEMORY_SHARE = 0.25
+"""Of the blackout; the rest is CRIU's dump and restore."""
+
+RESTORE_TIMEOUT_SECONDS = 45.0
+"""Longer than the target's own, whose failure says more."""
+
+
+class WayForward:
+    """Brings one departure after the other up to the release."""
+
+    def __init__(self, parts: SourceParts) -> None:
+        self._with = parts
+
+    async def go(self, departure: Departure) -> None:
+        order = departure.order
+        log = logger.bind(migration=order.migration, container=order.container)
+        log.bind(target=order.target.node, strategy=order.strategy).info("migration begins")
+        departure.files = files = self._file_copy(order)
+        await self._copy_files(departure, files)
+        await self._hand_over(departure, files)
+
+    def _file_copy(self, order: OutgoingOrder) -> FileCopy:
+        bundles, record = self._with.bundles, self._with.record(order.container)
+        return FileCopy(
+            bundles.home(record.id),
+            bundles.trees(record),
+            peer=order.target,
+            migration=order.migration,
+            context=self._with.streams,
+            mapped=lambda: bundles.mapped(record, self._with.copies.mapped(record.id)),
+        )
+
+    async def _copy_files(self, departure: Departure, files: FileCopy) -> None:
+        with departure.watch.step(StepName.COPY_FILES):
+            await files.copy()
+        departure.bytes = files.bytes
+
+    async def _hand_over(self, departure: Departure, files: FileCopy) -> None:
+        order = departure.order
+        memory = None
+        if order.strategy is not Strategy.COLD:
+            memory = await self._with.peers.memory(order.target, order.migration)
+            await self._with.copies.ready(
+                order.container, to=memory, node=order.target.node, strategy=order.strategy
+            )
+            await self._copy_memory(departure)
+        await files.make_ready()
+        await self._with.residents.quieten(order.container)
+        await self._with.peers.hold(order.target, order.migration)
+        with departure.watch.step(StepName.FREEZE):
+            await self._freeze(departure)
+        dumped = await self._dump(departure) if memory is not None else None
+        if dumped is None:
+            await self._restore(departure, files, dumped)
+        else:
+            # the copy is restored around its memory while that is still on its way
+            await _both(self._send_memory(departure), self._restore(departure, files, dumped))
+        with departure.watch.step(StepName.DECIDE):
+            self._decide(departure)
+
+    async def _freeze(self, departure: Departure) -> None:
+        order, journal = departure.order, self._with.journal
+        record = records.frozen(
+            self._with.record(order.container), migration=order.migration, peer=order.target
+        )
+        # Cold: no instance any more, neither to thaw nor to report as lost; see _run_on
+        boot = "" if order.strategy is Strategy.COLD else journal.boot
+        journal.put(record.but(started_boot=boot))
+        self._with.residents.disown(order.container)
+        departure.state = SideState.FROZEN
+        departure.frozen_at = self._with.clock.monotonic()
+        if order.strategy is Strategy.COLD:
+            await self._with.residents.stop(order.container)
+        else:
+            await self._with.copies.freeze(order.container)
+        self._with.wires.divert(record, via=order.target.address)
+
+    async def _dump(self, departure: Departure) -> Dumped:
+        with departure.watch.step(StepName.DUMP):
+            return await self._with.copies.dump(departure.order.container)
+
+    async def _copy_memory(self, departure: Departure) -> None:
+        order, copies = departure.order, self._with.copies
+        if order.strategy is Strategy.PRE_COPY:
+            downtime = order.settings.max_downtime_milliseconds or DOWNTIME_MILLISECONDS
+            with departure.watch.step(StepName.COPY_MEMORY):
+                departure.rounds = await copies.copy_memory(
+                    order.container, downtime_seconds=downtime / 1e3 * MEMORY_SHARE
+                )
+        else:
+            await copies.announce_memory(order.container)
+
+    async def _send_memory(self, departure: Departure) -> None:
+        with departure.watch.part("SendMemory"):
+            sent = await self._with.copies.send_memory(departure.order.container)
+        departure.bytes += sent
+
+    async def _restore(self, departure: Departure, files: FileCopy, dumped: Dumped | None) -> None:
+        # CRIU creates files at the dump (link remap): the difference of the files comes after it
+        copied = files.bytes
+        with departure.watch.step(StepName.SYNC_FILES):
+            await files.send_difference()
+        departure.bytes += files.bytes - copied
+        with departure.watch.step(StepName.SEND_STATE):
+            body = b"" if dumped is None else images.pack(dumped.images)
+            request = RestoreRequest(asleep=() if dumped is None else dumped.asleep)
+        with departure.watch.step(StepName.RESTORE):
+            reply = await self._with.peers.restore(
+                departure.order.target,
+                departure.order.migration,
+                request=request,
+                images=body,
+                timeout_seconds=RESTORE_TIMEOUT_SECONDS,
+            )
+        departure.bytes += len(body)
+        departure.watch.add(reply.parts, prefix="Target")
+
+    def _decide(self, departure: Departure) -> None:
+        """The point of no return. No await here: a cancel comes before it or after it."""
+        order = departure.order
+        if departure.cancelled:
+            raise cancelled()
+        record = records.released(self._with.record(order.container), epoch=order.epoch + 1)
+        departure.release_tried = True
+        self._with.journal.put(record)
+        departure.verdict = Verdict.RELEASED
+        departure.state = SideState.RELEASED
+
+
+async def _both(one: Coroutine[None, None, None], other: Coroutine[None, None, None]) -> None:
+    """Run both at once; the first failure ends the other, and is raised."""
+    tasks = [asyncio.create_task(one), asyncio.create_task(other)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

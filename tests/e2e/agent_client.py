@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
-from transship.common.tls import client_context
 from transship.api.container import Container
 from transship.api.placement import DesiredState
 from transship.common.certificates import OPERATOR_NAME, ensure_authority, write_credentials
+from transship.common.tls import client_context
 from transship.lab.state import LabState, lab_dir
 from transship.protocol import paths
 from transship.protocol.base import Message

@@ -49,8 +49,6 @@ def world(_session_world: World) -> Iterator[World]:
     _session_world.clear()
 
 
-
-
 @pytest.fixture
 def kubectl(world: World) -> Callable[..., str]:
     return world.kubectl

@@ -217,7 +217,7 @@ class Pair:
         self._place_container()
 
     def __enter__(self) -> Self:
-        self._patches.setattr("transship.agent.source.FileCopy", FakeFileCopy.for_pair(self))
+        self._patches.setattr("transship.agent.way_forward.FileCopy", FakeFileCopy.for_pair(self))
         self._patches.setattr("transship.agent.journal.os.fsync", lambda _: None)
         self.a.up()
         self.b.up()

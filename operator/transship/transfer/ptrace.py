@@ -125,10 +125,16 @@ def _stopped(pid: int) -> Iterator[Tracee]:
     try:
         _ptrace(_SEIZE, pid, data=_SUSPEND_SECCOMP)
     except PermissionError:  # the option is not for a tracer that has seccomp itself
+        if _has_seccomp(pid):  # its filter might kill it for our call
+            raise
         _ptrace(_SEIZE, pid)
     _interrupt(pid)
     with _held_still(pid, instruction) as tracee:
         yield tracee
+
+
+def _has_seccomp(pid: int) -> bool:
+    return "\nSeccomp:\t0\n" not in Path(f"/proc/{pid}/status").read_text()
 
 
 def _interrupt(pid: int) -> None:

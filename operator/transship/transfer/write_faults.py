@@ -34,8 +34,8 @@ _SCAN_CHECK_ASYNC = 2
 _PAGE_WRITTEN = 1 << 1
 _PAGE_FILE = 1 << 2
 _PAGE_THERE = 1 << 3 | 1 << 4
-"""Present or swapped: without it, protecting would leave a marker at each page never touched, and
-these read as swapped out ever after, to CRIU too (seen: 90,000 pages of stacks that nobody used)."""
+"""Present or swapped. Without it, protecting leaves a marker at each page that was never touched,
+which reads as swapped out ever after, to CRIU too (seen: 90,000 pages of stacks nobody used)."""
 
 _REGIONS = 4096
 _SCAN = struct.Struct("=12Q")

@@ -17,7 +17,6 @@ from fakes.orders import BOOT, ID, MIGRATION, incoming_order, order, peer, runni
 from fakes.roles import FakeSource, FakeTarget
 from transship.agent import records
 from transship.agent.access import Guard
-from transship.common.tls import client_context, server_context
 from transship.agent.containers import Containers
 from transship.agent.facts import Identity, NodeFacts
 from transship.agent.journal import Journal
@@ -29,6 +28,7 @@ from transship.agent.probes import Prober
 from transship.agent.server import Service, make_app
 from transship.common.certificates import Authority, new_authority, write_credentials
 from transship.common.errors import Refused
+from transship.common.tls import client_context, server_context
 from transship.protocol import paths
 from transship.protocol.base import Message
 from transship.protocol.containers import ContainerReport, Failure

@@ -1,0 +1,224 @@
+"""Against a real child process that writes where and when it is told."""
+
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from transship.transfer import write_faults
+from transship.transfer.changed_pages import DigestTracker, Untracked
+from transship.transfer.memory_copy import MAX_ROUNDS, MemoryCopy, RoundResult, enough, selected
+from transship.transfer.page_ranges import CHUNK_BYTES, PAGE_BYTES, PageRange, Process, batches
+from transship.transfer.page_receiver import PageReceiver
+from transship.transfer.page_sender import PageSender
+from transship.transfer.page_store import PageStore
+from transship.transfer.process_memory import BATCH_PAGES, MemoryReader, private_pages
+from transship.transfer.write_tracker import WriteTracker
+
+CHILD = """
+import mmap, sys
+memory = mmap.mmap(-1, 64 * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for page in range(64):
+    memory[page * mmap.PAGESIZE] = 1 + page
+more = []
+print("ready", flush=True)
+for line in sys.stdin:
+    word, number = line.split()
+    if word == "write":
+        memory[int(number) * mmap.PAGESIZE + 9] ^= 0x55
+    if word == "map":
+        size = int(number) * mmap.PAGESIZE
+        more.append(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        more[-1].write(b"m" * size)
+    if word == "replace":
+        memory.madvise(mmap.MADV_DONTNEED)
+        memory[int(number) * mmap.PAGESIZE] = 99
+    print("done", flush=True)
+"""
+
+INSIDE = 7
+
+
+class Child:
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", CHILD],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        assert self._process.stdout.readline() == "ready\n"
+        self.process = Process(inside=INSIDE, outside=self._process.pid)
+
+    def tell(self, words: str) -> None:
+        self._process.stdin.write(words + "\n")
+        assert self._process.stdout.readline() == "done\n"
+
+    def end(self) -> None:
+        with self._process:
+            self._process.kill()
+
+
+@pytest.fixture
+def child():
+    made = Child()
+    yield made
+    made.end()
+
+
+def tracker_of(kind: str):
+    match kind:
+        case "writes":
+            if not write_faults.supported():
+                pytest.skip("this kernel keeps no record of writes")
+            return WriteTracker()
+        case "digests":
+            return DigestTracker()
+        case _:
+            return Untracked()
+
+
+@pytest.fixture(params=["writes", "digests", "untracked"])
+def tracker(request):
+    made = tracker_of(request.param)
+    yield made
+    made.close()
+
+
+class Target:
+    """A store that a sender is joined to."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self.store = PageStore(capacity=1024 * CHUNK_BYTES)
+        self.sender = PageSender(ours)
+        self.receiver = PageReceiver(theirs, self.store)
+        self.thread = threading.Thread(target=self.receiver.run)
+        self.thread.start()
+
+    def holds(self, process: Process, ranges: tuple[PageRange, ...]) -> bool:
+        buffer = bytearray(BATCH_PAGES * PAGE_BYTES)
+        with MemoryReader(process) as reader:
+            for batch in batches(ranges, pages=BATCH_PAGES):
+                assert reader.read(batch, buffer) == batch
+                stored = b"".join(part for one in batch for part in self.store.view(one))
+                if stored != buffer[: len(stored)]:
+                    return False
+        return True
+
+    def close(self) -> None:
+        self.thread.join()
+        self.sender.close()
+        self.receiver.close()
+        self.store.close()
+
+
+@pytest.fixture
+def target():
+    made = Target()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("acts", [["write 3"], ["map 300"], ["replace 5", "map 9"], []])
+def test_after_rounds_and_the_last_part_the_target_has_all_pages_as_they_are(
+    child, tracker, target, acts
+) -> None:
+    copy = MemoryCopy(target.sender, tracker)
+    copy.round([child.process])
+    for act in acts:
+        child.tell(act)
+    copy.round([child.process])
+    for act in acts:
+        child.tell(act)
+    ranges = private_pages(child.process)  # the child waits on its input: as good as frozen
+    copy.finish([child.process], ranges)
+    assert target.holds(child.process, ranges)
+
+
+def test_without_a_round_the_last_part_copies_everything(child, target) -> None:
+    copy = MemoryCopy(target.sender, Untracked())
+    copy.reserve([child.process])
+    ranges = private_pages(child.process)
+    result = copy.finish([child.process], ranges)
+    assert result.pages == sum(one.pages for one in ranges)
+    assert target.holds(child.process, ranges)
+
+
+@pytest.mark.parametrize("kind", ["writes", "digests"])
+def test_a_later_round_copies_little_more_than_what_was_written(child, target, kind) -> None:
+    tracker = tracker_of(kind)
+    copy = MemoryCopy(target.sender, tracker)
+    first = copy.round([child.process])
+    child.tell("write 3")
+    second = copy.round([child.process])
+    copy.finish([child.process], [])
+    tracker.close()
+    assert 0 < second.pages < first.pages / 4
+
+
+def test_a_process_that_is_followed_sleeps_on_and_keeps_no_descriptor(child) -> None:
+    tracker = tracker_of("writes")
+    descriptors = Path(f"/proc/{child.process.outside}/fd")
+    before = sorted(descriptors.iterdir())
+    assert tracker.candidates(child.process)
+    assert sorted(descriptors.iterdir()) == before
+    child.tell("write 3")
+    tracker.close()
+    child.tell("write 4")
+
+
+def test_pages_never_touched_are_not_made_to_look_used(child) -> None:
+    tracker = tracker_of("writes")
+    before = sum(one.pages for one in private_pages(child.process))
+    tracker.candidates(child.process)
+    assert sum(one.pages for one in private_pages(child.process)) <= before + 16
+    tracker.close()
+
+
+def test_a_process_that_has_ended_has_nothing_to_copy(child, tracker) -> None:
+    child.end()
+    assert tracker.candidates(child.process) == ()
+
+
+def test_digests_are_forgotten_with_their_process() -> None:
+    tracker = DigestTracker()
+    pages, data = [PageRange(INSIDE, 0, 2)], bytearray(2 * PAGE_BYTES)
+    assert tracker.differing(pages, data) == b"\1\1"
+    data[PAGE_BYTES] = 1
+    assert tracker.differing(pages, data) == b"\0\1"
+    tracker.forget(INSIDE)
+    assert tracker.differing(pages, data) == b"\1\1"
+
+
+def test_selected_pages_keep_their_addresses_and_content() -> None:
+    data = bytearray(b"".join(bytes([letter]) * PAGE_BYTES for letter in b"abcde"))
+    ranges = (PageRange(1, 0, 3), PageRange(1, 9 * PAGE_BYTES, 2))
+    found, content = selected(ranges, data, b"\0\1\1\0\1")
+    assert found == (PageRange(1, PAGE_BYTES, 2), PageRange(1, 10 * PAGE_BYTES, 1))
+    assert content == b"b" * PAGE_BYTES + b"c" * PAGE_BYTES + b"e" * PAGE_BYTES
+
+
+def rounds(*pages: int) -> list[RoundResult]:
+    """At 1,000 pages of 1 byte a second."""
+    return [RoundResult(pages=one, bytes=one, seconds=one / 1000) for one in pages]
+
+
+@pytest.mark.parametrize(
+    ("pages", "stop"),
+    [
+        ((), False),
+        ((1000,), False),
+        ((1000, 400), False),
+        ((1000, 400, 380), True),
+        ((1000, 50), True),
+        ((40,), True),
+        (tuple(2**number * 1000 for number in range(MAX_ROUNDS, 0, -1)), True),
+    ],
+)
+def test_rounds_stop_when_the_rest_is_short_or_shrinks_no_more(pages, stop) -> None:
+    assert enough(rounds(*pages), downtime_seconds=0.1) is stop

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loguru import logger
@@ -27,11 +27,12 @@ from transship.runtime.containers import Runtime
 from transship.runtime.failures import CheckpointFailed
 from transship.runtime.freezer import freezer_of
 from transship.runtime.layout import Layout
-from transship.runtime.lazy_daemon import LazyDaemon
+from transship.runtime.lazy_daemon import LazyDaemon, require_whole
 from transship.runtime.page_stream import RemotePages
-from transship.transfer.changed_pages import DigestTracker, Untracked
+from transship.transfer.changed_pages import Untracked
 from transship.transfer.mappings import mapped_files
 from transship.transfer.page_ranges import PAGE_BYTES, Process
+from transship.transfer.write_tracker import best_tracker
 
 DUMP_SECONDS = 15.0
 """For a dump without memory: 50 to 80 ms for one process, more with many of them."""
@@ -61,6 +62,7 @@ class Arriving:
 
     daemon: LazyDaemon
     keeper: PageKeeper
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class NodeCopies:
@@ -87,9 +89,10 @@ class NodeCopies:
     async def ready(
         self, container: str, *, to: MemoryEndpoint, node: str, strategy: Strategy
     ) -> None:
+        await self._whole(container)
         await self._clear_images(container)
         keeper = RemotePages(to.address, to.port, node=node, context=self._tls.client)
-        tracker = DigestTracker() if strategy is Strategy.PRE_COPY else Untracked()
+        tracker = best_tracker() if strategy is Strategy.PRE_COPY else Untracked()
         memory = await DepartingMemory.connect(
             keeper, lambda: self._processes(container), tracker=tracker
         )
@@ -99,6 +102,14 @@ class NodeCopies:
         except BaseException:
             await memory.close()
             raise
+
+    async def _whole(self, container: str) -> None:
+        """Wait for the end of the move before: a page that is still to come cannot be dumped."""
+        arriving = self._arriving.get(container)
+        if arriving is not None:
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await arriving.settled.wait()
+        await asyncio.to_thread(require_whole, freezer_of(self._layout, container).processes())
 
     async def announce_memory(self, container: str) -> None:
         await self._ready(container).memory.announce()
@@ -200,9 +211,11 @@ class NodeCopies:
             # the kernel gives zeros for the pages that are missing: it must not run on with them
             logger.bind(container=container).error("its memory is lost, the container ends: {}", e)
             await self._runtime.destroy(container)
+        # not when this task is cancelled, with the agent: keeper and daemon go on without it
         self._arriving.pop(container, None)
         await arriving.keeper.close()
         await self._clear_images(container)
+        arriving.settled.set()
 
     async def _drained(self, arriving: Arriving, container: str) -> None:
         while True:

@@ -1,5 +1,7 @@
 """Against a real child process that writes where and when it is told."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -57,6 +59,11 @@ class Child:
     def tell(self, words: str) -> None:
         self._process.stdin.write(words + "\n")
         assert self._process.stdout.readline() == "done\n"
+
+    def freeze(self) -> None:
+        """Until then it may still be on its way back to reading its input."""
+        os.kill(self.process.outside, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.outside, os.WSTOPPED)
 
     def end(self) -> None:
         with self._process:
@@ -135,7 +142,8 @@ def test_after_rounds_and_the_last_part_the_target_has_all_pages_as_they_are(
     copy.round([child.process])
     for act in acts:
         child.tell(act)
-    ranges = private_pages(child.process)  # the child waits on its input: as good as frozen
+    child.freeze()
+    ranges = private_pages(child.process)
     copy.finish([child.process], ranges)
     assert target.holds(child.process, ranges)
 
@@ -143,6 +151,7 @@ def test_after_rounds_and_the_last_part_the_target_has_all_pages_as_they_are(
 def test_without_a_round_the_last_part_copies_everything(child, target) -> None:
     copy = MemoryCopy(target.sender, Untracked())
     copy.reserve([child.process])
+    child.freeze()
     ranges = private_pages(child.process)
     result = copy.finish([child.process], ranges)
     assert result.pages == sum(one.pages for one in ranges)

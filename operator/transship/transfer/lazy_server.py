@@ -24,6 +24,9 @@ from transship.transfer.page_store import PageStore
 Fallback = Callable[[PageRange], bytes]
 """Gets pages from elsewhere (the source that still has them); the content in full, or raises."""
 
+Gate = Callable[[PageRange], None]
+"""Is asked before each answer, and may let the daemon wait."""
+
 BUFFER_BYTES = 4 << 20
 MAX_REQUEST_PAGES = 1 << 28
 
@@ -41,13 +44,19 @@ class LazyServer:
     """One daemon's page server. `fallback` is asked for pages that the store does not have."""
 
     def __init__(
-        self, channel: socket.socket, store: PageStore, *, fallback: Fallback | None = None
+        self,
+        channel: socket.socket,
+        store: PageStore,
+        *,
+        fallback: Fallback | None = None,
+        gate: Gate | None = None,
     ) -> None:
         channel.settimeout(None)
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         self._channel = channel
         self._store = store
         self._fallback = fallback
+        self._gate = gate
         self._thread = threading.Thread(target=self._run, name="lazy-pages", daemon=True)
         self.requests = 0
         self.pages = 0
@@ -108,6 +117,8 @@ class LazyServer:
     def _answer(self, wanted: PageRange) -> None:
         if wanted.address % PAGE_BYTES or not 0 < wanted.pages <= MAX_REQUEST_PAGES:
             raise TransshipError(f"serving lazy pages: the daemon asked for {wanted}")
+        if self._gate is not None:
+            self._gate(wanted)
         content = list(self._content(wanted))  # all of it, before the header promises it
         header = _REQUEST.pack(_ADD | _PRESENT, wanted.pages, wanted.address, wanted.pid)
         self._channel.sendall(header)

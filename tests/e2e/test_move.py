@@ -180,3 +180,33 @@ def command(*words: str) -> bytes:
     """One request of the Redis protocol."""
     parts = [f"*{len(words)}\r\n", *(f"${len(word)}\r\n{word}\r\n" for word in words)]
     return "".join(parts).encode()
+
+
+def test_stop_and_copy_keeps_memory_and_connection(world: World) -> None:
+    env = [{"name": "MEMORY_MIB", "value": "64"}, {"name": "DIRTY_MIB_PER_SECOND", "value": "10"}]
+    world.apply("counter", container={"env": env}, migration={"strategy": "StopAndCopy"})
+    world.await_running("counter", node="node-a")
+    with world.client("counter") as client:
+        for node in ("node-b", "node-a"):
+            world.move("counter", node)
+            status = world.await_running("counter", node=node)
+            world.goes_on(client)
+            assert status["lastMigration"]["strategy"] == "StopAndCopy"
+
+
+def test_a_cold_move_starts_the_program_anew_with_its_files_and_address(world: World) -> None:
+    env = [{"name": "WRITE_FILE", "value": "/data/lines"}]
+    world.apply(
+        "writer",
+        container={"env": env, "volumeMounts": [{"name": "data", "mountPath": "/data"}]},
+        volumes=[{"name": "data", "emptyDir": {}}],
+        migration={"strategy": "Cold"},
+    )
+    address = world.await_running("writer", node="node-a")["address"]
+    world.until(lambda: len(lines(world, "writer", "/data/lines")) > 20, "it writes")
+    before = lines(world, "writer", "/data/lines")
+    world.move("writer", "node-b")
+    status = world.await_running("writer", node="node-b")
+    assert status["address"] == address
+    assert lines(world, "writer", "/data/lines")[: len(before)] == before
+    world.await_one_copy("writer", node="node-b")

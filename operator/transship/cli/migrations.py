@@ -22,9 +22,9 @@ from transship.cli.options import (
     print_table,
 )
 
-COLUMNS = ("NAMESPACE", "NAME", "FROM", "TO", "PHASE", "PROGRESS", "BLACKOUT-MS", "REASON")
+COLUMNS = ("NAME", "FROM", "TO", "PHASE", "PROGRESS", "BLACKOUT-MS", "REASON")
 REFRESH_SECONDS = 0.25
-BAR_CELLS = 20
+BAR_CELLS = 10
 
 
 def list_migrations(
@@ -77,8 +77,7 @@ def _table(found: tuple[ContainerMigration, ...]) -> Table:
 def _row(migration: ContainerMigration) -> tuple[object, ...]:
     meta, spec, status = migration.metadata, migration.spec, migration.status
     return (
-        meta.namespace,
-        meta.name,
+        meta.name if meta.namespace == "default" else f"{meta.namespace}/{meta.name}",
         spec.source_node,
         spec.target_node,
         status.phase,

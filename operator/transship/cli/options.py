@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +23,10 @@ AllNamespaces = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-out = Console(soft_wrap=True)
+WIDE = 160
+"""Columns where there is no terminal to say how many it has."""
+
+out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 progress = Console(stderr=True, soft_wrap=True)
 
 

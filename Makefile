@@ -38,8 +38,10 @@ test: setup lint test-unit test-e2e
 test-unit: .venv/.installed
 	$(BIN)/pytest tests/unit
 
+# On a busy machine a lab may miss a deadline: what failed is tried once more, alone in a new lab,
+# and has to pass there. The first failure stays in the output.
 test-e2e: setup
-	$(BIN)/pytest tests/e2e
+	$(BIN)/pytest tests/e2e || $(BIN)/pytest tests/e2e --last-failed --last-failed-no-failures none
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -128,7 +128,8 @@ def test_an_exit_while_the_agent_is_away_is_found(lab: LabState, guest: Guest) -
     assert report.last_exit is not None
     assert report.last_exit.exit_code == 5
     guest.apply(order)
-    assert guest.read().report.run is RunState.ABSENT
+    report = guest.until(lambda r: r.run is RunState.ABSENT, what="what is left of it is cleared")
+    assert report.record is RecordState.STOPPED
 
 
 def test_stop_sends_the_stop_signal_and_kills_after_the_grace_period(guest: Guest) -> None:

@@ -6,14 +6,15 @@ import asyncio
 
 from loguru import logger
 
+from transship.agent import duties
 from transship.agent.departure import Departure
 from transship.agent.records import Record
 from transship.agent.source_parts import SourceParts
 from transship.agent.way_back import WayBack
 from transship.api.migration import StepName
-from transship.common.errors import Refused, TransshipError
+from transship.common.errors import TransshipError
 from transship.protocol.migrations import ResumeReply, VerdictNotice
-from transship.protocol.states import RecordState, SideState, Verdict
+from transship.protocol.states import SideState, Verdict
 
 GO_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Between tries to bring the verdict to a target that does not answer; the last one repeats."""
@@ -77,8 +78,7 @@ class Release:
 
     async def destroy(self, record: Record) -> None:
         """Only the release makes this legal; it can be repeated."""
-        if record.state is not RecordState.RELEASED or record.peer is None:
-            raise Refused(f"container {record.id} is not released", reason="WrongState")
+        successor = duties.released_to(record)
         await self._with.copies.destroy(record.id)
-        await asyncio.to_thread(self._with.wires.leave, record, via=record.peer.address)
+        await asyncio.to_thread(self._with.wires.leave, record, via=successor.address)
         await self._with.bundles.remove(record.id)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 
-from transship.agent import records
+from transship.agent import duties, records
 from transship.agent.departure import Departure
+from transship.agent.duties import Duty
 from transship.agent.records import Record
 from transship.agent.release import Release
 from transship.agent.source_parts import SourceParts, cancelled
@@ -40,7 +41,7 @@ class Source:
         if known is not None:
             return known.report()
         record = self._with.record(order.container)
-        _require_movable(record, order)
+        duties.require_movable(record, order)
         self._with.journal.put(
             records.departing(record, migration=order.migration, peer=order.target)
         )
@@ -102,13 +103,12 @@ class Source:
     async def recover(self) -> None:
         """After a restart: what is undecided is aborted, what is released is brought to its end."""
         for record in self._with.journal.all():
-            if record.migration is None or record.peer is None:
-                continue
-            if record.state is RecordState.RELEASED:
+            duty = duties.after_restart(record)
+            if duty is Duty.FINISH:
                 departure = self._departure(_order_of(record))
                 departure.state, departure.verdict = SideState.RELEASED, Verdict.RELEASED
                 departure.task = asyncio.create_task(self._release.finish(departure))
-            elif record.state in {RecordState.RUNNING, RecordState.STOPPED, RecordState.FROZEN}:
+            elif duty is Duty.KEEP:
                 cause = TransshipError("the source's agent was restarted", reason="AgentRestarted")
                 await self._way_back.roll_back(self._departure(_order_of(record)), cause)
 
@@ -131,17 +131,6 @@ class Source:
             await self._release.finish(departure)
         else:
             await self._way_back.roll_back(departure, cause)
-
-
-def _require_movable(record: Record, order: OutgoingOrder) -> None:
-    runs = record.state is RecordState.RUNNING
-    cold = record.state is RecordState.STOPPED and order.strategy is Strategy.COLD
-    if record.epoch != order.epoch or not (runs or cold):
-        raise Refused(
-            f"container {order.container} is {record.state} as epoch {record.epoch} here, "
-            f"not Running as epoch {order.epoch}",
-            reason="WrongState",
-        )
 
 
 def _order_of(record: Record) -> OutgoingOrder:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from loguru import logger
 
-from transship.agent import records
+from transship.agent import duties, records
 from transship.agent.arrival import Arrival
+from transship.agent.duties import Answer, Duty
 from transship.agent.journal import Journal
 from transship.agent.peers import PeerClient
 from transship.agent.ports import Bundles, Copies, Residents, Wires
@@ -157,26 +158,19 @@ class Target:
         if arrived and notice.migration not in self._arrivals:
             return ResumeReply(state=SideState.RUNNING)
         arrival = self._arrival(notice.migration)
-        match notice.verdict:
-            case Verdict.RELEASED:
+        match duties.on_verdict(notice):
+            case Answer.RUN:
                 async with arrival.lock:
                     return await self._go(arrival, notice, began=began)
-            case Verdict.ABORTED:
+            case Answer.THROW_AWAY:
                 return await self._give_up(arrival)
-            case _:
-                raise Refused(f"{notice.verdict} is no verdict to act on", reason="NotPermitted")
 
     async def abort(self, migration: str) -> MigrationReport:
         """Throw away what was prepared. A held copy is refused: its source may have released it."""
         arrival = self._arrival(migration)
         await _stop(arrival.preparation)
         async with arrival.lock:  # a restore under way is waited for: it may end as held
-            if self._state(arrival) is RecordState.HELD:
-                raise Refused(
-                    f"migration {migration} is held here: only the source's verdict ends that",
-                    reason="Held",
-                    hint="abort it at the source",
-                )
+            duties.require_unheld(self._with.journal.get(arrival.container), migration)
             await self._throw_away(arrival)
         return arrival.report()
 
@@ -195,12 +189,11 @@ class Target:
     async def recover(self) -> None:
         """After a restart: what was prepared is thrown away, what is held waits for the verdict."""
         for record in self._with.journal.all():
-            if record.migration is None:
-                continue
-            if record.state is RecordState.INCOMING:
+            duty = duties.after_restart(record)
+            if duty is Duty.DISCARD:
                 cause = TransshipError("the target's agent was restarted", reason="AgentRestarted")
                 await self._fail(self._arrival_of(record), cause)
-            elif record.state is RecordState.HELD:
+            elif duty is Duty.ASK:
                 arrival = self._arrival_of(record)
                 arrival.asking = asyncio.create_task(self._ask(arrival))
 
@@ -363,7 +356,7 @@ class Target:
 
     async def _discard(self, arrival: Arrival) -> None:
         """Leave nothing behind. The record goes last: after a crash in here it starts again."""
-        if self._state(arrival) not in {RecordState.INCOMING, RecordState.HELD}:
+        if not duties.to_discard(self._with.journal.get(arrival.container), arrival.migration):
             return
         record = self._record(arrival)
         await arrival.end_receiving()

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 from loguru import logger
 
-from transship.agent import records
+from transship.agent import duties, records
 from transship.agent.departure import Departure
 from transship.agent.journal import JournalError
 from transship.agent.records import Record
@@ -69,16 +69,13 @@ class WayBack:
                 self._write_aborted(departure)
             except JournalError as e:
                 logger.bind(container=departure.order.container).error("abort not durable: {}", e)
-                if not departure.release_tried:
+                if duties.may_run_on_unwritten(release_tried=departure.release_tried):
                     return
                 await asyncio.sleep(MEND_SECONDS)
 
     def _owes_abort(self, departure: Departure) -> bool:
-        """The record does not say yet that the container stays."""
         record = self._with.journal.get(departure.order.container)
-        if record is None or record.migration != departure.order.migration:
-            return False
-        return record.state in {RecordState.FROZEN, RecordState.RUNNING, RecordState.STOPPED}
+        return duties.owes_abort(record, departure.order.migration)
 
     def _write_aborted(self, departure: Departure) -> None:
         order = departure.order

@@ -81,7 +81,11 @@ def pool(**spec: Any) -> Object:
         "apiVersion": "transship.dev/v1alpha1",
         "kind": "AddressPool",
         "metadata": {"name": "test-api"},
-        "spec": {"cidr": "192.0.2.0/24", **spec},
+        "spec": {
+            name: value
+            for name, value in {"cidr": "192.0.2.0/24", **spec}.items()
+            if value is not None
+        },
     }
 
 
@@ -181,9 +185,18 @@ REFUSED: dict[str, tuple[Object, str]] = {
     "memory without a unit": (limited({"memory": 512}), "write 512Mi, not 512m or 512"),
     "an address that is none": (
         placement(network={"address": "10.0.0.300"}),
-        "must be an IPv4 address of the pool",
+        "must be an address of the pool",
     ),
-    "an IPv6 address": (placement(network={"address": "fd00::1"}), "must be an IPv4 address"),
+    "two ways to ask for addresses": (
+        placement(network={"address": "10.0.0.3", "addresses": ["fd00::3"]}),
+        "must not have both address and addresses",
+    ),
+    "two addresses of one IP family": (
+        placement(network={"addresses": ["10.0.0.3", "10.0.0.4"]}),
+        "at most one of each IP family",
+    ),
+    "an IP family that is none": (placement(network={"ipFamilies": ["IPv5"]}), "ipFamilies"),
+    "an IP family twice": (placement(network={"ipFamilies": ["IPv4", "IPv4"]}), "Duplicate"),
     "an address without a network": (
         placement(network={"mode": "None", "address": "10.0.0.3"}),
         "must not be set when mode is None",
@@ -202,7 +215,13 @@ REFUSED: dict[str, tuple[Object, str]] = {
     "a cidr that is none": (pool(cidr="192.0.2.0"), "must be an IPv4 network between /8 and /30"),
     "a cidr with host bits": (pool(cidr="192.0.2.1/24"), "whose host bits are zero"),
     "a cidr of one address": (pool(cidr="192.0.2.1/32"), "between /8 and /30"),
-    "an IPv6 cidr": (pool(cidr="fd00::/64"), "must be an IPv4 network"),
+    "an IPv6 cidr of one address": (pool(cidr="fd00::1/128"), "between /48 and /126"),
+    "no network": (pool(cidr=None), "exactly one of cidr and cidrs"),
+    "two ways to name networks": (pool(cidrs=["fd00::/64"]), "exactly one of cidr and cidrs"),
+    "two networks of one IP family": (
+        pool(cidr=None, cidrs=["192.0.2.0/24", "10.0.0.0/24"]),
+        "at most one network of each IP family",
+    ),
     "an exclusion outside the cidr": (
         pool(excluded=["198.51.100.1"]),
         "excluded must list addresses inside cidr",
@@ -234,6 +253,13 @@ ACCEPTED: dict[str, Object] = {
     ),
     "a migration": migration(),
     "a pool with a router": pool(excluded=["192.0.2.1"]),
+    "an IPv6 pool": pool(cidr="fd00::/64", excluded=["fd00::1"]),
+    "a pool of both IP families": pool(
+        cidr=None, cidrs=["192.0.2.0/24", "fd00::/64"], excluded=["192.0.2.1", "fd00::1"]
+    ),
+    "an IPv6 address": placement(network={"address": "fd00::1"}),
+    "an address of each IP family": placement(network={"addresses": ["fd00::1", "10.0.0.3"]}),
+    "both IP families": placement(network={"ipFamilies": ["IPv6", "IPv4"]}),
 }
 
 
@@ -328,6 +354,9 @@ def test_a_pool_in_use_keeps_its_network(
     )  # fmt: skip
     told = refusal(kubectl, "replace", changed)
     assert "spec.cidr must not change while addresses are allocated" in told
+    both = as_named(pool(cidr=None, cidrs=["192.0.2.0/24", "fd00::/64"]), name)
+    kubectl("replace", "-f", "-", stdin=json.dumps(both))
+    assert "while addresses are allocated" in refusal(kubectl, "replace", as_named(pool(), name))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from transship.api.migration import Round
 from transship.api.placement import DesiredState, Strategy
 from transship.common.clock import Clock
 from transship.common.errors import NotFound, TransshipError
-from transship.protocol.migrations import MemoryEndpoint
+from transship.protocol.migrations import MemoryEndpoint, Peer
 from transship.protocol.states import RecordState
 
 SECONDS = {
@@ -332,7 +332,7 @@ class FakeWires:
     def release(self, record: Record) -> None:
         self._turn("release", "serving")
 
-    def divert(self, record: Record, *, via: str) -> None:
+    def divert(self, record: Record, *, via: Peer) -> None:
         self._turn("divert", "diverted")
 
     def undivert(self, record: Record) -> None:
@@ -341,7 +341,7 @@ class FakeWires:
     def give_back(self, record: Record) -> None:
         self._turn("give_back", "returning")
 
-    def leave(self, record: Record, *, via: str) -> None:
+    def leave(self, record: Record, *, via: Peer) -> None:
         self._turn("leave", "away", makes=True)
 
     def remove(self, record: Record) -> None:

@@ -85,6 +85,7 @@ class Agent:
         )
         self.facts = NodeFacts(
             settings.identity, state_dir=layout.state_dir,
+            addresses=lambda: tuple(map(str, self.network.addresses)),
             containers=lambda: len(self.journal.all()),
         )  # fmt: skip
         self._peers = PeerClient(self._tls.client)

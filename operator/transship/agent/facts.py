@@ -53,7 +53,12 @@ class NodeFacts:
     """The facts; `gather` fills in those that cost time."""
 
     def __init__(
-        self, identity: Identity, *, state_dir: Path, containers: Callable[[], int]
+        self,
+        identity: Identity,
+        *,
+        addresses: Callable[[], tuple[str, ...]],
+        state_dir: Path,
+        containers: Callable[[], int],
     ) -> None:
         self.identity = identity
         self.boot_id = read_boot_id()
@@ -63,6 +68,12 @@ class NodeFacts:
         self.complete = False  # everything that is found out at the start has been
         self._state_dir = state_dir
         self._containers = containers
+        self._addresses = addresses
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All of the node's in the network of the containers, the agent's own first."""
+        return tuple(dict.fromkeys([self.identity.address, *self._addresses()]))
 
     async def gather(self) -> None:
         """Ask the programs and the kernel. Something that is missing is a fact like any other."""
@@ -120,6 +131,7 @@ class NodeFacts:
         return NodeReport(
             node=self.identity.node,
             address=self.identity.address,
+            addresses=self.addresses,
             boot_id=self.boot_id,
             versions=self.versions,
             features=self.features,

@@ -12,7 +12,7 @@ from typing import Protocol
 from transship.agent.records import Record
 from transship.api.migration import Round
 from transship.api.placement import Strategy
-from transship.protocol.migrations import MemoryEndpoint
+from transship.protocol.migrations import MemoryEndpoint, Peer
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Wires(Protocol):
         """Deliver what is queued, answer for the address, announce it."""
         ...
 
-    def divert(self, record: Record, *, via: str) -> None:
+    def divert(self, record: Record, *, via: Peer) -> None:
         """Send packets for the address to the target's node; let none reach or leave the copy."""
         ...
 
@@ -161,7 +161,7 @@ class Wires(Protocol):
         """Send what is queued here back to the source, which goes on with the container."""
         ...
 
-    def leave(self, record: Record, *, via: str) -> None:
+    def leave(self, record: Record, *, via: Peer) -> None:
         """The address lives elsewhere: stop answering for it, forward what still comes."""
         ...
 

@@ -90,6 +90,7 @@ class Registration:
             conditions=self._conditions,
             endpoint=facts.identity.endpoint,
             address=facts.identity.address,
+            addresses=facts.addresses,
             boot_id=facts.boot_id,
             versions=facts.versions,
             features=facts.features,

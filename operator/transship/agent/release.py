@@ -80,5 +80,5 @@ class Release:
         """Only the release makes this legal; it can be repeated."""
         successor = duties.released_to(record)
         await self._with.copies.destroy(record.id)
-        await asyncio.to_thread(self._with.wires.leave, record, via=successor.address)
+        await asyncio.to_thread(self._with.wires.leave, record, via=successor)
         await self._with.bundles.remove(record.id)

@@ -99,7 +99,7 @@ class WayForward:
             await self._with.residents.stop(order.container)
         else:
             await self._with.copies.freeze(order.container)
-        self._with.wires.divert(record, via=order.target.address)
+        self._with.wires.divert(record, via=order.target)
 
     async def _dump(self, departure: Departure) -> Dumped:
         with departure.watch.step(StepName.DUMP):

@@ -7,7 +7,8 @@ from ipaddress import ip_address
 
 from transship.agent.instances import addresses_of
 from transship.agent.records import Record
-from transship.network import ContainerNetwork
+from transship.network import Address, ContainerNetwork
+from transship.protocol.migrations import Peer
 
 
 class NodeWires:
@@ -35,9 +36,9 @@ class NodeWires:
         self._announcing.add(task)
         task.add_done_callback(self._announcing.discard)
 
-    def divert(self, record: Record, *, via: str) -> None:
+    def divert(self, record: Record, *, via: Peer) -> None:
         if record.order.addresses:
-            self._network.divert(record.id, via=[ip_address(via)])
+            self._network.divert(record.id, via=_hops(via))
 
     def undivert(self, record: Record) -> None:
         if record.order.addresses:
@@ -45,13 +46,17 @@ class NodeWires:
 
     def give_back(self, record: Record) -> None:
         if record.order.addresses and record.peer is not None:
-            self._network.give_back(record.id, via=[ip_address(record.peer.address)])
+            self._network.give_back(record.id, via=_hops(record.peer))
 
-    def leave(self, record: Record, *, via: str) -> None:
+    def leave(self, record: Record, *, via: Peer) -> None:
         if record.order.addresses and record.id in self._network.list():
-            self._network.forward(record.id, via=[ip_address(via)])
+            self._network.forward(record.id, via=_hops(via))
         else:
             self._network.destroy(record.id)
 
     def remove(self, record: Record) -> None:
         self._network.destroy(record.id)
+
+
+def _hops(peer: Peer) -> list[Address]:
+    return [ip_address(each) for each in peer.hops]

@@ -27,35 +27,59 @@ Cidr = Annotated[
         max_length=49,
         json_schema_extra=rules(
             rule(
-                "isCIDR(self) && cidr(self).ip().family() == 4 && cidr(self) == cidr(self).masked()"
-                " && cidr(self).prefixLength() >= 8 && cidr(self).prefixLength() <= 30",
-                "must be an IPv4 network between /8 and /30 whose host bits are zero, such as"
-                " 10.200.128.0/17",
+                "isCIDR(self) && cidr(self) == cidr(self).masked()"
+                " && (cidr(self).ip().family() == 4 ? cidr(self).prefixLength() >= 8 && cidr(self).prefixLength() <= 30"
+                " : cidr(self).prefixLength() >= 48 && cidr(self).prefixLength() <= 126)",
+                "must be an IPv4 network between /8 and /30 or an IPv6 network between /48 and /126"
+                " whose host bits are zero, such as 10.200.128.0/17 or fd00:200:0:1::/64",
             )
         ),
     ),
 ]
+NETWORKS = "(has({0}.cidr) ? [{0}.cidr] : {0}.cidrs)"
 
 
 class AddressPoolSpec(ApiModel):
-    """A network that is on-link for the nodes, and what of it is not given out."""
+    """Networks that are on-link for the nodes, and what of them is not given out."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "!has(self.excluded) || !isCIDR(self.cidr) ||"
-                " self.excluded.all(a, isIP(a) && cidr(self.cidr).containsIP(a))",
+                "has(self.cidr) != has(self.cidrs)",
+                "must have exactly one of cidr and cidrs: cidrs is for a pool of both IP families",
+            ),
+            rule(
+                "!has(self.cidrs) || size(self.cidrs) < 2 || !self.cidrs.all(c, isCIDR(c)) ||"
+                " cidr(self.cidrs[0]).ip().family() != cidr(self.cidrs[1]).ip().family()",
+                "cidrs must have at most one network of each IP family, such as"
+                " [10.200.128.0/17, fd00:200:0:1::/64]",
+            ),
+            rule(
+                "!has(self.excluded) || has(self.cidr) == has(self.cidrs) ||"
+                f" !{NETWORKS.format('self')}.all(c, isCIDR(c)) || self.excluded.all(a, isIP(a) &&"
+                f" {NETWORKS.format('self')}.exists(c, cidr(c).containsIP(a)))",
                 "excluded must list addresses inside cidr, such as 10.200.128.1 of 10.200.128.0/17",
-            )
+            ),
         )
     )
 
-    cidr: Cidr
-    """The IPv4 network. Its network and broadcast addresses are never given out. May only change
-    while no address is allocated."""
+    cidr: Cidr | None = None
+    """The network of a pool of one IP family. Its network and broadcast addresses (of IPv6: the
+    first) are never given out. Networks may only change while no address is allocated; adding one
+    of the other IP family is always possible."""
+
+    cidrs: Annotated[tuple[Cidr, ...], Field(min_length=1, **list_atomic(max_items=2))] | None = (
+        None
+    )
+    """Instead of cidr: one network of each IP family. A placement gets an address of each (see
+    spec.network.ipFamilies of a placement); the first is its status.address."""
 
     excluded: Annotated[tuple[Address, ...], Field(**list_atomic(max_items=1024))] = ()
     """Addresses that are never given out, for instance a router's."""
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        return self.cidrs or ((self.cidr,) if self.cidr is not None else ())
 
 
 class Allocation(ApiModel):
@@ -76,7 +100,7 @@ class AddressPoolStatus(ApiModel):
     """The metadata.generation that this status speaks of."""
 
     size: Int32 = 0
-    """How many addresses the pool can give out."""
+    """How many addresses the pool can give out, at most 2147483647 of its networks together."""
 
     allocated: Int32 = 0
     """How many of them are taken."""
@@ -93,8 +117,10 @@ class AddressPool(Resource):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "self.spec.cidr == oldSelf.spec.cidr || !has(self.status)"
-                " || !has(self.status.allocated) || self.status.allocated == 0",
+                "!has(self.status) || !has(self.status.allocated) || self.status.allocated == 0 ||"
+                " has(self.spec.cidr) == has(self.spec.cidrs) ||"
+                f" {NETWORKS.format('oldSelf.spec')}.all(c,"
+                f" c in {NETWORKS.format('self.spec')})",
                 "spec.cidr must not change while addresses are allocated: create another pool, or"
                 " delete the placements that kubectl get placements shows with an address of it",
             )

@@ -8,6 +8,7 @@ a field is its description, in the schema and in docs/api.md.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
@@ -43,6 +44,10 @@ def list_map(*keys: str, max_items: int) -> dict[str, Any]:
     }
 
 
+def list_set(*, max_items: int) -> dict[str, Any]:
+    return {"max_length": max_items, "json_schema_extra": {"x-kubernetes-list-type": "set"}}
+
+
 def list_atomic(*, max_items: int) -> dict[str, Any]:
     return {"max_length": max_items, "json_schema_extra": {"x-kubernetes-list-type": "atomic"}}
 
@@ -60,6 +65,13 @@ Int32 = Annotated[int, int32(0, 2**31 - 1)]
 Int64 = Annotated[int, Field(ge=0, le=2**53 - 1, json_schema_extra={"format": "int64"})]
 Percent = Annotated[int, int32(0, 100)]
 Address = Annotated[str, Field(max_length=45)]
+
+
+class IPFamily(StrEnum):
+    """As in a Service."""
+
+    IPV4 = "IPv4"
+    IPV6 = "IPv6"
 
 
 def _whole_seconds(value: datetime) -> str:

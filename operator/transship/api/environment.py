@@ -17,6 +17,7 @@ FIELD_PATHS = (
     "metadata.uid",
     "spec.nodeName",
     "status.podIP",
+    "status.podIPs",
 )
 
 
@@ -41,8 +42,8 @@ class FieldSelector(ApiModel):
             ),
         ),
     ]
-    """metadata.name, metadata.namespace, metadata.uid, spec.nodeName (the node at the start) or
-    status.podIP (the placement's address)."""
+    """metadata.name, metadata.namespace, metadata.uid, spec.nodeName (the node at the start),
+    status.podIP (the placement's address) or status.podIPs (all of them, with commas)."""
 
 
 class EnvVarSource(ApiModel):

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from transship.api.base import (
+    Address,
     ApiModel,
     Int32,
     Int64,
@@ -87,6 +88,9 @@ class NodeAgentStatus(ApiModel):
     """https://ADDRESS:PORT, where operator and agents reach it."""
     address: ShortText = ""
     """The node's address in the network of the containers."""
+    addresses: Annotated[tuple[Address, ...], Field(**list_atomic(max_items=16))] = ()
+    """All of the node's addresses in that network, address first: a container moves to nodes that
+    have one of its IP family."""
     boot_id: Annotated[ShortText, Field(alias="bootID")] = ""
     """Changes when the node restarts."""
     versions: Versions = Versions()

@@ -12,6 +12,7 @@ from transship.api.base import (
     ApiModel,
     Int32,
     Int64,
+    IPFamily,
     MicroTime,
     ObjectName,
     Percent,
@@ -19,7 +20,9 @@ from transship.api.base import (
     Resource,
     ShortText,
     int32,
+    list_atomic,
     list_map,
+    list_set,
     rule,
     rules,
 )
@@ -34,16 +37,37 @@ class NetworkMode(StrEnum):
     NONE = "None"
 
 
+RequestedAddress = Annotated[
+    str,
+    Field(
+        max_length=45,
+        json_schema_extra=rules(
+            rule("isIP(self)", "must be an address of the pool, such as 10.200.128.7 or fd00::7")
+        ),
+    ),
+]
+
+
 class Network(ApiModel):
-    """The container's network; its address stays with the placement wherever it goes."""
+    """The container's network; its addresses stay with the placement wherever it goes."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "!has(self.mode) || self.mode == 'Pool' ||"
-                " !(has(self.address) || has(self.addressPool))",
-                "address and addressPool must not be set when mode is None",
-            )
+                "!has(self.mode) || self.mode == 'Pool' || !(has(self.address)"
+                " || has(self.addresses) || has(self.addressPool) || has(self.ipFamilies))",
+                "address, addresses, addressPool and ipFamilies must not be set when mode is None",
+            ),
+            rule(
+                "!has(self.address) || !has(self.addresses)",
+                "must not have both address and addresses: write the one into the other",
+            ),
+            rule(
+                "!has(self.addresses) || size(self.addresses) < 2"
+                " || !self.addresses.all(a, isIP(a))"
+                " || ip(self.addresses[0]).family() != ip(self.addresses[1]).family()",
+                "addresses must have at most one of each IP family",
+            ),
         )
     )
 
@@ -51,22 +75,13 @@ class Network(ApiModel):
     """Pool: an address of an AddressPool. None: loopback only."""
     address_pool: ObjectName | None = None
     """The AddressPool to take the address from. Unset: the one named default."""
-    address: (
-        Annotated[
-            str,
-            Field(
-                max_length=45,
-                json_schema_extra=rules(
-                    rule(
-                        "isIP(self) && ip(self).family() == 4",
-                        "must be an IPv4 address of the pool, such as 10.200.128.7",
-                    )
-                ),
-            ),
-        ]
-        | None
-    ) = None
+    address: RequestedAddress | None = None
     """A certain address of the pool. Unset: any free one."""
+    addresses: Annotated[tuple[RequestedAddress, ...], Field(**list_atomic(max_items=2))] = ()
+    """Instead of address: certain addresses of a pool of both IP families, one of each."""
+    ip_families: Annotated[tuple[IPFamily, ...], Field(**list_set(max_items=2))] = ()
+    """The IP families to get an address of, the family of status.address first. Unset: all that
+    the pool has, in its order."""
 
 
 class Strategy(StrEnum):
@@ -260,6 +275,9 @@ class PlacementStatus(ApiModel):
     epoch: Int32 = 0
     """Counts the owners: 1 where it was started, one more with every move."""
     address: Address | None = None
+    """The first of its addresses."""
+    addresses: Annotated[tuple[Address, ...], Field(**list_atomic(max_items=2))] = ()
+    """At most one of each IP family."""
     image_digest: ShortText | None = None
     """What the image's tag meant when the container was made."""
     container: ContainerStatus | None = None
@@ -267,6 +285,11 @@ class PlacementStatus(ApiModel):
     last_migration: LastMigration | None = None
     cancelled_generation: Int64 | None = None
     """The generation whose move was cancelled by deleting its migration: it is not tried again."""
+
+    @property
+    def held_addresses(self) -> tuple[Address, ...]:
+        """Also of a status that was written when there was only one."""
+        return self.addresses or ((self.address,) if self.address is not None else ())
 
 
 class ContainerPlacement(Resource):

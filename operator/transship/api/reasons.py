@@ -158,6 +158,11 @@ class Reason(StrEnum):
         "The address in spec.network.address is not one that the pool gives out.",
         "write an address inside the pool's cidr that is not in its spec.excluded",
     )
+    IP_FAMILY_NOT_IN_POOL = (
+        "IPFamilyNotInPool",
+        "The AddressPool has no network of an IP family in spec.network.ipFamilies.",
+        "add such a network to the pool's cidrs, or leave the IP family out",
+    )
     ADDRESS_ALLOCATED = ("AddressAllocated", "The placement got its address.")
     ADDRESS_RELEASED = ("AddressReleased", "The placement's address went back to its pool.")
     NETWORK_SETUP_FAILED = (
@@ -239,6 +244,11 @@ class Reason(StrEnum):
         "The target's CPU lacks features that the source's has and programs may be using.",
         "choose a node with the same or a newer CPU, or use the strategy Cold",
     )
+    IP_FAMILY_MISSING = (
+        "IPFamilyMissing",
+        "The target node has no address of an IP family that the placement has.",
+        "give the link between the nodes such an address, and restart the agent",
+    )
     ARCHITECTURE_DIFFERS = (
         "ArchitectureDiffers",
         "Source and target have different machine architectures.",
@@ -297,8 +307,8 @@ class Reason(StrEnum):
     POOL_READY = ("PoolReady", "The pool gives out addresses.")
     INVALID_CIDR = (
         "InvalidCIDR",
-        "The pool's cidr is not an IPv4 network.",
-        "write a network such as 10.0.128.0/17",
+        "The pool's cidr is not a network.",
+        "write a network such as 10.0.128.0/17 or fd00:200:0:1::/64",
     )
 
     # what an agent's record of a container forbids

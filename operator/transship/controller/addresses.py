@@ -1,4 +1,4 @@
-"""Addresses: taking one from an AddressPool and giving it back, under the pool's version.
+"""Addresses: taking them from an AddressPool and giving them back, under the pool's version.
 
 Two operators, or two placements, that want the same address at the same time meet in the check of
 the pool's resourceVersion: one of them reads again and decides anew.
@@ -21,8 +21,8 @@ from transship.plan.addresses import (
     allocate,
     allocated,
     observed,
-    with_allocation,
-    without_allocation,
+    with_allocations,
+    without_allocations,
 )
 
 DEFAULT_POOL = "default"
@@ -37,15 +37,15 @@ class AddressBook:
         self._cluster = cluster
         self._turns: dict[str, asyncio.Lock] = {}  # our own tasks need not conflict
 
-    async def take(self, placement: ContainerPlacement) -> str:
-        """The address that the placement has or gets."""
-        meta, network = placement.metadata, placement.spec.network
-        claimant = Claimant(meta.namespace or "", meta.name, meta.uid, network.address)
+    async def take(self, placement: ContainerPlacement) -> tuple[str, ...]:
+        """The addresses that the placement has or gets."""
+        claimant, network = _claimant(placement), placement.spec.network
 
-        def allocation(pool: AddressPool) -> tuple[str, AddressPoolStatus | None]:
+        def allocation(pool: AddressPool) -> tuple[tuple[str, ...], AddressPoolStatus | None]:
             granted = allocate(pool, claimant)
-            known = allocated(pool, claimant) is not None
-            return granted.address, None if known else with_allocation(pool, granted)
+            known = bool(allocated(pool, claimant))
+            status = None if known else with_allocations(pool, granted)
+            return tuple(each.address for each in granted), status
 
         return await self._change(network.address_pool or DEFAULT_POOL, allocation)
 
@@ -53,9 +53,9 @@ class AddressBook:
         """A pool that is gone has nothing to be given back."""
         uid = placement.metadata.uid
 
-        def removal(pool: AddressPool) -> tuple[str, AddressPoolStatus | None]:
+        def removal(pool: AddressPool) -> tuple[tuple[str, ...], AddressPoolStatus | None]:
             held = any(a.uid == uid for a in pool.status.allocations)
-            return "", without_allocation(pool, uid=uid) if held else None
+            return (), without_allocations(pool, uid=uid) if held else None
 
         try:
             await self._change(placement.spec.network.address_pool or DEFAULT_POOL, removal)
@@ -71,8 +71,10 @@ class AddressBook:
                 await self._cluster.replace_status_checked(pool, status=observed(pool, now=now))
 
     async def _change(
-        self, name: str, change: Callable[[AddressPool], tuple[str, AddressPoolStatus | None]]
-    ) -> str:
+        self,
+        name: str,
+        change: Callable[[AddressPool], tuple[tuple[str, ...], AddressPoolStatus | None]],
+    ) -> tuple[str, ...]:
         async with self._turns.setdefault(name, asyncio.Lock()):
             for attempt in range(CONFLICT_RETRIES):
                 pool = await self._read(name)
@@ -96,3 +98,9 @@ class AddressBook:
                 reason=Reason.POOL_NOT_FOUND,
                 hint=Reason.POOL_NOT_FOUND.hint,
             ) from e
+
+
+def _claimant(placement: ContainerPlacement) -> Claimant:
+    meta, network = placement.metadata, placement.spec.network
+    requested = network.addresses or ((network.address,) if network.address is not None else ())
+    return Claimant(meta.namespace or "", meta.name, meta.uid, requested, network.ip_families)

@@ -136,4 +136,10 @@ class MigrationActs:
         agent = self._deps.directory.node_agent(node)
         if agent is None:
             raise Unreachable(f"there is no NodeAgent {node}", reason="AgentUnreachable")
-        return Peer(node=node, address=agent.status.address, endpoint=agent.status.endpoint)
+        status = agent.status
+        return Peer(
+            node=node,
+            address=status.address,
+            addresses=status.addresses,
+            endpoint=status.endpoint,
+        )

@@ -218,7 +218,9 @@ class MigrationLoop:
             return entrance(migration.spec.target_node, nodes=nodes)
         if source is None or placement is None:
             return None
-        return objection(Facts(source, target, placement.spec.container, method.strategy))
+        addresses = placement.status.held_addresses
+        facts = Facts(source, target, placement.spec.container, addresses, method.strategy)
+        return objection(facts)
 
     async def _finish(
         self,

@@ -65,12 +65,13 @@ class PlacementActs:
     async def _address(self, step: Allocate | Release, seen: Seen) -> float:
         book = self._deps.addresses
         if isinstance(step, Allocate):
-            address = await book.take(seen.placement)
-            self._tell(seen, Reason.ADDRESS_ALLOCATED, f"{address}")
+            addresses = await book.take(seen.placement)
+            self._tell(seen, Reason.ADDRESS_ALLOCATED, ", ".join(addresses))
         else:
             await book.give_back(seen.placement)
-            address = None
-        self._writer.current = self._writer.current.model_copy(update={"address": address})
+            addresses = ()
+        taken = {"address": next(iter(addresses), None), "addresses": addresses}
+        self._writer.current = self._writer.current.model_copy(update=taken)
         return AT_ONCE
 
     async def _claim(self, step: Claim, seen: Seen) -> float:

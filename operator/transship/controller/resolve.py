@@ -10,13 +10,14 @@ from base64 import b64encode
 from collections.abc import Mapping
 
 from transship.api.container import Container, EnvVar, EnvVarSource, KeySelector, KeyToPath, Volume
+from transship.api.environment import FIELD_PATHS
 from transship.api.placement import ContainerPlacement, PlacementStatus
 from transship.common.errors import InvalidInput, NotFound
 from transship.controller.ports import ConfigData, DataKind
 from transship.plan.orders import expand
 from transship.protocol.containers import ContainerOrder, ResolvedVolume, VolumeFile
 
-KNOWN_FIELDS = "metadata.name, metadata.namespace, metadata.uid, spec.nodeName, status.podIP"
+KNOWN_FIELDS = ", ".join(FIELD_PATHS)
 
 
 class Resolver:
@@ -48,7 +49,7 @@ class Resolver:
             namespace=namespace,
             name=meta.name,
             epoch=epoch,
-            addresses=(status.address,) if status.address is not None else (),
+            addresses=status.held_addresses,
             container=_expanded(spec.container, env),
             volumes=tuple(volumes),
             state=spec.state,
@@ -116,6 +117,7 @@ def _fields(
         "metadata.uid": meta.uid,
         "spec.nodeName": node,
         "status.podIP": status.address or "",
+        "status.podIPs": ",".join(status.held_addresses),
     }
 
 

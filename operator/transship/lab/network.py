@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -34,6 +35,7 @@ BURST_SECONDS = 0.002  # so late may the timer of a loaded machine be, without l
 MIN_BURST_BYTES = 131_072  # two packets of the largest size that the kernel hands over whole
 QUEUE_SECONDS = 0.02
 FILTER = "table bridge cuts"
+IFA_F_NODAD = 0x02
 
 
 def used_networks() -> list[IPv4Network]:
@@ -67,6 +69,9 @@ def attach(directory: Path, state: LabState, member: str, *, pid: int) -> None:
         inside.link("set", index=_index(inside, "lo"), state="up")
         _configure(inside, state, member, link=UNDERLAY)
         inside.route("add", dst="default", gateway=str(state.address(MACHINE)))
+        if has_ipv6():
+            gateway = str(state.address_v6(MACHINE))
+            inside.route("add", dst="default", family=socket.AF_INET6, gateway=gateway)
     if state.link_rate is not None:
         set_rate(directory, state, member, pid=pid)
 
@@ -117,6 +122,11 @@ def cut_rules(cuts: Iterable[Cut]) -> str:
     return "\n".join([FILTER, f"delete {FILTER}", f"{FILTER} {{", *chain, *drops, "  }", "}", ""])
 
 
+def has_ipv6() -> bool:
+    """A kernel may have been started without it."""
+    return Path("/proc/sys/net/ipv6/conf/default").exists()
+
+
 def parse_rate(text: str) -> int:
     """Bits per second, from what people write: 100mbit, 1gbit."""
     match = RATE.fullmatch(text)
@@ -140,6 +150,10 @@ def _configure(namespace: IPRoute, state: LabState, member: str, *, link: str) -
     index = _index(namespace, link)
     address, prefix = str(state.address(member)), state.network.prefixlen
     namespace.addr("add", index=index, address=address, prefixlen=prefix)
+    if has_ipv6():
+        address, prefix = str(state.address_v6(member)), state.network_v6.prefixlen
+        # nobody else can have it: without the flag it could not be spoken from for a second
+        namespace.addr("add", index=index, address=address, prefixlen=prefix, flags=IFA_F_NODAD)
     namespace.link("set", index=index, state="up")
 
 

@@ -18,6 +18,7 @@ from transship.common.errors import DeadlineExceeded
 from transship.common.processes import run_blocking
 from transship.kube.client import KubeClient
 from transship.kube.leases import SYSTEM_NAMESPACE
+from transship.lab.network import has_ipv6
 from transship.lab.node_image import REPOSITORY
 from transship.lab.state import LabState
 
@@ -41,9 +42,8 @@ def install_definitions(kubectl: Path, kubeconfig: Path) -> None:
 
 
 def create_pool(kubeconfig: Path, state: LabState) -> None:
-    pool = AddressPool(
-        metadata=ObjectMeta(name=POOL), spec=AddressPoolSpec(cidr=str(state.containers))
-    )
+    cidrs = [str(state.containers)] + ([str(state.containers_v6)] if has_ipv6() else [])
+    pool = AddressPool(metadata=ObjectMeta(name=POOL), spec=AddressPoolSpec(cidrs=tuple(cidrs)))
 
     async def create() -> None:
         async with await KubeClient.connect(kubeconfig) as client:

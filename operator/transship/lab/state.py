@@ -14,7 +14,7 @@ import re
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,6 +23,7 @@ from transship.common.errors import DeadlineExceeded, InvalidInput, NotFound, Tr
 
 HOME = Path("/var/lib/transship-lab")
 FIRST_NETWORK = IPv4Network("10.200.0.0/16")
+FIRST_NETWORK_V6 = IPv6Network("fd54:7368:6970::/64")
 MAX_LABS = 256 - 200
 MAX_NODES = 26
 MAX_LINK_NAME = 15
@@ -63,9 +64,19 @@ class LabState(BaseModel):
         return nth_network(self.index)
 
     @property
+    def network_v6(self) -> IPv6Network:
+        step = FIRST_NETWORK_V6.num_addresses * self.index
+        first = int(FIRST_NETWORK_V6.network_address) + step
+        return IPv6Network((first, FIRST_NETWORK_V6.prefixlen))
+
+    @property
     def containers(self) -> IPv4Network:
         """The half of the lab's network from which placements get their addresses."""
         return list(self.network.subnets())[1]
+
+    @property
+    def containers_v6(self) -> IPv6Network:
+        return list(self.network_v6.subnets())[1]
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -74,6 +85,9 @@ class LabState(BaseModel):
 
     def address(self, member: str) -> IPv4Address:
         return self.network[self._number(member)]
+
+    def address_v6(self, member: str) -> IPv6Address:
+        return self.network_v6[self._number(member)]
 
     def mac(self, member: str) -> str:
         """Fixed, so that neighbours who remember a node reach it again after its restart."""

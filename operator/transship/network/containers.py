@@ -5,7 +5,7 @@
 | created | create | nowhere | wait | wait | no |
 | held | hold | to the link | wait | wait | yes |
 | serving | serve, release, undivert | to the link | pass | pass | yes |
-| diverted | divert | to the other node | do not come | wait | no (the kernel refuses) |
+| diverted | divert | to the other node | do not come | wait | no |
 | returning | give_back | to the other node | go there | wait | no |
 | gone, forwarded | forward | to the other node | | | no |
 
@@ -81,6 +81,11 @@ class ContainerNetwork:
             sysctls.write(sysctls.loosened(name))
 
         self._on_node(settle)
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The node's own on its link to the other nodes."""
+        return self._underlay.addresses
 
     def namespace(self, container_id: str) -> Path:
         return self._directory / container_id

@@ -53,7 +53,11 @@ class Doors:
             yield netlink.answer_for(each, index=underlay.index)
 
     def lead_away(self, underlay: Underlay, *, via: Sequence[Address]) -> Iterator[Request]:
-        """Route the addresses to another node. The kernel does not answer for them meanwhile."""
+        """Route the addresses to another node, which answers for them.
+
+        The kernel stops by itself to answer ARP, by the route, but not to answer solicitations.
+        """
+        yield from answer_no_more([a for a in self.addresses if a.version == 6], on=underlay)
         for each in self.addresses:
             hop = of_family(via, like=each)
             if hop is None:

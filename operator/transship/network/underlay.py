@@ -10,6 +10,8 @@ from pyroute2 import IPRoute
 from transship.common.errors import NotFound
 from transship.network.addresses import Address, of_family
 
+IFA_F_TEMPORARY = 0x01  # of IPv4: secondary
+
 
 @dataclass(frozen=True)
 class Underlay:
@@ -36,10 +38,10 @@ def inspect(name: str) -> Underlay:
             )
         index = int(indexes[0])
         (link,) = routing.get_links(index)
+        # temporary ones come last: they go, and a connection that speaks from one must not
+        found = sorted(routing.get_addr(index=index), key=lambda a: a["flags"] & IFA_F_TEMPORARY)
         addresses = tuple(
-            ip_address(each.get_attr("IFA_ADDRESS"))
-            for each in routing.get_addr(index=index)
-            if each["scope"] == 0
+            ip_address(each.get_attr("IFA_ADDRESS")) for each in found if each["scope"] == 0
         )
         mac, mtu = str(link.get_attr("IFLA_ADDRESS")), int(link.get_attr("IFLA_MTU"))
     return Underlay(name, index, mac, mtu, addresses)

@@ -1,80 +1,81 @@
-"""Addresses: which one a placement gets from a pool. An address stays with its placement."""
+"""Addresses: which ones a placement gets from a pool. They stay with their placement."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from transship.api.address_pool import (
     AddressPool,
     AddressPoolStatus,
     Allocation,
 )
+from transship.api.base import IPFamily
 from transship.api.conditions import condition, with_condition
 from transship.api.reasons import Reason
 from transship.common.errors import InvalidInput, Refused
 
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+MAX_SIZE = 2**31 - 1  # of an int32 in the API; an IPv6 network has more
+
 
 @dataclass(frozen=True)
 class Claimant:
-    """The placement that wants an address; requested: the one its spec asks for."""
+    """The placement that wants addresses; requested and families: what its spec asks for."""
 
     namespace: str
     name: str
     uid: str
-    requested: str | None = None
+    requested: tuple[str, ...] = ()
+    families: tuple[IPFamily, ...] = ()
 
 
-def allocated(pool: AddressPool, claimant: Claimant) -> Allocation | None:
-    """What the placement has already."""
-    return next((a for a in pool.status.allocations if a.uid == claimant.uid), None)
+def allocated(pool: AddressPool, claimant: Claimant) -> tuple[Allocation, ...]:
+    """What the placement has already, in the order that it asks for."""
+    families = claimant.families or tuple(map(family_of, networks_of(pool)))
+    mine = [a for a in pool.status.allocations if a.uid == claimant.uid]
+    return tuple(sorted(mine, key=lambda a: families.index(family_of(ip_address(a.address)))))
 
 
-def allocate(pool: AddressPool, claimant: Claimant) -> Allocation:
-    """The address that the placement has or gets. Raises Refused or InvalidInput."""
+def allocate(pool: AddressPool, claimant: Claimant) -> tuple[Allocation, ...]:
+    """The addresses that the placement has or gets, all or none. Raises Refused or InvalidInput."""
     present = allocated(pool, claimant)
-    if present is not None:
+    if present:
         return present
-    network = network_of(pool)
-    taken = {a.address: a for a in pool.status.allocations}
-    if claimant.requested is None:
-        address = _lowest_free(network, taken=taken.keys() | set(pool.spec.excluded))
-        if address is None:
-            raise Refused(
-                f"AddressPool {pool.metadata.name} ({pool.spec.cidr}) has no free address: "
-                f"{len(taken)} are allocated, {len(pool.spec.excluded)} excluded",
-                reason=Reason.POOL_EXHAUSTED,
-                hint=Reason.POOL_EXHAUSTED.hint,
-            )
-    else:
-        address = _requested(network, pool, claimant.requested)
-        if (holder := taken.get(address)) is not None:
-            raise Refused(
-                f"spec.network.address {address} is held by {holder.namespace}/{holder.name}",
-                reason=Reason.ADDRESS_TAKEN,
-                hint=Reason.ADDRESS_TAKEN.hint,
-            )
-    return Allocation(
-        address=address, namespace=claimant.namespace, name=claimant.name, uid=claimant.uid
+    networks = _wanted(pool, claimant)
+    requested = {_network_of(each, networks, pool): each for each in claimant.requested}
+    addresses = [
+        _lowest_free(network, pool)
+        if network not in requested
+        else _requested(pool, requested[network])
+        for network in networks
+    ]
+    return tuple(
+        Allocation(
+            address=str(each), namespace=claimant.namespace, name=claimant.name, uid=claimant.uid
+        )
+        for each in addresses
     )
 
 
-def with_allocation(pool: AddressPool, allocation: Allocation) -> AddressPoolStatus:
-    kept = [a for a in pool.status.allocations if a.uid != allocation.uid]
-    return _counted(pool, [*kept, allocation])
+def with_allocations(pool: AddressPool, allocations: Sequence[Allocation]) -> AddressPoolStatus:
+    others = {a.uid for a in allocations}
+    kept = [a for a in pool.status.allocations if a.uid not in others]
+    return _counted(pool, [*kept, *allocations])
 
 
-def without_allocation(pool: AddressPool, *, uid: str) -> AddressPoolStatus:
+def without_allocations(pool: AddressPool, *, uid: str) -> AddressPoolStatus:
     return _counted(pool, [a for a in pool.status.allocations if a.uid != uid])
 
 
 def size_of(pool: AddressPool) -> int:
     """How many addresses the pool can give out in all."""
-    network = network_of(pool)
-    excluded = {IPv4Address(a) for a in pool.spec.excluded}
-    usable = network.num_addresses - 2 if network.prefixlen < 31 else network.num_addresses
-    return usable - sum(1 for a in excluded if _usable(network, a))
+    excluded = _excluded(pool)
+    return min(MAX_SIZE, sum(_size(network, excluded) for network in networks_of(pool)))
 
 
 def observed(pool: AddressPool, *, now: datetime) -> AddressPoolStatus:
@@ -101,53 +102,115 @@ def observed(pool: AddressPool, *, now: datetime) -> AddressPoolStatus:
     )
 
 
-def network_of(pool: AddressPool) -> IPv4Network:
+def networks_of(pool: AddressPool) -> tuple[IPNetwork, ...]:
     try:
-        return IPv4Network(pool.spec.cidr)
+        return tuple(map(ip_network, pool.spec.networks))
     except ValueError as e:
         raise InvalidInput(
-            f"reading spec.cidr of AddressPool {pool.metadata.name}: {e}",
+            f"reading the networks of AddressPool {pool.metadata.name}: {e}",
             reason=Reason.INVALID_CIDR,
             hint=Reason.INVALID_CIDR.hint,
         ) from e
 
 
-def _usable(network: IPv4Network, address: IPv4Address) -> bool:
-    if address not in network:
-        return False
-    ends = {network.network_address, network.broadcast_address}
-    return network.prefixlen >= 31 or address not in ends
+def family_of(each: IPAddress | IPNetwork) -> IPFamily:
+    return IPFamily.IPV4 if each.version == 4 else IPFamily.IPV6
 
 
-def _requested(network: IPv4Network, pool: AddressPool, requested: str) -> str:
+def _wanted(pool: AddressPool, claimant: Claimant) -> tuple[IPNetwork, ...]:
+    """The networks to take an address of, in the order that is asked for."""
+    has = {family_of(network): network for network in networks_of(pool)}
+    missing = [family for family in claimant.families if family not in has]
+    if missing:
+        raise InvalidInput(
+            f"spec.network.ipFamilies asks for {missing[0]}, AddressPool {pool.metadata.name} has "
+            f"{_text(pool)}",
+            reason=Reason.IP_FAMILY_NOT_IN_POOL,
+            hint=Reason.IP_FAMILY_NOT_IN_POOL.hint,
+        )
+    return tuple(has[family] for family in claimant.families or has)
+
+
+def _size(network: IPNetwork, excluded: set[IPAddress]) -> int:
+    unusable = sum(1 for address in _ends(network) | excluded if address in network)
+    return network.num_addresses - unusable
+
+
+def _ends(network: IPNetwork) -> set[IPAddress]:
+    """Never given out: the network's and the broadcast address; IPv6 has the routers' anycast."""
+    if isinstance(network, IPv6Network):
+        return {network.network_address}
+    if network.prefixlen >= 31:
+        return set()
+    return {network.network_address, network.broadcast_address}
+
+
+def _excluded(pool: AddressPool) -> set[IPAddress]:
+    return set(map(ip_address, pool.spec.excluded))
+
+
+def _network_of(requested: str, networks: Sequence[IPNetwork], pool: AddressPool) -> IPNetwork:
+    """The network that a requested address is in."""
     try:
-        address = IPv4Address(requested)
+        address = ip_address(requested)
     except ValueError as e:
         raise InvalidInput(
-            f'spec.network.address must be an IPv4 address, not "{requested}"',
+            f'spec.network.address must be an IP address, not "{requested}"',
             reason=Reason.ADDRESS_NOT_IN_POOL,
             hint=Reason.ADDRESS_NOT_IN_POOL.hint,
         ) from e
-    if not _usable(network, address) or str(address) in pool.spec.excluded:
-        raise InvalidInput(
-            f"spec.network.address {address} is not given out by AddressPool "
-            f"{pool.metadata.name} ({pool.spec.cidr})",
-            reason=Reason.ADDRESS_NOT_IN_POOL,
-            hint=Reason.ADDRESS_NOT_IN_POOL.hint,
+    for network in networks:
+        if address in network and address not in _ends(network) | _excluded(pool):
+            return network
+    raise InvalidInput(
+        f"spec.network.address {address} is not given out by AddressPool "
+        f"{pool.metadata.name} ({_text(pool)})",
+        reason=Reason.ADDRESS_NOT_IN_POOL,
+        hint=Reason.ADDRESS_NOT_IN_POOL.hint,
+    )
+
+
+def _requested(pool: AddressPool, requested: str) -> IPAddress:
+    address = ip_address(requested)
+    holder = next((a for a in pool.status.allocations if ip_address(a.address) == address), None)
+    if holder is not None:
+        raise Refused(
+            f"spec.network.address {address} is held by {holder.namespace}/{holder.name}",
+            reason=Reason.ADDRESS_TAKEN,
+            hint=Reason.ADDRESS_TAKEN.hint,
         )
-    return str(address)
+    return address
 
 
-def _lowest_free(network: IPv4Network, *, taken: set[str]) -> str | None:
-    return next((text for host in network.hosts() if (text := str(host)) not in taken), None)
+def _lowest_free(network: IPNetwork, pool: AddressPool) -> IPAddress:
+    taken = {ip_address(a.address) for a in pool.status.allocations}
+    excluded = _excluded(pool)
+    unusable = taken | excluded
+    free = next((host for host in network.hosts() if host not in unusable), None)
+    if free is None:
+        raise Refused(
+            f"AddressPool {pool.metadata.name} ({network}) has no free address: "
+            f"{sum(1 for each in taken if each in network)} are allocated, "
+            f"{sum(1 for each in excluded if each in network)} excluded",
+            reason=Reason.POOL_EXHAUSTED,
+            hint=Reason.POOL_EXHAUSTED.hint,
+        )
+    return free
+
+
+def _text(pool: AddressPool) -> str:
+    return ", ".join(pool.spec.networks)
 
 
 def _counted(pool: AddressPool, allocations: list[Allocation]) -> AddressPoolStatus:
-    ordered = sorted(allocations, key=lambda a: int(IPv4Address(a.address)))
+    def order(allocation: Allocation) -> tuple[int, int]:
+        address = ip_address(allocation.address)
+        return address.version, int(address)
+
     return pool.status.model_copy(
         update={
-            "allocations": tuple(ordered),
-            "allocated": len(ordered),
+            "allocations": tuple(sorted(allocations, key=order)),
+            "allocated": len(allocations),
             "size": size_of(pool),
         }
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 from transship.api.placement import ContainerPlacement, PlacementSpec
@@ -12,7 +12,7 @@ from transship.api.placement import ContainerPlacement, PlacementSpec
 _REFERENCE = re.compile(r"\$(?:\$|\(([-._a-zA-Z][-._a-zA-Z0-9]*)\))")
 
 
-def order_digest(spec: PlacementSpec, *, address: str | None) -> str:
+def order_digest(spec: PlacementSpec, *, addresses: Sequence[str]) -> str:
     """Of everything that an agent is ordered, before ConfigMaps and Secrets are read.
 
     Their contents are left out on purpose: as in a Pod, a change of them restarts nothing. Defaults
@@ -21,7 +21,7 @@ def order_digest(spec: PlacementSpec, *, address: str | None) -> str:
     told = spec.model_dump(
         mode="json", include={"container", "volumes", "state"}, exclude_defaults=True
     )
-    text = json.dumps([told, address], sort_keys=True, separators=(",", ":"))
+    text = json.dumps([told, *(addresses or (None,))], sort_keys=True, separators=(",", ":"))
     return sha256(text.encode()).hexdigest()[:16]
 
 
@@ -29,7 +29,7 @@ def order_is_current(placement: ContainerPlacement) -> bool:
     """Whether the agent has accepted the order that the present spec makes."""
     container = placement.status.container
     told = container.order_digest if container is not None else ""
-    return told == order_digest(placement.spec, address=placement.status.address)
+    return told == order_digest(placement.spec, addresses=placement.status.held_addresses)
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:

@@ -51,7 +51,7 @@ class Seen:
 
     @property
     def digest(self) -> str:
-        return order_digest(self.placement.spec, address=self.status.address)
+        return order_digest(self.placement.spec, addresses=self.status.held_addresses)
 
     def silent(self, node: str) -> bool:
         known = named(self.nodes, node)
@@ -60,7 +60,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Allocate:
-    """Get an address from the pool."""
+    """Get addresses from the pool."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Remove:
 
 @dataclass(frozen=True)
 class Release:
-    """Give the address back."""
+    """Give the addresses back."""
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 
+from transship.api.base import IPFamily
 from transship.api.container import Container
 from transship.api.placement import Strategy
 from transship.api.quantity import bytes_of
 from transship.api.reasons import Reason
+from transship.plan.addresses import family_of
 from transship.plan.nodes import Node, unusable
 from transship.plan.obstacles import Obstacle, obstacle
 
@@ -28,6 +31,7 @@ class Facts:
     source: Node
     target: Node
     container: Container
+    addresses: tuple[str, ...] = ()
     strategy: Strategy = Strategy.STOP_AND_COPY
 
 
@@ -121,8 +125,25 @@ def disk_suffices(facts: Facts) -> Obstacle | None:
     )
 
 
+def packets_find_the_target(facts: Facts) -> Obstacle | None:
+    """They are sent on to an address of the target, of the same IP family."""
+    status = facts.target.agent.status
+    has = {_family(each) for each in (*status.addresses, status.address) if each}
+    lacking = [each for each in facts.addresses if _family(each) not in has]
+    if not has or not lacking:
+        return None
+    return obstacle(
+        Reason.IP_FAMILY_MISSING,
+        f"the container has the address {lacking[0]}, {facts.target.name} has no "
+        f"{_family(lacking[0])} address in the network of the containers",
+        hint=f"give the link between the nodes an {_family(lacking[0])} address on"
+        f" {facts.target.name}, and restart its agent",
+    )
+
+
 EVERY_MOVE: Sequence[Check] = (
     target_can_be_used,
+    packets_find_the_target,
     machines_are_alike,
     memory_suffices,
     disk_suffices,
@@ -147,6 +168,10 @@ def _machine(node: Node) -> str:
 
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+
+def _family(address: str) -> IPFamily:
+    return family_of(ip_address(address))
 
 
 def _mebibytes(count: int) -> str:

@@ -14,7 +14,14 @@ class Peer(Message):
     """The other side: its node's name (checked against its certificate) and its addresses."""
 
     node: str
-    address: str  # IP, for streams and routes
+    address: str  # for streams
+    addresses: tuple[str, ...] = ()  # for routes, one of each IP family at the least
+
+    @property
+    def hops(self) -> tuple[str, ...]:
+        """Also of a peer that was noted when there was only one."""
+        return self.addresses or (self.address,)
+
     endpoint: str  # https://IP:PORT
 
 

@@ -9,6 +9,7 @@ from transship.protocol.base import Message
 class NodeReport(Message):
     node: str
     address: str
+    addresses: tuple[str, ...] = ()
     boot_id: str
     versions: Versions
     features: Features

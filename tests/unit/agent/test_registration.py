@@ -33,7 +33,9 @@ class FakeCluster:
 
 def facts(folder: Path) -> NodeFacts:
     identity = Identity("node-a", "10.200.0.11", 7443)
-    return NodeFacts(identity, state_dir=folder, containers=lambda: 2)
+    return NodeFacts(
+        identity, addresses=lambda: ("10.0.0.1",), state_dir=folder, containers=lambda: 2
+    )
 
 
 async def test_the_node_is_told_at_once_and_again_when_a_fact_changes(tmp_path: Path) -> None:

@@ -67,7 +67,10 @@ class Served:
 
     async def start(self) -> None:
         facts = NodeFacts(
-            Identity("node-a", "127.0.0.1", 7443), state_dir=self.folder, containers=lambda: 1
+            Identity("node-a", "127.0.0.1", 7443),
+            addresses=tuple,
+            state_dir=self.folder,
+            containers=lambda: 1,
         )
         service = Service(
             containers=self.containers, source=self.source, target=self.target, facts=facts,

@@ -292,10 +292,10 @@ class TestAddressBook:
 
     async def test_what_is_given_back_can_be_taken_again(self) -> None:
         book = AddressBook(self.cluster())
-        assert await book.take(placement()) == "10.0.0.1"
+        assert await book.take(placement()) == ("10.0.0.1",)
         await book.give_back(placement())
         await book.give_back(placement())
-        assert await book.take(placement(uid="another")) == "10.0.0.1"
+        assert await book.take(placement(uid="another")) == ("10.0.0.1",)
 
     async def test_a_missing_pool_is_named(self) -> None:
         book = AddressBook(FakeCluster())

@@ -1,4 +1,4 @@
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,14 @@ def state():
 def test_every_member_has_an_address_of_its_own(state):
     addresses = [state.address(member) for member in state.members]
     assert addresses == [IPv4Address(f"10.203.0.{n}") for n in (1, 2, 11, 12)]
+
+
+def test_every_member_has_an_ipv6_address_that_no_other_lab_has(state):
+    addresses = [state.address_v6(member) for member in state.members]
+    assert addresses[2] == IPv6Address("fd54:7368:6970:3::b")
+    assert len(set(addresses)) == 4
+    assert state.containers_v6 == IPv6Network("fd54:7368:6970:3:8000::/65")
+    assert all(address not in state.containers_v6 for address in addresses)
 
 
 def test_hardware_addresses_differ_between_members_and_between_labs(state):

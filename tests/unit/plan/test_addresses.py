@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fakes.resources import NOW
 from transship.api.address_pool import AddressPool
+from transship.api.base import IPFamily
 from transship.api.reasons import Reason
 from transship.common.errors import InvalidInput, Refused, TransshipError
 from transship.plan.addresses import (
@@ -15,8 +16,8 @@ from transship.plan.addresses import (
     allocate,
     observed,
     size_of,
-    with_allocation,
-    without_allocation,
+    with_allocations,
+    without_allocations,
 )
 
 
@@ -26,13 +27,28 @@ def pool(cidr: str = "10.0.0.0/29", *excluded: str) -> AddressPool:
     )
 
 
-def who(number: int, requested: str | None = None) -> Claimant:
-    return Claimant("default", f"web-{number}", f"uid-{number}", requested)
+def dual(*cidrs: str, excluded: tuple[str, ...] = ()) -> AddressPool:
+    return AddressPool.model_validate(
+        {
+            "metadata": {"name": "default"},
+            "spec": {"cidrs": cidrs or ("10.0.0.0/29", "fd00::/126"), "excluded": excluded},
+        }
+    )
+
+
+def who(number: int, *requested: str, families: tuple[IPFamily, ...] = ()) -> Claimant:
+    return Claimant("default", f"web-{number}", f"uid-{number}", requested, families)
+
+
+def take_all(present: AddressPool, claimant: Claimant) -> tuple[AddressPool, list[str]]:
+    granted = allocate(present, claimant)
+    status = with_allocations(present, granted)
+    return present.model_copy(update={"status": status}), [each.address for each in granted]
 
 
 def take(present: AddressPool, claimant: Claimant) -> tuple[AddressPool, str]:
-    granted = allocate(present, claimant)
-    return present.model_copy(update={"status": with_allocation(present, granted)}), granted.address
+    present, [address] = take_all(present, claimant)
+    return present, address
 
 
 def test_the_lowest_free_address_is_given_and_network_and_broadcast_are_not() -> None:
@@ -78,10 +94,72 @@ def test_a_pool_that_is_no_network_says_so() -> None:
     assert caught.value.reason == Reason.INVALID_CIDR
 
 
+def test_a_pool_of_ipv6_gives_out_all_but_the_routers_anycast_address() -> None:
+    present, given_out = pool("fd00::/126"), []
+    for number in range(3):
+        present, address = take(present, who(number))
+        given_out.append(address)
+    assert given_out == ["fd00::1", "fd00::2", "fd00::3"]
+    with pytest.raises(Refused) as caught:
+        allocate(present, who(3))
+    assert caught.value.reason == Reason.POOL_EXHAUSTED
+    assert size_of(present) == 3
+
+
+def test_a_large_ipv6_pool_is_quick_to_count_and_to_give() -> None:
+    present = pool("fd00::/64", "fd00::1", "FD00::2")
+    assert take(present, who(1))[1] == "fd00::3"
+    assert size_of(present) == 2**31 - 1
+
+
+def test_a_pool_of_both_ip_families_gives_an_address_of_each_in_its_order() -> None:
+    present, addresses = take_all(dual(), who(1))
+    assert addresses == ["10.0.0.1", "fd00::1"]
+    assert take_all(present, who(1))[1] == addresses
+    assert take_all(dual("fd00::/126", "10.0.0.0/29"), who(1))[1] == ["fd00::1", "10.0.0.1"]
+    assert (present.status.size, present.status.allocated) == (9, 2)
+    assert without_allocations(present, uid="uid-1").allocations == ()
+
+
+def test_the_placement_says_which_ip_families_and_in_which_order() -> None:
+    v4, v6 = IPFamily.IPV4, IPFamily.IPV6
+    assert take_all(dual(), who(1, families=(v6,)))[1] == ["fd00::1"]
+    claimant = who(1, families=(v6, v4))
+    present, addresses = take_all(dual(), claimant)
+    assert addresses == ["fd00::1", "10.0.0.1"]
+    assert take_all(present, claimant)[1] == addresses
+    with pytest.raises(InvalidInput) as caught:
+        allocate(pool(), who(1, families=(v4, v6)))
+    assert caught.value.reason == Reason.IP_FAMILY_NOT_IN_POOL
+
+
+def test_where_one_ip_family_is_exhausted_nothing_is_taken_of_the_other() -> None:
+    present = dual()
+    for number in range(3):
+        present, _ = take_all(present, who(number))
+    with pytest.raises(Refused) as caught:
+        allocate(present, who(3))
+    assert caught.value.reason == Reason.POOL_EXHAUSTED
+    assert "fd00::/126" in caught.value.message
+    assert take_all(present, who(3, families=(IPFamily.IPV4,)))[1] == ["10.0.0.4"]
+
+
+def test_requested_addresses_are_given_whichever_way_they_are_written() -> None:
+    assert take_all(dual(), who(1, "FD00:0::2"))[1] == ["10.0.0.1", "fd00::2"]
+    present, addresses = take_all(dual(), who(1, "fd00::3", "10.0.0.4"))
+    assert addresses == ["10.0.0.4", "fd00::3"]
+    with pytest.raises(Refused) as caught:
+        allocate(present, who(2, "FD00::3"))
+    assert caught.value.reason == Reason.ADDRESS_TAKEN
+    with pytest.raises(InvalidInput) as refused:
+        allocate(dual(), who(1, "fd00::2", families=(IPFamily.IPV4,)))
+    assert refused.value.reason == Reason.ADDRESS_NOT_IN_POOL
+
+
 def test_the_counts_are_kept() -> None:
     present, _ = take(pool("10.0.0.0/29", "10.0.0.1", "10.0.0.200"), who(1))
     assert (present.status.size, present.status.allocated) == (5, 1)
-    assert without_allocation(present, uid="uid-1").allocated == 0
+    assert without_allocations(present, uid="uid-1").allocated == 0
     assert size_of(pool("10.0.0.0/31")) == 2
 
 
@@ -103,7 +181,7 @@ def test_no_two_placements_ever_hold_the_same_address(
             except TransshipError:
                 assert present.status.allocated == 6
         else:
-            status = without_allocation(present, uid=f"uid-{number}")
+            status = without_allocations(present, uid=f"uid-{number}")
             present = present.model_copy(update={"status": status})
         held = [a.address for a in present.status.allocations]
         assert len(set(held)) == len(held) == present.status.allocated

@@ -8,8 +8,8 @@ from fakes.resources import placement
 from transship.plan.orders import expand, order_digest
 
 
-def digest(address: str | None = "10.0.0.1", **spec: object) -> str:
-    return order_digest(placement(**spec).spec, address=address)
+def digest(address: str = "10.0.0.1", **spec: object) -> str:
+    return order_digest(placement(**spec).spec, addresses=(address,))
 
 
 def test_only_what_an_agent_is_told_changes_the_digest() -> None:

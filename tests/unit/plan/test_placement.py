@@ -34,7 +34,7 @@ NODES = tuple(Node(node_agent(name)) for name in ("node-a", "node-b"))
 def settled(**spec: Any) -> ContainerPlacement:
     """On node-a as its first owner, which has taken its order."""
     made = placement(**spec)
-    digest = order_digest(made.spec, address="10.0.128.1")
+    digest = order_digest(made.spec, addresses=("10.0.128.1",))
     status = {
         "node": "node-a", "epoch": 1, "address": "10.0.128.1",
         "container": {"id": UID, "orderDigest": digest}, **spec.get("status", {}),
@@ -66,7 +66,7 @@ def test_an_address_comes_first_and_none_is_needed_without_a_network() -> None:
 
 def test_a_claimed_node_is_ordered_and_an_order_taken_is_not_repeated() -> None:
     made = settled(target_node="node-a")
-    digest = order_digest(made.spec, address="10.0.128.1")
+    digest = order_digest(made.spec, addresses=("10.0.128.1",))
     assert step_of(made, sightings=()).step == Order("node-a", 1, digest)
     assert isinstance(step_of(made).step, Wait)
 

@@ -21,6 +21,7 @@ def facts(
     target: dict[str, Any] | None = None,
     *,
     memory: str | None = None,
+    addresses: tuple[str, ...] = (),
     strategy: Strategy = Strategy.STOP_AND_COPY,
 ) -> Facts:
     requests = {"requests": {"memory": memory}} if memory else {}
@@ -28,8 +29,21 @@ def facts(
         source=Node(node_agent("node-a", **(source or {}))),
         target=Node(node_agent("node-b", **(target or {}))),
         container=Container.model_validate({"image": "web", "resources": requests}),
+        addresses=addresses,
         strategy=strategy,
     )
+
+
+def test_a_target_without_an_address_of_an_ip_family_is_refused() -> None:
+    both = ("10.0.128.1", "fd00::1")
+    found = objection(facts(addresses=both))
+    assert found is not None
+    assert found.reason == Reason.IP_FAMILY_MISSING
+    assert "node-b has no IPv6 address" in found.message
+    assert (
+        objection(facts(target={"addresses": ["10.0.0.12", "fd00:1::12"]}, addresses=both)) is None
+    )
+    assert objection(facts(addresses=both[:1])) is None
 
 
 def test_two_like_nodes_object_to_nothing() -> None:

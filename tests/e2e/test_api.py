@@ -354,9 +354,20 @@ def test_a_pool_in_use_keeps_its_network(
     )  # fmt: skip
     told = refusal(kubectl, "replace", changed)
     assert "spec.cidr must not change while addresses are allocated" in told
+
+
+def test_a_pool_in_use_can_get_a_network_of_the_other_ip_family(
+    kubectl: Kubectl, created: Callable[[Object], Object]
+) -> None:
+    name = name_of(created(pool()))
+    kubectl(
+        "patch", "addresspool", name, "--subresource=status", "--type=merge",
+        "-p", '{"status": {"allocated": 1}}',
+    )  # fmt: skip
     both = as_named(pool(cidr=None, cidrs=["192.0.2.0/24", "fd00::/64"]), name)
-    kubectl("replace", "-f", "-", stdin=json.dumps(both))
-    assert "while addresses are allocated" in refusal(kubectl, "replace", as_named(pool(), name))
+    kubectl("replace", "--dry-run=server", "-f", "-", stdin=json.dumps(both))
+    other = as_named(pool(cidr=None, cidrs=["fd00::/64"]), name)
+    assert "while addresses are allocated" in refusal(kubectl, "replace", other)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ Cidr = Annotated[
         json_schema_extra=rules(
             rule(
                 "isCIDR(self) && cidr(self) == cidr(self).masked()"
-                " && (cidr(self).ip().family() == 4 ? cidr(self).prefixLength() >= 8 && cidr(self).prefixLength() <= 30"
+                " && (cidr(self).ip().family() == 4"
+                " ? cidr(self).prefixLength() >= 8 && cidr(self).prefixLength() <= 30"
                 " : cidr(self).prefixLength() >= 48 && cidr(self).prefixLength() <= 126)",
                 "must be an IPv4 network between /8 and /30 or an IPv6 network between /48 and /126"
                 " whose host bits are zero, such as 10.200.128.0/17 or fd00:200:0:1::/64",

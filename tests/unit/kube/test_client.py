@@ -117,7 +117,7 @@ async def test_an_object_that_cannot_be_read_is_named(
     client: KubeClient, server: FakeApiServer
 ) -> None:
     await client.create(POOL)
-    server.objects["/apis/transship.dev/v1alpha1/addresspools/default"]["spec"] = {}
+    server.objects["/apis/transship.dev/v1alpha1/addresspools/default"]["spec"] = {"cidr": 5}
     with pytest.raises(InvalidInput, match="reading AddressPool default"):
         await client.get(AddressPool, name="default")
 

@@ -22,6 +22,7 @@ from transship.agent.cluster import KubeCluster
 from transship.agent.containers import Containers
 from transship.agent.copies import NodeCopies, PageTls
 from transship.agent.facts import Identity, NodeFacts, read_boot_id
+from transship.agent.forwards import Forwards
 from transship.agent.instances import ContainerExecutor, Instances
 from transship.agent.journal import Journal
 from transship.agent.keepers import TlsFiles
@@ -103,6 +104,8 @@ class Agent:
         await self.source.recover()
         self.containers.begin()
         self._background(self._watch_exits(), name="exits")
+        forwards = Forwards(self.network, journal=self.journal, clock=self._clock)
+        self._background(forwards.run(), name="forwards")
         await self._listen()
         self._register()
         logger.bind(node=self._settings.identity.node, containers=len(self.journal.all())).info(
@@ -134,7 +137,7 @@ class Agent:
             TargetParts(
                 journal=journal, copies=copies, bundles=bundles, wires=wires,
                 residents=self.containers, peers=peers, clock=clock,
-                scratch=self._settings.layout.runtime_dir, vacate=source.vacate,
+                vacate=source.vacate,
             )
         )  # fmt: skip
         return source, target

@@ -79,8 +79,8 @@ def test_redis_keeps_every_acknowledged_write(world: World) -> None:
     assert writer.missing() == []
 
 
-def test_a_container_that_writes_a_file_all_the_time_loses_no_line(world: World) -> None:
-    path = "/data/lines"
+@pytest.mark.parametrize("path", ["/data/lines", "/lines"])
+def test_a_container_that_writes_a_file_all_the_time_loses_no_line(world: World, path: str) -> None:
     env = [{"name": "WRITE_FILE", "value": path}]
     mounts = [{"name": "data", "mountPath": "/data"}]
     world.apply(

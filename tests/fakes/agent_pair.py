@@ -110,7 +110,7 @@ class Agent:
         self.target = Target(
             TargetParts(
                 journal=self.journal, copies=copies, bundles=bundles, wires=wires,
-                residents=self.residents, peers=peers, clock=clock, scratch=node.folder,
+                residents=self.residents, peers=peers, clock=clock,
                 vacate=self.source.vacate,
             )
         )  # fmt: skip

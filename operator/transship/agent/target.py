@@ -8,11 +8,9 @@ server and at start-up (`recover`).
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from loguru import logger
 
@@ -65,7 +63,6 @@ class TargetParts:
     residents: Residents
     peers: PeerClient
     clock: Clock
-    scratch: Path
     vacate: Callable[[str], Awaitable[None]]
 
 
@@ -121,7 +118,6 @@ class Target:
             await accept(stream)
             await receive_trees(
                 self._with.bundles.home(arrival.container),
-                config=self._with.scratch / f"{arrival.container}-{os.urandom(4).hex()}.rsync",
                 stream=stream,
                 timeout_seconds=RECEIVE_TIMEOUT_SECONDS,
             )

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +66,12 @@ async def send_trees(
 async def send_files(
     root: Path, files: Sequence[str], *, stream: Stream, timeout_seconds: float
 ) -> Sent:
-    """Send these files (paths relative to `root`) whatever their times and sizes say."""
-    options = ["--ignore-times", "--files-from=-", "--from0", "."]
+    """Send these files (paths relative to `root`) whatever their times and sizes say.
+
+    Folders only where they are named: those that rsync adds by itself come with the attributes
+    that are filtered out of all others (3.5.1).
+    """
+    options = ["--ignore-times", "--no-implied-dirs", "--files-from=-", "--from0", "."]
     listing = b"\0".join(name.encode("utf-8", "surrogateescape") for name in files)
     return await _send(root, options, stream=stream, timeout_seconds=timeout_seconds, stdin=listing)
 
@@ -108,11 +113,13 @@ def _total_sent(stats: str) -> int:
     return 0
 
 
-async def receive_trees(
-    root: Path, *, config: Path, stream: Stream, timeout_seconds: float
-) -> None:
-    """Serve one run of the peer's sender into `root`; `config` is a file that this call writes."""
-    await asyncio.to_thread(config.write_text, _daemon_config(root))
+async def receive_trees(root: Path, *, stream: Stream, timeout_seconds: float) -> None:
+    """Serve one run of the peer's sender into `root`."""
+    with _daemon_config(root) as config:
+        await _receive(config, stream=stream, timeout_seconds=timeout_seconds)
+
+
+async def _receive(config: Path, *, stream: Stream, timeout_seconds: float) -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         argv = ["rsync", "--server", "--daemon", f"--config={config}", "."]
@@ -126,20 +133,26 @@ async def receive_trees(
         raise CommandFailed(argv, child.returncode or 0, text, reason="FileCopyFailed")
 
 
-def _daemon_config(root: Path) -> str:
-    return "\n".join(
-        (
-            "use chroot = yes",  # without it rsync rewrites absolute symbolic links
-            "numeric ids = yes",
-            "uid = 0",
-            "gid = 0",
-            "log file = /dev/null",
-            f"[{MODULE}]",
-            f"path = {root}",
-            "read only = no",
-            "",
-        )
+@contextlib.contextmanager
+def _daemon_config(root: Path) -> Iterator[Path]:
+    """In the root itself: what a killed agent leaves there goes with the container."""
+    path = root / f".rsync-{os.urandom(4).hex()}.conf"
+    lines = (
+        "use chroot = yes",  # without it rsync rewrites absolute symbolic links
+        "numeric ids = yes",
+        "uid = 0",
+        "gid = 0",
+        "log file = /dev/null",
+        f"[{MODULE}]",
+        f"path = {root}",
+        "read only = no",
+        "",
     )
+    try:
+        path.write_text("\n".join(lines))
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
 
 
 @asynccontextmanager

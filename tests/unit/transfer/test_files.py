@@ -29,13 +29,12 @@ def target(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def opener(target: Path, tmp_path: Path) -> AsyncIterator[Opener]:
+async def opener(target: Path) -> AsyncIterator[Opener]:
     """Each stream is served by one receiver into the target."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         stream = Stream(reader, writer)
-        config = tmp_path / "config"
-        await receive_trees(target, config=config, stream=stream, timeout_seconds=20)
+        await receive_trees(target, stream=stream, timeout_seconds=20)
         await stream.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=BUFFER_BYTES)

@@ -19,6 +19,7 @@ from pathlib import Path
 from loguru import logger
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from transship.agent import breakpoints
 from transship.agent.records import Record
 from transship.api.reasons import Reason
 from transship.common.clock import Clock, SystemClock
@@ -100,9 +101,11 @@ class Journal:
     def put(self, record: Record, *, durability: Durability = Durability.SYNCED) -> Record:
         """Write a record; gives it back as written. Never await between get and put."""
         stamped = record.but(written_at=self._clock.now())
+        breakpoints.at(f"{record.state}.write")
         self._keep_floor(self._records.get(record.id), record)
         self._store(stamped, durability)
         self._records[record.id] = stamped
+        breakpoints.at(f"{record.state}.written")
         return stamped
 
     def remove(self, container_id: str, *, floor: int | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from transship.agent import breakpoints
 from transship.api.migration import BlackoutPart, Step, StepName
 from transship.common.clock import Clock
 
@@ -47,19 +48,23 @@ class Stopwatch:
         """Time a step; one that raises stays open, so that it can be named as the failed one."""
         began = self._clock.monotonic()
         self._steps[name] = Step(name=name, start_time=self._clock.now())
+        breakpoints.at(f"{name}.begin")
         yield
         spent = self._clock.monotonic() - began
         done = self._steps[name].model_copy(update={"milliseconds": round(spent * 1e3)})
         self._steps[name] = done
         if name in _OF_BLACKOUT:
             self._parts[name.value] = round(spent * 1e6)
+        breakpoints.at(f"{name}.end")
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Time one part of the blackout that is not a whole step."""
         began = self._clock.monotonic()
+        breakpoints.at(f"{name}.begin")
         yield
         self._parts[name] = round((self._clock.monotonic() - began) * 1e6)
+        breakpoints.at(f"{name}.end")
 
     def add(self, parts: Iterable[BlackoutPart], *, prefix: str) -> None:
         """Take over what the other side measured."""

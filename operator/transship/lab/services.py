@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from transship.agent.breakpoints import VARIABLE as BREAKPOINTS_VARIABLE
 from transship.common.certificates import Authority, Credentials, ensure_authority
 from transship.common.errors import TransshipError
 from transship.lab import nodes
@@ -23,6 +24,7 @@ HEALTH_PORT = 8080
 FOLDER = Path("/", nodes.CONFIGURATION)
 PYTHON = "/opt/transship/bin/python"
 CONNECT_TIMEOUT_SECONDS = 1.0
+BREAKPOINTS = Path("/run/breakpoints")  # where tests make a lab's agents stop
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,12 @@ def configure_operator(state_dir: Path, *, authority: Authority, kubeconfig: Pat
 
 def start_agent(state_dir: Path, state: LabState, node: str) -> None:
     nodes.start_in_node(
-        state_dir, state, node, name=agent_daemon(node), argv=agent_argv(state, node)
+        state_dir,
+        state,
+        node,
+        name=agent_daemon(node),
+        argv=agent_argv(state, node),
+        env={BREAKPOINTS_VARIABLE: str(BREAKPOINTS)},
     )
 
 

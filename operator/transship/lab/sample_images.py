@@ -1,4 +1,4 @@
-"""Small images to move about: `counter`, whose state is its memory, and `redis`.
+"""Small images to move about: `counter`, whose state is its memory, `witness` and `redis`.
 
 They are built once into the cache, as OCI layouts, and copied into the registry of each lab.
 """
@@ -15,7 +15,7 @@ from transship.lab import image_store
 from transship.lab.cache import Say, digest, ensure_entry
 
 SOURCES = Path(__file__).parent / "images"
-SAMPLES = ("counter", "redis")
+SAMPLES = ("counter", "redis", "witness")
 VERSION = "1"
 PUSH_TIMEOUT_SECONDS = 120.0
 

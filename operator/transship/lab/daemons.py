@@ -89,6 +89,14 @@ def kill_daemon(state_dir: Path, name: str) -> None:
             _kill(fd, name)
 
 
+def signal_daemon(state_dir: Path, name: str, number: signal.Signals) -> None:
+    """Send it a signal; NotFound when it does not run."""
+    with _pidfd(state_dir, name) as fd:
+        if fd is None:
+            raise NotFound(f"finding {name}: it is not running")
+        _signal(fd, number)
+
+
 def daemon_alive(state_dir: Path, name: str) -> bool:
     record = find_record(state_dir, name)
     return record is not None and is_running(record)

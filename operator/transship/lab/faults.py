@@ -6,14 +6,15 @@ leaves the lab's record saying what is the case.
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from transship.common.errors import InvalidInput
 from transship.lab import network, nodes, services
-from transship.lab.daemons import daemon_alive, kill_daemon, stop_daemon
-from transship.lab.state import OPERATOR, Cut, LabState, save_state
+from transship.lab.daemons import daemon_alive, kill_daemon, signal_daemon, stop_daemon
+from transship.lab.state import OPERATOR, Cut, Flow, LabState, save_state
 
 
 class Kind(StrEnum):
@@ -70,18 +71,41 @@ def restart(directory: Path, state: LabState, target: Target) -> None:
         services.await_agent(directory, state, target.member)
 
 
+def hang(directory: Path, target: Target) -> None:
+    """Stop a service where it stands (SIGSTOP): it answers nothing, and its connections stay."""
+    signal_daemon(directory, target.daemon, signal.SIGSTOP)
+
+
+def resume(directory: Path, target: Target) -> None:
+    """Let a service that hangs go on where it was."""
+    signal_daemon(directory, target.daemon, signal.SIGCONT)
+
+
 def partition(
-    directory: Path, state: LabState, *, source: str, target: str, one_way: bool = False
+    directory: Path,
+    state: LabState,
+    *,
+    source: str,
+    target: str,
+    one_way: bool = False,
+    percent: int = 100,
+    flows: tuple[Flow, ...] = (),
 ) -> LabState:
-    """No frame of one reaches the other, nor the other way round unless `one_way`."""
+    """Frames of one are lost on their way to the other, and back unless `one_way`.
+
+    `percent` is how many of them, at random; with `flows` only those of these connections are.
+    """
     if source == target:
         raise InvalidInput(f"{source} cannot be cut from itself")
     for member in (source, target):
         state.address(member)  # NotFound for one that the lab does not have
-    cuts = {*state.cuts, Cut(source=source, target=target)}
-    if not one_way:
-        cuts.add(Cut(source=target, target=source))
-    return _set_cuts(directory, state, cuts)
+    if not 1 <= percent <= 100:
+        raise InvalidInput(f"--percent is {percent}: 1 to 100 are possible")
+    forth = Cut(source=source, target=target, percent=percent, flows=flows)
+    back = Cut(
+        source=target, target=source, percent=percent, flows=tuple(f.reversed for f in flows)
+    )
+    return _set_cuts(directory, state, {*state.cuts, forth, *(() if one_way else (back,))})
 
 
 def heal(directory: Path, state: LabState) -> LabState:
@@ -99,7 +123,7 @@ def limit_rate(directory: Path, state: LabState, rate: int | None) -> LabState:
 
 
 def _set_cuts(directory: Path, state: LabState, cuts: set[Cut]) -> LabState:
-    ordered = tuple(sorted(cuts, key=lambda cut: (cut.source, cut.target)))
+    ordered = tuple(sorted(cuts, key=lambda cut: (cut.source, cut.target, cut.percent)))
     state = save_state(directory, state.model_copy(update={"cuts": ordered}))
     network.apply_cuts(directory, state)
     return state

@@ -12,7 +12,7 @@ import contextlib
 import os
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -116,7 +116,7 @@ def apply_cuts(directory: Path, state: LabState) -> None:
 
 def cut_rules(cuts: Iterable[Cut]) -> str:
     """The whole filter, in nft's language; every port has its member's name."""
-    drops = [f'    iifname "{cut.source}" oifname "{cut.target}" drop' for cut in cuts]
+    drops = [f"    {rule}" for cut in cuts for rule in _drops(cut)]
     chain = ["  chain forward {", "    type filter hook forward priority 0; policy accept;"]
     # the first line lets the second succeed where there is no table yet
     return "\n".join([FILTER, f"delete {FILTER}", f"{FILTER} {{", *chain, *drops, "  }", "}", ""])
@@ -125,6 +125,16 @@ def cut_rules(cuts: Iterable[Cut]) -> str:
 def has_ipv6() -> bool:
     """A kernel may have been started without it."""
     return Path("/proc/sys/net/ipv6/conf/default").exists()
+
+
+def _drops(cut: Cut) -> Iterator[str]:
+    which = f'iifname "{cut.source}" oifname "{cut.target}"'
+    share = "" if cut.percent == 100 else f" numgen random mod 100 < {cut.percent}"
+    for flow in cut.flows:
+        ports = f"tcp sport {flow.source_port} tcp dport {flow.target_port}"
+        yield f"{which} ip protocol tcp {ports}{share} drop"
+    if not cut.flows:
+        yield f"{which}{share} drop"
 
 
 def parse_rate(text: str) -> int:

@@ -35,13 +35,28 @@ LOCK_TIMEOUT_SECONDS = 60.0  # the longest that `up` holds it once everything is
 LOCK_POLL_SECONDS = 0.05
 
 
+class Flow(BaseModel):
+    """One direction of one TCP connection."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source_port: int
+    target_port: int
+
+    @property
+    def reversed(self) -> Flow:
+        return Flow(source_port=self.target_port, target_port=self.source_port)
+
+
 class Cut(BaseModel):
-    """Frames of `source` do not reach `target`."""
+    """Frames of `source` do not reach `target`: a share of them, or of some connections only."""
 
     model_config = ConfigDict(frozen=True)
 
     source: str
     target: str
+    percent: int = 100
+    flows: tuple[Flow, ...] = ()  # none: whatever it is
 
 
 class LabState(BaseModel):

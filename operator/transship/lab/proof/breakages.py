@@ -1,0 +1,152 @@
+"""Everything that is broken on purpose, by name: how it is done, for how long, and how undone.
+
+Each is done while the move stands still at a step, and undone after it has gone on for a while. All
+of them can be undone more than once, and when they were never done.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from transship.lab import faults
+from transship.lab.control_plane import API_SERVER
+from transship.lab.daemons import signal_daemon
+from transship.lab.network import parse_rate
+from transship.lab.proof import connections
+from transship.lab.proof.scene import OPERATOR, Scene, Side
+from transship.lab.state import OPERATOR as OPERATORS_HOST
+
+Act = Callable[[Scene], object]
+
+CUT_SECONDS = 7.0  # longer than the 5 s that an agent waits for another's answer
+HANG_SECONDS = 7.0
+API_AWAY_SECONDS = 12.0  # longer than the client's 10 s
+SLOW_SECONDS = 6.0
+DOWN_SECONDS = 1.0
+SLOW_RATE = "1mbit"
+
+
+class Ending(Enum):
+    """How a disturbed move may end, where that does not follow from the step alone."""
+
+    ANY = "any"
+    STAYS = "stays"  # before the release; after it the move cannot be called back
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True)
+class Breakage:
+    """One thing that goes wrong."""
+
+    name: str
+    do: Act
+    undo: Act = lambda _: None
+    seconds: float = 0.0
+    dies: Side | None = None  # the node that ends with all that runs on it
+    ending: Ending = Ending.ANY
+
+
+def _agent_killed(side: Side) -> Breakage:
+    return Breakage(
+        f"{side}'s agent killed",
+        lambda scene: faults.kill(scene.directory, scene.state, scene.agent(side)),
+        lambda scene: faults.restart(scene.directory, scene.state, scene.agent(side)),
+        DOWN_SECONDS,
+    )
+
+
+def _agent_hung(side: Side) -> Breakage:
+    return Breakage(
+        f"{side}'s agent hung",
+        lambda scene: faults.hang(scene.directory, scene.agent(side)),
+        lambda scene: faults.resume(scene.directory, scene.agent(side)),
+        HANG_SECONDS,
+    )
+
+
+def _power_cut(side: Side) -> Breakage:
+    return Breakage(
+        f"{side}'s power cut",
+        lambda scene: faults.kill(scene.directory, scene.state, scene.power(side)),
+        lambda scene: faults.restart(scene.directory, scene.state, scene.power(side)),
+        DOWN_SECONDS,
+        dies=side,
+    )
+
+
+def _link(
+    name: str, ends: Callable[[Scene], tuple[str, str]], *, one_way: bool = False,
+    percent: int = 100, seconds: float = CUT_SECONDS,
+) -> Breakage:  # fmt: skip
+    def do(scene: Scene) -> None:
+        source, target = ends(scene)
+        faults.partition(
+            scene.directory, scene.state, source=source, target=target,
+            one_way=one_way, percent=percent,
+        )  # fmt: skip
+
+    return Breakage(name, do, _heal, seconds)
+
+
+def _heal(scene: Scene) -> None:
+    faults.heal(scene.directory, scene.state)
+
+
+def _half_open(scene: Scene) -> None:
+    """The connections that there are go dead without a word; new ones work."""
+    one, other = scene.source, scene.target
+    flows = connections.between(scene.directory, scene.state, one, other)
+    if flows:
+        faults.partition(scene.directory, scene.state, source=one, target=other, flows=flows)
+
+
+def _slow(rate: str | None) -> Act:
+    bits = None if rate is None else parse_rate(rate)
+    return lambda scene: faults.limit_rate(scene.directory, scene.state, bits)
+
+
+def _edit_back(scene: Scene) -> None:
+    scene.cluster.edit(scene.placement, {"targetNode": scene.source})
+
+
+def _delete_migration(scene: Scene) -> None:
+    scene.cluster.delete_migration(scene.cluster.migrations(scene.placement)[-1].metadata.name)
+
+
+def _agents(scene: Scene) -> tuple[str, str]:
+    return scene.source, scene.target
+
+
+BREAKAGES: tuple[Breakage, ...] = (
+    *(make(side) for side in Side for make in (_agent_killed, _agent_hung, _power_cut)),
+    Breakage(
+        "operator killed",
+        lambda scene: faults.kill(scene.directory, scene.state, OPERATOR),
+        lambda scene: faults.restart(scene.directory, scene.state, OPERATOR),
+        DOWN_SECONDS,
+    ),
+    Breakage(
+        "API server away",
+        lambda scene: signal_daemon(scene.directory, API_SERVER, signal.SIGSTOP),
+        lambda scene: signal_daemon(scene.directory, API_SERVER, signal.SIGCONT),
+        API_AWAY_SECONDS,
+    ),
+    _link("agents cut", _agents),
+    _link("source not heard", _agents, one_way=True),
+    _link("target not heard", lambda scene: (scene.target, scene.source), one_way=True),
+    _link("operator and source cut", lambda scene: (OPERATORS_HOST, scene.source)),
+    _link("operator and target cut", lambda scene: (OPERATORS_HOST, scene.target)),
+    Breakage("connections half-open", _half_open, _heal, CUT_SECONDS),
+    _link("1 % loss", _agents, percent=1, seconds=SLOW_SECONDS),
+    Breakage("slow link", _slow(SLOW_RATE), _slow(None), SLOW_SECONDS),
+    Breakage("edited back", _edit_back, ending=Ending.STAYS),
+    Breakage("migration deleted", _delete_migration, ending=Ending.STAYS),
+    Breakage(
+        "placement deleted",
+        lambda scene: scene.cluster.delete(scene.placement),
+        ending=Ending.DELETED,
+    ),
+)

@@ -1,0 +1,76 @@
+"""The lab's resources, for code that waits: one call at a time, each with the client's deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from transship.api.base import Resource
+from transship.api.migration import ContainerMigration
+from transship.api.placement import ContainerPlacement
+from transship.common.errors import NotFound
+from transship.kube.client import KubeClient
+
+NAMESPACE = "default"
+
+
+class Cluster:
+    """Placements and migrations of one namespace."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self._runner = asyncio.Runner()
+        self._client = self._runner.run(KubeClient.connect(kubeconfig))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._runner.run(self._client.close())
+        self._runner.close()
+
+    def create(self, placement: ContainerPlacement) -> None:
+        self._runner.run(self._client.create(placement))
+
+    def edit(self, name: str, spec: Mapping[str, Any]) -> None:
+        patch = self._client.merge_patch(
+            ContainerPlacement, name=name, namespace=NAMESPACE, patch={"spec": spec}
+        )
+        self._runner.run(patch)
+
+    def delete(self, name: str) -> None:
+        """Ask for it; a placement that is gone already is deleted."""
+        self._delete(ContainerPlacement, name)
+
+    def delete_migration(self, name: str) -> None:
+        self._delete(ContainerMigration, name)
+
+    def placement(self, name: str) -> ContainerPlacement | None:
+        get = self._client.get(ContainerPlacement, name=name, namespace=NAMESPACE)
+        try:
+            return self._runner.run(get)
+        except NotFound:
+            return None
+
+    def placements(self) -> tuple[ContainerPlacement, ...]:
+        return self._runner.run(self._client.list(ContainerPlacement, namespace=NAMESPACE))
+
+    def migrations(self, placement: str) -> list[ContainerMigration]:
+        """Of one placement, oldest first."""
+        found = self._runner.run(self._client.list(ContainerMigration, namespace=NAMESPACE))
+        return sorted(
+            (m for m in found if m.spec.placement_name == placement),
+            key=lambda m: (m.spec.epoch, m.spec.attempt),
+        )
+
+    def _delete(self, model: type[Resource], name: str) -> None:
+        with suppress(NotFound):
+            self._runner.run(self._client.delete(model, name=name, namespace=NAMESPACE))

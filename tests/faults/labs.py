@@ -1,0 +1,101 @@
+"""A lab for many cases, with what its nodes hold at rest; a new one after a case that did harm."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from contextlib import ExitStack
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+import trial
+from table import Case
+
+from transship.api.placement import Strategy
+from transship.lab import cluster, faults
+from transship.lab.proof.cluster import Cluster
+from transship.lab.proof.world_check import World, until_none, whole
+from transship.lab.state import LabState, find_state, lab_dir
+
+NODES = 3
+
+
+def say(text: str) -> None:
+    sys.stderr.write(f"  {text}\n")
+    sys.stderr.flush()
+
+
+class FaultLab:
+    """A lab of this name between `with` and its end; `keep` takes one over and leaves it."""
+
+    def __init__(self, name: str, *, keep: bool = False) -> None:
+        self._name, self._keep = name, keep
+        self._stack = ExitStack()
+        self._world: World | None = None
+        self._cases = 0
+
+    def __enter__(self) -> Self:
+        self._open(find_state(lab_dir(self._name)) if self._keep else None)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+        if not self._keep:
+            cluster.down(self._name)
+
+    def run(self, case: Case) -> trial.Result:
+        assert self._world is not None
+        self._cases += 1
+        source, target = self._pair()
+        try:
+            result = trial.run(
+                self._world, case, name=f"w{self._cases}", source=source, target=target
+            )
+        except Exception as e:  # the case is over, those after it are not
+            traceback.print_exc()
+            result = trial.Result(case, "violated", f"{type(e).__name__}: {e}")
+        if not result.ok:
+            self._renew()
+        return result
+
+    def _pair(self) -> tuple[str, str]:
+        nodes = self._nodes()
+        return nodes[self._cases % NODES], nodes[(self._cases + 1) % NODES]
+
+    def _nodes(self) -> tuple[str, ...]:
+        assert self._world is not None
+        return self._world.state.nodes
+
+    def _renew(self) -> None:
+        self._stack.close()
+        self._stack = ExitStack()
+        self._open(None)
+
+    def _open(self, left: LabState | None) -> None:
+        state = left or cluster.up(self._name, NODES, say=say)
+        faults.heal(lab_dir(state.name), state)
+        assert state.kubeconfig is not None
+        client = self._stack.enter_context(Cluster(state.kubeconfig))
+        self._world = self._warmed_up(World(client, state))
+
+    def _warmed_up(self, world: World) -> World:
+        """A node's first container and first move leave folders and cgroups for all that follow."""
+        first, *others = world.state.nodes
+        with trial.guest(world, "first", node=first, strategy=Strategy.AUTO) as made:
+            for node in (*others, first):
+                world.cluster.edit(made.name, {"targetNode": node})
+                findings = until_none(partial(whole, world, made, node=node), seconds=60)
+                assert not findings, findings
+        world.cluster.delete(made.name)
+        findings = until_none(partial(trial.still_there, world, made), seconds=60)
+        assert not findings, findings
+        findings = until_none(world.forwards, seconds=60)
+        assert not findings, findings
+        rest = {node: world.inventory(node) for node in world.state.nodes}
+        return World(world.cluster, world.state, rest)

@@ -1,0 +1,193 @@
+"""One case: a witness under a client is moved, something breaks, and the world is checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from table import Case
+
+from transship.api.base import ObjectMeta
+from transship.api.container import Container, EnvVar, Probe, TcpSocketAction
+from transship.api.placement import ContainerPlacement, MigrationSettings, PlacementSpec, Strategy
+from transship.common.errors import TransshipError
+from transship.lab.counter_client import PORT, CounterClient
+from transship.lab.proof import breakpoints, witness, world_check
+from transship.lab.proof.breakages import Ending
+from transship.lab.proof.cluster import NAMESPACE
+from transship.lab.proof.copies import CopyWatch
+from transship.lab.proof.scene import Scene
+from transship.lab.proof.world_check import Guest, World, until_none
+from transship.lab.state import lab_dir
+
+MEMORY_MIB, DIRTY_MIB_PER_SECOND = 16, 4
+START_SECONDS = 30.0
+REACH_SECONDS = 20.0
+END_SECONDS = 60.0
+SETTLE_SECONDS = 60.0  # a connection that was cut for long tries again only after as long
+CLEAN_SECONDS = 20.0
+BEFORE_REPLIES = 50
+ANSWERS = Probe(tcp_socket=TcpSocketAction(port=PORT), period_seconds=1)
+
+
+class NotReached(TransshipError):
+    """The move did not come by the step: the case says nothing."""
+
+
+@dataclass(frozen=True)
+class Result:
+    case: Case
+    result: str  # ok, violated, not reached
+    detail: str
+
+    @property
+    def ok(self) -> bool:
+        return self.result == "ok"
+
+
+def run(world: World, case: Case, *, name: str, source: str, target: str) -> Result:
+    """Move `name` from source to target, disturbed; nothing of it is left afterwards."""
+    began = time.monotonic()
+    try:
+        with guest(world, name, node=source, strategy=case.strategy) as made:
+            findings, story = _disturbed_move(world, made, case, source=source, target=target)
+        findings += _removed(world, made)
+    except NotReached as e:
+        _removed(world, Guest(name, "", ""))
+        return Result(case, "not reached", e.message)
+    spent = f"{time.monotonic() - began:.1f} s"
+    if findings:
+        return Result(case, "violated", "; ".join(findings[:6]) + f" ({story}, {spent})")
+    return Result(case, "ok", f"{story}, {spent}")
+
+
+@contextmanager
+def guest(world: World, name: str, *, node: str, strategy: Strategy) -> Iterator[Guest]:
+    """A witness that runs, with a client that has been answered for a while."""
+    world.cluster.create(_placement(world, name, node=node, strategy=strategy))
+    made = Guest(name, "", "")
+    findings = until_none(lambda: _starting(world, made, node=node), seconds=START_SECONDS)
+    if findings:
+        raise NotReached(f"it did not start: {findings}")
+    made.run = witness.hear(made.address).name
+    with CounterClient(made.address) as made.client:
+        until_none(lambda: _few_replies(made), seconds=START_SECONDS)
+        yield made
+
+
+def _starting(world: World, made: Guest, *, node: str) -> list[str]:
+    placement = world.cluster.placement(made.name)
+    if placement is None or placement.status.address is None:
+        return ["it has no address yet"]
+    made.container, made.address = placement.metadata.uid or "", placement.status.address
+    return world_check.whole(world, made, node=node)
+
+
+def _few_replies(made: Guest) -> list[str]:
+    enough = made.client is not None and made.client.number >= BEFORE_REPLIES
+    return [] if enough else ["the client has not been answered"]
+
+
+def _disturbed_move(
+    world: World, made: Guest, case: Case, *, source: str, target: str
+) -> tuple[list[str], str]:
+    directory = lab_dir(world.state.name)
+    scene = Scene(world.cluster, directory, made.name, made.container, source, target)
+    with CopyWatch(world.state, made.container) as watch:
+        _disturb(scene, case)
+        findings, story = _aftermath(world, made, case, scene)
+    return [*findings, *(f"two copies ran: {moment}" for moment in watch.twice)], story
+
+
+def _disturb(scene: Scene, case: Case) -> None:
+    side, place = case.place
+    node = scene.node(side)
+    breakpoints.arm(scene.directory, node, place)
+    try:
+        scene.cluster.edit(scene.placement, {"targetNode": scene.target})
+        try:
+            breakpoints.await_reached(scene.directory, node, place, timeout_seconds=REACH_SECONDS)
+        except TransshipError as e:
+            raise NotReached(e.message) from e
+        case.breakage.do(scene)
+    finally:
+        breakpoints.disarm(scene.directory, node)
+    try:
+        time.sleep(case.breakage.seconds)  # the length of the fault, not a wait for something
+    finally:
+        case.breakage.undo(scene)
+
+
+def _aftermath(world: World, made: Guest, case: Case, scene: Scene) -> tuple[list[str], str]:
+    """What is wrong once all is mended; and in a few words how it ended."""
+    if case.breakage.ending is Ending.DELETED:
+        return [], "deleted"
+    made.restarted = case.loses_the_container
+    findings = until_none(lambda: world_check.unfinished(world, made), seconds=END_SECONDS)
+    if findings:
+        return findings, "it did not end"
+    status = world.cluster.migrations(made.name)[-1].status
+    placement = world.cluster.placement(made.name)
+    node = (placement.status.node if placement is not None else None) or "no node"
+    story = (
+        f"{status.phase} {status.reason or ''} on {'target' if node == scene.target else 'source'}"
+    )
+    if node not in {scene.source, scene.target}:
+        return [f"its status says {node}"], story
+    findings = _ended_rightly(case, at_target=node == scene.target)
+    world.cluster.edit(made.name, {"targetNode": node})  # a failed move is not tried again here
+    findings += until_none(
+        lambda: world_check.whole(world, made, node=node), seconds=SETTLE_SECONDS
+    )
+    others = [each for each in world.state.nodes if each != node]
+    findings += until_none(
+        lambda: [item for each in others for item in world.leftovers(each)], seconds=CLEAN_SECONDS
+    )
+    return findings, story
+
+
+def _ended_rightly(case: Case, *, at_target: bool) -> list[str]:
+    if case.released and not at_target:
+        return ["it was released, and yet did not end at the target"]
+    called_back = case.breakage.ending is Ending.STAYS and not case.released
+    if called_back and at_target:
+        return ["it was called back before the release, and yet moved"]
+    return []
+
+
+def _removed(world: World, made: Guest) -> list[str]:
+    world.cluster.delete(made.name)
+    findings = until_none(lambda: still_there(world, made), seconds=END_SECONDS)
+    if findings:
+        return findings
+    return until_none(
+        lambda: [item for node in world.state.nodes for item in world.leftovers(node)],
+        seconds=CLEAN_SECONDS,
+    )
+
+
+def still_there(world: World, made: Guest) -> list[str]:
+    found = [
+        f"migration {m.metadata.name} does not go" for m in world.cluster.migrations(made.name)
+    ]
+    if world.cluster.placement(made.name) is not None:
+        found.append(f"placement {made.name} does not go")
+    return found
+
+
+def _placement(world: World, name: str, *, node: str, strategy: Strategy) -> ContainerPlacement:
+    env = (
+        EnvVar(name="MEMORY_MIB", value=str(MEMORY_MIB)),
+        EnvVar(name="DIRTY_MIB_PER_SECOND", value=str(DIRTY_MIB_PER_SECOND)),
+    )
+    image = f"{world.state.registry}/witness:1"
+    return ContainerPlacement(
+        metadata=ObjectMeta(name=name, namespace=NAMESPACE),
+        spec=PlacementSpec(
+            target_node=node,
+            container=Container(image=image, env=env, readiness_probe=ANSWERS),
+            migration=MigrationSettings(strategy=strategy, backoff_limit=0),
+        ),
+    )

@@ -39,8 +39,9 @@ class FakePeer:
         return self.streams[-1]
 
     async def send_trees(
-        self, root: Path, names: Sequence[str], *, stream: FakeStream, timeout_seconds: float
-    ) -> Sent:
+        self, root: Path, names: Sequence[str], *, stream: FakeStream, timeout_seconds: float,
+        pace: object = None,
+    ) -> Sent:  # fmt: skip
         assert stream.is_open
         self.runs.append("trees")
         sent = sum(self._take_tree(root, name) for name in names)

@@ -17,6 +17,7 @@ from fakes.agent_loop import LoopClock, VirtualLoop, owned
 from fakes.agent_peers import FakePeers, Listener, Network
 from fakes.agent_world import (
     Copy,
+    FakeBrakes,
     FakeBundles,
     FakeCopies,
     FakeResidents,
@@ -29,11 +30,13 @@ from fakes.agent_world import (
 )
 from fakes.orders import ID, order
 from transship.agent import records
+from transship.agent.experience import Experience
 from transship.agent.journal import Durability, Journal, JournalError
 from transship.agent.records import OWNED, Record
+from transship.agent.slots import Slots
 from transship.agent.source import Source, SourceParts
 from transship.agent.target import Target, TargetParts
-from transship.api.placement import DesiredState, Strategy
+from transship.api.placement import DesiredState, MigrationSettings, Strategy
 from transship.common.errors import NotFound, Refused, TransshipError
 from transship.protocol.migrations import IncomingOrder, OutgoingOrder, Peer, VerdictNotice
 from transship.protocol.states import RecordState, SideState, Verdict
@@ -99,12 +102,14 @@ class Agent:
         )
         self.residents = FakeResidents(at, self.journal, clock)
         peers: Any = FakePeers(node.pair.network, must_live=self.life.must_live)
+        self.slots, self.brakes = Slots(), FakeBrakes(at)
         copies, bundles, wires = FakeCopies(at), FakeBundles(at), FakeWires(at)
         self.source = Source(
             SourceParts(
                 journal=self.journal, copies=copies, bundles=bundles, wires=wires,
                 residents=self.residents, peers=peers, clock=clock,
-                streams=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+                streams=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), brakes=self.brakes,
+                slots=self.slots, experience=Experience(),
             )
         )  # fmt: skip
         self.target = Target(
@@ -118,6 +123,7 @@ class Agent:
     async def start(self) -> None:
         """As app.Agent does it."""
         self.journal.load()
+        self.brakes.release_all()
         await self.target.recover()
         await self.source.recover()
         self.residents.begin()
@@ -213,6 +219,7 @@ class Pair:
         self.world, self.network = World(), Network()
         self.a, self.b = Node("node-a", pair=self), Node("node-b", pair=self)
         self.strategy = Strategy.STOP_AND_COPY
+        self.settings = MigrationSettings()
         self._patches = pytest.MonkeyPatch()
         self._place_container()
 
@@ -269,6 +276,7 @@ class Pair:
             epoch=epoch,
             target=target.peer(),
             strategy=self.strategy,
+            settings=self.settings,
         )
 
     def prepare(self, migration: str = "m-1", *, epoch: int = 1) -> None:
@@ -425,7 +433,7 @@ class FakeFileCopy:
 
     def __init__(
         self, home: Path, trees: object, *, peer: Peer, migration: str, context: object,
-        mapped: object,
+        mapped: object, pace: object = None,
     ) -> None:  # fmt: skip
         self._from = home.parent.name
         self._peer, self._migration = peer, migration

@@ -14,14 +14,16 @@ from pathlib import Path
 
 from transship.agent import records
 from transship.agent.journal import Journal
-from transship.agent.ports import Dumped, Restored, Trees
+from transship.agent.ports import Dumped, Restored, StreamWish, Trees
 from transship.agent.records import OWNED, Record
-from transship.api.migration import Round
-from transship.api.placement import DesiredState, Strategy
+from transship.api.migration import MemoryTraffic
+from transship.api.placement import DesiredState
 from transship.common.clock import Clock
 from transship.common.errors import NotFound, TransshipError
 from transship.protocol.migrations import MemoryEndpoint, Peer
 from transship.protocol.states import RecordState
+from transship.transfer.page_ranges import PAGE_BYTES
+from transship.transfer.rounds import CopyRound
 
 SECONDS = {
     "prepare": 0.04,
@@ -29,6 +31,7 @@ SECONDS = {
     "send_difference": 0.01,
     "freeze": 0.005,
     "dump": 0.03,
+    "copy_round": 0.05,
     "send_memory": 0.02,
     "restore": 0.02,
     "destroy": 0.01,
@@ -63,12 +66,16 @@ class Home:
 
 @dataclass
 class World:
+    """writing: pages that the container changes in a round, at its own speed."""
+
     copies: dict[str, Copy] = field(default_factory=dict)
     homes: dict[str, Home] = field(default_factory=dict)
     wires: dict[str, str] = field(default_factory=dict)
     servers: dict[str, int | None] = field(default_factory=dict)  # page servers: what they have got
     progress: int = 0  # what the program has come to, wherever it ran
     starts: int = 0  # from the image
+    writing: int = 10
+    slowed: dict[str, float] = field(default_factory=dict)  # by node: the share that is left
     violations: list[str] = field(default_factory=list)
     failing: dict[tuple[str, str], int] = field(default_factory=dict)  # calls to fail, per step
     on_disk: dict[str, Callable[[], Record | None]] = field(default_factory=dict)
@@ -197,16 +204,26 @@ class FakeCopies:
         self.at.world.run(self.at.node, copy)
 
     async def ready(
-        self, container: str, *, to: MemoryEndpoint, node: str, strategy: Strategy
+        self, container: str, *, to: MemoryEndpoint, node: str, wish: StreamWish
     ) -> None:
         await self.at.step("ready")
 
     async def announce_memory(self, container: str) -> None:
         await self.at.step("announce_memory")
 
-    async def copy_memory(self, container: str, *, downtime_seconds: float) -> tuple[Round, ...]:
-        await self.at.step("copy_memory")
-        return (Round(number=0, bytes=50, milliseconds=1),)
+    async def copy_round(self, container: str) -> CopyRound:
+        """1,000 pages at first, at 1,000 pages in 50 ms."""
+        await self.at.step("copy_round")
+        size = 1000 * PAGE_BYTES
+        left = await self.left_pages(container)
+        return CopyRound(
+            pages=1000, bytes=size, content_bytes=size, seconds=0.05, rate=size / 0.05,
+            left_pages=left,
+        )  # fmt: skip
+
+    async def left_pages(self, container: str) -> int | None:
+        world = self.at.world
+        return round(world.writing * world.slowed.get(self.at.node, 1.0))
 
     async def unready(self, container: str) -> None:
         await self.at.step("unready")
@@ -221,7 +238,7 @@ class FakeCopies:
         (folder / "pages").write_text(str(copy.memory))
         return Dumped(images=folder)
 
-    async def send_memory(self, container: str) -> int:
+    async def send_memory(self, container: str) -> MemoryTraffic:
         await self.at.step("send_memory")
         copy, servers = self.at.copy, self.at.world.servers
         if copy.state is not State.FROZEN:
@@ -230,7 +247,7 @@ class FakeCopies:
         if not waiting:
             raise TransshipError("no keeper listens")
         servers[waiting[0]] = copy.memory
-        return 100
+        return MemoryTraffic(page_bytes=100, wire_bytes=100)
 
     async def receive(self, container: str, *, node: str) -> MemoryEndpoint:
         await self.at.step("receive")
@@ -277,6 +294,22 @@ class FakeCopies:
 
     def mapped(self, container: str) -> frozenset[str]:
         return frozenset()
+
+
+@dataclass(frozen=True)
+class FakeBrakes:
+    at: Place
+
+    async def slow(self, container: str, share: float) -> None:
+        await self.at.step("slow")
+        self.at.world.slowed[self.at.node] = share
+
+    def release(self, container: str) -> None:
+        self.at.quick_step("brake_release")
+        self.at.world.slowed.pop(self.at.node, None)
+
+    def release_all(self) -> None:
+        self.at.world.slowed.pop(self.at.node, None)
 
 
 @dataclass(frozen=True)

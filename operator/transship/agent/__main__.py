@@ -12,6 +12,7 @@ from loguru import logger
 
 from transship.agent.app import Agent, Settings
 from transship.agent.facts import Identity
+from transship.agent.slots import HANDOVERS_AT_ONCE
 from transship.common import logs
 from transship.common.errors import TransshipError
 from transship.protocol.paths import PORT
@@ -36,6 +37,10 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         "--insecure-registry", action="append", default=[], metavar="HOST:PORT",
         help="may speak plain HTTP; can be repeated",
     )  # fmt: skip
+    parser.add_argument(
+        "--handovers-at-once", type=int, default=HANDOVERS_AT_ONCE, metavar="N",
+        help="containers that may be frozen for their move at a time; the others wait running",
+    )  # fmt: skip
     parser.add_argument("--log-level", default="INFO")
     return parser.parse_args(words)
 
@@ -54,6 +59,7 @@ def settings_of(flags: argparse.Namespace) -> Settings:
         certificate=flags.cert,
         key=flags.key,
         insecure_registries=tuple(flags.insecure_registry),
+        handovers_at_once=max(1, flags.handovers_at_once),
     )
 
 

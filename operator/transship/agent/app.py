@@ -17,10 +17,12 @@ from aiohttp import web
 from loguru import logger
 
 from transship.agent.access import Guard
+from transship.agent.brakes import Brakes
 from transship.agent.bundles import NodeBundles
 from transship.agent.cluster import KubeCluster
 from transship.agent.containers import Containers
 from transship.agent.copies import NodeCopies, PageTls
+from transship.agent.experience import Experience
 from transship.agent.facts import Identity, NodeFacts, read_boot_id
 from transship.agent.forwards import Forwards
 from transship.agent.instances import ContainerExecutor, Instances
@@ -33,6 +35,7 @@ from transship.agent.peers import PeerClient
 from transship.agent.probes import Prober
 from transship.agent.registration import Registration
 from transship.agent.server import Service, make_app
+from transship.agent.slots import HANDOVERS_AT_ONCE, Slots
 from transship.agent.source import Source, SourceParts
 from transship.agent.target import Target, TargetParts
 from transship.agent.wires import NodeWires
@@ -64,6 +67,7 @@ class Settings:
     certificate: Path
     key: Path
     insecure_registries: tuple[str, ...] = ()
+    handovers_at_once: int = HANDOVERS_AT_ONCE
 
 
 class Agent:
@@ -89,6 +93,7 @@ class Agent:
             addresses=lambda: tuple(map(str, self.network.addresses)),
             containers=lambda: len(self.journal.all()),
         )  # fmt: skip
+        self.brakes = Brakes(layout)
         self._peers = PeerClient(self._tls.client)
         self.source, self.target = self._roles()
         self._stack = AsyncExitStack()
@@ -100,6 +105,7 @@ class Agent:
         # the CRIU of an agent that was killed undoes its dump, and freezes the container at its end
         await criu.orphans_ended(timeout_seconds=ORPHANS_SECONDS)
         await criu.warm()
+        self.brakes.release_all()
         await self.target.recover()
         await self.source.recover()
         self.containers.begin()
@@ -131,6 +137,8 @@ class Agent:
             SourceParts(
                 journal=journal, copies=copies, bundles=bundles, wires=wires,
                 residents=self.containers, peers=peers, streams=self._tls.client, clock=clock,
+                brakes=self.brakes, slots=Slots(settings.handovers_at_once),
+                experience=Experience(),
             )
         )  # fmt: skip
         target = Target(

@@ -15,8 +15,8 @@ from loguru import logger
 
 from transship.agent.departing_memory import DepartingMemory
 from transship.agent.keepers import PageKeeper, TlsFiles
-from transship.agent.ports import Dumped, Restored
-from transship.api.migration import Round
+from transship.agent.ports import Dumped, Restored, StreamWish
+from transship.api.migration import MemoryTraffic
 from transship.api.placement import Strategy
 from transship.common.certificates import agent_name
 from transship.common.errors import DeadlineExceeded, TransshipError
@@ -31,7 +31,8 @@ from transship.runtime.lazy_daemon import LazyDaemon, require_whole
 from transship.runtime.page_stream import RemotePages
 from transship.transfer.changed_pages import Untracked
 from transship.transfer.mappings import mapped_files
-from transship.transfer.page_ranges import PAGE_BYTES, Process
+from transship.transfer.page_ranges import Process
+from transship.transfer.rounds import CopyRound
 from transship.transfer.write_tracker import best_tracker
 
 DUMP_SECONDS = 15.0
@@ -87,14 +88,17 @@ class NodeCopies:
     # The source.
 
     async def ready(
-        self, container: str, *, to: MemoryEndpoint, node: str, strategy: Strategy
+        self, container: str, *, to: MemoryEndpoint, node: str, wish: StreamWish
     ) -> None:
         await self._whole(container)
         await self._clear_images(container)
         keeper = RemotePages(to.address, to.port, node=node, context=self._tls.client)
-        tracker = best_tracker() if strategy is Strategy.PRE_COPY else Untracked()
+        in_rounds = wish.strategy in {Strategy.AUTO, Strategy.PRE_COPY}
         memory = await DepartingMemory.connect(
-            keeper, lambda: self._processes(container), tracker=tracker
+            keeper,
+            lambda: self._processes(container),
+            tracker=best_tracker() if in_rounds else Untracked(),
+            wish=wish,
         )
         request = DumpRequest(container, self._layout, Pages.LAZY, timeout_seconds=DUMP_SECONDS)
         try:
@@ -114,18 +118,11 @@ class NodeCopies:
     async def announce_memory(self, container: str) -> None:
         await self._ready(container).memory.announce()
 
-    async def copy_memory(self, container: str, *, downtime_seconds: float) -> tuple[Round, ...]:
-        memory = self._ready(container).memory
-        await memory.copy(downtime_seconds=downtime_seconds)
-        return tuple(
-            Round(
-                number=number,
-                bytes=each.bytes,
-                dirty_bytes=each.pages * PAGE_BYTES,
-                milliseconds=round(each.seconds * 1e3),
-            )
-            for number, each in enumerate(memory.rounds)
-        )
+    async def copy_round(self, container: str) -> CopyRound:
+        return await self._ready(container).memory.round()
+
+    async def left_pages(self, container: str) -> int | None:
+        return await self._ready(container).memory.left_pages()
 
     async def unready(self, container: str) -> None:
         departing = self._departing.pop(container, None)
@@ -141,10 +138,10 @@ class NodeCopies:
         done = await self._ready(container).dumper.dump()
         return Dumped(images=done.images, asleep=done.stopped)
 
-    async def send_memory(self, container: str) -> int:
+    async def send_memory(self, container: str) -> MemoryTraffic:
         memory = self._ready(container).memory
         await memory.finish(pagemaps.read(self.images(container)))
-        return memory.sent_bytes
+        return memory.traffic
 
     async def thaw(self, container: str) -> None:
         freezer_of(self._layout, container).thaw()

@@ -10,12 +10,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
 
+from transship.agent.ports import StreamWish
+from transship.api.migration import MemoryTraffic
 from transship.runtime.page_stream import RemotePages, dial
 from transship.runtime.pagemaps import LazyRange
 from transship.transfer.changed_pages import Tracker
-from transship.transfer.memory_copy import MemoryCopy, RoundResult, enough
-from transship.transfer.page_ranges import PageRange, Process
+from transship.transfer.memory_copy import MemoryCopy
+from transship.transfer.page_ranges import PAGE_BYTES, PageRange, Process
 from transship.transfer.page_sender import PageSender
+from transship.transfer.rounds import CopyRound
 
 T = TypeVar("T")
 
@@ -34,27 +37,36 @@ class DepartingMemory:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="memory")
 
     @classmethod
-    async def connect(cls, keeper: RemotePages, processes: Processes, *, tracker: Tracker) -> Self:
+    async def connect(
+        cls, keeper: RemotePages, processes: Processes, *, tracker: Tracker, wish: StreamWish
+    ) -> Self:
         """Raises Unreachable."""
-        sender = PageSender(await asyncio.to_thread(dial, keeper))
+        channel = await asyncio.to_thread(dial, keeper)
+        sender = PageSender(channel, pace=wish.pace, compression=wish.compression)
         return cls(sender, tracker, processes)
 
     @property
-    def sent_bytes(self) -> int:
-        return self._sender.sent_bytes
-
-    @property
-    def rounds(self) -> tuple[RoundResult, ...]:
-        return tuple(self._copy.rounds)
+    def traffic(self) -> MemoryTraffic:
+        sender = self._sender
+        content = sender.content_bytes
+        return MemoryTraffic(
+            page_bytes=content,
+            zero_page_bytes=sender.zero_pages * PAGE_BYTES,
+            wire_bytes=sender.sent_bytes,
+            compressed_percent=round(100 * sender.body_bytes / content) if content else None,
+        )
 
     async def announce(self) -> None:
         """Have the target make room, when nothing is sent before the freeze."""
         await self._run(lambda: self._copy.reserve(self._processes()))
 
-    async def copy(self, *, downtime_seconds: float) -> None:
-        """Copy in rounds while the container runs, until the rest fits the downtime."""
-        while not enough(self._copy.rounds, downtime_seconds=downtime_seconds):
-            await self._run(lambda: self._copy.round(self._processes()))
+    async def round(self) -> CopyRound:
+        """Copy what has changed while the container runs; all of it at first."""
+        return await self._run(lambda: self._copy.round(self._processes()))
+
+    async def left_pages(self) -> int | None:
+        """How many pages have changed since the last round; None where that cannot be told."""
+        return await self._run(lambda: self._copy.left(self._processes()))
 
     async def finish(self, ranges: Sequence[LazyRange]) -> None:
         """Inside the freeze: everything that CRIU left to be restored lazily is at the target."""

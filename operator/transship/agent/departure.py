@@ -6,11 +6,16 @@ import asyncio
 from dataclasses import dataclass, field
 
 from transship.agent.filecopy import FileCopy
+from transship.agent.slots import Place
 from transship.agent.stopwatch import Stopwatch
-from transship.api.migration import Round, StepName
+from transship.api.migration import MemoryTraffic, Prediction, Round, StepName
+from transship.api.placement import Strategy
+from transship.api.quantity import bytes_of
 from transship.common.errors import TransshipError
 from transship.protocol.migrations import MigrationReport, OutgoingOrder
 from transship.protocol.states import SideState, Verdict
+from transship.transfer.pace import Pace
+from transship.transfer.rounds import CopyRound
 
 _PERCENT = {
     StepName.COPY_FILES: 10,
@@ -41,7 +46,17 @@ class Departure:
     release_tried: bool = False
     packets_come: bool = False  # again, after an abort
     files: FileCopy | None = None
+    strategy: Strategy = field(init=False)  # the one that is used
+    can_post_copy: bool = False  # the target's memory can be fetched after the resume
+    pace: Pace = field(init=False)  # of all that is sent before the freeze
+    share: float | None = 1.0  # of its CPU time that the container is left; None: all, always
+    is_slow: bool = True  # until its brake is known to be released
+    copied: tuple[CopyRound, ...] = ()
     rounds: tuple[Round, ...] = ()
+    prediction: Prediction | None = None
+    traffic: MemoryTraffic | None = None
+    choice: str = ""  # what was chosen, and why
+    place: Place | None = None  # in the queue for the handover
     bytes: int = 0
     frozen_at: float | None = None
     blackout_microseconds: int | None = None
@@ -49,6 +64,23 @@ class Departure:
     failure: TransshipError | None = None
     failed_step: StepName | None = None
     log_tail: str = ""
+
+    def __post_init__(self) -> None:
+        wish = self.order.strategy
+        # Auto begins like PreCopy, and may come to something else
+        self.strategy = Strategy.PRE_COPY if wish is Strategy.AUTO else wish
+        limit = self.order.settings.max_bandwidth
+        self.pace = Pace(None if limit is None else float(bytes_of(limit)))
+
+    @property
+    def in_rounds(self) -> bool:
+        """Whether memory is copied while the container runs."""
+        return self.order.strategy in {Strategy.AUTO, Strategy.PRE_COPY}
+
+    def leave_queue(self) -> None:
+        """Let the next one be handed over; can be repeated."""
+        if self.place is not None:
+            self.place.leave()
 
     def report(self) -> MigrationReport:
         failure = self.failure
@@ -59,7 +91,10 @@ class Departure:
             epoch=self.order.epoch,
             state=self.state,
             verdict=self.verdict,
-            strategy=self.order.strategy,
+            strategy=self.strategy,
+            choice=self.choice[:4096],
+            prediction=self.prediction,
+            memory=self.traffic,
             percent=self._percent(),
             steps=self.watch.steps,
             rounds=self.rounds,

@@ -16,6 +16,7 @@ from transship.protocol.migrations import Peer
 from transship.protocol.paths import STREAM_PORT
 from transship.transfer.changes import Look, changes, look
 from transship.transfer.files import send_files, send_trees
+from transship.transfer.pace import Pace
 from transship.transfer.streams import Hello, Stream, StreamKind, open_stream
 
 COPY_TIMEOUT_SECONDS = 24 * 3600.0
@@ -42,6 +43,7 @@ class FileCopy:
         migration: str,
         context: ssl.SSLContext,
         mapped: Mapped,
+        pace: Pace | None = None,
     ) -> None:
         self._home = home
         self._trees = trees.names
@@ -50,6 +52,7 @@ class FileCopy:
         self._migration = migration
         self._context = context
         self._mapped = mapped
+        self._pace = pace or Pace(None)
         self._last: Look | None = None
         self._ready: Stream | None = None
         self.bytes = 0
@@ -113,7 +116,11 @@ class FileCopy:
     async def _run_whole(self, stream: Stream, *, timeout_seconds: float) -> None:
         try:
             sent = await send_trees(
-                self._home, self._trees, stream=stream, timeout_seconds=timeout_seconds
+                self._home,
+                self._trees,
+                stream=stream,
+                timeout_seconds=timeout_seconds,
+                pace=self._pace,
             )
         finally:
             await stream.close()

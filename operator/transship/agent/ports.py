@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Protocol
 
 from transship.agent.records import Record
-from transship.api.migration import Round
-from transship.api.placement import Strategy
+from transship.api.migration import MemoryTraffic
+from transship.api.placement import Compression, Strategy
 from transship.protocol.migrations import MemoryEndpoint, Peer
+from transship.transfer.pace import Pace
+from transship.transfer.rounds import CopyRound
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,15 @@ class Dumped:
 
     images: Path
     asleep: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class StreamWish:
+    """How pages are to be sent."""
+
+    strategy: Strategy
+    pace: Pace
+    compression: Compression
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,7 @@ class Copies(Protocol):
         ...
 
     async def ready(
-        self, container: str, *, to: MemoryEndpoint, node: str, strategy: Strategy
+        self, container: str, *, to: MemoryEndpoint, node: str, wish: StreamWish
     ) -> None:
         """Start and connect all that the dump needs, while the container still runs."""
         ...
@@ -67,16 +78,20 @@ class Copies(Protocol):
         """Have the target make room for memory of which nothing is sent before the freeze."""
         ...
 
-    async def copy_memory(self, container: str, *, downtime_seconds: float) -> tuple[Round, ...]:
-        """Copy the running container's memory until what is left fits the downtime."""
+    async def copy_round(self, container: str) -> CopyRound:
+        """Copy what has changed of the running container's memory; all of it at first."""
+        ...
+
+    async def left_pages(self, container: str) -> int | None:
+        """How many pages have changed since the last round; None where that cannot be told."""
         ...
 
     async def dump(self, container: str) -> Dumped:
         """Dump everything but the memory; the container is frozen."""
         ...
 
-    async def send_memory(self, container: str) -> int:
-        """After the dump: send what the target does not have yet; returns all bytes sent."""
+    async def send_memory(self, container: str) -> MemoryTraffic:
+        """After the dump: send what the target does not have yet; returns all that was sent."""
         ...
 
     async def receive(self, container: str, *, node: str) -> MemoryEndpoint:
@@ -135,6 +150,18 @@ class Bundles(Protocol):
 
     def mapped(self, record: Record, paths: frozenset[str]) -> frozenset[str]:
         """Where files that the container calls by these paths lie, relative to home."""
+        ...
+
+
+class Brakes(Protocol):
+    """Slowing a running container down, so that its memory can be caught up with."""
+
+    async def slow(self, container: str, share: float) -> None:
+        """Leave it this share of its CPU time. Raises NotFound where that cannot be done."""
+        ...
+
+    def release(self, container: str) -> None:
+        """Give back exactly what it had; harmless where it was not slowed."""
         ...
 
 

@@ -12,6 +12,7 @@ from transship.agent.records import Record
 from transship.agent.source_parts import SourceParts
 from transship.agent.way_back import WayBack
 from transship.api.migration import StepName
+from transship.api.placement import Strategy
 from transship.common.errors import TransshipError
 from transship.protocol.migrations import ResumeReply, VerdictNotice
 from transship.protocol.states import SideState, Verdict
@@ -63,6 +64,8 @@ class Release:
                 if reply.state is SideState.RUNNING:
                     self._note_blackout(departure, sent=sent, reply=reply)
                     return
+            finally:  # those who wait need not wait for a target that is away
+                departure.leave_queue()
             await asyncio.sleep(GO_RETRY_SECONDS[min(tries, len(GO_RETRY_SECONDS) - 1)])
             tries += 1
 
@@ -75,10 +78,15 @@ class Release:
         way = max(0.0, there_and_back - resume) / 2
         departure.blackout_microseconds = round((sent + way + resume - departure.frozen_at) * 1e6)
         departure.watch.add(reply.parts, prefix="Target")
+        if departure.order.strategy is not Strategy.COLD:
+            self._with.experience.note(
+                blackout=departure.blackout_microseconds / 1e6, parts=departure.watch.parts
+            )
 
     async def destroy(self, record: Record) -> None:
         """Only the release makes this legal; it can be repeated."""
         successor = duties.released_to(record)
         await self._with.copies.destroy(record.id)
+        self._with.brakes.release(record.id)  # its cgroup is gone: this forgets what it had
         await asyncio.to_thread(self._with.wires.leave, record, via=successor)
         await self._with.bundles.remove(record.id)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 
+from transship.agent.experience import Experience
 from transship.agent.journal import Journal
 from transship.agent.peers import PeerClient
-from transship.agent.ports import Bundles, Copies, Residents, Wires
+from transship.agent.ports import Brakes, Bundles, Copies, Residents, Wires
 from transship.agent.records import Record
+from transship.agent.slots import Slots
 from transship.common.clock import Clock
 from transship.common.errors import NotFound, TransshipError
 
@@ -25,6 +27,9 @@ class SourceParts:
     peers: PeerClient
     streams: ssl.SSLContext
     clock: Clock
+    brakes: Brakes
+    slots: Slots
+    experience: Experience
 
     def record(self, container: str) -> Record:
         """What was promised about a container that is here. Raises NotFound."""

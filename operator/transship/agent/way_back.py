@@ -40,6 +40,7 @@ class WayBack:
         await self._promise_to_keep(departure)
         departure.verdict = Verdict.ABORTED
         await self._run_on(departure, record)
+        departure.leave_queue()
         await self.put_away(departure)
         # last: a CRIU that was ended in the middle may have frozen the container again
         self._with.residents.keep(order.container)
@@ -90,6 +91,7 @@ class WayBack:
 
     async def _run_on(self, departure: Departure, record: Record) -> None:
         """Each part is tried whatever became of the others; the supervisor mends what is left."""
+        self._release_brake(departure)
         self._let_packets_in(departure, record)
         if record.state is not RecordState.FROZEN:
             return
@@ -101,6 +103,12 @@ class WayBack:
         if departure.frozen_at is not None:
             stall = self._with.clock.monotonic() - departure.frozen_at
             departure.blackout_microseconds = round(stall * 1e6)
+
+    def _release_brake(self, departure: Departure) -> None:
+        """It was slowed down for this move alone."""
+        with _tolerating(departure, "giving its CPU time back"):
+            self._with.brakes.release(departure.order.container)
+            departure.is_slow = False
 
     def _let_packets_in(self, departure: Departure, record: Record) -> None:
         """Also before the freeze: once asked to hold, the target answers for the address."""
@@ -119,11 +127,13 @@ class WayBack:
     async def _end_abort(self, departure: Departure) -> None:
         """What could not be done at once; a later migration of the container ends the trying."""
         await self._tell_aborted(departure)
-        while self._owes_abort(departure) or not departure.packets_come:
+        while self._owes_abort(departure) or departure.is_slow or not departure.packets_come:
             await asyncio.sleep(MEND_SECONDS)
             record = self._with.journal.get(departure.order.container)
             if record is None or record.migration not in {None, departure.order.migration}:
                 return
+            if departure.is_slow:
+                self._release_brake(departure)
             if not departure.packets_come:
                 self._let_packets_in(departure, record)
             with suppress(JournalError):

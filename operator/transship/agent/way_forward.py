@@ -14,18 +14,14 @@ from loguru import logger
 from transship.agent import records
 from transship.agent.departure import Departure
 from transship.agent.filecopy import FileCopy
-from transship.agent.ports import Dumped
+from transship.agent.memory_rounds import MemoryRounds
+from transship.agent.ports import Dumped, StreamWish
 from transship.agent.source_parts import SourceParts, cancelled
 from transship.api.migration import StepName
-from transship.api.placement import Strategy
-from transship.protocol.migrations import OutgoingOrder, RestoreRequest
+from transship.api.placement import Compression, Strategy
+from transship.protocol.migrations import RestoreRequest
 from transship.protocol.states import SideState, Verdict
 from transship.transfer import images
-
-DOWNTIME_MILLISECONDS = 100
-"""What a blackout may take where nobody has said; decides how long memory is copied before."""
-MEMORY_SHARE = 0.25
-"""Of the blackout; the rest is CRIU's dump and restore."""
 
 RESTORE_TIMEOUT_SECONDS = 45.0
 """Longer than the target's own, whose failure says more."""
@@ -36,16 +32,18 @@ class WayForward:
 
     def __init__(self, parts: SourceParts) -> None:
         self._with = parts
+        self._rounds = MemoryRounds(parts)
 
     async def go(self, departure: Departure) -> None:
         order = departure.order
         log = logger.bind(migration=order.migration, container=order.container)
         log.bind(target=order.target.node, strategy=order.strategy).info("migration begins")
-        departure.files = files = self._file_copy(order)
+        departure.files = files = self._file_copy(departure)
         await self._copy_files(departure, files)
         await self._hand_over(departure, files)
 
-    def _file_copy(self, order: OutgoingOrder) -> FileCopy:
+    def _file_copy(self, departure: Departure) -> FileCopy:
+        order = departure.order
         bundles, record = self._with.bundles, self._with.record(order.container)
         return FileCopy(
             bundles.home(record.id),
@@ -53,6 +51,7 @@ class WayForward:
             peer=order.target,
             migration=order.migration,
             context=self._with.streams,
+            pace=departure.pace,
             mapped=lambda: bundles.mapped(record, self._with.copies.mapped(record.id)),
         )
 
@@ -66,10 +65,16 @@ class WayForward:
         memory = None
         if order.strategy is not Strategy.COLD:
             memory = await self._with.peers.memory(order.target, order.migration)
+            wish = StreamWish(
+                order.strategy,
+                departure.pace,
+                order.settings.compression or Compression.AUTO,
+            )
             await self._with.copies.ready(
-                order.container, to=memory, node=order.target.node, strategy=order.strategy
+                order.container, to=memory, node=order.target.node, wish=wish
             )
             await self._copy_memory(departure)
+            await self._rounds.keep_up(departure)
         await files.make_ready()
         await self._with.residents.quieten(order.container)
         await self._with.peers.hold(order.target, order.migration)
@@ -93,6 +98,7 @@ class WayForward:
         boot = "" if order.strategy is Strategy.COLD else journal.boot
         journal.put(record.but(started_boot=boot))
         self._with.residents.disown(order.container)
+        departure.pace.lift()  # from here on every byte that waits is blackout
         departure.state = SideState.FROZEN
         departure.frozen_at = self._with.clock.monotonic()
         if order.strategy is Strategy.COLD:
@@ -106,20 +112,16 @@ class WayForward:
             return await self._with.copies.dump(departure.order.container)
 
     async def _copy_memory(self, departure: Departure) -> None:
-        order, copies = departure.order, self._with.copies
-        if order.strategy is Strategy.PRE_COPY:
-            downtime = order.settings.max_downtime_milliseconds or DOWNTIME_MILLISECONDS
+        if departure.in_rounds:
             with departure.watch.step(StepName.COPY_MEMORY):
-                departure.rounds = await copies.copy_memory(
-                    order.container, downtime_seconds=downtime / 1e3 * MEMORY_SHARE
-                )
+                await self._rounds.converge(departure)
         else:
-            await copies.announce_memory(order.container)
+            await self._with.copies.announce_memory(departure.order.container)
 
     async def _send_memory(self, departure: Departure) -> None:
         with departure.watch.part("SendMemory"):
-            sent = await self._with.copies.send_memory(departure.order.container)
-        departure.bytes += sent
+            departure.traffic = await self._with.copies.send_memory(departure.order.container)
+        departure.bytes += departure.traffic.wire_bytes
 
     async def _restore(self, departure: Departure, files: FileCopy, dumped: Dumped | None) -> None:
         # CRIU creates files at the dump (link remap): the difference of the files comes after it

@@ -118,7 +118,7 @@ class Round(ApiModel):
     bytes: Int64
     """What it sent."""
     dirty_bytes: Int64 = 0
-    """What the container changed meanwhile."""
+    """What the container had changed when it ended; 0 where the kernel does not tell."""
     milliseconds: Int64
 
 
@@ -130,6 +130,19 @@ class Prediction(ApiModel):
     total_milliseconds: Int64
     bytes: Int64
     explanation: Text = ""
+
+
+class MemoryTraffic(ApiModel):
+    """What the memory was on its way."""
+
+    page_bytes: Int64
+    """Pages sent, again and again where they changed; those of zeros are not among them."""
+    zero_page_bytes: Int64 = 0
+    """Pages of zeros, which only their number was sent of."""
+    wire_bytes: Int64
+    """What was sent for all of them."""
+    compressed_percent: Percent | None = None
+    """What compression has left of the pages; unset where nothing was to be compressed."""
 
 
 class BlackoutPart(ApiModel):
@@ -155,6 +168,8 @@ class MigrationStatus(ApiModel):
     target: SideStatus | None = None
     rounds: Annotated[tuple[Round, ...], Field(**list_map("number", max_items=64))] = ()
     prediction: Prediction | None = None
+    """What was expected of the handover, written down before the freeze."""
+    memory: MemoryTraffic | None = None
     start_time: MicroTime | None = None
     completion_time: MicroTime | None = None
     blackout_milliseconds: Int32 | None = None

@@ -210,6 +210,11 @@ class Reason(StrEnum):
         "A step took longer than it may.",
         "raise spec.migration.deadlineSeconds, or find what is slow: times are in status.steps",
     )
+    DOWNTIME_TOO_LONG = (
+        "DowntimeTooLong",
+        "The container changes its memory too fast to be handed over within the limit.",
+        "raise spec.migration.maxDowntimeMilliseconds, allow postCopy, or try a quieter hour",
+    )
     BACKOFF_LIMIT_EXCEEDED = (
         "BackoffLimitExceeded",
         "The move failed as often as spec.migration.backoffLimit allows.",

@@ -56,7 +56,7 @@ def observed_status(
         update={
             "observed_generation": generation,
             "start_time": previous.start_time or now,
-            "strategy": method.strategy,
+            "strategy": _strategy(seen) or method.strategy,
             "source": _side(seen.source) or previous.source,
             "target": _side(seen.target) or previous.target,
             **_figures(previous, seen),
@@ -69,7 +69,7 @@ def observed_status(
     return status.model_copy(
         update={
             "phase": phase,
-            "message": (why.text if why is not None else method.explanation) or None,
+            "message": (why.text if why is not None else _explanation(seen, method)) or None,
             "conditions": _under_way(status, phase, why, generation=generation, now=now),
         }
     )
@@ -100,11 +100,22 @@ def _figures(previous: MigrationStatus, seen: Seen) -> dict[str, object]:
     if source is None:
         return found
     found["percent"] = max(min(source.percent, 99), 0)
-    for field in ("rounds", "prediction", "bytes"):
+    for field in ("rounds", "prediction", "memory", "bytes"):
         found[field] = getattr(source, field) or getattr(previous, field)
     if source.blackout_microseconds is not None:
         found["blackout_milliseconds"] = round(source.blackout_microseconds / 1000)
     return found
+
+
+def _strategy(seen: Seen) -> Strategy | None:
+    """What the source makes of its order: Auto becomes something else there."""
+    return None if seen.source.report is None else seen.source.report.strategy
+
+
+def _explanation(seen: Seen, method: Method) -> str:
+    """Why it is not the strategy that was asked for, and what the source has chosen."""
+    chosen = "" if seen.source.report is None else seen.source.report.choice
+    return "; ".join(part for part in (method.explanation, chosen) if part)[:4096]
 
 
 def _steps(report: MigrationReport | None) -> tuple[Step, ...]:
@@ -184,7 +195,7 @@ def _finished(
             "completion_time": now,
             "total_milliseconds": max(0, round((now - began).total_seconds() * 1000)),
             "reason": why.reason[:256],
-            "message": (method.explanation if good else why.message[:4096]) or None,
+            "message": (_explanation(seen, method) if good else why.message[:4096]) or None,
             "hint": why.hint[:4096] or None,
             "log_tail": None if good else _log_tail(seen),
         }

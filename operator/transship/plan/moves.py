@@ -118,10 +118,8 @@ def resolve_strategy(wish: Strategy, *, stopped: bool) -> tuple[Strategy, str]:
     if stopped and wish != Strategy.COLD:
         return Strategy.COLD, "the container does not run: its files are moved, it has no memory"
     match wish:
-        case Strategy.COLD | Strategy.STOP_AND_COPY | Strategy.PRE_COPY:
+        case Strategy.COLD | Strategy.STOP_AND_COPY | Strategy.PRE_COPY | Strategy.AUTO:
             return wish, ""
-        case Strategy.AUTO:
-            return Strategy.PRE_COPY, ""
         case Strategy.POST_COPY:
             return Strategy.PRE_COPY, "PostCopy is not available in this version: PreCopy is used"
 

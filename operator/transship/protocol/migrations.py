@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from transship.api.base import MicroTime
-from transship.api.migration import BlackoutPart, Prediction, Round, Step
+from transship.api.migration import BlackoutPart, MemoryTraffic, Prediction, Round, Step
 from transship.api.placement import LastExit, MigrationSettings, Strategy
 from transship.protocol.base import Id, Message
 from transship.protocol.containers import ContainerOrder
@@ -53,7 +53,7 @@ class OutgoingOrder(Message):
 
 
 class MigrationReport(Message):
-    """What one side knows of a migration."""
+    """What one side knows of a migration. choice: how the source does it, and why."""
 
     migration: str
     container: str
@@ -61,10 +61,12 @@ class MigrationReport(Message):
     state: SideState
     verdict: Verdict = Verdict.UNDECIDED
     strategy: Strategy | None = None
+    choice: str = ""
     percent: int = 0
     steps: tuple[Step, ...] = ()
     rounds: tuple[Round, ...] = ()
     prediction: Prediction | None = None
+    memory: MemoryTraffic | None = None
     blackout_microseconds: int | None = None
     blackout_parts: tuple[BlackoutPart, ...] = ()
     total_milliseconds: int | None = None

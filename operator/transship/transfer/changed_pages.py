@@ -37,6 +37,10 @@ class Tracker(Protocol):
         """The same of a frozen process; only its `ranges` matter. They may be fewer or more."""
         ...
 
+    def count_changed(self, process: Process) -> int | None:
+        """How many pages would be candidates now; None where only reading them tells."""
+        ...
+
     def differing(self, ranges: Sequence[PageRange], data: bytearray) -> bytes | None:
         """A byte per page that was read, 1 for those to be sent; None for all of them."""
         ...
@@ -54,6 +58,9 @@ class Untracked:
         self, process: Process, ranges: Sequence[PageRange]
     ) -> tuple[PageRange, ...]:
         return tuple(ranges)
+
+    def count_changed(self, process: Process) -> int | None:
+        return None
 
     def differing(self, ranges: Sequence[PageRange], data: bytearray) -> bytes | None:
         return None
@@ -75,6 +82,9 @@ class DigestTracker:
         self, process: Process, ranges: Sequence[PageRange]
     ) -> tuple[PageRange, ...]:
         return tuple(ranges)
+
+    def count_changed(self, process: Process) -> int | None:
+        return None
 
     def differing(self, ranges: Sequence[PageRange], data: bytearray) -> bytes | None:
         view = memoryview(data)

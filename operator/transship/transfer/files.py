@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transship.common.errors import CommandFailed, DeadlineExceeded
+from transship.transfer.pace import Pace
 from transship.transfer.streams import Stream, pump
 
 MODULE = "container"
@@ -56,11 +57,17 @@ class Sent:
 
 
 async def send_trees(
-    root: Path, names: Sequence[str], *, stream: Stream, timeout_seconds: float
+    root: Path,
+    names: Sequence[str],
+    *,
+    stream: Stream,
+    timeout_seconds: float,
+    pace: Pace | None = None,
 ) -> Sent:
     """Make the peer's `names` (below `root`) equal to ours; what it has beyond them goes away."""
     options = ["--delete", "--recursive"]
-    return await _send(root, [*options, *names], stream=stream, timeout_seconds=timeout_seconds)
+    words = [*options, *names]
+    return await _send(root, words, stream=stream, timeout_seconds=timeout_seconds, pace=pace)
 
 
 async def send_files(
@@ -83,6 +90,7 @@ async def _send(
     stream: Stream,
     timeout_seconds: float,
     stdin: bytes | None = None,
+    pace: Pace | None = None,
 ) -> Sent:
     ours, theirs = socket.socketpair()
     with theirs:
@@ -97,7 +105,7 @@ async def _send(
             stderr=asyncio.subprocess.STDOUT,
             pass_fds=[theirs.fileno()],
         )
-    async with _bridged(ours, stream), _ended(child, argv, timeout_seconds):
+    async with _bridged(ours, stream, pace=pace), _ended(child, argv, timeout_seconds):
         output, _ = await child.communicate(stdin)
     text = output.decode(errors="replace")
     # 24: a file vanished between the listing and the copy, as files of running containers do
@@ -156,10 +164,12 @@ def _daemon_config(root: Path) -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def _bridged(sock: socket.socket, stream: Stream) -> AsyncIterator[None]:
+async def _bridged(
+    sock: socket.socket, stream: Stream, *, pace: Pace | None = None
+) -> AsyncIterator[None]:
     """Join a local socket and a stream both ways for as long as the body runs."""
     reader, writer = await asyncio.open_connection(sock=sock)
-    out = asyncio.create_task(pump(reader, stream.writer))
+    out = asyncio.create_task(pump(reader, stream.writer, pace=pace))
     into = asyncio.create_task(pump(stream.reader, writer))
     try:
         yield

@@ -8,8 +8,9 @@ one that was never sent or has changed since. StopAndCopy is this without a roun
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from transship.common.errors import TransshipError
 from transship.transfer.changed_pages import Tracker
@@ -23,22 +24,10 @@ from transship.transfer.page_ranges import (
 )
 from transship.transfer.page_sender import PageSender
 from transship.transfer.process_memory import BATCH_PAGES, MemoryReader, private_pages
+from transship.transfer.rounds import CopyRound
 
-MAX_ROUNDS = 8
-"""A container that has not come to rest by then will not."""
-MIN_SHRINK = 0.9
-"""A round of more than this share of the one before is as good as it gets."""
-OVERHEAD_SECONDS = 0.002
-"""Of the last part besides the pages: the scan, the flush."""
-
-
-@dataclass(frozen=True)
-class RoundResult:
-    """What one round, or the last part, took; `bytes` are those on the wire."""
-
-    pages: int
-    bytes: int
-    seconds: float
+PROBE_PAGES = 64
+"""A batch of at least so many pages with content tells what the link can do."""
 
 
 class MemoryCopy:
@@ -49,7 +38,8 @@ class MemoryCopy:
         self._tracker = tracker
         self._sent = PageSet()
         self._buffer = bytearray(BATCH_PAGES * PAGE_BYTES)
-        self.rounds: list[RoundResult] = []
+        self._meter = Meter()
+        self.rounds: list[CopyRound] = []
 
     def reserve(self, processes: Sequence[Process]) -> None:
         """Have the target get memory for all of it: before the freeze, when there is no round."""
@@ -57,9 +47,10 @@ class MemoryCopy:
             self._sender.reserve(private_pages(process))
         self._sender.flush()
 
-    def round(self, processes: Sequence[Process]) -> RoundResult:
+    def round(self, processes: Sequence[Process]) -> CopyRound:
         """Copy what has changed of the running processes; all of it in the first round."""
         start = _Start.of(self._sender)
+        self._meter.begin_round()
         for process in processes:
             changed = self._tracker.candidates(process)
             self._sent.discard(changed)
@@ -69,11 +60,19 @@ class MemoryCopy:
                 # dead peer to TCP_USER_TIMEOUT
                 self._sender.flush()
             self._copy_running(process, changed)
-        self._sender.flush()
-        self.rounds.append(start.result(self._sender))
+        with self._meter.timing():
+            self._sender.flush()
+        done = start.result(self._sender, rate=self._meter.rate)
+        self.rounds.append(replace(done, left_pages=self.left(processes)))
         return self.rounds[-1]
 
-    def finish(self, processes: Sequence[Process], ranges: Sequence[PageRange]) -> RoundResult:
+    def left(self, processes: Sequence[Process]) -> int | None:
+        """How many pages have changed since; None where only reading them would tell."""
+        counts = [self._tracker.count_changed(process) for process in processes]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
+    def finish(self, processes: Sequence[Process], ranges: Sequence[PageRange]) -> CopyRound:
         """Inside the freeze: have every page of `ranges` at the target as it is now."""
         start = _Start.of(self._sender)
         by_pid = {process.inside: process for process in processes}
@@ -85,7 +84,7 @@ class MemoryCopy:
                 self._sent.discard(self._tracker.last_candidates(by_pid[pid], wanted))
             self._copy_frozen(by_pid[pid], self._sent.missing(wanted))
         self._sender.end()
-        return start.result(self._sender)
+        return start.result(self._sender, rate=self._meter.rate)
 
     def _copy_running(self, process: Process, ranges: Sequence[PageRange]) -> None:
         """What has vanished meanwhile is left out: it is new if it comes back."""
@@ -110,10 +109,54 @@ class MemoryCopy:
             return
         marks = self._tracker.differing(got, self._buffer)
         if marks is None or 0 not in marks:
-            self._sender.send(got, self._buffer)
+            self._send_metered(got, self._buffer)
         elif 1 in marks:
-            self._sender.send(*selected(got, self._buffer, marks))
+            self._send_metered(*selected(got, self._buffer, marks))
         self._sent.add(got)
+
+    def _send_metered(self, ranges: Sequence[PageRange], data: bytearray) -> None:
+        sender = self._sender
+        before = sender.sent_bytes
+        if not sender.is_limited:
+            with self._meter.timing():
+                sender.send(ranges, data)
+            self._meter.count(sender.sent_bytes - before)
+        elif total(ranges) >= PROBE_PAGES and not self._meter.has_probed:
+            seconds = sender.burst(ranges, data)
+            self._meter.probe(sender.sent_bytes - before, seconds)
+        else:
+            sender.send(ranges, data)
+
+
+class Meter:
+    """How fast the stream is when nothing holds it back on purpose: bytes per second."""
+
+    def __init__(self) -> None:
+        self._bytes, self._seconds = 0, 0.0
+        self.rate = 0.0
+        self.has_probed = False
+
+    def begin_round(self) -> None:
+        self.has_probed = False
+        self._bytes, self._seconds = 0, 0.0
+
+    @contextmanager
+    def timing(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._seconds += time.monotonic() - began
+        # a few pages tell of the round trip alone
+        if self._bytes >= PROBE_PAGES * PAGE_BYTES or not self.rate:
+            self.rate = self._bytes / max(self._seconds, 1e-6)
+
+    def count(self, size: int) -> None:
+        self._bytes += size
+
+    def probe(self, size: int, seconds: float) -> None:
+        """A burst under a limit: all that can be known then."""
+        self.has_probed = True
+        if size >= PROBE_PAGES * PAGE_BYTES // 2:
+            self.rate = size / seconds
 
 
 @dataclass(frozen=True)
@@ -121,18 +164,29 @@ class _Start:
     """Where the counters and the clock stood."""
 
     pages: int
+    zero_pages: int
+    content: int
     bytes: int
     at: float
 
     @classmethod
     def of(cls, sender: PageSender) -> _Start:
-        return cls(sender.sent_pages, sender.sent_bytes, time.monotonic())
+        return cls(
+            sender.sent_pages,
+            sender.zero_pages,
+            sender.content_bytes,
+            sender.sent_bytes,
+            time.monotonic(),
+        )
 
-    def result(self, sender: PageSender) -> RoundResult:
-        return RoundResult(
+    def result(self, sender: PageSender, *, rate: float) -> CopyRound:
+        return CopyRound(
             pages=sender.sent_pages - self.pages,
+            zero_pages=sender.zero_pages - self.zero_pages,
+            content_bytes=sender.content_bytes - self.content,
             bytes=sender.sent_bytes - self.bytes,
             seconds=time.monotonic() - self.at,
+            rate=rate,
         )
 
 
@@ -154,25 +208,3 @@ def selected(
             at = marks.find(1, stop, end)
         page = end
     return tuple(found), content
-
-
-def enough(rounds: Sequence[RoundResult], *, downtime_seconds: float) -> bool:
-    """Whether to freeze now rather than copy another round.
-
-    What will be left is taken to be what the last round had to copy, at the rate of all rounds.
-    """
-    if not rounds:
-        return False
-    if len(rounds) >= MAX_ROUNDS:
-        return True
-    if len(rounds) >= 2 and rounds[-1].pages >= MIN_SHRINK * rounds[-2].pages:
-        return True
-    return expected_seconds(rounds) <= downtime_seconds
-
-
-def expected_seconds(rounds: Sequence[RoundResult]) -> float:
-    """How long the last part will take, by the rounds so far."""
-    seconds = sum(one.seconds for one in rounds)
-    size = sum(one.bytes for one in rounds)
-    rate = size / seconds if seconds > 0 else 0.0
-    return OVERHEAD_SECONDS + (rounds[-1].bytes / rate if rate > 0 else 0.0)

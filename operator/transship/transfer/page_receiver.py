@@ -11,7 +11,9 @@ import re
 import socket
 from collections.abc import Sequence
 
+from transship.common.errors import InvalidInput
 from transship.transfer import page_wire
+from transship.transfer.compression import Unpacker
 from transship.transfer.page_ranges import PAGE_BYTES, PageRange
 from transship.transfer.page_store import PageStore
 from transship.transfer.page_wire import Header, Kind
@@ -30,6 +32,8 @@ class PageReceiver:
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
         self._channel = channel
         self._store = store
+        self._unpacker = Unpacker()
+        self._packed = bytearray()
         self.pages = 0
         self.bytes = 0
 
@@ -62,14 +66,25 @@ class PageReceiver:
         ranges, marks = self._table(header)
         filled, zero = split(ranges, marks)
         rooms = [view for one in filled for view in self._store.room(one)]
-        for view in rooms:
-            page_wire.receive_into(self._channel, view)
+        if header.flags & page_wire.PACKED:
+            self._receive_packed(header.bytes, rooms)
+        else:
+            for view in rooms:
+                page_wire.receive_into(self._channel, view)
         for one in filled:
             self._store.keep(one)
         for one in zero:
             self._store.keep_zero(one)
         self.pages += header.pages
         self.bytes += header.bytes
+
+    def _receive_packed(self, size: int, rooms: list[memoryview]) -> None:
+        if len(self._packed) < size:
+            self._packed = bytearray(size)
+        data = memoryview(self._packed)[:size]
+        page_wire.receive_into(self._channel, data)
+        if not self._unpacker.unpack(data, rooms):
+            raise InvalidInput("reading a page stream: pages that cannot be decompressed")
 
     def _table(self, header: Header) -> tuple[tuple[PageRange, ...], bytes | bytearray]:
         data = bytearray(page_wire.table_bytes(header))

@@ -7,25 +7,45 @@ OpenSSL runs outside of the interpreter's lock. Not for two threads at once, exc
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import re
 import socket
+import termios
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from transship.api.placement import Compression
 from transship.common.errors import Unreachable
 from transship.transfer import page_wire
+from transship.transfer.compression import Packer, chooser
+from transship.transfer.pace import Pace
 from transship.transfer.page_ranges import PAGE_BYTES, ZERO_PAGE, PageRange, total
 from transship.transfer.page_wire import Kind
 
 STALL_TIMEOUT_SECONDS = 30.0
 """Of one send or receive, not of the whole: a peer that takes nothing for so long is gone."""
 BUFFER_BYTES = 4 << 20
-BURST_SECONDS = 0.02
-"""How far a limited sender may run ahead of its rate."""
 
 _UNMARKED = re.compile(rb"\x00+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """A batch as it goes out. tried: to compress it; spent: the seconds that it took."""
+
+    pages: int
+    zero_pages: int
+    content: int
+    head: bytes
+    body: bytes | memoryview
+    tried: bool
+    spent: float
+
+    @property
+    def bytes(self) -> int:
+        return len(self.head) + len(self.body)
 
 
 @dataclass(frozen=True)
@@ -37,21 +57,32 @@ class Stored:
 
 
 class PageSender:
-    """Sends pages; `max_bandwidth` is in bytes per second, None for as fast as it goes."""
+    """Sends pages, no faster than the pace allows, compressed where the chooser says so."""
 
-    def __init__(self, channel: socket.socket, *, max_bandwidth: float | None = None) -> None:
+    def __init__(
+        self,
+        channel: socket.socket,
+        *,
+        pace: Pace | None = None,
+        compression: Compression = Compression.NONE,
+    ) -> None:
         channel.settimeout(STALL_TIMEOUT_SECONDS)
         # large buffers: the reading of memory and the sending of it overlap
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         self._channel = channel
-        self._pace = Pace(max_bandwidth)
+        self._pace = pace or Pace(None)
+        self._chooser = chooser(compression)
+        self._packer = Packer()
         self._aborted = threading.Event()
         self.sent_pages = 0
+        self.zero_pages = 0
+        self.content_bytes = 0
+        self.body_bytes = 0
         self.sent_bytes = 0
 
-    def limit(self, max_bandwidth: float | None) -> None:
-        """Change the rate; None lifts it, as for the blackout."""
-        self._pace = Pace(max_bandwidth)
+    @property
+    def is_limited(self) -> bool:
+        return self._pace.rate is not None
 
     def reserve(self, ranges: Iterable[PageRange]) -> None:
         """Tell the target that these pages will come, so that it has the memory at hand."""
@@ -66,17 +97,68 @@ class PageSender:
 
     def send(self, ranges: Sequence[PageRange], data: bytearray) -> None:
         """Send these pages of one process; `data` begins with their content, one after another."""
+        message = self._message(ranges, data)
+        self._aborted.wait(self._pace.delay(message.bytes))
+        self._pass_on(message)
+
+    def burst(self, ranges: Sequence[PageRange], data: bytearray) -> float:
+        """The same at once, the limit notwithstanding; returns the seconds until it was stored."""
+        self._flush()
+        message = self._message(ranges, data)
+        self._pace.delay(message.bytes)  # what follows waits for it
+        began = time.monotonic()
+        self._pass_on(message)
+        self._flush()
+        return time.monotonic() - began
+
+    def _message(self, ranges: Sequence[PageRange], data: bytearray) -> _Message:
         pages = total(ranges)
         marks = zero_marks(data, pages)
-        self._send(page_wire.encode(Kind.PAGES, ranges, marks=marks))
         content = _content(memoryview(data)[: pages * PAGE_BYTES], marks)
-        if content:
-            self._send(content)
-        self.sent_pages += pages
+        packed: bytes | None = None
+        began = time.monotonic()
+        if content and self._chooser.compresses(backlog=self._backlog()):
+            packed = self._packer.pack(content)
+        size = len(content)
+        small = packed is not None and len(packed) < size
+        head = page_wire.encode(
+            Kind.PAGES, ranges, marks=marks, packed=len(packed) if packed and small else None
+        )
+        body = packed if packed is not None and small else content
+        return _Message(
+            pages, marks.count(1), size, head, body, packed is not None, time.monotonic() - began
+        )
+
+    def _pass_on(self, message: _Message) -> None:
+        waited = time.monotonic()
+        self._send_now(message.head)
+        if message.body:
+            self._send_now(message.body)
+            self._chooser.note(
+                compressed=message.tried,
+                content=message.content,
+                wire=len(message.body),
+                seconds=message.spent + time.monotonic() - waited,
+            )
+        self.sent_pages += message.pages
+        self.zero_pages += message.zero_pages
+        self.content_bytes += message.content
+        self.body_bytes += len(message.body)
+
+    def _backlog(self) -> int:
+        """Bytes that the socket has taken and not yet got rid of."""
+        unsent = bytearray(4)
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self._channel.fileno(), termios.TIOCOUTQ, unsent)
+        return int.from_bytes(unsent, "little")
 
     def flush(self) -> Stored:
         """Wait until all that was sent is stored. Raises Unreachable when it is not."""
-        self._send(page_wire.encode(Kind.FLUSH))
+        self._aborted.wait(self._pace.delay(page_wire.HEADER_BYTES))
+        return self._flush()
+
+    def _flush(self) -> Stored:
+        self._send_now(page_wire.encode(Kind.FLUSH))
         answer = page_wire.receive_header(self._channel)
         if answer.kind is not Kind.FLUSHED or answer.pages != self.sent_pages:
             raise Unreachable(
@@ -101,24 +183,11 @@ class PageSender:
 
     def _send(self, data: bytes | memoryview) -> None:
         self._aborted.wait(self._pace.delay(len(data)))
+        self._send_now(data)
+
+    def _send_now(self, data: bytes | memoryview) -> None:
         page_wire.send_all(self._channel, data)
         self.sent_bytes += len(data)
-
-
-class Pace:
-    """A token bucket: says how long to wait before the next bytes."""
-
-    def __init__(self, rate: float | None) -> None:
-        self._rate = rate
-        self._due = time.monotonic()
-
-    def delay(self, size: int) -> float:
-        if self._rate is None:
-            return 0.0
-        now = time.monotonic()
-        wait = max(0.0, self._due - now - BURST_SECONDS)
-        self._due = max(self._due, now) + size / self._rate
-        return wait
 
 
 def zero_marks(data: bytearray, pages: int) -> bytes:

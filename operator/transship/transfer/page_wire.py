@@ -3,7 +3,7 @@
     kind u8, flags u8, ranges u16, pid u32, pages u64, bytes u64
     then `ranges` times: address u64, pages u64
     then, with the flag MARKED, a byte per page: 1 for a page of zeros, which is not sent
-    then the other pages, `bytes` in all
+    then the other pages, `bytes` in all; with the flag PACKED compressed together by zstd
 
 Only a FLUSH is answered, by a FLUSHED with the totals of pages and bytes stored so far.
 """
@@ -20,6 +20,7 @@ from transship.common.errors import InvalidInput, Unreachable
 from transship.transfer.page_ranges import PAGE_BYTES, PageRange, total
 
 MARKED = 1
+PACKED = 2
 MAX_RANGES = 4096
 MAX_PAGES = 4096
 
@@ -50,14 +51,16 @@ class Header:
     bytes: int = 0
 
 
-def encode(kind: Kind, ranges: Sequence[PageRange] = (), *, marks: bytes = b"") -> bytes:
-    """All of a message but the pages; the ranges are of one process."""
+def encode(
+    kind: Kind, ranges: Sequence[PageRange] = (), *, marks: bytes = b"", packed: int | None = None
+) -> bytes:
+    """All of a message but the pages; the ranges are of one process. packed: compressed size."""
     pages = total(ranges)
     sent = 0
     if kind is Kind.PAGES:
-        sent = (pages - marks.count(1)) * PAGE_BYTES
+        sent = (pages - marks.count(1)) * PAGE_BYTES if packed is None else packed
     pid = ranges[0].pid if ranges else 0
-    flags = MARKED if marks else 0
+    flags = (MARKED if marks else 0) | (PACKED if packed is not None else 0)
     head = _HEADER.pack(kind, flags, len(ranges), pid, pages, sent)
     table = b"".join(_RANGE.pack(one.address, one.pages) for one in ranges)
     return head + table + marks
@@ -96,7 +99,9 @@ def decode_table(
     marks = data[size:]
     fits = total(ranges) == header.pages and all(one.address % PAGE_BYTES == 0 for one in ranges)
     if header.kind is Kind.PAGES:
-        fits = fits and header.bytes == (header.pages - marks.count(1)) * PAGE_BYTES
+        content = (header.pages - marks.count(1)) * PAGE_BYTES
+        small = header.flags & PACKED and 0 < header.bytes < content
+        fits = fits and (small or header.bytes == content)
     if not fits:
         raise InvalidInput("reading a page stream: ranges and header differ")
     return ranges, marks

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from transship.api.base import ApiModel
 from transship.common.errors import Refused, TransshipError, Unreachable
 from transship.common.sockets import make_prompt
+from transship.transfer.pace import Pace
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 HELLO_LIMIT_BYTES = 4096
@@ -150,10 +151,14 @@ def common_name(writer: asyncio.StreamWriter) -> str:
     return ""
 
 
-async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
+async def pump(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, pace: Pace | None = None
+) -> int:
     """Copy until the end of the stream and pass the end on; returns the bytes copied."""
     copied = 0
     while data := await reader.read(PUMP_CHUNK_BYTES):
+        if pace is not None and (seconds := pace.delay(len(data))):
+            await asyncio.sleep(seconds)
         writer.write(data)
         await writer.drain()
         copied += len(data)

@@ -84,6 +84,10 @@ class WriteFaults:
         """Private pages written since the last take, which from now on count anew."""
         return self._scan(mapping, _SCAN_PROTECT | _SCAN_CHECK_ASYNC, unless=_PAGE_FILE)
 
+    def peek(self, mapping: Mapping) -> list[PageRange]:
+        """What take would give, without taking it."""
+        return self._scan(mapping, _SCAN_CHECK_ASYNC, unless=_PAGE_FILE)
+
     def look(self, mapping: Mapping) -> list[PageRange]:
         """Pages written since the last take."""
         return self._scan(mapping, _SCAN_CHECK_ASYNC, unless=0)

@@ -17,7 +17,7 @@ from loguru import logger
 from transship.common.errors import TransshipError
 from transship.transfer import write_faults
 from transship.transfer.changed_pages import DigestTracker, Tracker
-from transship.transfer.page_ranges import PageRange, Process, joined
+from transship.transfer.page_ranges import PageRange, Process, joined, total
 from transship.transfer.process_memory import Mapping, mappings_of, private_pages
 from transship.transfer.write_faults import NotTracked, WriteFaults
 
@@ -66,6 +66,22 @@ class WriteTracker:
             except NotTracked:
                 doubtful.append(one)
         return joined([*found, *within(ranges, doubtful)])
+
+    def count_changed(self, process: Process) -> int | None:
+        followed = self._followed.get(process)
+        if followed is None:
+            return None
+        found = 0
+        doubtful: list[Mapping] = []
+        try:
+            for one in mappings_of(process):
+                try:
+                    found += total(_peek(followed, one))
+                except NotTracked:
+                    doubtful.append(one)
+        except OSError:  # it has called exec, or has ended
+            return None
+        return found + total(private_pages(process, doubtful))
 
     def differing(self, ranges: Sequence[PageRange], data: bytearray) -> bytes | None:
         if any(process.inside == ranges[0].pid for process in self._followed):
@@ -126,6 +142,12 @@ def _look(followed: _Followed, mapping: Mapping) -> list[PageRange]:
     if not contains(followed.covered, mapping):
         raise NotTracked
     return followed.faults.look(mapping)
+
+
+def _peek(followed: _Followed, mapping: Mapping) -> list[PageRange]:
+    if not contains(followed.covered, mapping):
+        raise NotTracked
+    return followed.faults.peek(mapping)
 
 
 def contains(covered: Sequence[Mapping], mapping: Mapping) -> bool:

@@ -12,7 +12,8 @@ import pytest
 
 from transship.transfer import write_faults
 from transship.transfer.changed_pages import DigestTracker, Untracked
-from transship.transfer.memory_copy import MAX_ROUNDS, MemoryCopy, RoundResult, enough, selected
+from transship.transfer.memory_copy import MemoryCopy, Meter, selected
+from transship.transfer.pace import Pace
 from transship.transfer.page_ranges import CHUNK_BYTES, PAGE_BYTES, PageRange, Process, batches
 from transship.transfer.page_receiver import PageReceiver
 from transship.transfer.page_sender import PageSender
@@ -212,22 +213,47 @@ def test_selected_pages_keep_their_addresses_and_content() -> None:
     assert content == b"b" * PAGE_BYTES + b"c" * PAGE_BYTES + b"e" * PAGE_BYTES
 
 
-def rounds(*pages: int) -> list[RoundResult]:
-    """At 1,000 pages of 1 byte a second."""
-    return [RoundResult(pages=one, bytes=one, seconds=one / 1000) for one in pages]
+def test_a_round_tells_what_has_changed_since(child, target) -> None:
+    tracker = tracker_of("writes")
+    copy = MemoryCopy(target.sender, tracker)
+    copy.round([child.process])
+    quiet = copy.left([child.process])
+    for page in range(20, 40):
+        child.tell(f"write {page}")
+    changed = copy.left([child.process])
+    copy.finish([child.process], [])
+    tracker.close()
+    assert quiet is not None
+    assert changed >= quiet + 20 - 4  # a few of them may have been written just before
 
 
-@pytest.mark.parametrize(
-    ("pages", "stop"),
-    [
-        ((), False),
-        ((1000,), False),
-        ((1000, 400), False),
-        ((1000, 400, 380), True),
-        ((1000, 50), True),
-        ((40,), True),
-        (tuple(2**number * 1000 for number in range(MAX_ROUNDS, 0, -1)), True),
-    ],
-)
-def test_rounds_stop_when_the_rest_is_short_or_shrinks_no_more(pages, stop) -> None:
-    assert enough(rounds(*pages), downtime_seconds=0.1) is stop
+@pytest.mark.parametrize("kind", ["digests", "untracked"])
+def test_without_the_kernels_help_nobody_knows_what_has_changed(child, target, kind) -> None:
+    tracker = tracker_of(kind)
+    copy = MemoryCopy(target.sender, tracker)
+    assert copy.round([child.process]).left_pages is None
+    copy.finish([child.process], [])
+
+
+def test_a_limited_stream_still_learns_what_the_link_can_do(child, target) -> None:
+    """From a burst: otherwise the blackout would be predicted at the limit's rate."""
+    child.tell("map 512")
+    target.sender = PageSender(target.sender._channel, pace=Pace(4e6))
+    copy = MemoryCopy(target.sender, Untracked())
+    done = copy.round([child.process])
+    copy.finish([child.process], [])
+    assert done.rate > 2 * 4e6
+
+
+def test_a_meter_is_not_misled_by_a_few_pages() -> None:
+    meter = Meter()
+    meter.begin_round()
+    meter.count(100 << 20)
+    with meter.timing():
+        pass
+    good = meter.rate
+    meter.begin_round()
+    meter.count(PAGE_BYTES)
+    with meter.timing():
+        pass
+    assert meter.rate == good

@@ -4,11 +4,14 @@ import threading
 
 import pytest
 
+from transship.api.placement import Compression
 from transship.common.errors import InvalidInput, Unreachable
 from transship.transfer import page_wire
+from transship.transfer.compression import Packer
+from transship.transfer.pace import Pace
 from transship.transfer.page_ranges import CHUNK_BYTES, PAGE_BYTES, PageRange, total
 from transship.transfer.page_receiver import PageReceiver
-from transship.transfer.page_sender import Pace, PageSender
+from transship.transfer.page_sender import PageSender
 from transship.transfer.page_store import PageStore
 
 
@@ -102,8 +105,47 @@ def test_a_message_of_no_known_kind_ends_the_stream(link: Link) -> None:
     assert isinstance(link.error, InvalidInput)
 
 
-def test_a_limited_sender_waits_for_its_turn() -> None:
-    pace = Pace(1000.0)
-    assert pace.delay(1000) == 0.0
-    assert 0.9 < pace.delay(1000) < 1.0
-    assert 1.9 < pace.delay(1) < 2.0
+def compressed(link: Link, wish: Compression) -> PageSender:
+    """Another sender on the same connection."""
+    return PageSender(link.sender._channel, compression=wish)
+
+
+def test_compressed_pages_arrive_as_they_were_and_take_less(link: Link) -> None:
+    ranges = (PageRange(3, 0, 3), PageRange(3, CHUNK_BYTES - PAGE_BYTES, 3))
+    data = bytearray(b"".join(bytes([65 + page]) * PAGE_BYTES for page in range(6)))
+    data[PAGE_BYTES : 2 * PAGE_BYTES] = bytes(PAGE_BYTES)
+    sender = compressed(link, Compression.ZSTD)
+    sender.send(ranges, data)
+    assert sender.flush().bytes < PAGE_BYTES
+    assert b"".join(content(link, one) for one in ranges) == data
+    assert sender.content_bytes == 5 * PAGE_BYTES
+    assert sender.body_bytes < PAGE_BYTES
+
+
+def test_what_compression_makes_no_smaller_goes_as_it_is(link: Link) -> None:
+    data = bytearray(os.urandom(4 * PAGE_BYTES))
+    sender = compressed(link, Compression.ZSTD)
+    sender.send((PageRange(3, 0, 4),), data)
+    assert sender.flush().bytes == 4 * PAGE_BYTES
+    assert content(link, PageRange(3, 0, 4)) == data
+
+
+@pytest.mark.parametrize("damage", ["garbage", "too little", "too much"])
+def test_pages_that_cannot_be_decompressed_end_the_stream(link: Link, damage: str) -> None:
+    pages = (PageRange(3, 0, 4),)
+    size = {"garbage": 0, "too little": 3, "too much": 5}[damage] * PAGE_BYTES
+    packed = Packer().pack(b"x" * size) if size else b"no zstd at all"
+    head = page_wire.encode(page_wire.Kind.PAGES, pages, packed=len(packed))
+    link.sender._channel.sendall(head + packed)
+    link.thread.join()
+    assert isinstance(link.error, InvalidInput)
+    assert total(link.store.missing(pages)) == 4
+
+
+def test_a_burst_is_not_held_back_but_counts(link: Link) -> None:
+    now = [0.0]
+    pace = Pace(PAGE_BYTES, clock=lambda: now[0])
+    sender = PageSender(link.sender._channel, pace=pace)
+    sender.burst((PageRange(3, 0, 2),), bytearray(b"b" * (2 * PAGE_BYTES)))
+    assert link.store.missing([PageRange(3, 0, 2)]) == ()
+    assert pace.delay(1) > 1.9

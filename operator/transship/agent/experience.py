@@ -1,0 +1,54 @@
+"""What this agent's past handovers took, as a ground for predicting the next one."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+from transship.api.migration import BlackoutPart, StepName
+from transship.plan.convergence import DEFAULT_COST, Cost
+
+REMEMBERED = 9
+"""Handovers; the median of them is told, so that a few slow ones change nothing."""
+
+_BESIDE = (StepName.SYNC_FILES.value, StepName.SEND_STATE.value, StepName.RESTORE.value)
+"""What the last pages are sent at the same time as; see way_forward."""
+WAIT_FOR_PAGES = "TargetReceivePages"
+"""The one part that depends on how much memory was left."""
+
+
+class Experience:
+    """Kept in memory: a restarted agent begins with the default again."""
+
+    def __init__(self) -> None:
+        self._costs: deque[Cost] = deque(maxlen=REMEMBERED)
+        self._rates: dict[str, float] = {}
+
+    @property
+    def cost(self) -> Cost:
+        if not self._costs:
+            return DEFAULT_COST
+        return Cost(
+            fixed=median(cost.fixed for cost in self._costs),
+            beside=median(cost.beside for cost in self._costs),
+        )
+
+    def note(self, *, blackout: float, parts: Iterable[BlackoutPart]) -> None:
+        self._costs.append(cost_of(blackout, tuple(parts)))
+
+    def rate_to(self, node: str) -> float | None:
+        """Bytes per second that went there last."""
+        return self._rates.get(node)
+
+    def note_rate(self, node: str, rate: float) -> None:
+        if rate > 0:
+            self._rates[node] = rate
+
+
+def cost_of(blackout: float, parts: Sequence[BlackoutPart]) -> Cost:
+    """The cost of one handover without what it waited for memory."""
+    took = {part.name: part.microseconds / 1e6 for part in parts}
+    waited = took.get(WAIT_FOR_PAGES, 0.0)
+    beside = sum(took.get(name, 0.0) for name in _BESIDE) - waited
+    return Cost(fixed=max(0.0, blackout - waited), beside=max(0.0, beside))

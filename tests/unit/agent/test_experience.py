@@ -1,0 +1,36 @@
+import pytest
+
+from transship.agent.experience import Experience, cost_of
+from transship.api.migration import BlackoutPart
+from transship.plan.convergence import DEFAULT_COST
+
+
+def parts(**milliseconds: int) -> tuple[BlackoutPart, ...]:
+    return tuple(BlackoutPart(name=n, microseconds=ms * 1000) for n, ms in milliseconds.items())
+
+
+def test_waiting_for_pages_is_no_cost_of_a_handover_itself() -> None:
+    cost = cost_of(
+        0.3, parts(Dump=50, SyncFiles=5, SendState=2, Restore=193, TargetReceivePages=100)
+    )
+    assert cost.fixed == pytest.approx(0.2)
+    assert cost.beside == pytest.approx(0.1)
+    assert cost.measured
+
+
+def test_an_agent_without_experience_says_so() -> None:
+    assert Experience().cost is DEFAULT_COST
+
+
+def test_one_slow_handover_changes_nothing() -> None:
+    experience = Experience()
+    for blackout in (0.1, 0.11, 3.0, 0.12, 0.1):
+        experience.note(blackout=blackout, parts=parts(Restore=60))
+    assert experience.cost.fixed == pytest.approx(0.11)
+
+
+def test_old_handovers_are_forgotten() -> None:
+    experience = Experience()
+    for blackout in (*[1.0] * 20, *[0.1] * 9):
+        experience.note(blackout=blackout, parts=())
+    assert experience.cost.fixed == pytest.approx(0.1)

@@ -5,13 +5,14 @@ PACKAGES := buildah debian-archive-keyring e2fsprogs gcc libc6-dev mmdebstrap py
 PYTHON := python3
 BIN := .venv/bin
 
-.PHONY: help setup packages test test-unit test-e2e lint format demo clean
+.PHONY: help setup packages test test-unit test-e2e model lint format demo clean
 
 help:
 	@echo 'make setup      everything that the other targets need, into .venv and ~/.cache/transship'
 	@echo 'make demo       a lab, a container moved under load by editing its resource, and what happened'
 	@echo 'make test       setup, lint and all tests'
 	@echo 'make test-unit  the tests that need neither root nor a lab'
+	@echo 'make model      the handover, explored further than the unit tests have time for (minutes)'
 	@echo 'make lint       ruff, mypy and the import contracts'
 	@echo 'make clean      remove what these targets made in this folder'
 
@@ -47,6 +48,9 @@ test-e2e: setup
 	$(BIN)/pytest $(STRICT)
 	$(BIN)/pytest tests/e2e $(STRICT:%=--ignore=%) || \
 	  $(BIN)/pytest tests/e2e $(STRICT:%=--ignore=%) --last-failed --last-failed-no-failures none
+
+model: .venv/.installed
+	PYTHONPATH=operator:tests $(BIN)/python -m model
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

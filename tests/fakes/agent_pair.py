@@ -317,7 +317,7 @@ class Pair:
 
     def abort_source(self, migration: str = "m-1", *, epoch: int = 1) -> Verdict:
         source, _ = self.sides(epoch)
-        return self.call(source.live.source.abort(migration), on=source).verdict
+        return self.call(source.live.source.abort(migration, container=ID), on=source).verdict
 
     def abort_target(self, migration: str = "m-1", *, epoch: int = 1) -> SideState:
         _, target = self.sides(epoch)
@@ -358,7 +358,7 @@ class Pair:
         elif record.state is RecordState.RELEASED:
             self.call(source.forget(migration), on=node)
         else:
-            self.call(source.abort(migration), on=node)
+            self.call(source.abort(migration, container=ID), on=node)
             self.call(source.forget(migration), on=node)
 
     # Looking.

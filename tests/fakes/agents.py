@@ -170,10 +170,12 @@ class FakeAgent:
             self.departures[order.migration] = Departure(order)
         return self._departing(self.departures[order.migration])
 
-    async def abort_outgoing(self, migration: str) -> MigrationReport | None:
+    async def abort_outgoing(self, migration: str, *, container: str) -> MigrationReport | None:
         self._enter("abort_outgoing")
         departure = self.departures.get(migration)
         if departure is None:
+            if (record := self.records.get(container)) is not None:
+                record.aborted.add(migration)
             return None
         if departure.verdict == Verdict.UNDECIDED:
             cause = TransshipError("cancelled", reason="MigrationCancelled")

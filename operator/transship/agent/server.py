@@ -137,7 +137,8 @@ def _outgoing_routes(source: SourceRole) -> list[web.RouteDef]:
         return _reply(_known(source.report(_migration(request)), request))
 
     async def abort(request: web.Request) -> web.Response:
-        return _reply(await source.abort(_migration(request)))
+        container = request.query.get("container", "")
+        return _reply(await source.abort(_migration(request), container=container))
 
     async def verdict(request: web.Request) -> web.Response:
         return _reply(source.verdict(_migration(request)))

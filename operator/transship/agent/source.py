@@ -18,6 +18,7 @@ from transship.agent.stopwatch import Stopwatch
 from transship.agent.way_back import WayBack
 from transship.agent.way_forward import WayForward
 from transship.api.placement import Strategy
+from transship.api.reasons import Reason
 from transship.common.errors import NotFound, Refused, TransshipError
 from transship.protocol.migrations import MigrationReport, OutgoingOrder, VerdictReply
 from transship.protocol.states import RecordState, SideState, Verdict
@@ -42,6 +43,7 @@ class Source:
             return known.report()
         record = self._with.record(order.container)
         duties.require_movable(record, order)
+        self._require_no_other(order)
         self._with.journal.put(
             records.departing(record, migration=order.migration, peer=order.target)
         )
@@ -61,17 +63,37 @@ class Source:
         epoch = 0 if record is None else record.epoch
         return VerdictReply(verdict=records.verdict(record, migration), epoch=epoch)
 
-    async def abort(self, migration: str) -> MigrationReport:
+    async def abort(self, migration: str, *, container: str) -> MigrationReport:
         """Cancel, unless the verdict is Released already: the report says which of the two."""
         departure = self._departures.get(migration)
         if departure is None:
-            raise NotFound(f"no migration {migration} leaves this node")
+            return self._forbid(migration, self._with.record(container))
         if departure.verdict is Verdict.UNDECIDED and departure.task is not None:
             departure.cancelled = True
             if departure.forward is not None:
                 departure.forward.cancel()
             await asyncio.wait([departure.task])
         return departure.report()
+
+    def _forbid(self, migration: str, record: Record) -> MigrationReport:
+        """Promise not to begin it: its order may be under way, while the operator notes its end."""
+        aborted = records.aborted(record, migration=migration)
+        if aborted != record:
+            self._with.journal.put(aborted)
+        return MigrationReport(
+            migration=migration, container=record.id, epoch=record.epoch,
+            state=SideState.CANCELLED, verdict=Verdict.ABORTED,
+        )  # fmt: skip
+
+    def _require_no_other(self, order: OutgoingOrder) -> None:
+        """An abort is written before the container is thawed: the next move waits for that too."""
+        for other in self._departures.values():
+            over = other.state.finished or other.verdict is Verdict.RELEASED
+            if other.order.container == order.container and not over:
+                raise Refused(
+                    f"migration {other.order.migration} of container {order.container} is ending",
+                    reason=Reason.IN_MIGRATION,
+                )
 
     async def forget(self, migration: str) -> None:
         """The operator has noted the end: destroy what is left of the copy, drop the record."""

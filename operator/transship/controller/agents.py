@@ -113,8 +113,8 @@ class AgentClient:
     async def begin_outgoing(self, order: OutgoingOrder) -> MigrationReport:
         return await self._put(_path(paths.OUTGOING, order.migration), order, MigrationReport)
 
-    async def abort_outgoing(self, migration: str) -> MigrationReport | None:
-        path = _path(paths.OUTGOING_ABORT, migration)
+    async def abort_outgoing(self, migration: str, *, container: str) -> MigrationReport | None:
+        path = f"{_path(paths.OUTGOING_ABORT, migration)}?container={container}"
         try:
             return await self._call("POST", path, MigrationReport, seconds=END_TIMEOUT_SECONDS)
         except NotFound:

@@ -8,6 +8,7 @@ from loguru import logger
 
 from transship.api.migration import ContainerMigration
 from transship.api.placement import ContainerPlacement
+from transship.api.reasons import Reason
 from transship.common.errors import Refused, TransshipError, Unreachable
 from transship.controller.deps import Deps
 from transship.plan.migration import HANDOVER_POLL_SECONDS
@@ -59,7 +60,9 @@ class MigrationActs:
             case Begin():
                 await self._firmly(self._begin)
             case AbortSource():
-                await self._deps.fleet.agent(self._spec.source_node).abort_outgoing(self._uid)
+                await self._deps.fleet.agent(self._spec.source_node).abort_outgoing(
+                    self._uid, container=self._spec.placement_uid
+                )
             case AbortTarget():
                 return await self._abort_target()
             case Relay():
@@ -74,6 +77,8 @@ class MigrationActs:
         except Unreachable:
             raise
         except TransshipError as e:
+            if e.reason == Reason.IN_MIGRATION:  # an aborted move is not quite over there
+                return
             raise Refusal(e) from e
 
     async def _prepare(self) -> None:

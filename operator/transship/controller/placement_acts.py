@@ -131,7 +131,9 @@ class PlacementActs:
                     await agent.abort_incoming(step.migration)
                     await agent.forget_incoming(step.migration)
                 case RecordState.RUNNING | RecordState.STOPPED | RecordState.FROZEN:
-                    await agent.abort_outgoing(step.migration)
+                    await agent.abort_outgoing(
+                        step.migration, container=seen.placement.metadata.uid
+                    )
                     await agent.forget_outgoing(step.migration)
         except Refused as e:  # it is held, and asks its source by itself
             logger.bind(node=step.node, migration=step.migration).debug("not tidied yet: {}", e)

@@ -23,6 +23,7 @@ from transship.plan.migration_steps import (
     Wait,
 )
 from transship.plan.obstacles import Obstacle, obstacle
+from transship.plan.owner import OWNING
 from transship.protocol.migrations import MigrationReport
 from transship.protocol.states import RecordState, RunState, SideState, Verdict
 
@@ -120,6 +121,8 @@ def _why_over(seen: Seen) -> GiveUp:
     for report in (source, target):
         if report is not None and report.reason:
             return GiveUp(Outcome.FAILED, _said(report))
+    if source is None and (objection := _objection(seen)) is not None:
+        return objection
     return GiveUp(Outcome.FAILED, obstacle(
         Reason.MIGRATION_FAILED, f"the agent of {seen.source.node} kept the container"
     ))  # fmt: skip
@@ -127,18 +130,30 @@ def _why_over(seen: Seen) -> GiveUp:
 
 def _withdraw(seen: Seen, wish: GiveUp) -> Step:
     """Give up before the release: the source decides first, whatever the target is doing."""
-    source, target = seen.source, seen.target
+    source = seen.source
     if not source.answered and not source.gone:
         return Wait(SILENCE_POLL_SECONDS, _silence(source))
     if source.report is not None:
         return AbortSource()
-    if target.state == SideState.HELD and not _source_still_owns(seen):
+    return _end_unbegun(seen, wish)
+
+
+def _end_unbegun(seen: Seen, end: GiveUp) -> Step:
+    """The source knows nothing of the move; the order to begin it may still be under way to it.
+
+    So it is made to write down that this move never happens, before anybody believes that.
+    """
+    source, target = seen.source, seen.target
+    held = source.container
+    if held is not None and held.epoch == seen.spec.epoch and held.record in OWNING:
+        return AbortSource()
+    if target.state == SideState.HELD:
         return Wait(SILENCE_POLL_SECONDS, obstacle(
             Reason.MIGRATION_PENDING,
             f"{target.node} holds the container, and {source.node} has no record of its move",
             hint="nothing can be decided without the source's record",
         ))  # fmt: skip
-    return _roll_back(seen, wish)
+    return _roll_back(seen, end)
 
 
 def _source_still_owns(seen: Seen) -> bool:
@@ -154,7 +169,7 @@ def _get_ready(seen: Seen) -> Step:
         if not side.answered:
             return Wait(SILENCE_POLL_SECONDS, _silence(side))
     if not _source_still_owns(seen):
-        return _roll_back(seen, GiveUp(Outcome.FAILED, _not_the_owner(seen)))
+        return _end_unbegun(seen, GiveUp(Outcome.FAILED, _not_the_owner(seen)))
     return _follow_target(seen)
 
 
@@ -165,22 +180,27 @@ def _follow_target(seen: Seen) -> Step:
         case SideState.PREPARED:
             return Begin()
         case SideState.FAILED | SideState.CANCELLED:
-            return Finish(Outcome.FAILED, _why_unprepared(seen))
+            return _end_unbegun(seen, GiveUp(Outcome.FAILED, _why_unprepared(seen)))
         case SideState.HELD:
             # the source owns the container and has forgotten the move: it can never release it
-            return Relay(Verdict.ABORTED)
+            return AbortSource()
         case _:
             return Wait(_work_poll(seen))
 
 
 def _start(seen: Seen) -> Step:
-    """Nothing has been asked of anybody yet."""
+    """Nothing has been asked of anybody yet, as far as they tell."""
+    objection = _objection(seen)
+    return Prepare() if objection is None else _end_unbegun(seen, objection)
+
+
+def _objection(seen: Seen) -> GiveUp | None:
     if seen.objection is not None:
-        return Finish(Outcome.FAILED, seen.objection)
+        return GiveUp(Outcome.FAILED, seen.objection)
     if seen.order_is_current:
-        return Prepare()
+        return None
     changed = "the container's spec was changed before the move began"
-    return Finish(Outcome.CANCELLED, obstacle(Reason.MIGRATION_SUPERSEDED, changed))
+    return GiveUp(Outcome.CANCELLED, obstacle(Reason.MIGRATION_SUPERSEDED, changed))
 
 
 def _why_unprepared(seen: Seen) -> Obstacle:

@@ -75,7 +75,10 @@ class Begin:
 
 @dataclass(frozen=True)
 class AbortSource:
-    """Ask the source to keep the container; what it then says is its verdict."""
+    """Have the source keep the container, also of a move that has not begun there (yet).
+
+    What it then says is its verdict.
+    """
 
 
 @dataclass(frozen=True)

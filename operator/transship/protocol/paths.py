@@ -17,7 +17,9 @@ LOGS = "/v1/containers/{id}/logs"
 OUTGOING = "/v1/outgoing/{migration}"
 """The source's half. PUT OutgoingOrder begins, GET MigrationReport, DELETE forgets its end."""
 OUTGOING_ABORT = "/v1/outgoing/{migration}/abort"
-"""POST: cancel up to the release; the reply's verdict says which of the two it was."""
+"""POST ?container=ID: cancel up to the release; the reply's verdict says which of the two it was.
+
+A migration that has not begun here is never going to: its order may still be under way."""
 OUTGOING_VERDICT = "/v1/outgoing/{migration}/verdict"
 """GET VerdictReply: what the source's record says; also asked by a target that waits for its go."""
 

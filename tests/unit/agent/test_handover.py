@@ -11,6 +11,7 @@ import pytest
 from loguru import logger
 
 from fakes.agent_pair import Disk, Pair
+from fakes.orders import ID
 from transship.api.placement import Strategy
 from transship.protocol.states import RecordState, SideState, Verdict
 
@@ -189,7 +190,9 @@ def test_at_every_moment_the_operator_may_cancel(tmp_path: Path, strategy: Strat
             pair.begin()
             if moment:  # 0: before the source has taken its first step
                 pair.loop.pass_time(moment)
-            first, again = (pair.a.live.serve(pair.a.live.source.abort("m-1")) for _ in range(2))
+            first, again = (
+                pair.a.live.serve(pair.a.live.source.abort("m-1", container=ID)) for _ in range(2)
+            )
             pair.pass_time(1.0)
             kept = first.result().verdict is Verdict.ABORTED
             assert again.result().verdict is first.result().verdict

@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 from loguru import logger
 
 from fakes.agent_pair import Disk, Node, Pair
+from fakes.orders import ID
 from transship.agent.records import OWNED
 from transship.api.placement import Strategy
 from transship.common.errors import TransshipError
@@ -86,7 +87,7 @@ class Handovers(RuleBasedStateMachine):
     def cancel(self, side: str) -> None:
         source, target = self.pair.sides(self.epoch)
         if side == "source" and source.agent is not None:
-            self.send(source, source.live.source.abort(self.migration))
+            self.send(source, source.live.source.abort(self.migration, container=ID))
         if side == "target" and target.agent is not None:
             self.send(target, target.live.target.abort(self.migration))
 

@@ -13,6 +13,7 @@ from fakes.agent_peers import FakePeers
 from fakes.orders import ID
 from transship.api.migration import StepName
 from transship.api.placement import Strategy
+from transship.api.reasons import Reason
 from transship.common.errors import NotFound, Refused
 from transship.protocol.migrations import RestoreReply, VerdictReply
 from transship.protocol.states import RecordState, SideState, Verdict
@@ -134,7 +135,7 @@ def test_an_abort_that_comes_with_the_order_is_an_abort(pair: Pair) -> None:
     async def both() -> Verdict:
         source = pair.a.live.source
         await source.begin(pair.outgoing("m-1", target=pair.b, epoch=1))
-        return (await source.abort("m-1")).verdict
+        return (await source.abort("m-1", container=ID)).verdict
 
     pair.prepare()
     assert pair.call(both(), on=pair.a) is Verdict.ABORTED
@@ -174,9 +175,34 @@ def test_a_cancel_that_got_lost_on_its_way_is_heeded_at_the_decision(
 def test_nothing_is_known_of_a_migration_that_was_never_here(pair: Pair) -> None:
     assert verdict(pair, "m-9").verdict is Verdict.UNKNOWN
     assert pair.a.live.source.report("m-9") is None
-    with pytest.raises(NotFound):
-        pair.abort_source("m-9")
     pair.call(pair.a.live.source.forget("m-9"), on=pair.a)
+
+
+def test_a_migration_that_was_aborted_before_its_order_came_never_begins(pair: Pair) -> None:
+    assert pair.abort_source() is Verdict.ABORTED
+    pair.a.restart()
+    assert verdict(pair).verdict is Verdict.ABORTED
+    with pytest.raises(Refused, check=lambda e: e.reason == Reason.ALREADY_ABORTED):
+        pair.begin()
+    pair.settle()
+    pair.assert_lives_on(pair.a, epoch=1)
+
+
+def test_a_migration_of_a_container_that_is_not_here_cannot_be_aborted(pair: Pair) -> None:
+    with pytest.raises(NotFound):
+        pair.call(pair.b.live.source.abort("m-1", container=ID), on=pair.b)
+
+
+def test_the_next_move_waits_until_the_aborted_one_has_thawed(pair: Pair) -> None:
+    pair.prepare()
+    pair.begin()
+    pair.until(lambda: pair.a.state, equals=RecordState.FROZEN)
+    pair.background(pair.a.live.serve(pair.a.live.source.abort("m-1", container=ID)))
+    pair.until(lambda: pair.a.live.source.verdict("m-1").verdict, equals=Verdict.ABORTED)
+    with pytest.raises(Refused, check=lambda e: e.reason == Reason.IN_MIGRATION):
+        pair.begin("m-2")
+    pair.settle()
+    pair.assert_lives_on(pair.a, epoch=1)
 
 
 def test_the_verdict_is_undecided_until_it_is_written(pair: Pair) -> None:

@@ -95,7 +95,7 @@ async def test_what_an_agent_does_not_know_is_none(pki: Pki) -> None:
     async with agent(pki, failing(404)) as client:
         assert await client.container(UID) is None
         assert await client.incoming("m") is None
-        assert await client.abort_outgoing("m") is None
+        assert await client.abort_outgoing("m", container="c") is None
         await client.remove_container(UID, epoch=1)
         await client.forget_incoming("m")
         with pytest.raises(NotFound):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,7 +77,9 @@ def test_the_source_begins_when_the_target_is_prepared() -> None:
 
 def test_an_objection_ends_it_only_before_anything_has_begun() -> None:
     found = obstacle(Reason.CRIU_TOO_OLD, "old")
-    assert next_step(seen(objection=found)) == Finish(Outcome.FAILED, found)
+    assert next_step(seen(objection=found)) == AbortSource()
+    forbidden = seen(objection=found, verdict=Verdict.ABORTED)
+    assert next_step(forbidden) == Finish(Outcome.FAILED, found)
     assert next_step(seen(None, SideState.PREPARED, objection=found)) == Begin()
 
 
@@ -155,10 +159,24 @@ def test_giving_up_waits_for_a_silent_source_whatever_the_target_says() -> None:
         assert isinstance(next_step(seen(None, state, source_answers=False, give_up=GIVE_UP)), Wait)
 
 
-def test_giving_up_before_the_source_began_ends_the_target_and_then_all() -> None:
-    assert next_step(seen(None, SideState.PREPARED, give_up=GIVE_UP)) == AbortTarget()
-    over = next_step(seen(None, SideState.CANCELLED, give_up=GIVE_UP))
-    assert over == Finish(Outcome.CANCELLED, GIVE_UP.why)
+def test_giving_up_before_the_source_began_forbids_it_then_ends_the_target_and_then_all() -> None:
+    assert next_step(seen(None, SideState.PREPARED, give_up=GIVE_UP)) == AbortSource()
+    forbidden = seen(None, SideState.PREPARED, verdict=Verdict.ABORTED, give_up=GIVE_UP)
+    assert next_step(forbidden) == AbortTarget()
+    over = seen(None, SideState.CANCELLED, verdict=Verdict.ABORTED, give_up=GIVE_UP)
+    assert next_step(over) == Finish(Outcome.CANCELLED, GIVE_UP.why)
+
+
+def test_a_target_that_could_not_prepare_ends_it_once_the_source_can_never_begin() -> None:
+    failed = seen(None, SideState.FAILED)
+    assert next_step(failed) == AbortSource()
+    assert isinstance(next_step(replace(failed, verdict=Verdict.ABORTED)), Finish)
+
+
+def test_a_held_copy_is_not_thrown_away_because_its_source_has_no_record() -> None:
+    scene = seen(None, SideState.HELD)
+    scene = replace(scene, source=replace(scene.source, container=None))
+    assert isinstance(next_step(scene), Wait)
 
 
 def test_a_held_copy_is_not_thrown_away_while_the_source_says_nothing_of_it() -> None:

@@ -1,0 +1,131 @@
+"""Rules that are broken on purpose, one at a time: the explorer has to notice every one of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from model.explorer import AGAIN, BACK, THERE, Bounds
+from model.rules import Rules
+from transship.agent import duties, records
+from transship.agent.duties import Answer, Duty
+from transship.agent.records import Record
+from transship.plan import migration as migration_plan
+from transship.plan.migration_steps import Seen, Step
+from transship.protocol.states import RecordState, Verdict
+
+ONE_MOVE = Bounds((THERE,), power_fails=False)
+A_RETRY = Bounds((THERE, AGAIN), disks_fail=False, power_fails=False)
+A_RETURN = Bounds((THERE, BACK), disks_fail=False, power_fails=False)
+
+
+def _aborts_a_release(record: Record, *, migration: str) -> Record:
+    if record.state is RecordState.RELEASED and record.migration == migration:
+        record = record.but(state=RecordState.FROZEN, epoch=record.epoch - 1)
+    return records.aborted(record, migration=migration)
+
+
+def _owes_always(record: Record | None, migration: str) -> bool:
+    return record is not None and record.migration == migration
+
+
+def _restart_thaws_a_release(record: Record) -> Duty:
+    return Duty.KEEP if record.state is RecordState.RELEASED else duties.after_restart(record)
+
+
+def _restart_takes_frozen_for_released(record: Record) -> Duty:
+    return Duty.FINISH if record.state is RecordState.FROZEN else duties.after_restart(record)
+
+
+def _restart_throws_a_held_copy_away(record: Record) -> Duty:
+    return Duty.DISCARD if record.state is RecordState.HELD else duties.after_restart(record)
+
+
+def _restart_lets_a_held_copy_be(record: Record) -> Duty:
+    return Duty.NONE if record.state is RecordState.HELD else duties.after_restart(record)
+
+
+def _begins_again(record: Record, **order: Any) -> Record:
+    return records.departing(record.but(aborted=()), **order)
+
+
+def _forgets_the_abort(record: Record, *, migration: str) -> Record:
+    return records.aborted(record, migration=migration).but(aborted=())
+
+
+def _takes_silence_for_a_release(record: Record | None, migration: str) -> Verdict:
+    said = records.verdict(record, migration)
+    return Verdict.RELEASED if said is Verdict.UNDECIDED else said
+
+
+def _takes_no_record_for_an_abort(record: Record | None, migration: str) -> Verdict:
+    said = records.verdict(record, migration)
+    return Verdict.ABORTED if said is Verdict.UNDECIDED else said
+
+
+def _runs_on_any_verdict(record: Record, notice: Any) -> Record:
+    released = {"verdict": Verdict.RELEASED, "epoch": record.epoch}
+    return records.running(record, notice.model_copy(update=released))
+
+
+def _orders_below_the_floor(record: Record | None, order: Any, **more: Any) -> Record:
+    return records.ordered(record, order, boot=more["boot"])
+
+
+def _orders_over_a_release(record: Record | None, order: Any, **more: Any) -> Record:
+    if record is not None and record.state is RecordState.RELEASED:
+        return record.but(state=RecordState.RUNNING, migration=None, peer=None)
+    return records.ordered(record, order, **more)
+
+
+def _operator_concludes_from_no_record(seen: Seen) -> Step:
+    """Before this model it did: a begin that was still under way then moved the container."""
+    unbegun = seen.source.report is None and seen.verdict is Verdict.UNKNOWN
+    if unbegun and seen.give_up is not None:
+        seen = replace(seen, verdict=Verdict.ABORTED)
+    return migration_plan.next_step(seen)
+
+
+REAL = Rules()
+MUTANTS: dict[str, tuple[Rules, Bounds]] = {
+    "a released copy is aborted": (
+        replace(
+            REAL, aborted=_aborts_a_release, owes_abort=_owes_always,
+            after_restart=_restart_thaws_a_release,
+        ),
+        ONE_MOVE,
+    ),
+    "a restarted source does not finish its release": (
+        replace(REAL, after_restart=_restart_thaws_a_release), ONE_MOVE,
+    ),
+    "a restarted source takes frozen for released": (
+        replace(REAL, after_restart=_restart_takes_frozen_for_released), ONE_MOVE,
+    ),
+    "a restarted target throws a held copy away": (
+        replace(REAL, after_restart=_restart_throws_a_held_copy_away), ONE_MOVE,
+    ),
+    "an aborted migration begins again": (replace(REAL, departing=_begins_again), ONE_MOVE),
+    "an abort is not remembered": (replace(REAL, aborted=_forgets_the_abort), ONE_MOVE),
+    "undecided counts as released": (
+        replace(REAL, verdict=_takes_silence_for_a_release), ONE_MOVE,
+    ),
+    "undecided counts as aborted": (
+        replace(REAL, verdict=_takes_no_record_for_an_abort), ONE_MOVE,
+    ),
+    "a target runs on Aborted": (
+        replace(REAL, running=_runs_on_any_verdict, on_verdict=lambda _: Answer.RUN), ONE_MOVE,
+    ),
+    "the operator's abort ends a held copy": (
+        replace(REAL, require_unheld=lambda *_: None), ONE_MOVE,
+    ),
+    "an abort thaws although Released may be on the disk": (
+        replace(REAL, may_run_on_unwritten=lambda *, release_tried: True), ONE_MOVE,
+    ),
+    "an order from before the release starts the container again": (
+        replace(REAL, ordered=_orders_below_the_floor), ONE_MOVE,
+    ),
+    "an order wakes a released copy": (replace(REAL, ordered=_orders_over_a_release), ONE_MOVE),
+    "the operator takes no record for an abort": (
+        replace(REAL, next_migration_step=_operator_concludes_from_no_record), ONE_MOVE,
+    ),
+}  # fmt: skip

@@ -1,0 +1,136 @@
+"""What happens to a node as a whole: its agent ends and starts, its power fails, and it looks after
+what it owns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from model.rules import NONE
+from model.scene import BOOT, NODES, Scene
+from model.world import (
+    DOWN,
+    Coming,
+    Copy,
+    Leaving,
+    Said,
+    Step,
+    World,
+    comes,
+    leaves,
+    says,
+    with_node,
+)
+from transship.agent import supervision
+from transship.agent.duties import Duty
+from transship.agent.supervision import Seen, Situation
+from transship.protocol.states import RunState
+
+RUN_STATES = {
+    Copy.ABSENT: RunState.ABSENT,
+    Copy.RUNNING: RunState.RUNNING,
+    Copy.FROZEN: RunState.FROZEN,
+    Copy.HELD: RunState.FROZEN,
+}
+DISOWNED = (
+    Leaving.FREEZING, Leaving.FROZEN, Leaving.UNSURE, Leaving.ROLLING_BACK, Leaving.THAWING,
+)  # fmt: skip
+
+
+class Nodes:
+    """Both nodes. power_fails: copies may be lost, records never are."""
+
+    def __init__(self, scene: Scene, *, power_fails: bool) -> None:
+        self._scene = scene
+        self._power_fails = power_fails
+
+    def steps(self, world: World, at: int) -> Iterator[Step]:
+        if self._scene.is_up(world, at):
+            yield Step((NODES[at], "agent is killed"), self._ended(world, at), fair=False)
+            yield from self._look_after(world, at)
+        else:
+            yield Step((NODES[at], "agent starts"), self._started(world, at), fair=True)
+        if self._power_fails:
+            yield Step((NODES[at], "loses power"), self._power_lost(world, at), fair=False)
+
+    def _ended(self, world: World, at: int) -> World:
+        """What is in memory is gone; copies stay as they are."""
+        for move in self._scene.moves:
+            if move.source == at:
+                world = leaves(world, move, Leaving.NONE)
+            else:
+                world = comes(world, move, Coming.NONE)
+        return with_node(world, at, world.nodes[at]._replace(memory=DOWN))
+
+    def _power_lost(self, world: World, at: int) -> World:
+        world = self._ended(world, at)
+        node = world.nodes[at]
+        aged = self._scene.aged(node.disk)
+        return with_node(world, at, node._replace(disk=aged, copy=Copy.ABSENT, rebooted=True))
+
+    def _started(self, world: World, at: int) -> World:
+        """The journal is read and obeyed: Source.recover, Target.recover."""
+        disk = world.nodes[at].disk
+        world = with_node(world, at, world.nodes[at]._replace(memory=disk))
+        duty = self._duty(disk)
+        for move in self._scene.moves:
+            if not self._scene.is_of(disk, move):
+                continue
+            if move.source == at:
+                world = leaves(world, move, _LEAVING_AFTER.get(duty, Leaving.NONE))
+            else:
+                world = comes(world, move, _COMING_AFTER.get(duty, Coming.NONE))
+        return world
+
+    def _duty(self, record: int) -> Duty:
+        def rule() -> Duty:
+            duty: Duty = self._scene.rules.after_restart(self._scene.ledger.record(record))
+            return duty
+
+        known: Duty = self._scene.ledger.find(("duty", record), rule) if record else Duty.NONE
+        return known
+
+    def _look_after(self, world: World, at: int) -> Iterator[Step]:
+        node = world.nodes[at]
+        if node.memory == NONE or self._is_disowned(world, at):
+            return
+        match self.step_of_instance(node.memory, node.copy):
+            case supervision.Step.THAW:
+                yield self._step(at, "lets it run", world, copy=Copy.RUNNING)
+            case supervision.Step.START:
+                record = self._scene.started(node.memory)
+                if not node.rebooted:
+                    world = says(world, self._scene.moves[0], Said.LOST)
+                world = self._scene.write(world, at, record)
+                yield self._step(at, "starts it from its image", world, copy=Copy.RUNNING)
+            case supervision.Step.NOTE_END:
+                record = self._scene.restarting(node.memory)
+                world = self._scene.write(world, at, record)
+                yield self._step(at, "notes its end", world, copy=Copy.ABSENT)
+
+    def _is_disowned(self, world: World, at: int) -> bool:
+        return any(
+            world.leaving[move.number] in DISOWNED
+            if move.source == at
+            else world.coming[move.number] == Coming.GOING
+            for move in self._scene.moves
+        )
+
+    def step_of_instance(self, record: int, copy: int) -> supervision.Step:
+        def rule() -> supervision.Step:
+            found = self._scene.ledger.record(record)
+            step: supervision.Step = self._scene.rules.next_instance_step(
+                Situation(found, Seen(RUN_STATES[copy]), boot=BOOT, fetched=True)
+            )
+            return step
+
+        known: supervision.Step = self._scene.ledger.find(("instance", record, copy), rule)
+        return known
+
+    def _step(self, at: int, name: str, world: World, *, copy: int) -> Step:
+        done = with_node(world, at, world.nodes[at]._replace(copy=copy))
+        return Step((NODES[at], name), done, fair=True)
+
+
+_LEAVING_AFTER = {Duty.KEEP: Leaving.ROLLING_BACK, Duty.FINISH: Leaving.RELEASED}
+_COMING_AFTER = {Duty.DISCARD: Coming.DISCARDING, Duty.ASK: Coming.HELD}

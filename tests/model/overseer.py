@@ -1,0 +1,256 @@
+"""The operator: what it decides (plan/migration.py) from what both agents say, and what it sends.
+
+As an adversary it sends any order at any time, and each may arrive late and again; only what tells
+an agent to forget waits until the real decision has been to finish. As a fair one it does what its
+plan says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fakes.orders import ID
+from model.node import RUN_STATES, Nodes
+from model.rules import NONE
+from model.scene import NODES, Scene
+from model.source import Source
+from model.target import Target
+from model.world import DOWN, Coming, Leaving, Move, Said, Step, World, has, says
+from transship.agent import supervision
+from transship.api.migration import MigrationSpec
+from transship.api.reasons import Reason
+from transship.plan.migration_steps import (
+    AbortSource,
+    AbortTarget,
+    Begin,
+    Finish,
+    GiveUp,
+    Outcome,
+    Prepare,
+    Relay,
+    Seen,
+    Side,
+)
+from transship.plan.migration_steps import Step as PlanStep
+from transship.plan.obstacles import obstacle
+from transship.protocol.containers import ContainerReport
+from transship.protocol.migrations import MigrationReport
+from transship.protocol.states import SideState, Verdict
+
+A_LONG_TIME_SECONDS = 1000.0
+Told = tuple[int, int, int]
+"""What an agent has in its memory: the phase, the record, the copy."""
+WITHDRAWN = GiveUp(
+    Outcome.CANCELLED, obstacle(Reason.MIGRATION_SUPERSEDED, "the edit was taken back")
+)
+
+_SOURCE_STATES = {
+    Leaving.NONE: None,
+    Leaving.COPYING: SideState.COPYING,
+    Leaving.FREEZING: SideState.FROZEN,
+    Leaving.FROZEN: SideState.FROZEN,
+    Leaving.UNSURE: SideState.FROZEN,
+    Leaving.ROLLING_BACK: SideState.FROZEN,
+    Leaving.THAWING: SideState.FROZEN,
+    Leaving.OWING: SideState.FAILED,
+    Leaving.RELEASED: SideState.RELEASED,
+    Leaving.HEARD: SideState.RELEASED,
+    Leaving.FORGETTING: SideState.RELEASED,
+    Leaving.DONE: SideState.DONE,
+    Leaving.OVER: SideState.FAILED,
+}
+_TARGET_STATES = {
+    Coming.NONE: None,
+    Coming.VACATING: SideState.PREPARING,
+    Coming.PREPARING: SideState.PREPARING,
+    Coming.PREPARED: SideState.PREPARED,
+    Coming.RESTORING: SideState.PREPARED,
+    Coming.HELD: SideState.HELD,
+    Coming.GOING: SideState.HELD,
+    Coming.RUNNING: SideState.RUNNING,
+    Coming.DISCARDING: SideState.PREPARED,
+    Coming.REMOVING: SideState.PREPARED,
+    Coming.OVER: SideState.CANCELLED,
+}
+
+
+class Overseer:
+    """The operator of all moves of a scene."""
+
+    def __init__(self, scene: Scene, source: Source, target: Target, nodes: Nodes) -> None:
+        self._scene, self._source, self._target, self._nodes = scene, source, target, nodes
+
+    def steps(self, world: World, move: Move) -> Iterator[Step]:
+        if not has(world, move, Said.CREATED):
+            if self._may_create(world, move):
+                yield _step("creates", move, says(world, move, Said.CREATED), fair=False)
+            return
+        planned, may_finish = self._plans(world, move)
+        yield from self._orders(world, move, planned)
+        if has(world, move, Said.OVER):
+            yield from self._tidies(world, move)
+        elif may_finish:
+            over = says(world, move, Said.OVER)
+            yield _step("notes the end", move, over, fair=Finish in planned)
+        yield from self._orders_container(world, move)
+
+    def _may_create(self, world: World, move: Move) -> bool:
+        """One at a time, from the owner that the agents tell of."""
+        created = [m for m in self._scene.moves if has(world, m, Said.CREATED)]
+        owner = max([1, *(m.epoch + 1 for m in created if has(world, m, Said.ARRIVED))])
+        return owner == move.epoch and all(has(world, m, Said.OVER) for m in created)
+
+    def _orders(
+        self, world: World, move: Move, planned: dict[type[PlanStep], PlanStep]
+    ) -> Iterator[Step]:
+        source, target = (
+            self._scene.is_up(world, move.source),
+            self._scene.is_up(world, move.target),
+        )
+        if target and (done := self._target.begin(world, move)):
+            yield _step("orders the target to prepare", move, done, fair=Prepare in planned)
+        if source and (done := self._source.begin(world, move)):
+            yield _step("orders the source to begin", move, done, fair=Begin in planned)
+        if source and (done := self._source.abort(world, move)):
+            yield _step("aborts the source", move, done, fair=AbortSource in planned)
+        if target and (done := self._target.abort(world, move)):
+            yield _step("aborts the target", move, done, fair=AbortTarget in planned)
+        relay = planned.get(Relay)
+        if target and isinstance(relay, Relay):
+            for name, done in self._target.decide(world, move, relay.verdict):
+                fair = not name.startswith("cannot")
+                yield _step(f"relays {relay.verdict}: target {name}", move, done, fair=fair)
+
+    def _tidies(self, world: World, move: Move) -> Iterator[Step]:
+        """Both sides are told to forget; what is left is ended as plan.placement's Tidy does."""
+        if self._scene.is_up(world, move.source) and (done := self._source.forget(world, move)):
+            yield _step("tells the source to forget", move, done, fair=True)
+        if self._scene.is_up(world, move.target):
+            if done := self._target.forget(world, move):
+                yield _step("tells the target to forget", move, done, fair=True)
+            if done := self._target.abort(world, move):
+                yield _step("tidies the target up", move, done, fair=True)
+
+    def _orders_container(self, world: World, move: Move) -> Iterator[Step]:
+        """Orders of every owner that the operator has ever known may arrive at any time."""
+        if move.number == 0:
+            yield from self._order(world, move.source, epoch=1)
+        if has(world, move, Said.ARRIVED):
+            yield from self._order(world, move.target, epoch=move.epoch + 1)
+
+    def _order(self, world: World, at: int, *, epoch: int) -> Iterator[Step]:
+        node = world.nodes[at]
+        if not self._scene.is_up(world, at):
+            return
+        record = self._scene.ordered(node.memory, epoch=epoch, floor=node.floor)
+        if record in (NONE, node.memory):
+            return
+        waits = node.memory != NONE and self._awaits_order(node.memory, node.copy)
+        done = self._scene.write(world, at, record)
+        fair = waits and self._is_newest(world, epoch)
+        yield Step(("operator", f"orders the container of {NODES[at]} as {epoch}"), done, fair)
+
+    def _awaits_order(self, record: int, copy: int) -> bool:
+        return self._nodes.step_of_instance(record, copy) is supervision.Step.AWAIT_ORDER
+
+    def _is_newest(self, world: World, epoch: int) -> bool:
+        arrived = [m.epoch + 1 for m in self._scene.moves if has(world, m, Said.ARRIVED)]
+        return epoch == max([1, *arrived])
+
+    # What it sees and decides.
+
+    def _plans(self, world: World, move: Move) -> tuple[dict[type[PlanStep], PlanStep], bool]:
+        """What a fair operator does now, and whether any operator may finish.
+
+        It may have heard one side only, waited for long or not, with or without a wish to give up.
+        """
+        here, there = world.nodes[move.source], world.nodes[move.target]
+        source = (world.leaving[move.number], here.memory, here.copy)
+        target = (world.coming[move.number], there.memory, there.copy)
+
+        def plans() -> tuple[dict[type[PlanStep], PlanStep], bool]:
+            fair = self._plan(move, source, target, waited=True, give_up=False)
+            possible = [
+                self._plan(move, a, b, waited=waited, give_up=give_up)
+                for a, b in ((source, target), (source, None), (None, target))
+                for waited in (False, True)
+                for give_up in (False, True)
+            ]
+            return {type(fair): fair}, any(isinstance(step, Finish) for step in possible)
+
+        found: tuple[dict[type[PlanStep], PlanStep], bool] = self._scene.ledger.find(
+            ("plans", move.number, source, target), plans
+        )
+        return found
+
+    def _plan(
+        self, move: Move, source: Told | None, target: Told | None, *, waited: bool, give_up: bool
+    ) -> PlanStep:
+        step: PlanStep = self._scene.rules.next_migration_step(
+            Seen(
+                spec=_spec(move),
+                source=self._source_side(move, source),
+                target=self._target_side(move, target),
+                verdict=self._verdict(move, source),
+                give_up=WITHDRAWN if give_up else None,
+                waiting_seconds=A_LONG_TIME_SECONDS if waited else 0.0,
+            )
+        )
+        return step
+
+    def _verdict(self, move: Move, source: Told | None) -> Verdict | None:
+        if source is None or source[1] == DOWN:
+            return None
+        match source[0]:
+            case Leaving.NONE:
+                return self._scene.verdict(source[1], move)
+            case Leaving.RELEASED | Leaving.HEARD | Leaving.FORGETTING | Leaving.DONE:
+                return Verdict.RELEASED
+            case Leaving.THAWING | Leaving.OWING | Leaving.OVER:
+                return Verdict.ABORTED
+            case _:
+                return Verdict.UNDECIDED
+
+    def _source_side(self, move: Move, told: Told | None) -> Side:
+        if told is None or told[1] == DOWN:
+            return Side(NODES[move.source], answered=False)
+        verdict = self._verdict(move, told) or Verdict.UNDECIDED
+        return self._side(move, NODES[move.source], _SOURCE_STATES[told[0]], told, verdict)
+
+    def _target_side(self, move: Move, told: Told | None) -> Side:
+        if told is None or told[1] == DOWN:
+            return Side(NODES[move.target], answered=False)
+        state = _TARGET_STATES[told[0]]
+        return self._side(move, NODES[move.target], state, told, Verdict.UNDECIDED)
+
+    def _side(
+        self, move: Move, node: str, state: SideState | None, told: Told, verdict: Verdict
+    ) -> Side:
+        _, record, copy = told
+        found = self._scene.ledger.maybe(record)
+        report = container = None
+        if state is not None:
+            report = MigrationReport(
+                migration=move.name, container=ID, epoch=move.epoch, state=state, verdict=verdict
+            )
+        if found is not None:
+            container = ContainerReport(
+                id=ID, namespace=found.namespace, name=found.name, epoch=found.epoch,
+                record=found.state, run=RUN_STATES[copy],
+            )  # fmt: skip
+        return Side(node, answered=True, report=report, container=container)
+
+
+def _spec(move: Move) -> MigrationSpec:
+    return MigrationSpec(
+        placement_name="counter",
+        placement_uid=ID,
+        source_node=NODES[move.source],
+        target_node=NODES[move.target],
+        epoch=move.epoch,
+        attempt=1,
+    )
+
+
+def _step(what: str, move: Move, world: World, *, fair: bool) -> Step:
+    return Step(("operator", what, move.name), world, fair)

@@ -1,0 +1,241 @@
+"""What the moves of a scenario are called, and what the real functions are asked about them."""
+
+from __future__ import annotations
+
+from fakes.orders import ID, order
+from model.rules import NONE, Ledger, Rules
+from model.world import DOWN, Copy, Move, Node, Said, World, has, says, with_node
+from transship.agent.records import LONG_AGO, OWNED, Record
+from transship.api.placement import LastExit, Strategy
+from transship.protocol.migrations import IncomingOrder, OutgoingOrder, Peer, VerdictNotice
+from transship.protocol.states import RecordState, Verdict
+
+NODES = ("node-a", "node-b")
+BOOT, EARLIER_BOOT = "now", "before"
+
+
+class Scene:
+    """The moves, and the rules applied to them."""
+
+    def __init__(self, moves: tuple[Move, ...], rules: Rules) -> None:
+        self.moves = moves
+        self.ledger = Ledger(rules)
+        self.rules = rules
+        self.names = [move.name for move in moves]
+
+    def start(self) -> World:
+        """node-a runs the container."""
+        first = self.rules.ordered(None, order(), boot=BOOT).but(started_boot=BOOT)
+        number = self.ledger.number(first)
+        here = Node(number, number, Copy.RUNNING, 0, False)
+        there = Node(NONE, NONE, Copy.ABSENT, 0, False)
+        idle = (0,) * len(self.moves)
+        return World((here, there), idle, idle, (Said.CREATED, *idle[1:]))
+
+    # Records: each gives the number of the next one, or NONE when the rules refuse.
+
+    def departing(self, record: int, move: Move) -> int:
+        def rule() -> Record:
+            found = self.ledger.record(record)
+            self.rules.require_movable(found, _outgoing(move))
+            return self.rules.departing(found, migration=move.name, peer=_peer(move.target))
+
+        return (
+            NONE if record == NONE else self.ledger.next(("departing", record, move.number), rule)
+        )
+
+    def frozen(self, record: int, move: Move) -> int:
+        def rule() -> Record:
+            found, peer = self.ledger.record(record), _peer(move.target)
+            return self.rules.frozen(found, migration=move.name, peer=peer).but(started_boot=BOOT)
+
+        return self.ledger.next(("frozen", record, move.number), rule)
+
+    def released(self, record: int, move: Move) -> int:
+        def rule() -> Record:
+            return self.rules.released(self.ledger.record(record), epoch=move.epoch + 1)
+
+        return self.ledger.next(("released", record, move.number), rule)
+
+    def aborted(self, record: int, move: Move) -> int:
+        def rule() -> Record:
+            return self.rules.aborted(self.ledger.record(record), migration=move.name)
+
+        return self.ledger.next(("aborted", record, move.number), rule)
+
+    def arriving(self, record: int, move: Move, *, floor: int) -> int:
+        def rule() -> Record:
+            return self.rules.arriving(
+                self.ledger.maybe(record), _incoming(move), boot=BOOT, floor=floor
+            )
+
+        return self.ledger.next(("arriving", record, move.number, floor), rule)
+
+    def held(self, record: int) -> int:
+        def rule() -> Record:
+            return self.rules.held(self.ledger.record(record), boot=BOOT)
+
+        return self.ledger.next(("held", record), rule)
+
+    def running(self, record: int, move: Move, verdict: Verdict) -> int:
+        def rule() -> Record:
+            return self.rules.running(self.ledger.record(record), notice(move, verdict))
+
+        return (
+            NONE
+            if record == NONE
+            else self.ledger.next(("running", record, move.number, verdict), rule)
+        )
+
+    def started(self, record: int) -> int:
+        def rule() -> Record:
+            return self.rules.started(self.ledger.record(record), boot=BOOT, now=LONG_AGO)
+
+        return self.ledger.next(("started", record), rule)
+
+    def restarting(self, record: int) -> int:
+        def rule() -> Record:
+            end = LastExit(exit_code=-1, time=LONG_AGO, reason="Vanished")
+            return self.rules.restarting(self.ledger.record(record), end)
+
+        return self.ledger.next(("restarting", record), rule)
+
+    def ordered(self, record: int, *, epoch: int, floor: int) -> int:
+        def rule() -> Record:
+            return self.rules.ordered(
+                self.ledger.maybe(record), order(epoch=epoch), boot=BOOT, floor=floor
+            )
+
+        return self.ledger.next(("ordered", record, epoch, floor), rule)
+
+    def aged(self, record: int) -> int:
+        """The same after the node has lost power: nothing of it was ordered or started since."""
+
+        def rule() -> Record:
+            found = self.ledger.record(record)
+            return found.but(
+                ordered_boot=EARLIER_BOOT, started_boot=found.started_boot and EARLIER_BOOT
+            )
+
+        return NONE if record == NONE else self.ledger.next(("aged", record), rule)
+
+    # What is known of a record.
+
+    def state(self, record: int) -> RecordState | None:
+        found = self.ledger.maybe(record)
+        return None if found is None else found.state
+
+    def owned(self, record: int) -> bool:
+        return self.state(record) in OWNED
+
+    def is_of(self, record: int, move: Move) -> bool:
+        found = self.ledger.maybe(record)
+        return found is not None and found.migration == move.name
+
+    def has_arrived(self, record: int, move: Move) -> bool:
+        found = self.ledger.maybe(record)
+        return found is not None and found.arrived_by == move.name and found.state in OWNED
+
+    def verdict(self, record: int, move: Move) -> Verdict:
+        """As the agent's server answers: of the record that knows the migration, if any."""
+
+        def rule() -> Verdict:
+            found = self.ledger.maybe(record)
+            known = found is not None and move.name in (
+                found.migration, found.arrived_by, *found.aborted,
+            )  # fmt: skip
+            verdict: Verdict = self.rules.verdict(found if known else None, move.name)
+            return verdict
+
+        known: Verdict = self.ledger.find(("verdict", record, move.number), rule)
+        return known
+
+    def to_discard(self, record: int, move: Move) -> bool:
+        def rule() -> bool:
+            return bool(self.rules.to_discard(self.ledger.maybe(record), move.name))
+
+        return bool(self.ledger.find(("to_discard", record, move.number), rule))
+
+    def owes_abort(self, record: int, move: Move) -> bool:
+        def rule() -> bool:
+            return bool(self.rules.owes_abort(self.ledger.maybe(record), move.name))
+
+        return bool(self.ledger.find(("owes_abort", record, move.number), rule))
+
+    def may_be_aborted(self, record: int, move: Move) -> bool:
+        """Of a target, by the operator."""
+
+        def rule() -> None:
+            self.rules.require_unheld(self.ledger.maybe(record), move.name)
+
+        return self.ledger.allows(("require_unheld", record, move.number), rule)
+
+    def may_be_destroyed(self, record: int) -> bool:
+        def rule() -> Peer:
+            peer: Peer = self.rules.released_to(self.ledger.record(record))
+            return peer
+
+        return record != NONE and self.ledger.allows(("released_to", record), rule)
+
+    # Disks.
+
+    def write(self, world: World, at: int, record: int) -> World:
+        """Durable, and known to the agent."""
+        node = world.nodes[at]._replace(disk=record, memory=record)
+        return self.noted(with_node(world, at, node), at)
+
+    def write_unnoticed(self, world: World, at: int, record: int) -> World:
+        """The disk has it and says that it failed."""
+        return self.noted(with_node(world, at, world.nodes[at]._replace(disk=record)), at)
+
+    def noted(self, world: World, at: int) -> World:
+        disk = world.nodes[at].disk
+        for move, said in self.ledger.find(("noted", at, disk), lambda: self._shown(at, disk)):
+            if not has(world, move, said):
+                world = says(world, move, said)
+        return world
+
+    def _shown(self, at: int, number: int) -> list[tuple[Move, int]]:
+        """What a record on the disk of this node proves."""
+        record = self.ledger.maybe(number)
+        shown = []
+        for move in self.moves:
+            if record is None:
+                continue
+            released = record.state is RecordState.RELEASED and record.migration == move.name
+            if move.source == at and released:
+                shown.append((move, Said.PROMISED))
+            if move.target == at and record.arrived_by == move.name and record.state in OWNED:
+                shown.append((move, Said.ARRIVED))
+        return shown
+
+    def is_up(self, world: World, at: int) -> bool:
+        return world.nodes[at].memory != DOWN
+
+
+def notice(move: Move, verdict: Verdict) -> VerdictNotice:
+    epoch = move.epoch if verdict is Verdict.ABORTED else move.epoch + 1
+    return VerdictNotice(migration=move.name, verdict=verdict, epoch=epoch)
+
+
+def _peer(at: int) -> Peer:
+    return Peer(node=NODES[at], address=f"10.0.0.{at + 1}", endpoint=f"https://10.0.0.{at + 1}")
+
+
+def _outgoing(move: Move) -> OutgoingOrder:
+    return OutgoingOrder(
+        migration=move.name,
+        container=ID,
+        epoch=move.epoch,
+        target=_peer(move.target),
+        strategy=Strategy.STOP_AND_COPY,
+    )
+
+
+def _incoming(move: Move) -> IncomingOrder:
+    return IncomingOrder(
+        migration=move.name,
+        order=order(epoch=move.epoch + 1),
+        source=_peer(move.source),
+        strategy=Strategy.STOP_AND_COPY,
+    )

@@ -1,0 +1,125 @@
+"""A world: what is on both nodes, how far their roles are, and which messages may still arrive.
+
+Plain numbers instead of enums: worlds are compared and hashed millions of times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+DOWN = -1
+"""In place of a record's number: the agent does not run."""
+
+
+class Copy:
+    """A container as the kernel has it. Frozen is the source's, held the target's."""
+
+    ABSENT, RUNNING, FROZEN, HELD = range(4)
+
+
+class Leaving:
+    """How far a source is, in its memory: agent/source.py, way_forward, way_back, release.
+
+    FREEZING: Frozen is written, the tasks run. UNSURE: the disk failed at Released. THAWING:
+    Aborted is written, or may come later. OWING: it runs on, Aborted is still to be written.
+    HEARD: the target runs. OVER: the container stays here.
+    """
+
+    (
+        NONE, COPYING, FREEZING, FROZEN, UNSURE, ROLLING_BACK, THAWING, OWING, RELEASED, HEARD,
+        FORGETTING, DONE, OVER,
+    ) = range(13)  # fmt: skip
+
+
+class Coming:
+    """How far a target is, in its memory: agent/target.py.
+
+    VACATING: what an earlier move has left is to go first. RESTORING: CRIU is done, Held is not
+    written. GOING: Running is written. REMOVING: the copy is gone, its record is not.
+    """
+
+    (
+        NONE, VACATING, PREPARING, PREPARED, RESTORING, HELD, GOING, RUNNING, DISCARDING, REMOVING,
+        OVER,
+    ) = range(11)  # fmt: skip
+
+
+class Said:
+    """What has happened in one migration. Messages stay: they can arrive late, and again.
+
+    CREATED and OVER are the operator's: from then on it may order, or tell to forget. For the
+    judge: PROMISED (the source's disk has held Released), ARRIVED (the target's has held Running),
+    LOST (a container was started from its image although no node had lost power).
+    """
+
+    CREATED, ASKED, HOLDS, RELEASED, ABORTED, RUNS, OVER, PROMISED, ARRIVED, LOST = (
+        1 << n for n in range(10)
+    )
+
+
+class Node(NamedTuple):
+    """Records by number; memory is DOWN while the agent is."""
+
+    disk: int
+    memory: int
+    copy: int
+    floor: int
+    rebooted: bool  # a copy was lost that nobody had given up
+
+
+class World(NamedTuple):
+    nodes: tuple[Node, Node]
+    leaving: tuple[int, ...]
+    coming: tuple[int, ...]
+    said: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Move:
+    """One migration of the scenario; number is its place in World's tuples."""
+
+    number: int
+    name: str
+    source: int
+    epoch: int
+
+    @property
+    def target(self) -> int:
+        return 1 - self.source
+
+
+class Step(NamedTuple):
+    """One thing that can happen. fair: it will, once both agents are back and connected."""
+
+    name: tuple[str, ...]
+    world: World
+    fair: bool
+
+
+def with_node(world: World, at: int, node: Node) -> World:
+    nodes = (node, world.nodes[1]) if at == 0 else (world.nodes[0], node)
+    return World(nodes, world.leaving, world.coming, world.said)
+
+
+def leaves(world: World, move: Move, phase: int) -> World:
+    changed = _changed(world.leaving, move.number, phase)
+    return World(world.nodes, changed, world.coming, world.said)
+
+
+def comes(world: World, move: Move, phase: int) -> World:
+    changed = _changed(world.coming, move.number, phase)
+    return World(world.nodes, world.leaving, changed, world.said)
+
+
+def says(world: World, move: Move, what: int) -> World:
+    changed = _changed(world.said, move.number, world.said[move.number] | what)
+    return World(world.nodes, world.leaving, world.coming, changed)
+
+
+def has(world: World, move: Move, what: int) -> bool:
+    return bool(world.said[move.number] & what)
+
+
+def _changed(values: tuple[int, ...], place: int, value: int) -> tuple[int, ...]:
+    return (*values[:place], value, *values[place + 1 :])

@@ -30,8 +30,9 @@ from fakes.agent_world import (
 )
 from fakes.orders import ID, order
 from transship.agent import records
+from transship.agent.durable import Durability
 from transship.agent.experience import Experience
-from transship.agent.journal import Durability, Journal, JournalError
+from transship.agent.journal import Journal, JournalError
 from transship.agent.records import OWNED, Record
 from transship.agent.slots import Slots
 from transship.agent.source import Source, SourceParts
@@ -225,7 +226,7 @@ class Pair:
 
     def __enter__(self) -> Self:
         self._patches.setattr("transship.agent.way_forward.FileCopy", FakeFileCopy.for_pair(self))
-        self._patches.setattr("transship.agent.journal.os.fsync", lambda _: None)
+        self._patches.setattr("transship.agent.durable.os.fsync", lambda _: None)
         self.a.up()
         self.b.up()
         self.pass_time(0.01)

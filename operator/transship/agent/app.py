@@ -80,7 +80,12 @@ class Agent:
         for folder in (layout.state_dir, layout.runtime_dir):
             folder.mkdir(parents=True, exist_ok=True, mode=0o711)
         self._tls = _contexts(settings)
-        self.journal = Journal(layout.state_dir / "journal", boot=read_boot_id(), clock=self._clock)
+        self.journal = Journal(
+            layout.state_dir / "journal",
+            boot=read_boot_id(),
+            node=settings.identity.node,
+            clock=self._clock,
+        )
         images = ImageStore(layout.image_store, insecure_registries=settings.insecure_registries)
         self.runtime = Runtime(layout, images=images)
         self.network = ContainerNetwork(settings.underlay, runtime_dir=layout.runtime_dir)

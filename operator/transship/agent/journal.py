@@ -10,16 +10,17 @@ advanced and written without an await between is never overwritten by one who ha
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from enum import Enum
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from loguru import logger
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from transship.agent import breakpoints
+from transship.agent import durable, record_file
+from transship.agent.durable import Disk, Durability
+from transship.agent.record_file import Unreadable
 from transship.agent.records import Record
 from transship.api.reasons import Reason
 from transship.common.clock import Clock, SystemClock
@@ -31,52 +32,65 @@ FLOORS_KEPT = (
 )
 
 
-class Durability(Enum):
-    SYNCED = "synced"  # survives a power cut
-    CACHED = "cached"  # survives the agent: for what only informs, such as the count of restarts
-
-
-class _Envelope(BaseModel):
-    """What a file holds: the record's JSON text and the digest of that text."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    sha256: str
-    record: str
-
-
 class JournalError(TransshipError):
     reason = Reason.JOURNAL_UNWRITABLE
 
 
-class Journal:
-    """All records of this node, in memory as on disk."""
+@dataclass(frozen=True)
+class Quarantined:
+    """A record that is not obeyed: why, and where it lies."""
 
-    def __init__(self, folder: Path, *, boot: str, clock: Clock | None = None) -> None:
+    file: Path
+    reason: str
+    message: str
+
+
+class Journal:
+    """All records of this node, in memory as on disk.
+
+    node: whose records these are; those of another node (a cloned disk) are not obeyed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        boot: str,
+        node: str = "",
+        clock: Clock | None = None,
+        disk: Disk | None = None,
+    ) -> None:
         self.boot = boot  # this boot's id: what ran in another one is gone
+        self.failure = ""  # of the last write
         self._folder = folder
+        self._node = node
         self._clock = clock or SystemClock()
+        self._disk = disk or Disk()
         self._records: dict[str, Record] = {}
-        self._quarantined: set[str] = set()
+        self._quarantined: dict[str, Quarantined] = {}
         self._floors: dict[str, int] = {}
 
     def load(self) -> None:
         """Read everything; once, before anything else."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._quarantine.mkdir(exist_ok=True, mode=0o700)
-        for leftover in self._folder.glob(".*.tmp"):
-            leftover.unlink()  # a write that was never announced
-        self._quarantined = {path.name.partition(".")[0] for path in self._quarantine.iterdir()}
+        for leftover in self._folder.glob(".*.tmp"):  # a write that was never announced
+            with suppress(OSError):  # a disk that takes nothing: what can be read is obeyed
+                self._disk.unlink(leftover)
+        for path in sorted(self._quarantine.iterdir()):
+            self._remember_quarantined(path)
         for path in sorted(self._folder.glob("*.json")):
             self._load_record(path)
         self._floors = self._load_floors()
 
     def get(self, container_id: str) -> Record | None:
         """Raises Refused for a container whose record is in quarantine."""
-        if container_id in self._quarantined and container_id not in self._records:
+        quarantined = self.quarantined.get(container_id)
+        if quarantined is not None:
             raise Refused(
-                f"the record of container {container_id} could not be read and is in quarantine",
+                f"the record of container {container_id} is in quarantine: {quarantined.message}",
                 reason=Reason.QUARANTINED,
-                hint=f"look at {self._quarantine} on the node, then remove the file from there",
+                hint=f"look at {quarantined.file} on the node, remove it, restart the agent",
             )
         return self._records.get(container_id)
 
@@ -84,8 +98,9 @@ class Journal:
         return tuple(self._records.values())
 
     @property
-    def quarantined(self) -> frozenset[str]:
-        return frozenset(self._quarantined)
+    def quarantined(self) -> Mapping[str, Quarantined]:
+        """By container; one whose record is whole again is in it no more."""
+        return {key: each for key, each in self._quarantined.items() if key not in self._records}
 
     def of_migration(self, migration: str) -> Record | None:
         """The record that this migration is about, on whichever side."""
@@ -99,22 +114,30 @@ class Journal:
         return self._floors.get(container_id, 0)
 
     def put(self, record: Record, *, durability: Durability = Durability.SYNCED) -> Record:
-        """Write a record; gives it back as written. Never await between get and put."""
+        """Write a record; gives it back as written. Never await between get and put.
+
+        After a JournalError the disk may have the record or not; in memory it is as before.
+        """
         stamped = record.but(written_at=self._clock.now())
-        breakpoints.at(f"{record.state}.write")
         self._keep_floor(self._records.get(record.id), record)
         self._store(stamped, durability)
         self._records[record.id] = stamped
-        breakpoints.at(f"{record.state}.written")
         return stamped
 
     def remove(self, container_id: str, *, floor: int | None = None) -> None:
         """Forget a container; floor is the lowest epoch that may come here again."""
         if floor is not None:
             self._raise_floor(container_id, floor)
-        self._path(container_id).unlink(missing_ok=True)
-        _sync_folder(self._folder)
+        with self._failing(f"removing the record of {container_id}"):
+            durable.remove(self._disk, self._path(container_id))
         self._records.pop(container_id, None)
+
+    def try_disk(self) -> None:
+        """Find out whether promises can be written, before one has to be. Never raises."""
+        with suppress(JournalError), self._failing("trying the disk"):
+            trial = self._folder / ".trial.tmp"
+            durable.write(self._disk, trial, b"x" * 4096, durability=Durability.SYNCED)
+            self._disk.unlink(trial)
 
     def _keep_floor(self, before: Record | None, record: Record) -> None:
         """A copy that comes home replaces the record of its leaving, and may yet be thrown away."""
@@ -124,9 +147,22 @@ class Journal:
 
     def _raise_floor(self, container_id: str, floor: int) -> None:
         if floor > self.floor(container_id):
-            self._floors.pop(container_id, None)  # the newest last
-            self._floors[container_id] = floor
-            self._store_floors()
+            others = {key: low for key, low in self._floors.items() if key != container_id}
+            floors = dict([*others.items(), (container_id, floor)][-FLOORS_KEPT:])
+            with self._failing("writing floors"):
+                data = json.dumps(floors).encode()
+                durable.write(self._disk, self._floors_file, data, durability=Durability.SYNCED)
+            self._floors = floors
+
+    @contextmanager
+    def _failing(self, doing: str) -> Iterator[None]:
+        """What the disk says is noted, for the node's conditions."""
+        try:
+            yield
+        except OSError as e:
+            self.failure = f"{doing}: {e}"
+            raise JournalError(self.failure, hint=Reason.JOURNAL_UNWRITABLE.hint) from e
+        self.failure = ""
 
     @property
     def _quarantine(self) -> Path:
@@ -140,86 +176,54 @@ class Journal:
         return self._folder / f"{container_id}.json"
 
     def _store(self, record: Record, durability: Durability) -> None:
-        text = record.model_dump_json(by_alias=True, exclude_none=True)
-        envelope = _Envelope(sha256=_digest(text), record=text)
-        data = envelope.model_dump_json().encode()
-        _write(self._path(record.id), data=data, durability=durability)
+        data = record_file.encode(record, node=self._node)
+        with self._failing(f"writing the record of {record.id}"):
+            durable.write(self._disk, self._path(record.id), data, durability=durability)
 
     def _load_record(self, path: Path) -> None:
         try:
-            record = _read(path)
-        except (OSError, ValueError) as e:
+            record = record_file.decode(path.read_bytes(), container=path.stem, node=self._node)
+        except (OSError, Unreadable) as e:
             self._put_into_quarantine(path, cause=e)
         else:
             self._records[record.id] = record
 
-    def _put_into_quarantine(self, path: Path, *, cause: Exception) -> None:
+    def _put_into_quarantine(self, path: Path, *, cause: OSError | Unreadable) -> None:
         stamp = self._clock.now().strftime("%Y%m%dT%H%M%S")
         kept = self._quarantine / f"{path.stem}.{stamp}.json"
-        path.rename(kept)
-        _sync_folder(self._folder)
-        self._quarantined.add(path.stem)
-        logger.bind(container=path.stem, file=str(kept), cause=_one_line(cause)).error(
-            "record of a container cannot be read: put into quarantine, the container is left alone"
+        try:
+            durable.move(self._disk, path, kept)
+        except OSError:  # it stays where it is, and is as little obeyed
+            kept = path
+        found = _quarantined(kept, cause)
+        self._quarantined[path.stem] = found
+        logger.bind(container=path.stem, file=str(kept), reason=found.reason).error(
+            "record of a container is put into quarantine, the container is left alone: {}",
+            found.message,
         )
+
+    def _remember_quarantined(self, path: Path) -> None:
+        container = path.name.partition(".")[0]
+        try:
+            record_file.decode(path.read_bytes(), container=container, node=self._node)
+        except (OSError, Unreadable) as e:
+            self._quarantined[container] = _quarantined(path, e)
+        else:
+            whole = Unreadable("it is whole, but was put here")
+            self._quarantined[container] = _quarantined(path, whole)
 
     def _load_floors(self) -> dict[str, int]:
         try:
             floors = json.loads(self._floors_file.read_bytes())
+            return {str(key): int(value) for key, value in floors.items()}
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as e:
-            logger.bind(cause=_one_line(e)).error("floors of the journal cannot be read: ignored")
+        except (OSError, ValueError, AttributeError) as e:
+            logger.bind(cause=str(e)).error("floors of the journal cannot be read: ignored")
             return {}
-        return {str(key): int(value) for key, value in floors.items()}
-
-    def _store_floors(self) -> None:
-        for oldest in list(self._floors)[:-FLOORS_KEPT]:
-            del self._floors[oldest]
-        data = json.dumps(self._floors).encode()
-        _write(self._floors_file, data=data, durability=Durability.SYNCED)
 
 
-def _read(path: Path) -> Record:
-    envelope = _Envelope.model_validate_json(path.read_bytes())
-    if _digest(envelope.record) != envelope.sha256:
-        raise ValueError("its checksum is wrong")
-    record = Record.model_validate_json(envelope.record)
-    if record.id != path.stem:
-        raise ValueError(f"it is the record of container {record.id}")
-    return record
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _one_line(cause: Exception) -> str:
-    """Of a pydantic error only the places: its text would repeat the record, secrets included."""
-    if isinstance(cause, ValidationError):
-        return "; ".join(f"{e['loc']}: {e['msg']}" for e in cause.errors(include_input=False))
-    return str(cause)
-
-
-def _write(path: Path, *, data: bytes, durability: Durability) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "wb") as file:  # noqa: PTH123
-            file.write(data)
-            file.flush()
-            if durability is Durability.SYNCED:
-                os.fsync(descriptor)
-        temporary.rename(path)
-        if durability is Durability.SYNCED:
-            _sync_folder(path.parent)
-    except OSError as e:
-        raise JournalError(f"writing {path.name}: {e}", hint="is the node's disk full?") from e
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _quarantined(file: Path, cause: OSError | Unreadable) -> Quarantined:
+    reason = cause.reason if isinstance(cause, Unreadable) else Reason.RECORD_DAMAGED
+    message = cause.message if isinstance(cause, Unreadable) else str(cause)
+    return Quarantined(file, str(reason), message)

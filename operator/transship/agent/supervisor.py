@@ -12,7 +12,7 @@ from contextlib import suppress
 from loguru import logger
 
 from transship.agent import records
-from transship.agent.journal import Durability
+from transship.agent.durable import Durability
 from transship.agent.machine import Note, Tools
 from transship.agent.probes import Health, Prober
 from transship.agent.records import Record

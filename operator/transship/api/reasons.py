@@ -345,8 +345,24 @@ class Reason(StrEnum):
     QUARANTINED = (
         "Quarantined",
         "The agent's record of the container is damaged: nobody knows what was promised.",
-        "look at the file in the journal's quarantine on the node, then remove it",
+        "look at the file in the journal's quarantine, then remove it and restart the agent",
     )
+    RECORD_DAMAGED = (
+        "RecordDamaged",
+        "A record of the agent's journal is torn, or its checksum is wrong.",
+        "look at the file in the journal's quarantine, then remove it and restart the agent",
+    )
+    RECORD_FOREIGN = (
+        "RecordForeign",
+        "A record of the agent's journal was written for another container or by another node.",
+        "was the node's disk cloned? remove the file from the journal's quarantine",
+    )
+    RECORD_VERSION_UNKNOWN = (
+        "RecordVersionUnknown",
+        "A record of the agent's journal was written by a newer agent.",
+        "update the agent, then move the file from the journal's quarantine back into the journal",
+    )
+    JOURNAL_WHOLE = ("JournalWhole", "Every record can be read, and records can be written.")
     JOURNAL_UNWRITABLE = (
         "JournalUnwritable",
         "The agent cannot write down its promises, so it makes none.",

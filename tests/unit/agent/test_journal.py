@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import stat
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from transship.common.errors import Refused
 
 
 def opened(folder: Path) -> Journal:
-    journal = Journal(folder / "journal", boot=BOOT, clock=FakeClock())
+    journal = Journal(folder / "journal", boot=BOOT, node="node-a", clock=FakeClock())
     journal.load()
     return journal
 
@@ -65,7 +67,7 @@ DAMAGE = {
     "empty": lambda _: b"",
     "one letter changed": lambda data: data.replace(b"counter", b"counteR", 1),
     "not JSON": lambda _: b"\x00\xff",
-    "of another version": lambda data: data.replace(b'\\"version\\":1', b'\\"version\\":9'),
+    "of another version": lambda data: data.replace(b'"version":2', b'"version":9', 1),
 }
 
 
@@ -89,7 +91,59 @@ def test_a_damaged_record_is_never_obeyed_and_its_container_is_left_alone(
 def test_a_record_under_another_ones_name_is_not_obeyed(tmp_path: Path) -> None:
     opened(tmp_path).put(running_record())
     file_of(tmp_path).rename(tmp_path / "journal" / "somebody-else.json")
-    assert opened(tmp_path).quarantined == {"somebody-else"}
+    (found,) = opened(tmp_path).quarantined.values()
+    assert found.reason == Reason.RECORD_FOREIGN
+
+
+REASONS = {
+    "cut short": Reason.RECORD_DAMAGED,
+    "one letter changed": Reason.RECORD_DAMAGED,
+    "of another version": Reason.RECORD_VERSION_UNKNOWN,
+}
+
+
+@pytest.mark.parametrize("damage", REASONS)
+def test_why_a_record_is_not_obeyed_is_said_also_at_later_starts(
+    tmp_path: Path, damage: str
+) -> None:
+    opened(tmp_path).put(running_record())
+    path = file_of(tmp_path)
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    for _ in range(2):
+        found = opened(tmp_path).quarantined[ID]
+        assert found.reason == REASONS[damage]
+        assert found.file.parent.name == "quarantine"
+        assert "counter" not in found.message  # of what it holds nothing is told: secrets
+
+
+def test_a_record_that_another_node_wrote_is_not_obeyed(tmp_path: Path) -> None:
+    """A cloned disk would otherwise start every container twice."""
+    opened(tmp_path).put(running_record())
+    clone = Journal(tmp_path / "journal", boot=BOOT, node="another", clock=FakeClock())
+    clone.load()
+    assert clone.all() == ()
+    assert clone.quarantined[ID].reason == Reason.RECORD_FOREIGN
+
+
+def test_a_record_that_was_made_whole_again_is_obeyed(tmp_path: Path) -> None:
+    opened(tmp_path).put(running_record())
+    path = file_of(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:10])
+    assert opened(tmp_path).all() == ()
+    path.write_bytes(whole)
+    journal = opened(tmp_path)
+    assert journal.get(ID) == running_record().but(written_at=FakeClock().now())
+    assert journal.quarantined == {}
+
+
+def test_records_of_the_first_version_are_still_read(tmp_path: Path) -> None:
+    record = running_record()
+    text = record.model_dump_json(by_alias=True, exclude_none=True)
+    first = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "record": text}
+    (tmp_path / "journal").mkdir()
+    file_of(tmp_path).write_text(json.dumps(first))
+    assert opened(tmp_path).get(ID) == record
 
 
 def test_what_a_crash_left_of_a_write_is_swept_away(tmp_path: Path) -> None:

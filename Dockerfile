@@ -1,5 +1,11 @@
 # One image for the operator and the agents: `python -m transship.controller`, `python -m transship.agent`.
 # CRIU has to be 4.2 or newer: older ones fail on sockets under kernels >= 6.16.
+FROM docker.io/library/debian:forky-slim AS build
+RUN apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends gcc libc6-dev
+COPY operator/transship/runtime/veil_library/veil.c .
+RUN cc -O2 -Wall -Werror -shared -fPIC -o transship-veil.so veil.c
+
 FROM docker.io/library/debian:forky-slim
 
 RUN apt-get update \
@@ -17,6 +23,7 @@ RUN python3 -m venv /opt/transship \
  && rm /tmp/requirements.txt \
  && ln -s /opt/transship/bin/transship /opt/transship/bin/kubectl-transship /usr/local/bin/
 
+COPY --from=build transship-veil.so /usr/local/lib/
 COPY LICENSE README.md ./
 COPY operator operator
 RUN /opt/transship/bin/pip install --no-cache-dir --no-deps --no-build-isolation .

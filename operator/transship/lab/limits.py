@@ -22,7 +22,7 @@ LIBRARY = "usr/local/lib/transship-limits.so"
 PROGRAM = "usr/local/sbin/criu"  # found before /usr/sbin/criu by the nodes' PATH
 WRAPPER = f"""\
 #!/bin/sh
-LD_PRELOAD=/{LIBRARY} exec /usr/sbin/criu "$@"
+LD_PRELOAD="/{LIBRARY}${{LD_PRELOAD:+:$LD_PRELOAD}}" exec /usr/sbin/criu "$@"
 """
 
 

@@ -11,11 +11,9 @@ way to dump a container with a stopped task.
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import time
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,11 +22,18 @@ from loguru import logger
 
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded
-from transship.runtime import externals, failures, runc_state
+from transship.runtime import externals, failures, runc_state, veil
 from transship.runtime.criu import CriuFailed, OnNotice, Worker
 from transship.runtime.criu_rpc import Kind, Request
 from transship.runtime.directories import opened
-from transship.runtime.dump_options import CONFIG_NAME, LOG_NAME, dump_options, lazy_configuration
+from transship.runtime.dump_options import (
+    CONFIG_NAME,
+    LOG_NAME,
+    DumpRequest,
+    Pages,
+    dump_options,
+    lazy_configuration,
+)
 from transship.runtime.failures import CheckpointFailed
 from transship.runtime.freezer import (
     FREEZE_TIMEOUT_SECONDS,
@@ -36,34 +41,15 @@ from transship.runtime.freezer import (
     FreezerState,
     freezer_of,
 )
-from transship.runtime.layout import Layout
 from transship.runtime.lazy_daemon import require_whole
 from transship.runtime.page_stream import PageStream, RemotePages, open_stream
 from transship.runtime.processes import Process, named
+from transship.runtime.veil import Unveiled
+
+__all__ = ["Dump", "DumpRequest", "Dumper", "Pages"]
 
 ABORT_TIMEOUT_SECONDS = 5.0
 """For CRIU to undo what it did to the container's tasks, once its page stream is broken."""
-
-
-class Pages(Enum):
-    """What becomes of the memory when it goes to no page server.
-
-    LAZY: it stays where it is, in the frozen tasks, to be read there by others through
-    /proc/PID/mem. Only what a restore cannot get later is in the images: shared memory, stacks.
-    """
-
-    IN_IMAGES = "InImages"
-    LAZY = "Lazy"
-
-
-@dataclass(frozen=True)
-class DumpRequest:
-    """What to dump: a container that runc runs."""
-
-    container: str
-    layout: Layout
-    pages: RemotePages | Pages
-    timeout_seconds: float
 
 
 @dataclass(frozen=True)
@@ -99,11 +85,13 @@ class Dumper:
         criu: Worker,
         stream: PageStream | None,
         criu_end: socket.socket,
+        behind: Unveiled,
     ) -> None:
         self._request = request
         self._freezer = freezer_of(request.layout, request.container)
         self._criu = criu
         self._stream = stream
+        self._veil = behind
         self._frozen = False
         self._stopped: tuple[int, ...] = ()
         self._seized, self._may_dump = asyncio.Event(), asyncio.Event()
@@ -117,22 +105,29 @@ class Dumper:
 
         Raises CheckpointFailed when the container's memory has not all come from its last move.
         """
-        processes = freezer_of(request.layout, request.container).processes()
-        await asyncio.to_thread(require_whole, processes)
+        freezer = freezer_of(request.layout, request.container)
+        await asyncio.to_thread(require_whole, freezer.processes())
         stream = None
         if isinstance(request.pages, RemotePages):
             stream = await open_stream(request.pages)
         criu_end = _hung_up() if stream is None else stream.criu_end
+        behind = _veil(request, freezer.processes)
         try:
+            await behind.begin()
             spec = externals.read_spec(request.layout.bundle(request.container))
             network = externals.network(spec)
-            criu = await Worker.start(pass_fds=(criu_end.fileno(),), network=network)
+            criu = await Worker.start(
+                pass_fds=(criu_end.fileno(),),
+                network=network,
+                environment=behind.environment,
+            )
         except BaseException:
+            behind.close()
             criu_end.close()
             if stream is not None:
                 stream.close()
             raise
-        return cls(request, criu=criu, stream=stream, criu_end=criu_end)
+        return cls(request, criu=criu, stream=stream, criu_end=criu_end, behind=behind)
 
     async def freeze(self) -> None:
         """Stop all tasks of the container; it may be frozen already. Raises DeadlineExceeded."""
@@ -163,6 +158,7 @@ class Dumper:
         request = self._request
         if not self._frozen:
             await self.freeze()  # frozen by other hands: a stopped task may hide in there
+        self._veil.draw()
         self._may_dump.set()
         if self._asking is None:
             self._asking = asyncio.create_task(self._ask(self._freezer, None))
@@ -182,11 +178,13 @@ class Dumper:
             await self.close()
             raise
         _require_frozen(self._freezer)
+        processes = named(self._freezer.processes())
+        await self._veil.lift(self._images, processes)
         return Dump(
             images=self._images,
             stopped=self._stopped,
             page_bytes=sent,
-            processes=named(self._freezer.processes()),
+            processes=processes,
             seconds=time.monotonic() - began,
         )
 
@@ -202,7 +200,7 @@ class Dumper:
         layout, container = self._request.layout, self._request.container
         state = runc_state.read(layout.runc_root, container)
         with opened(self._images) as images_fd, opened(self._images / "work") as work_fd:
-            _note_descriptors(self._images, state.external_descriptors)
+            runc_state.note_descriptors(self._images, state.external_descriptors)
             options = dump_options(
                 layout,
                 container,
@@ -243,6 +241,7 @@ class Dumper:
         in repair mode: seen, the container died of it. One whose page stream or answer fails undoes
         all that it did and ends by itself; so that is how it is ended.
         """
+        self._veil.close()
         if self._stream is not None:
             self._stream.close()
         if self._asking is not None:
@@ -275,16 +274,17 @@ class Dumper:
         await self.close()
 
 
+def _veil(request: DumpRequest, pids: veil.Pids) -> Unveiled:
+    if request.pages is not Pages.LAZY:
+        return Unveiled()
+    return veil.over(request.layout.images(request.container) / "work" / "veil", pids)
+
+
 def _hung_up() -> socket.socket:
     """A connection that the other side has left already."""
     other, here = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     other.close()
     return here
-
-
-def _note_descriptors(images: Path, descriptors: tuple[str, ...] | None) -> None:
-    """`runc restore` connects the standard streams by this file, which `runc checkpoint` writes."""
-    (images / "descriptors.json").write_text(json.dumps(descriptors))
 
 
 def _require_frozen(freezer: Freezer) -> None:

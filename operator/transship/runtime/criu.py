@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -72,7 +72,13 @@ class Worker:
         self._channel = channel
 
     @classmethod
-    async def start(cls, *, pass_fds: tuple[int, ...] = (), network: Path | None = None) -> Self:
+    async def start(
+        cls,
+        *,
+        pass_fds: tuple[int, ...] = (),
+        network: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Self:
         """`pass_fds` keep their numbers in CRIU; `network` is a namespace to start it in."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
@@ -86,7 +92,7 @@ class Worker:
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), *pass_fds),
-                env={**os.environ, **MARK},
+                env={**os.environ, **(environment or {}), **MARK},
                 start_new_session=True,
             )
         except OSError as e:

@@ -20,7 +20,8 @@ TAIL_LINES = 20
 TAIL_LIMIT_BYTES = 4096
 LOG_READ_LIMIT_BYTES = 1 << 20
 
-_ERROR = re.compile(r"^\([\d.]+\)\s+(?:\d+: )?Error \([^)]*\): (?P<text>.*)$")
+# no time stands before it at a low level
+_ERROR = re.compile(r"^(?:\([\d.]+\)\s+)?(?:\s*\d+: )?Error \([^)]*\): (?P<text>.*)$")
 
 # Said at the end of every failure, of whatever cause.
 _GENERIC = re.compile(r"(?:Restoring|Dumping|Pre-dumping) FAILED|exited, status=|script ret code")

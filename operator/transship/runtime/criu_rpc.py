@@ -180,12 +180,12 @@ def _fields(message: Any) -> Iterator[bytes]:
 
 def _field(number: int, value: Any) -> bytes:
     if isinstance(value, int):  # bool and IntEnum too
-        return _varint(number << 3 | VARINT) + _varint(value)
+        return varint(number << 3 | VARINT) + varint(value)
     body = value.encode() if isinstance(value, str) else _encode(value)
-    return _varint(number << 3 | BYTES) + _varint(len(body)) + body
+    return varint(number << 3 | BYTES) + varint(len(body)) + body
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     value &= (1 << 64) - 1  # a negative int32 goes as ten bytes
     out = bytearray()
     while value >= 0x80:

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
-from transship.runtime import criu_log, externals
+from transship.runtime import externals
 from transship.runtime.criu_rpc import CgroupMode, NetworkLock, Options, PageServerInfo
 from transship.runtime.freezer import Freezer
 from transship.runtime.layout import Layout
+from transship.runtime.page_stream import RemotePages
 
 LOG_NAME = "dump.log"
+LOG_LEVEL = 2
+"""Errors and warnings. The rest is thousands of lines, written one by one: 4 of 42 ms (seen)."""
 CONFIG_NAME = "dump.conf"
 
 GHOST_LIMIT_BYTES = 256 << 20
 """Of a deleted file that is still open; CRIU's own limit of 1 MiB refuses rotated logs."""
+
+
+class Pages(Enum):
+    """What becomes of the memory when it goes to no page server.
+
+    LAZY: it stays where it is, in the frozen tasks, to be read there by others through
+    /proc/PID/mem. Only what a restore cannot get later is in the images: shared memory, stacks.
+    """
+
+    IN_IMAGES = "InImages"
+    LAZY = "Lazy"
+
+
+@dataclass(frozen=True)
+class DumpRequest:
+    """What to dump: a container that runc runs."""
+
+    container: str
+    layout: Layout
+    pages: RemotePages | Pages
+    timeout_seconds: float
 
 
 def dump_options(
@@ -36,7 +62,7 @@ def dump_options(
         images_dir_fd=images_fd,
         work_dir_fd=work_fd,
         log_file=LOG_NAME,
-        log_level=criu_log.LOG_LEVEL,
+        log_level=LOG_LEVEL,
         pid=pid,
         root=str(layout.rootfs(container)),
         external=externals.externals(spec, root=Path(f"/proc/{pid}/root")),

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from transship.common.errors import TransshipError
-from transship.runtime.criu_rpc import number_in, parse
+from transship.runtime.criu_rpc import number_in, parse, varint
+from transship.runtime.page_scan import PAGE_BYTES
 
 COMMON_MAGIC = 0x54564319
 PAGEMAP_MAGIC = 0x56084025
@@ -58,6 +60,32 @@ def lazy_ranges(image: bytes, *, process: int) -> list[LazyRange]:
         ]
     except (ValueError, IndexError, struct.error) as e:
         raise TransshipError(f"reading the pagemap of process {process}: malformed image") from e
+
+
+def with_lazy(image: bytes, ranges: Iterable[tuple[int, int]]) -> bytes:
+    """The image with further ranges of lazy pages (from an address to an end) among its entries.
+
+    Entries are in the order of their addresses, which a restore relies on. Raises TransshipError.
+    """
+    try:
+        head, *entries = _messages(image)
+        found = [(number_in(parse(entry), _ADDRESS), entry) for entry in entries]
+    except (ValueError, IndexError, struct.error) as e:
+        raise TransshipError("reading a pagemap: malformed image") from e
+    found += [(start, _lazy_entry(start, end)) for start, end in ranges]
+    found.sort(key=itemgetter(0))
+    parts = [_HEADER.pack(COMMON_MAGIC, PAGEMAP_MAGIC), _LENGTH.pack(len(head)), head]
+    for _, entry in found:
+        parts += (_LENGTH.pack(len(entry)), entry)
+    return b"".join(parts)
+
+
+def _lazy_entry(start: int, end: int) -> bytes:
+    # the number of 32 bits is still required, and 0
+    number = (end - start) // PAGE_BYTES
+    return b"".join((
+        b"\x08", varint(start), b"\x10\x00", b"\x20", varint(LAZY), b"\x28", varint(number)
+    ))  # fmt: skip
 
 
 def _pages(entry: dict[int, int | bytes]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -24,3 +25,8 @@ def read(runc_root: Path, container: str) -> RuncState:
         return RuncState.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as e:
         raise NotFound(f"reading runc's state of container {container}: {e}") from e
+
+
+def note_descriptors(images: Path, descriptors: tuple[str, ...] | None) -> None:
+    """`runc restore` connects the standard streams by this file, which `runc checkpoint` writes."""
+    (images / "descriptors.json").write_text(json.dumps(descriptors))

@@ -1,0 +1,148 @@
+"""Keeps CRIU from looking at memory that the agents move themselves.
+
+In a lazy dump CRIU looks at every page of a container and puts it into a pipe, from which nobody
+takes it: 0.4 us for each, on a busy machine ten times that. A small library, preloaded into CRIU
+(veil_library/veil.c), shows it the large processes without those pages. They are added to its page
+maps afterwards, so the images are what they would have been, and a dump takes the same time
+whatever the memory. Where library or kernel do not offer that, CRIU does all of it by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from transship.runtime import page_scan, pagemaps, smaps
+from transship.runtime.processes import Process
+
+LIBRARY = Path("/usr/local/lib/transship-veil.so")
+
+LEAST_PAGES = 1024
+"""Of a process's own: below, drawing the veil (0.5 ms) takes longer than looking."""
+SURVEY_SHARE = 0.05
+"""Of one processor, for keeping what is known of the running processes fresh."""
+SURVEY_SECONDS = 0.25
+
+_RANGE = struct.Struct("=QQ")
+
+
+Hidden = Mapping[int, tuple[page_scan.Range, ...]]
+"""Ranges of each process, as this node counts them."""
+
+Pids = Callable[[], Iterable[int]]
+"""The container's processes as they are now."""
+
+
+class Unveiled:
+    """Where CRIU is to see everything."""
+
+    environment: Mapping[str, str] = MappingProxyType({})
+
+    async def begin(self) -> None:
+        """Begin to follow what the running processes have mapped."""
+
+    def draw(self) -> None:
+        """Hide the memory of the processes, which stand still from here on."""
+
+    async def lift(self, images: Path, processes: Iterable[Process]) -> None:
+        """Add the pages that were hidden to the page maps of the dump."""
+
+    def close(self) -> None:
+        """Follow the processes no more. Can be repeated."""
+
+
+class Veil(Unveiled):
+    """The veil over one container: survey while it runs, draw when frozen, lift after the dump."""
+
+    def __init__(self, folder: Path, pids: Pids) -> None:
+        self._folder = folder
+        self._pids = pids
+        self._known: Mapping[int, smaps.Survey] = {}
+        self._surveying: asyncio.Task[None] | None = None
+        self._looking: asyncio.Future[Hidden] | None = None
+        self.environment = {"LD_PRELOAD": str(LIBRARY), "TRANSSHIP_VEIL": str(folder)}
+
+    async def begin(self) -> None:
+        pause = await asyncio.to_thread(self._survey)
+        self._surveying = asyncio.create_task(self._keep_surveying(pause))
+
+    async def _keep_surveying(self, pause: float) -> None:
+        while True:
+            await asyncio.sleep(pause)
+            pause = await asyncio.to_thread(self._survey)
+
+    def _survey(self) -> float:
+        """Returns when it is to be repeated. 8 ms for each 256 MiB."""
+        began = time.monotonic()
+        self._known = {pid: seen for pid in self._pids() if (seen := _survey(pid)) is not None}
+        return max(SURVEY_SECONDS, (time.monotonic() - began) / SURVEY_SHARE)
+
+    def draw(self) -> None:
+        self.close()
+        known = self._known
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        drawn = {pid: self._draw(pid, known[pid]) for pid in self._pids() if pid in known}
+        # beside CRIU: 1 ms for each 256 MiB
+        self._looking = asyncio.ensure_future(asyncio.to_thread(_look, drawn))
+
+    def _draw(self, pid: int, known: smaps.Survey) -> tuple[page_scan.Range, ...]:
+        shown = _stack_pages(pid)
+        areas = smaps.flagged(Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape"), known)
+        if areas is None or shown is None:
+            return ()
+        hidden = smaps.hidden(areas, shown=shown, page_bytes=page_scan.PAGE_BYTES)
+        text = smaps.text(areas).encode(errors="surrogateescape")
+        (self._folder / f"{pid}.smaps").write_bytes(text)
+        ranges = b"".join(_RANGE.pack(*one) for one in hidden)
+        (self._folder / f"{pid}.hidden").write_bytes(ranges)
+        return hidden
+
+    async def lift(self, images: Path, processes: Iterable[Process]) -> None:
+        hidden: Hidden = {} if self._looking is None else await self._looking
+        for one in processes:
+            path = images / f"pagemap-{one.inside}.img"
+            if one.outside in hidden and path.exists():  # one for those that share their memory
+                path.write_bytes(pagemaps.with_lazy(path.read_bytes(), hidden[one.outside]))
+
+    def close(self) -> None:
+        if self._surveying is not None:
+            self._surveying.cancel()
+
+
+def over(folder: Path, pids: Pids) -> Unveiled:
+    """What library and kernel of this node offer."""
+    return Veil(folder, pids) if LIBRARY.exists() and page_scan.supported() else Unveiled()
+
+
+def _look(drawn: Hidden) -> Hidden:
+    return {pid: tuple(page_scan.pages(pid, ranges)) for pid, ranges in drawn.items()}
+
+
+def _survey(pid: int) -> smaps.Survey | None:
+    """None for a process that is small, or has ended."""
+    try:
+        resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[1:3]
+        if int(resident) - int(shared) < LEAST_PAGES:
+            return None
+        return smaps.survey(Path(f"/proc/{pid}/smaps").read_text(errors="surrogateescape"))
+    except OSError:
+        return None
+
+
+def _stack_pages(pid: int) -> list[int] | None:
+    """The page of each thread's stack that is in use, which CRIU always dumps itself.
+
+    None when the kernel does not tell: a thread that runs has no such thing.
+    """
+    mask = ~(page_scan.PAGE_BYTES - 1)
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        words = (task / "syscall").read_text().split()
+        if len(words) < 3:
+            return None
+        found.append(int(words[-2], 16) & mask)
+    return found

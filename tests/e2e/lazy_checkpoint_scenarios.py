@@ -7,12 +7,14 @@ the smallest page server that does. Run like checkpoint_scenarios.py, which has 
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 import struct
 import sys
 import threading
 import time
+from base64 import b64decode
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +24,9 @@ import checkpoint_scenarios as base
 from checkpoint_scenarios import A_WHILE_SECONDS, NAME, TIMEOUT_SECONDS, Corner, Stage, until
 
 from transship.api.reasons import Reason
-from transship.runtime import orders, pagemaps, restore
+from transship.runtime import orders, pagemaps, restore, veil
 from transship.runtime.checkpoint import Dump, Dumper, DumpRequest, Pages
+from transship.runtime.criu_rpc import split
 from transship.runtime.freezer import FreezerState
 from transship.runtime.lazy_daemon import LazyDaemon
 
@@ -133,6 +136,72 @@ async def a_lazy_dump_has_no_memory_and_its_way_back_is_a_thaw(stage: Stage) -> 
             await stage.source.goes_on()
         await stage.source.clear()
         await stage.target.clear()
+
+
+RUN_SUBJECT = """
+import os, time
+number = 0
+while not os.path.exists("/subject"):
+    number += 1
+    print(number, flush=True)
+    time.sleep(0.01)
+os.execv("/subject", ["/subject"])
+"""
+
+
+async def become_subject(corner: Corner) -> None:
+    """Bring the program that test_lazy_checkpoint.py has compiled in, and have it run."""
+    path = corner.layout.rootfs(NAME) / "new"
+    path.write_bytes(b64decode(os.environ["SUBJECT"]))
+    path.chmod(0o755)
+    path.rename(path.with_name("subject"))
+    [pid] = corner.freezer.processes()
+    await until(lambda: Path(f"/proc/{pid}/exe").readlink().name == "subject")
+    await until(lambda: len(list(Path(f"/proc/{pid}/task").iterdir())) == 9)
+    await corner.goes_on()
+
+
+@scenario
+async def images_are_the_same_whether_criu_sees_the_memory_or_not(stage: Stage) -> None:
+    base.PROGRAM = RUN_SUBJECT
+    await stage.start()
+    await become_subject(stage.source)
+    await stage.source.freezer.freeze()
+    seen = []
+    for library in (veil.LIBRARY, Path("/nowhere")):
+        shutil.rmtree(stage.source.layout.images(NAME), ignore_errors=True)
+        veil.LIBRARY = library
+        dump = await lazy_dump(stage.source)
+        await stage.source.stands_still()
+        assert any(dump.images.glob("work/veil/*.hidden")) == library.exists()
+        pages = {
+            (one.address, one.address + one.pages * PAGE) for one in pagemaps.read(dump.images)
+        }
+        seen.append((mappings(dump), merged(pages), (dump.images / "pages-1.img").read_bytes()))
+    veiled, plain = seen
+    assert veiled[0] == plain[0]
+    assert veiled[1] == plain[1]
+    assert len(plain[1]) > 8192
+    assert veiled[2] == plain[2]
+    stage.source.freezer.thaw()
+    await stage.source.goes_on()
+
+
+def mappings(dump: Dump) -> list[bytes]:
+    """What the image of process 1 says of its address space; guard pages last, in any order."""
+    fields = [raw for _, _, raw in split((dump.images / "mm-1.img").read_bytes()[12:])]
+    return sorted(fields)
+
+
+def merged(pages: set[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Neighbours made one."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(pages):
+        if found and found[-1][1] == start:
+            found[-1] = found[-1][0], end
+        else:
+            found.append((start, end))
+    return found
 
 
 class PageServer(threading.Thread):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import functools
 import sys
+import tempfile
 from pathlib import Path
 
 import checkpoint_scenarios
@@ -35,6 +38,17 @@ def test_on_a_node(lab: LabState, scenario: str) -> None:
     }
     words = [*enter_words(lab_dir(lab.name), NODE), PYTHON, "-", scenario]
     image = f"{lab.registry}/counter:1"
+    words = [*words[:-3], "env", f"SUBJECT={compiled('mappings')}", *words[-3:]]
     loader = LOADER.format(modules=modules).encode()
     done = run_blocking([*words, image, lab.cgroup_of(NODE)], stdin=loader)
     sys.stderr.write(f"\n{done.stderr}")
+
+
+@functools.cache
+def compiled(subject: str) -> str:
+    """A program of subjects/, in base64."""
+    source = Path(__file__).parent / "subjects" / f"{subject}.c"
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / subject
+        run_blocking(["cc", "-O1", "-s", "-pthread", "-o", program, source])
+        return base64.b64encode(program.read_bytes()).decode()

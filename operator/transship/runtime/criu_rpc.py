@@ -180,9 +180,8 @@ def _fields(message: Any) -> Iterator[bytes]:
 
 def _field(number: int, value: Any) -> bytes:
     if isinstance(value, int):  # bool and IntEnum too
-        return varint(number << 3 | VARINT) + varint(value)
-    body = value.encode() if isinstance(value, str) else _encode(value)
-    return varint(number << 3 | BYTES) + varint(len(body)) + body
+        return number_field(number, value)
+    return bytes_field(number, value.encode() if isinstance(value, str) else _encode(value))
 
 
 def varint(value: int) -> bytes:
@@ -197,20 +196,33 @@ def varint(value: int) -> bytes:
 
 def parse(message: bytes) -> Parsed:
     """Fields by number, of one repeated the last. Raises IndexError or ValueError."""
-    seen: Parsed = {}
+    return {number: value for number, value, _ in split(message)}
+
+
+def split(message: bytes) -> Iterator[tuple[int, int | bytes, bytes]]:
+    """Number, value and bytes of each field in order. Raises IndexError or ValueError."""
     at = 0
     while at < len(message):
+        begin = at
         tag, at = read_varint(message, at)
         number, wire = tag >> 3, tag & 7
         if wire == VARINT:
-            seen[number], at = read_varint(message, at)
+            value, at = read_varint(message, at)
+            yield number, value, message[begin:at]
             continue
         size, at = read_varint(message, at) if wire == BYTES else (FIXED_SIZES.get(wire, -1), at)
         if size < 0 or at + size > len(message):
             raise ValueError(wire)
-        seen[number] = message[at : at + size]
         at += size
-    return seen
+        yield number, message[at - size : at], message[begin:at]
+
+
+def number_field(number: int, value: int) -> bytes:
+    return varint(number << 3 | VARINT) + varint(value)
+
+
+def bytes_field(number: int, value: bytes) -> bytes:
+    return varint(number << 3 | BYTES) + varint(len(value)) + value
 
 
 def read_varint(message: bytes, at: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from transship.common.errors import TransshipError
-from transship.runtime.criu_rpc import number_in, parse, varint
+from transship.runtime.criu_rpc import number_field, number_in, parse
 from transship.runtime.page_scan import PAGE_BYTES
 
 COMMON_MAGIC = 0x54564319
@@ -81,10 +81,11 @@ def with_lazy(image: bytes, ranges: Iterable[tuple[int, int]]) -> bytes:
 
 
 def _lazy_entry(start: int, end: int) -> bytes:
-    # the number of 32 bits is still required, and 0
-    number = (end - start) // PAGE_BYTES
     return b"".join((
-        b"\x08", varint(start), b"\x10\x00", b"\x20", varint(LAZY), b"\x28", varint(number)
+        number_field(_ADDRESS, start),
+        number_field(_PAGES_32, 0),  # still required
+        number_field(_FLAGS, LAZY),
+        number_field(_PAGES, (end - start) // PAGE_BYTES),
     ))  # fmt: skip
 
 

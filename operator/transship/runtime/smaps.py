@@ -11,8 +11,8 @@ advise is then restored as it was at the survey, a moment before. Memory is not 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Map
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 FLAGS = "VmFlags:"
@@ -20,6 +20,9 @@ _HEADING = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")
 
 NOT_LAZY_FLAGS = frozenset({"lo", "ht", "dp", "io", "pf", "ss"})
 """Locked, huge, droppable, a device's, a shadow stack's: CRIU deals with their pages itself."""
+
+GROWS_DOWN = "gd"
+LEAST_CUT_BYTES = 4 << 20
 
 _KERNELS = ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]", "[uprobes]")
 
@@ -94,23 +97,45 @@ def _inherited(one: Area, known: Survey) -> str | None:
     return flags.pop() if len(flags) == 1 else None
 
 
-def text(areas: Sequence[tuple[Area, str]]) -> str:
-    """As smaps, without the counts."""
-    return "".join(f"{one.line}\n{flags}\n" for one, flags in areas)
+@dataclass(frozen=True)
+class Veiled:
+    """A process as CRIU gets to see it.
+
+    hidden are ranges in which it finds no pages; ends are the true ends, by start, of mappings that
+    it is shown the beginning of: it sets memory aside for each page that could be in a mapping.
+    """
+
+    smaps: str
+    hidden: tuple[tuple[int, int], ...]
+    ends: Map[int, int]
 
 
-def hidden(
-    areas: Sequence[tuple[Area, str]], *, shown: Sequence[int], page_bytes: int
-) -> tuple[tuple[int, int], ...]:
-    """Ranges whose pages CRIU would leave to be restored lazily, without the `shown` pages."""
-    found = []
-    for one, flags in areas:
-        if not one.is_anonymous or NOT_LAZY_FLAGS & set(flags.split()):
-            continue
-        start = one.start
-        for page in sorted(shown):
-            if start <= page < one.end:
-                found.append((start, page))
-                start = page + page_bytes
-        found.append((start, one.end))
-    return tuple((start, end) for start, end in found if start < end)
+def veiled(areas: Sequence[tuple[Area, str]], *, shown: Sequence[int], page_bytes: int) -> Veiled:
+    """Hide what CRIU would leave to be restored lazily, without the `shown` pages."""
+    hidden: list[tuple[int, int]] = []
+    ends: dict[int, int] = {}
+    lines: list[str] = []
+    for one, line in areas:
+        flags, heading = set(line.split()), one.line
+        if one.is_anonymous and not flags & NOT_LAZY_FLAGS:
+            seen = [page for page in sorted(shown) if one.start <= page < one.end]
+            hidden += _around(one, seen, page_bytes)
+            cut = (seen[-1] if seen else one.start) + page_bytes
+            if one.end - cut >= LEAST_CUT_BYTES and GROWS_DOWN not in flags:
+                ends[one.start] = one.end
+                heading = _shortened(heading, cut)
+        lines.append(f"{heading}\n{line}\n")
+    return Veiled("".join(lines), tuple(hidden), ends)
+
+
+def _around(one: Area, shown: Sequence[int], page_bytes: int) -> Iterator[tuple[int, int]]:
+    start = one.start
+    for page in (*shown, one.end):
+        if start < page:
+            yield start, page
+        start = page + page_bytes
+
+
+def _shortened(line: str, end: int) -> str:
+    addresses, _, rest = line.partition(" ")
+    return f"{addresses.partition('-')[0]}-{end:x} {rest}"

@@ -2,9 +2,9 @@
 
 In a lazy dump CRIU looks at every page of a container and puts it into a pipe, from which nobody
 takes it: 0.4 us for each, on a busy machine ten times that. A small library, preloaded into CRIU
-(veil_library/veil.c), shows it the large processes without those pages. They are added to its page
-maps afterwards, so the images are what they would have been, and a dump takes the same time
-whatever the memory. Where library or kernel do not offer that, CRIU does all of it by itself.
+(veil_library/veil.c), shows it the large processes without those pages. Afterwards they are put
+into its images, which are then what they would have been: a dump takes the same time whatever the
+memory. Where library or kernel do not offer that, CRIU does all of it by itself.
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from transship.runtime import page_scan, pagemaps, smaps
+from transship.runtime import mm_images, page_scan, pagemaps, smaps
 from transship.runtime.processes import Process
 
 LIBRARY = Path("/usr/local/lib/transship-veil.so")
 
 LEAST_PAGES = 1024
 """Of a process's own: below, drawing the veil (0.5 ms) takes longer than looking."""
+LEAST_ADDRESSES = 1 << 18
+"""In pages, used or not: CRIU sets memory aside for each, 10 ns (Go and Java reserve a lot)."""
 SURVEY_SHARE = 0.05
 """Of one processor, for keeping what is known of the running processes fresh."""
 SURVEY_SECONDS = 0.25
 
 _RANGE = struct.Struct("=QQ")
 
-
-Hidden = Mapping[int, tuple[page_scan.Range, ...]]
-"""Ranges of each process, as this node counts them."""
 
 Pids = Callable[[], Iterable[int]]
 """The container's processes as they are now."""
@@ -49,7 +48,7 @@ class Unveiled:
         """Hide the memory of the processes, which stand still from here on."""
 
     async def lift(self, images: Path, processes: Iterable[Process]) -> None:
-        """Add the pages that were hidden to the page maps of the dump."""
+        """Put what was hidden into the images of the dump."""
 
     def close(self) -> None:
         """Follow the processes no more. Can be repeated."""
@@ -63,7 +62,8 @@ class Veil(Unveiled):
         self._pids = pids
         self._known: Mapping[int, smaps.Survey] = {}
         self._surveying: asyncio.Task[None] | None = None
-        self._looking: asyncio.Future[Hidden] | None = None
+        self._drawn: dict[int, smaps.Veiled] = {}
+        self._looking: asyncio.Future[dict[int, page_scan.Found]] | None = None
         self.environment = {"LD_PRELOAD": str(LIBRARY), "TRANSSHIP_VEIL": str(folder)}
 
     async def begin(self) -> None:
@@ -85,28 +85,35 @@ class Veil(Unveiled):
         self.close()
         known = self._known
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        drawn = {pid: self._draw(pid, known[pid]) for pid in self._pids() if pid in known}
-        # beside CRIU: 1 ms for each 256 MiB
-        self._looking = asyncio.ensure_future(asyncio.to_thread(_look, drawn))
+        self._drawn = {
+            pid: drawn
+            for pid in self._pids()
+            if pid in known and (drawn := _veiled(pid, known[pid])) is not None
+        }
+        for pid, drawn in self._drawn.items():
+            text = drawn.smaps.encode(errors="surrogateescape")
+            (self._folder / f"{pid}.smaps").write_bytes(text)
+            ranges = b"".join(_RANGE.pack(*one) for one in drawn.hidden)
+            (self._folder / f"{pid}.hidden").write_bytes(ranges)
+        self._looking = asyncio.ensure_future(asyncio.to_thread(self.look))
 
-    def _draw(self, pid: int, known: smaps.Survey) -> tuple[page_scan.Range, ...]:
-        shown = _stack_pages(pid)
-        areas = smaps.flagged(Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape"), known)
-        if areas is None or shown is None:
-            return ()
-        hidden = smaps.hidden(areas, shown=shown, page_bytes=page_scan.PAGE_BYTES)
-        text = smaps.text(areas).encode(errors="surrogateescape")
-        (self._folder / f"{pid}.smaps").write_bytes(text)
-        ranges = b"".join(_RANGE.pack(*one) for one in hidden)
-        (self._folder / f"{pid}.hidden").write_bytes(ranges)
-        return hidden
+    def look(self) -> dict[int, page_scan.Found]:
+        """What is hidden. 1 ms for each 256 MiB, beside CRIU's dump."""
+        return {pid: page_scan.scan(pid, one.hidden) for pid, one in self._drawn.items()}
 
     async def lift(self, images: Path, processes: Iterable[Process]) -> None:
-        hidden: Hidden = {} if self._looking is None else await self._looking
+        found = {} if self._looking is None else await self._looking
         for one in processes:
-            path = images / f"pagemap-{one.inside}.img"
-            if one.outside in hidden and path.exists():  # one for those that share their memory
-                path.write_bytes(pagemaps.with_lazy(path.read_bytes(), hidden[one.outside]))
+            mappings = images / f"mm-{one.inside}.img"
+            # there is one for all processes that share their memory
+            if one.outside in found and mappings.exists():
+                pages, ends = found[one.outside], self._drawn[one.outside].ends
+                corrected = mm_images.corrected(
+                    mappings.read_bytes(), ends=ends, guards=pages.guards
+                )
+                mappings.write_bytes(corrected)
+                page_map = images / f"pagemap-{one.inside}.img"
+                page_map.write_bytes(pagemaps.with_lazy(page_map.read_bytes(), pages.pages))
 
     def close(self) -> None:
         if self._surveying is not None:
@@ -118,15 +125,20 @@ def over(folder: Path, pids: Pids) -> Unveiled:
     return Veil(folder, pids) if LIBRARY.exists() and page_scan.supported() else Unveiled()
 
 
-def _look(drawn: Hidden) -> Hidden:
-    return {pid: tuple(page_scan.pages(pid, ranges)) for pid, ranges in drawn.items()}
+def _veiled(pid: int, known: smaps.Survey) -> smaps.Veiled | None:
+    shown = _stack_pages(pid)
+    areas = smaps.flagged(Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape"), known)
+    if areas is None or shown is None:
+        return None
+    return smaps.veiled(areas, shown=shown, page_bytes=page_scan.PAGE_BYTES)
 
 
 def _survey(pid: int) -> smaps.Survey | None:
     """None for a process that is small, or has ended."""
     try:
-        resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[1:3]
-        if int(resident) - int(shared) < LEAST_PAGES:
+        words = Path(f"/proc/{pid}/statm").read_text().split()
+        size, resident, shared = (int(word) for word in words[:3])
+        if resident - shared < LEAST_PAGES and size < LEAST_ADDRESSES:
             return None
         return smaps.survey(Path(f"/proc/{pid}/smaps").read_text(errors="surrogateescape"))
     except OSError:

@@ -33,5 +33,5 @@ def test_a_node_of_one_that_lacks_it_gets_library_and_wrapper(
     root = tmp_path / "root"
     limits.lend(root)
     assert (root / limits.LIBRARY).read_bytes() == b"library"
-    assert "LD_PRELOAD=/usr/local/lib/transship-limits.so" in (root / limits.PROGRAM).read_text()
+    assert f'LD_PRELOAD="/{limits.LIBRARY}' in (root / limits.PROGRAM).read_text()
     assert (root / limits.PROGRAM).stat().st_mode & 0o777 == 0o755

@@ -52,3 +52,23 @@ def test_all_processes_are_read_and_shared_memory_is_not(tmp_path: Path) -> None
 def test_what_is_no_pagemap_is_refused(image: bytes) -> None:
     with pytest.raises(TransshipError, match="malformed"):
         pagemaps.lazy_ranges(image, process=1)
+
+
+def test_further_ranges_are_put_among_the_others_in_order() -> None:
+    more = [(0xBE3000, 0xBE5000), (0x7FFFFFFFE000, 0x7FFFFFFFF000)]
+    image = pagemaps.with_lazy(SAMPLE, more)
+    expected = [
+        *RANGES, LazyRange(7, 0xBE3000, pages=2), LazyRange(7, 0x7FFFFFFFE000, pages=1)
+    ]  # fmt: skip
+    found = pagemaps.lazy_ranges(image, process=7)
+    assert found == sorted(expected, key=lambda one: one.address)
+    assert len(image) > len(SAMPLE)
+
+
+def test_no_further_range_leaves_the_image_as_it_is() -> None:
+    assert pagemaps.with_lazy(SAMPLE, []) == SAMPLE
+
+
+def test_a_damaged_image_gets_no_ranges() -> None:
+    with pytest.raises(TransshipError):
+        pagemaps.with_lazy(SAMPLE[:-1], [(0x1000, 0x2000)])

@@ -6,9 +6,9 @@
  * it is told less. In the folder $TRANSSHIP_VEIL there may be, for a process PID,
  *
  *   PID.smaps   what CRIU gets to read as /proc/PID/smaps
- *   PID.hidden  pairs of 64-bit addresses, in order: in there, PAGEMAP_SCAN finds no page
+ *   PID.hidden  pairs of 64-bit addresses, in order: in there, PAGEMAP_SCAN finds nothing
  *
- * Whatever is missing there is as it was. The agent adds what was hidden to CRIU's page maps.
+ * Whatever is missing there is as it was. The agent puts what was hidden into CRIU's images.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -148,8 +148,7 @@ int ioctl(int fd, unsigned long request, ...)
 	word = va_arg(list, void *);
 	va_end(list);
 	asked = word;
-	/* a search for guard pages only, of which none is hidden, names no other kind */
-	if (request != SCAN_PAGEMAP || !asked->category_anyof_mask || !asked->vec_len)
+	if (request != SCAN_PAGEMAP || !asked->vec_len)
 		return next(fd, request, word);
 	hidden = veil_hidden(fd, &count);
 	if (!count)

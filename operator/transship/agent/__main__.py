@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -75,9 +76,16 @@ async def serve(settings: Settings) -> None:
         await agent.stop()
 
 
+def _raise_descriptor_limit() -> None:
+    """As far as it goes: a move opens dozens, a log that is followed two."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main() -> int:
     flags = parse()
     logs.configure(level=flags.log_level)
+    _raise_descriptor_limit()
     try:
         asyncio.run(serve(settings_of(flags)))
     except (TransshipError, OSError) as e:

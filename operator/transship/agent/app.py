@@ -7,21 +7,23 @@ container, and only then are calls taken. A stop leaves containers as they are.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 from loguru import logger
 
+from transship.agent import health
 from transship.agent.access import Guard
 from transship.agent.brakes import Brakes
 from transship.agent.bundles import NodeBundles
 from transship.agent.cluster import KubeCluster
 from transship.agent.containers import Containers
 from transship.agent.copies import NodeCopies, PageTls
+from transship.agent.credentials import CredentialPaths, Credentials
 from transship.agent.experience import Experience
 from transship.agent.facts import Identity, NodeFacts, read_boot_id
 from transship.agent.forwards import Forwards
@@ -40,7 +42,6 @@ from transship.agent.source import Source, SourceParts
 from transship.agent.target import Target, TargetParts
 from transship.agent.wires import NodeWires
 from transship.common.clock import Clock, SystemClock
-from transship.common.tls import client_context, server_context
 from transship.network import ContainerNetwork
 from transship.protocol.containers import ContainerOrder
 from transship.protocol.paths import STREAM_PORT
@@ -79,7 +80,9 @@ class Agent:
         layout = settings.layout
         for folder in (layout.state_dir, layout.runtime_dir):
             folder.mkdir(parents=True, exist_ok=True, mode=0o711)
-        self._tls = _contexts(settings)
+        self._tls = Credentials(
+            CredentialPaths(settings.authority, settings.certificate, settings.key)
+        )
         self.journal = Journal(
             layout.state_dir / "journal",
             boot=read_boot_id(),
@@ -184,7 +187,13 @@ class Agent:
         node, kubeconfig = self._settings.identity.node, self._settings.kubeconfig
         cluster = KubeCluster(node, kubeconfig=kubeconfig)
         self._stack.push_async_callback(cluster.close)
-        registration = Registration(cluster, facts=self.facts, clock=self._clock)
+        settings = self._settings
+        look = partial(
+            health.look, self.journal,
+            state_dir=settings.layout.state_dir, certificate=settings.certificate,
+        )  # fmt: skip
+        registration = Registration(cluster, facts=self.facts, clock=self._clock, look=look)
+        self._background(self._tls.keep_fresh(), name="credentials")
         self._background(registration.run(), name="registration")
         self._background(self._learn(registration), name="facts")
 
@@ -206,23 +215,6 @@ class Agent:
         task = asyncio.create_task(work, name=name)
         task.add_done_callback(_tell_failure)
         self._stack.push_async_callback(_end, task)
-
-
-@dataclass(frozen=True)
-class Contexts:
-    """TLS of both directions."""
-
-    server: ssl.SSLContext
-    client: ssl.SSLContext
-
-
-def _contexts(settings: Settings) -> Contexts:
-    files = {
-        "authority": settings.authority,
-        "certificate": settings.certificate,
-        "key": settings.key,
-    }
-    return Contexts(server=server_context(**files), client=client_context(**files))
 
 
 def _make_prober(runtime: Runtime) -> MakeProber:

@@ -7,13 +7,16 @@ migrations go on; the lease runs out, and the operator then asks the agent itsel
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from typing import Protocol
 
 from loguru import logger
 
+from transship.agent import health
 from transship.agent.facts import NodeFacts
+from transship.agent.health import Ailment, Vitals
 from transship.api.conditions import Condition, Conditions, condition, with_condition
 from transship.api.node_agent import NodeAgentStatus
 from transship.api.reasons import Reason
@@ -38,10 +41,18 @@ class Cluster(Protocol):
 class Registration:
     """Keeps both fresh until it is stopped."""
 
-    def __init__(self, cluster: Cluster, *, facts: NodeFacts, clock: Clock) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        facts: NodeFacts,
+        clock: Clock,
+        look: Callable[[], Vitals] = Vitals,
+    ) -> None:
         self._cluster = cluster
         self._facts = facts
         self._clock = clock
+        self._look = look
         self._conditions: Conditions = ()
         self._changed = asyncio.Event()
 
@@ -71,7 +82,8 @@ class Registration:
         while True:
             self._changed.clear()
             try:
-                await self._cluster.register(self.status())
+                vitals = await asyncio.to_thread(self._look)  # it writes to the disk
+                await self._cluster.register(self.status(vitals))
                 failing = False
             except TransshipError as e:
                 failing = _tell(e, what="status", again=failing)
@@ -82,10 +94,11 @@ class Registration:
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
 
-    def status(self) -> NodeAgentStatus:
-        facts = self._facts
-        ready = readiness(facts, now=self._clock.now())
-        self._conditions = with_condition(self._conditions, ready)
+    def status(self, vitals: Vitals) -> NodeAgentStatus:
+        facts, now = self._facts, self._clock.now()
+        found = health.ailments(vitals, now=now)
+        for each in (readiness(facts, found, now=now), health.healthy(found, now=now)):
+            self._conditions = with_condition(self._conditions, each)
         return NodeAgentStatus(
             conditions=self._conditions,
             endpoint=facts.identity.endpoint,
@@ -99,15 +112,17 @@ class Registration:
         )
 
 
-def readiness(facts: NodeFacts, *, now: datetime) -> Condition:
-    """A node whose self-test failed runs containers, but takes no part in moves: not ready."""
-    test = facts.self_test
+def readiness(facts: NodeFacts, found: tuple[Ailment, ...], *, now: datetime) -> Condition:
+    """A node that is not ready runs its containers, but takes no part in moves."""
+    test, bar = facts.self_test, health.barring(found)
     if not facts.complete:
         return condition(READY, False, reason=Reason.AGENT_STARTING, now=now,
                          message=Reason.AGENT_STARTING.meaning)  # fmt: skip
     if test is not None and not test.passed:
         return condition(READY, False, reason=Reason.SELF_TEST_FAILED, now=now,
                          message=test.message)  # fmt: skip
+    if bar is not None:
+        return condition(READY, False, reason=bar.reason, now=now, message=bar.message)
     return condition(READY, True, reason=Reason.AGENT_READY, now=now,
                      message=Reason.AGENT_READY.meaning)  # fmt: skip
 

@@ -362,7 +362,30 @@ class Reason(StrEnum):
         "A record of the agent's journal was written by a newer agent.",
         "update the agent, then move the file from the journal's quarantine back into the journal",
     )
-    JOURNAL_WHOLE = ("JournalWhole", "Every record can be read, and records can be written.")
+    NODE_HEALTHY = (
+        "NodeHealthy",
+        "Journal, disk, file descriptors and certificate are as they should be.",
+    )
+    DISK_FULL = (
+        "DiskFull",
+        "The node's disk for containers is nearly full.",
+        "remove what is not needed there, or containers that have grown",
+    )
+    DESCRIPTORS_SHORT = (
+        "DescriptorsShort",
+        "The agent has opened nearly all the files that it may open.",
+        "raise its limit (LimitNOFILE), and report this",
+    )
+    CERTIFICATE_EXPIRES = (
+        "CertificateExpires",
+        "The agent's certificate ends soon.",
+        "renew it; the agent takes the new file up by itself",
+    )
+    CERTIFICATE_EXPIRED = (
+        "CertificateExpired",
+        "The agent's certificate has ended: neither operator nor agents can speak to it.",
+        "renew it; the agent takes the new file up by itself. Its containers run on",
+    )
     JOURNAL_UNWRITABLE = (
         "JournalUnwritable",
         "The agent cannot write down its promises, so it makes none.",

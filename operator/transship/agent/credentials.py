@@ -1,0 +1,67 @@
+"""The agent's certificate, taken up anew when its file changes: renewing it needs no restart."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from loguru import logger
+
+from transship.common.tls import client_context, server_context
+
+LOOK_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class CredentialPaths:
+    """PEM files."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+    def version(self) -> tuple[int, ...]:
+        """Another one for other files."""
+        files = (self.authority, self.certificate, self.key)
+        return tuple(file.stat().st_mtime_ns for file in files)
+
+
+class Credentials:
+    """TLS of both directions; connections that are open keep what they began with."""
+
+    def __init__(self, paths: CredentialPaths) -> None:
+        files = {
+            "authority": paths.authority, "certificate": paths.certificate, "key": paths.key,
+        }  # fmt: skip
+        self.server: ssl.SSLContext = server_context(**files)
+        self.client: ssl.SSLContext = client_context(**files)
+        self._paths = paths
+        self._version = paths.version()
+
+    async def keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.refresh()
+
+    def refresh(self) -> bool:
+        """Load what has changed; a pair of which one half is missing yet waits for the next look."""
+        try:
+            version = self._paths.version()
+            if version == self._version:
+                return False
+            server_context(
+                authority=self._paths.authority,
+                certificate=self._paths.certificate,
+                key=self._paths.key,
+            )  # a pair that does not match would leave the contexts in use without any
+            for context in (self.server, self.client):
+                context.load_verify_locations(self._paths.authority)
+                context.load_cert_chain(self._paths.certificate, self._paths.key)
+        except (OSError, ssl.SSLError) as e:
+            logger.bind(cause=str(e)).warning("a changed certificate cannot be used yet")
+            return False
+        self._version = version
+        logger.bind(certificate=str(self._paths.certificate)).info("certificate taken up anew")
+        return True

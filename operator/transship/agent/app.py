@@ -28,8 +28,10 @@ from transship.agent.experience import Experience
 from transship.agent.facts import Identity, NodeFacts, read_boot_id
 from transship.agent.forwards import Forwards
 from transship.agent.instances import ContainerExecutor, Instances
+from transship.agent.janitor import Janitor
 from transship.agent.journal import Journal
 from transship.agent.keepers import TlsFiles
+from transship.agent.leftovers import NodePremises
 from transship.agent.logs import LogSource
 from transship.agent.machine import MakeProber, Tools
 from transship.agent.metrics import Metrics
@@ -102,6 +104,10 @@ class Agent:
             containers=lambda: len(self.journal.all()),
         )  # fmt: skip
         self.brakes = Brakes(layout)
+        self.janitor = Janitor(
+            NodePremises(self.instances), journal=self.journal, clock=self._clock
+        )
+        self.facts.leftovers, self.facts.quarantined = self.janitor.report, self.journal.report
         self._peers = PeerClient(self._tls.client)
         self.source, self.target = self._roles()
         self._stack = AsyncExitStack()
@@ -118,6 +124,7 @@ class Agent:
         await self.source.recover()
         self.containers.begin()
         self._background(self._watch_exits(), name="exits")
+        self._background(self.janitor.run(), name="janitor")
         forwards = Forwards(self.network, journal=self.journal, clock=self._clock)
         self._background(forwards.run(), name="forwards")
         await self._listen()

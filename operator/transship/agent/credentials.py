@@ -46,7 +46,7 @@ class Credentials:
             self.refresh()
 
     def refresh(self) -> bool:
-        """Load what has changed; a pair of which one half is missing yet waits for the next look."""
+        """Load what has changed; a pair with one half missing waits for the next look."""
         try:
             version = self._paths.version()
             if version == self._version:

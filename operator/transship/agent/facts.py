@@ -23,7 +23,7 @@ from transship import __version__
 from transship.api.node_agent import Capacity, Features, SelfTest, Versions
 from transship.common.errors import TransshipError
 from transship.common.processes import run
-from transship.protocol.node import NodeReport
+from transship.protocol.node import Leftover, NodeReport, QuarantinedRecord
 from transship.runtime import cgroups, criu, mounts
 from transship.runtime.selftest import run_selftest
 
@@ -65,6 +65,8 @@ class NodeFacts:
         self.versions = Versions(agent=__version__, kernel=os.uname().release)
         self.features = Features(machine=os.uname().machine)
         self.self_test: SelfTest | None = None
+        self.leftovers: Callable[[], tuple[Leftover, ...]] = tuple
+        self.quarantined: Callable[[], tuple[QuarantinedRecord, ...]] = tuple
         self.complete = False  # everything that is found out at the start has been
         self._state_dir = state_dir
         self._containers = containers
@@ -137,6 +139,8 @@ class NodeFacts:
             features=self.features,
             capacity=self.capacity(),
             self_test=self.self_test,
+            leftovers=self.leftovers(),
+            quarantined=self.quarantined(),
         )
 
 

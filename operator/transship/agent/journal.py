@@ -25,6 +25,7 @@ from transship.agent.records import Record
 from transship.api.reasons import Reason
 from transship.common.clock import Clock, SystemClock
 from transship.common.errors import Refused, TransshipError
+from transship.protocol.node import QuarantinedRecord
 from transship.protocol.states import RecordState
 
 FLOORS_KEPT = (
@@ -62,6 +63,7 @@ class Journal:
     ) -> None:
         self.boot = boot  # this boot's id: what ran in another one is gone
         self.failure = ""  # of the last write
+        self.closed: set[str] = set()  # containers of which the janitor removes leftovers just now
         self._folder = folder
         self._node = node
         self._clock = clock or SystemClock()
@@ -102,6 +104,14 @@ class Journal:
         """By container; one whose record is whole again is in it no more."""
         return {key: each for key, each in self._quarantined.items() if key not in self._records}
 
+    def report(self) -> tuple[QuarantinedRecord, ...]:
+        return tuple(
+            QuarantinedRecord(
+                container=container, file=str(each.file), reason=each.reason, message=each.message
+            )
+            for container, each in sorted(self.quarantined.items())
+        )
+
     def of_migration(self, migration: str) -> Record | None:
         """The record that this migration is about, on whichever side."""
         found = (r for r in self._records.values() if migration in (r.migration, r.arrived_by))
@@ -118,6 +128,12 @@ class Journal:
 
         After a JournalError the disk may have the record or not; in memory it is as before.
         """
+        if record.id in self.closed:
+            raise Refused(
+                f"what is left of container {record.id} here is being removed",
+                reason=Reason.DELETING,
+                hint="try again in a moment",
+            )
         stamped = record.but(written_at=self._clock.now())
         self._keep_floor(self._records.get(record.id), record)
         self._store(stamped, durability)

@@ -35,6 +35,7 @@ from transship.protocol.migrations import (
     VerdictNotice,
     VerdictReply,
 )
+from transship.protocol.node import NodeReport
 
 CONNECT_TIMEOUT_SECONDS = 1.5
 READ_TIMEOUT_SECONDS = 3.0  # what an agent has in memory
@@ -94,6 +95,9 @@ class AgentClient:
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+    async def node_report(self) -> NodeReport:
+        return await self._get(paths.NODE, NodeReport)
 
     async def containers(self) -> tuple[ContainerReport, ...]:
         return (await self._get(paths.CONTAINERS, ContainerReports)).containers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from transship.api.base import ObjectMeta
 from transship.api.container import Container
 from transship.api.placement import ContainerPlacement, PlacementSpec, PlacementStatus
-from transship.cli.doctor import container_findings
+from transship.cli.findings import container_findings
 from transship.protocol.containers import ContainerReport
 from transship.protocol.states import RecordState, RunState
 
@@ -42,7 +42,7 @@ def test_a_released_copy_beside_the_owner_is_no_finding() -> None:
 
 def test_two_owners_are_named() -> None:
     [problem] = problems(placement("node-a"), node_a=(report(),), node_b=(report(),))
-    assert problem == "owned by node-a and node-b"
+    assert problem == "owned by node-a (epoch 1) and node-b (epoch 1)"
 
 
 def test_a_container_without_a_placement_is_named() -> None:

@@ -1,0 +1,99 @@
+"""Removes what no record owns: what a crash, a bug or a person has left of containers on this node.
+
+Everything that an agent makes is named by its container's id, and an id without a record is
+nobody's: a record is written before the first thing is made for it, and goes after the last. Not
+touched is whatever belongs to a record in quarantine, what has not been nobody's for a while, and
+anything in which a program still runs: that is told, for a person to decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from loguru import logger
+
+from transship.agent.journal import Journal
+from transship.common.clock import Clock
+from transship.common.errors import TransshipError
+from transship.protocol.node import Leftover
+
+SWEEP_SECONDS = 60.0
+OLD_ENOUGH_SECONDS = 300.0  # no operation without a record takes as long
+
+
+@dataclass(frozen=True)
+class Remains:
+    """What there is of a container on this node. what: in words, such as "network namespace"."""
+
+    what: tuple[str, ...]
+    alive: bool = False  # a program of the container runs, or is frozen
+
+
+class Premises(Protocol):
+    """The node, as far as containers leave things on it: leftovers.NodePremises."""
+
+    def remains(self) -> Mapping[str, Remains]:
+        """By container id; blocks for some milliseconds."""
+        ...
+
+    async def remove(self, container_id: str) -> None:
+        """All of it, never across a mount. Raises TransshipError."""
+        ...
+
+
+def unowned(found: Mapping[str, Remains], *, owned: frozenset[str]) -> dict[str, Remains]:
+    return {key: each for key, each in found.items() if key not in owned}
+
+
+class Janitor:
+    """One per agent. leftovers: what it would remove, or leaves to a person, as last seen."""
+
+    def __init__(self, premises: Premises, *, journal: Journal, clock: Clock) -> None:
+        self.leftovers: dict[str, Remains] = {}
+        self._premises, self._journal, self._clock = premises, journal, clock
+        self._since: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """When an agent starts nothing is under way: what is nobody's needs no age."""
+        await self.sweep(old_enough_seconds=0.0)
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            await self.sweep(old_enough_seconds=OLD_ENOUGH_SECONDS)
+
+    async def sweep(self, *, old_enough_seconds: float) -> None:
+        found = await asyncio.to_thread(self._premises.remains)
+        # the journal is read after the node: what was made meanwhile has its record by now
+        self.leftovers = unowned(found, owned=self._owned())
+        now = self._clock.monotonic()
+        self._since = {key: self._since.get(key, now) for key in self.leftovers}
+        for container, remains in tuple(self.leftovers.items()):
+            if not remains.alive and now - self._since[container] >= old_enough_seconds:
+                await self._remove(container, remains)
+
+    def report(self) -> tuple[Leftover, ...]:
+        return tuple(
+            Leftover(container=container, what=each.what, alive=each.alive)
+            for container, each in sorted(self.leftovers.items())
+        )
+
+    def _owned(self) -> frozenset[str]:
+        """A record in quarantine has promised something, nobody knows what."""
+        return frozenset({r.id for r in self._journal.all()} | set(self._journal.quarantined))
+
+    async def _remove(self, container: str, remains: Remains) -> None:
+        if container in self._owned():  # ordered just now
+            return
+        log = logger.bind(container=container, what=", ".join(remains.what))
+        self._journal.closed.add(container)
+        try:
+            await self._premises.remove(container)
+        except (TransshipError, OSError) as e:
+            log.bind(cause=str(e)).warning("leftovers cannot be removed")
+            return
+        finally:
+            self._journal.closed.discard(container)
+        self.leftovers.pop(container, None)
+        log.info("leftovers removed")

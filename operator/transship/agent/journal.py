@@ -18,7 +18,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from transship.agent import durable, record_file
+from transship.agent import breakpoints, durable, record_file
 from transship.agent.durable import Disk, Durability
 from transship.agent.record_file import Unreadable
 from transship.agent.records import Record
@@ -135,9 +135,11 @@ class Journal:
                 hint="try again in a moment",
             )
         stamped = record.but(written_at=self._clock.now())
+        breakpoints.at(f"{record.state}.write")
         self._keep_floor(self._records.get(record.id), record)
         self._store(stamped, durability)
         self._records[record.id] = stamped
+        breakpoints.at(f"{record.state}.written")
         return stamped
 
     def remove(self, container_id: str, *, floor: int | None = None) -> None:

@@ -27,7 +27,10 @@ class FakeCluster:
         self.objects: dict[Key, Resource] = {}
         self.listener: Callable[[Resource, bool], None] = lambda resource, gone: None
         self.failing: dict[str, TransshipError] = {}
+        self.contested = False  # every other write finds that somebody else was faster
+        self.conflicts = 0
         self.status_writes = 0
+        self._contests: dict[str, int] = {}
         self._versions = itertools.count(1)
         self._uids = itertools.count(1)
 
@@ -152,8 +155,13 @@ class FakeCluster:
         )
 
     def _may_fail(self, call: str) -> None:
-        if (error := self.failing.get(call)) is not None:
+        if (error := self.failing.get(call) or self.failing.get("*")) is not None:
             raise error
+        if self.contested and call not in {"get", "list"}:
+            self._contests[call] = self._contests.get(call, 0) + 1
+            if self._contests[call] % 2:
+                self.conflicts += 1
+                raise Conflict(f"{call}: the object has been modified")
 
     def _remove(self, resource: Resource) -> None:
         del self.objects[_key(resource)]

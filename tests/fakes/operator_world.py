@@ -27,7 +27,7 @@ from transship.controller.placements import PlacementLoop
 from transship.controller.resolve import Resolver
 from transship.controller.turns import Turns
 
-PATIENCE_SECONDS = 2.0
+PATIENCE_SECONDS = 15.0  # of real time: only what never comes to hold waits for its end
 
 
 class FakeLife:

@@ -582,6 +582,7 @@ class Reason(StrEnum):
         "The API server does not know the credentials.",
         "check the user in the kubeconfig",
     )
+    NOT_LEADING = ("NotLeading", "Another operator may lead by now: this one sends nothing more.")
     LEASE_HELD = ("LeaseHeld", "Another process holds the lease.")
     NO_CLUSTER = (
         "NoCluster",

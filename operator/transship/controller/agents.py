@@ -86,10 +86,15 @@ def _common_name(certificate: Any) -> str | None:
 class AgentClient:
     """Calls one agent. Connections are kept: a handshake costs more than most calls."""
 
-    def __init__(self, node: str, endpoint: str, *, context: ssl.SSLContext) -> None:
+    def __init__(
+        self, node: str, endpoint: str, *, context: ssl.SSLContext,
+        permit: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """permit: raises where nothing may be changed any more; see leadership."""
         self.node = node
         self.endpoint = endpoint.rstrip("/")
         self._context = context
+        self._permit = permit
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -187,6 +192,8 @@ class AgentClient:
         headers = {} if data is None else {"Content-Type": "application/json"}
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_TIMEOUT_SECONDS)
         url = self.endpoint + path
+        if method != "GET":
+            self._permit()
         try:
             async with self._open().request(
                 method, url, data=data, headers=headers, timeout=timeout

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from transship.common import logs
 from transship.common.clock import SystemClock
 from transship.common.errors import TransshipError
 from transship.controller.addresses import AddressBook
-from transship.controller.agents import AgentConnections, TlsFiles
+from transship.controller.agents import AgentClient, AgentConnections, TlsFiles
 from transship.controller.deps import Deps
 from transship.controller.directory import Directory
 from transship.controller.fleet import Fleet
 from transship.controller.handlers import POOLS, register
-from transship.controller.leadership import Leadership
+from transship.controller.leadership import Leadership, LeadersTransport
 from transship.controller.life import wait_for_any
 from transship.controller.metrics import Metrics
 from transship.controller.node_watch import NodeWatch
@@ -106,9 +107,13 @@ async def serve(options: Options) -> None:
             leadership = Leadership(leases, clock=clock, identity=options.name)
         if leadership is not None:
             await leadership.acquire()
-        connections = AgentConnections(options.tls)
+        cluster, make = client, partial(AgentClient)
+        if leadership is not None:
+            cluster = KubeClient(LeadersTransport(client.transport, leadership))
+            make = partial(AgentClient, permit=leadership.require)
+        connections = AgentConnections(options.tls, make=make)
         try:
-            deps = compose(client, connections, clock=clock, name=options.name)
+            deps = compose(cluster, connections, clock=clock, name=options.name)
             await _fill(deps)
             await _run(deps, options, leases, leadership)
         finally:
@@ -212,7 +217,7 @@ async def _relist(deps: Deps, stop: asyncio.Event) -> None:
         except TransshipError as e:
             logger.bind(error=str(e)).warning("the cluster was not listed")
             continue
-        if unseen := deps.directory.unattended(now=deps.clock.now()):
+        if unseen := deps.directory.unattended(at=deps.clock.monotonic()):
             logger.bind(placements=unseen).error("new placements are not seen any more, ending")
             stop.set()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from datetime import datetime, timedelta
 from typing import TypeVar
 
 from transship.api import FINALIZER
@@ -21,7 +20,7 @@ from transship.plan.nodes import Node, unusable
 
 R = TypeVar("R", bound=Resource)
 
-UNATTENDED_AFTER = timedelta(minutes=3)
+UNATTENDED_AFTER_SECONDS = 180.0
 
 
 class Directory:
@@ -33,6 +32,7 @@ class Directory:
         self._of_placement: dict[str, set[str]] = {}
         self._nodes: dict[str, NodeAgent] = {}
         self._wakes: dict[str, asyncio.Event] = {}
+        self._waiting_since: dict[str, float] = {}
 
     def placement(self, uid: str) -> ContainerPlacement | None:
         return self._placements.get(uid)
@@ -119,15 +119,18 @@ class Directory:
         """The loop of this object is over."""
         self._wakes.pop(uid, None)
 
-    def unattended(self, *, now: datetime) -> list[str]:
-        """Placements that have been there for long without anybody taking them on."""
-        return [
-            p.metadata.name
+    def unattended(self, *, at: float) -> list[str]:
+        """Placements that nobody has taken on for long, seen by our own clock alone."""
+        waiting = {
+            p.metadata.uid: p.metadata.name
             for p in self._placements.values()
-            if FINALIZER not in p.metadata.finalizers
-            and p.metadata.deletion_timestamp is None
-            and p.metadata.creation_timestamp is not None
-            and now - p.metadata.creation_timestamp > UNATTENDED_AFTER
+            if FINALIZER not in p.metadata.finalizers and p.metadata.deletion_timestamp is None
+        }
+        self._waiting_since = {uid: self._waiting_since.get(uid, at) for uid in waiting}
+        return [
+            name
+            for uid, name in waiting.items()
+            if at - self._waiting_since[uid] > UNATTENDED_AFTER_SECONDS
         ]
 
     def uids(self, kind: type[R]) -> frozenset[str]:

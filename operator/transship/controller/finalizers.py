@@ -12,7 +12,7 @@ import jsonpatch
 
 from transship.api import FINALIZER
 from transship.api.base import Resource
-from transship.common.errors import InvalidInput, NotFound
+from transship.common.errors import Conflict, InvalidInput, NotFound
 from transship.controller.ports import Cluster
 
 TRIES = 5
@@ -32,7 +32,7 @@ async def let_go(resource: Resource, *, cluster: Cluster) -> None:
             )
         except NotFound:
             return
-        except InvalidInput:  # a test in the patch failed: others changed the list, or the object
+        except (Conflict, InvalidInput):  # others changed the list, or the object
             try:
                 present = await cluster.get(type(present), name=meta.name, namespace=meta.namespace)
             except NotFound:

@@ -71,6 +71,7 @@ class MigrationLoop:
         self._life = life
         self._wake = deps.directory.wake_of(uid)
         self._patience = _Patience()
+        self._began = deps.clock.monotonic()
         self._refusal: GiveUp | None = None
         self._writer: StatusWriter[ContainerMigration, MigrationStatus] | None = None
 
@@ -85,8 +86,10 @@ class MigrationLoop:
                 if migration is None:
                     return
                 if is_finished(migration):
-                    await self._clean_up(migration)
-                    return
+                    if await self._is_cleaned_up(migration):
+                        return
+                    await self._life.wait(self._wake, seconds=SILENCE_PAUSE_SECONDS)
+                    continue
                 pause = await self._pass_safely(migration)
                 await self._life.wait(self._wake, seconds=pause * self._stretch())
         finally:
@@ -179,7 +182,8 @@ class MigrationLoop:
     ) -> tuple[Seen, Method]:
         deps, spec = self._deps, migration.spec
         nodes = deps.fleet.nodes()
-        wish = reason_to_give_up(migration, placement, nodes=nodes, now=deps.clock.now())
+        running = deps.clock.monotonic() - self._began
+        wish = reason_to_give_up(migration, placement, nodes=nodes, running_seconds=running)
         give_up = wish or self._refusal
         target = asyncio.create_task(ask_target(deps.fleet, migration))
         source, verdict = await ask_source(deps.fleet, migration)
@@ -259,6 +263,15 @@ class MigrationLoop:
             else:
                 note = f"{route}: {status.reason}: {status.message}"
                 recorder.warn(resource, reason=Reason.MIGRATION_FAILED, note=note)
+
+    async def _is_cleaned_up(self, migration: ContainerMigration) -> bool:
+        """An API server that is away, or a conflict: kopf would try again only after a minute."""
+        try:
+            await self._clean_up(migration)
+        except TransshipError as e:
+            logger.bind(migration=self._uid, error=str(e)).debug("not tidied up yet")
+            return False
+        return True
 
     async def _clean_up(self, migration: ContainerMigration) -> None:
         """Nothing here changes how it ended; what an agent misses now, its placement tidies."""

@@ -39,7 +39,7 @@ class NodeWatch:
         """One look at all leases."""
         now = self._deps.clock.now()
         leases = await self._heartbeats.list()
-        lapsed = {lease.name.removeprefix(LEASE_PREFIX) for lease in leases if lease.expired(now)}
+        lapsed = {lease.name.removeprefix(LEASE_PREFIX) for lease in leases if lease.expired}
         for agent in self._deps.directory.node_agents():
             name = agent.metadata.name
             if name in lapsed and self._deps.fleet.silent(name) and _claims_to_know(agent):

@@ -7,7 +7,6 @@ real classes in their place (tests/fakes).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
@@ -75,7 +74,8 @@ class Heartbeat(Protocol):
     @property
     def name(self) -> str: ...
 
-    def expired(self, now: datetime) -> bool: ...
+    @property
+    def expired(self) -> bool: ...
 
 
 class Heartbeats(Protocol):

@@ -1,13 +1,15 @@
 """Leases (coordination.k8s.io): an agent's heartbeat, and who of several operators leads.
 
-A lease is renewed under a resourceVersion check, so two holders cannot both believe to have it.
+A lease is renewed under a resourceVersion check, so two holders cannot both believe to have it. The
+clocks of two machines are never compared: a lease has expired when it has been *seen* unchanged for
+longer than it lasts, by the clock of the one who looks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from transship.api.reasons import Reason
@@ -24,15 +26,17 @@ AGENT_PREFIX = "agent-"  # an agent's certificate allows it the lease of this pr
 
 @dataclass(frozen=True)
 class Lease:
-    """Who holds it, and since when it has not been renewed."""
+    """Who holds it, and for how long we have seen that it was not renewed. renewed: told only."""
 
     name: str
     holder: str
-    renew_time: datetime
+    renewed: str
     duration_seconds: int
+    unrenewed_seconds: float = 0.0
 
-    def expired(self, now: datetime) -> bool:
-        return now > self.renew_time + timedelta(seconds=self.duration_seconds)
+    @property
+    def expired(self) -> bool:
+        return self.unrenewed_seconds > self.duration_seconds
 
 
 def agent_lease(node: str) -> str:
@@ -53,14 +57,15 @@ class Leases:
         self._transport = client.transport
         self._namespace = namespace
         self._clock = clock or SystemClock()
+        self._seen: dict[str, tuple[tuple[str, str], float]] = {}  # since when each was as it is
 
     async def list(self) -> tuple[Lease, ...]:
         request = Request("GET", self._path(), f"listing leases of {self._namespace}")
         answer = await self._transport.send(request)
-        return tuple(_parse(item) for item in answer.get("items", ()))
+        return tuple(self._look(item) for item in answer.get("items", ()))
 
     async def get(self, name: str) -> Lease:
-        return _parse(await self._read(name))
+        return self._look(await self._read(name))
 
     async def renew(self, name: str, *, holder: str, duration_seconds: int) -> Lease:
         """Take the lease or keep it.
@@ -72,8 +77,8 @@ class Leases:
             present = await self._read(name)
         except NotFound:
             return await self._create(name, holder=holder, duration_seconds=duration_seconds)
-        now, lease = self._clock.now(), _parse(present)
-        if lease.holder not in {"", holder} and not lease.expired(now):
+        now, lease = self._clock.now(), self._look(present)
+        if lease.holder not in {"", holder} and not lease.expired:
             raise Refused(
                 f"taking lease {name}: {lease.holder} holds it until it expires",
                 reason=Reason.LEASE_HELD,
@@ -82,7 +87,7 @@ class Leases:
         request = Request(
             "PUT", self._path(name), f"renewing lease {name}", body={**present, "spec": spec}
         )
-        return _parse(await self._transport.send(request))
+        return self._look(await self._transport.send(request))
 
     async def _create(self, name: str, *, holder: str, duration_seconds: int) -> Lease:
         body = {
@@ -92,10 +97,19 @@ class Leases:
             "spec": _spec(holder, duration_seconds, now=self._clock.now(), since=None),
         }
         request = Request("POST", self._path(), f"creating lease {name}", body=body)
-        return _parse(await self._transport.send(request))
+        return self._look(await self._transport.send(request))
 
     async def _read(self, name: str) -> dict[str, Any]:
         return await self._transport.send(Request("GET", self._path(name), f"reading lease {name}"))
+
+    def _look(self, document: Mapping[str, Any]) -> Lease:
+        lease, now = _parse(document), self._clock.monotonic()
+        state = (lease.holder, lease.renewed)
+        known, since = self._seen.get(lease.name, (None, now))
+        if known != state:
+            since = now
+            self._seen[lease.name] = (state, now)
+        return replace(lease, unrenewed_seconds=now - since)
 
     def _path(self, name: str | None = None) -> str:
         return path(ROOT, "leases", namespace=self._namespace, name=name)
@@ -125,10 +139,9 @@ def _spec(
 
 def _parse(document: Mapping[str, Any]) -> Lease:
     spec = document.get("spec") or {}
-    renewed = spec.get("renewTime")
     return Lease(
         name=document["metadata"]["name"],
         holder=spec.get("holderIdentity") or "",
-        renew_time=datetime.fromisoformat(renewed) if renewed else datetime.fromtimestamp(0, UTC),
+        renewed=spec.get("renewTime") or "",
         duration_seconds=spec.get("leaseDurationSeconds") or 0,
     )

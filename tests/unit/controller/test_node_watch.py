@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from fakes.operator_world import OperatorWorld
 from transship.api.conditions import Status, find
@@ -14,10 +13,7 @@ from transship.controller.node_watch import NodeWatch
 @dataclass(frozen=True)
 class Lease:
     name: str
-    over: bool
-
-    def expired(self, now: datetime) -> bool:
-        return self.over
+    expired: bool
 
 
 class Leases:

@@ -7,9 +7,10 @@ import asyncio
 import pytest
 
 from fakes.agents import FakeAgents
+from fakes.api_server import FakeApiServer
 from fakes.clock import FakeClock
 from fakes.cluster import FakeCluster, FakeData
-from fakes.resources import NOW, UID, ended, migration, node_agent, placement, report, seconds
+from fakes.resources import NOW, UID, ended, migration, node_agent, placement, report
 from transship.api import FINALIZER
 from transship.api.address_pool import AddressPool
 from transship.api.container import Volume
@@ -21,11 +22,12 @@ from transship.controller.directory import Directory
 from transship.controller.finalizers import let_go, removal
 from transship.controller.fleet import Fleet
 from transship.controller.handlers import is_unfinished, parsed
-from transship.controller.leadership import Leadership
+from transship.controller.leadership import GIVE_UP_SECONDS, Leadership, LeadersTransport
 from transship.controller.life import wait_for_any
 from transship.controller.ports import DataKind
 from transship.controller.resolve import Resolver
 from transship.controller.statuses import StatusWriter
+from transship.kube.client import KubeClient
 
 
 def versioned(resource, version: int, **metadata):
@@ -92,10 +94,11 @@ class TestDirectory:
         directory = Directory()
         fresh = versioned(placement(), 1, creation_timestamp=NOW, finalizers=())
         directory.put(fresh)
-        assert directory.unattended(now=NOW + seconds(60)) == []
-        assert directory.unattended(now=NOW + seconds(300)) == ["web"]
+        assert directory.unattended(at=1000.0) == []
+        assert directory.unattended(at=1060.0) == []
+        assert directory.unattended(at=1300.0) == ["web"]
         directory.put(versioned(fresh, 2, finalizers=(FINALIZER,)))
-        assert directory.unattended(now=NOW + seconds(300)) == []
+        assert directory.unattended(at=1300.0) == []
 
     def test_loads_count_moves_under_way(self) -> None:
         directory = Directory()
@@ -274,6 +277,24 @@ class TestLeadership:
         assert lease.renewals == 1
         await leadership.keep()
         assert clock.seconds < 15
+        with pytest.raises(Refused, check=lambda e: e.reason == "NotLeading"):
+            leadership.require()
+
+    async def test_who_was_stopped_for_longer_than_its_lease_sends_nothing_when_it_wakes_up(
+        self,
+    ) -> None:
+        clock, server = FakeClock(), FakeApiServer()
+        leadership = Leadership(Lease(), clock=clock, identity="me")
+        cluster = KubeClient(LeadersTransport(server, leadership))
+        with pytest.raises(Refused):
+            await cluster.create(placement())
+        await leadership.acquire()
+        await cluster.create(placement())
+        clock.pass_time(GIVE_UP_SECONDS)  # SIGSTOP, or a suspended machine: no task has run
+        with pytest.raises(Refused):
+            await cluster.create(placement("another"))
+        assert len(server.objects) == 1
+        await cluster.get(ContainerPlacement, name="web", namespace="default")
 
 
 class TestAddressBook:

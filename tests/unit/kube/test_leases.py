@@ -10,7 +10,7 @@ import pytest
 from fakes.api_server import FakeApiServer
 from transship.common.errors import NotFound, Refused
 from transship.kube.client import KubeClient
-from transship.kube.leases import Leases, agent_lease
+from transship.kube.leases import Leases, agent_lease, micro_time
 
 
 @dataclass
@@ -44,7 +44,11 @@ async def test_a_lease_is_made_when_missing(leases: Leases, clock: HandClock) ->
         await leases.get("leader")
     lease = await leases.renew("leader", holder="a", duration_seconds=15)
     assert lease == await leases.get("leader")
-    assert (lease.holder, lease.renew_time, lease.duration_seconds) == ("a", clock.now(), 15)
+    assert (lease.holder, lease.renewed, lease.duration_seconds) == (
+        "a",
+        micro_time(clock.now()),
+        15,
+    )
 
 
 async def test_its_holder_renews_it(leases: Leases, clock: HandClock) -> None:
@@ -52,7 +56,8 @@ async def test_its_holder_renews_it(leases: Leases, clock: HandClock) -> None:
     clock.advance(10)
     lease = await leases.renew("leader", holder="a", duration_seconds=15)
     clock.advance(10)
-    assert not lease.expired(clock.now())
+    assert not (await leases.get("leader")).expired
+    assert lease.holder == "a"
 
 
 async def test_nobody_else_gets_it_before_it_expires(leases: Leases, clock: HandClock) -> None:
@@ -66,8 +71,42 @@ async def test_nobody_else_gets_it_before_it_expires(leases: Leases, clock: Hand
 async def test_an_expired_one_is_taken_over(leases: Leases, clock: HandClock) -> None:
     await leases.renew("leader", holder="a", duration_seconds=15)
     clock.advance(15.1)
-    assert (await leases.get("leader")).expired(clock.now())
+    assert (await leases.get("leader")).expired
     assert (await leases.renew("leader", holder="b", duration_seconds=15)).holder == "b"
+
+
+@pytest.mark.parametrize("minutes_ahead", [-10, 10])
+async def test_clocks_that_disagree_neither_shorten_nor_lengthen_a_lease(
+    minutes_ahead: int, clock: HandClock
+) -> None:
+    server = FakeApiServer()
+    other_clock = HandClock(clock.time + timedelta(minutes=minutes_ahead))
+    ours = Leases(KubeClient(server), clock=clock)
+    theirs = Leases(KubeClient(server), clock=other_clock)
+    await ours.renew("leader", holder="a", duration_seconds=15)
+    for _ in range(10):  # a renews, b asks: for longer than the lease lasts
+        with pytest.raises(Refused):
+            await theirs.renew("leader", holder="b", duration_seconds=15)
+        clock.advance(3)
+        other_clock.advance(3)
+        await ours.renew("leader", holder="a", duration_seconds=15)
+    with pytest.raises(Refused):
+        await theirs.renew("leader", holder="b", duration_seconds=15)
+    other_clock.advance(15.1)
+    assert (await theirs.renew("leader", holder="b", duration_seconds=15)).holder == "b"
+
+
+async def test_a_lease_is_watched_for_its_whole_time_before_it_is_taken_over(
+    clock: HandClock,
+) -> None:
+    server = FakeApiServer()
+    await Leases(KubeClient(server), clock=clock).renew("leader", holder="a", duration_seconds=15)
+    clock.advance(3600)
+    newcomer = Leases(KubeClient(server), clock=clock)
+    with pytest.raises(Refused):
+        await newcomer.renew("leader", holder="b", duration_seconds=15)
+    clock.advance(15.1)
+    assert (await newcomer.renew("leader", holder="b", duration_seconds=15)).holder == "b"
 
 
 async def test_all_are_listed(leases: Leases) -> None:

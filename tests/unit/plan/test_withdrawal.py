@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fakes.resources import NOW, migration, node_agent, placement, seconds
+from fakes.resources import NOW, migration, node_agent, placement
 from transship.api.reasons import Reason
 from transship.plan.migration_steps import Outcome
 from transship.plan.nodes import Node
@@ -12,7 +12,7 @@ NODES = tuple(Node(node_agent(name)) for name in ("node-a", "node-b"))
 
 
 def asked(made=None, wish=None, *, after: float = 0):
-    return reason_to_give_up(made or migration(), wish, nodes=NODES, now=NOW + seconds(after))
+    return reason_to_give_up(made or migration(), wish, nodes=NODES, running_seconds=after)
 
 
 def test_a_move_that_is_wanted_goes_on() -> None:

@@ -89,6 +89,10 @@ class FragileJournal(Journal):
         super().remove(container_id, floor=floor)
 
 
+async def nobody_looks(container: str) -> None:
+    """See agent.forecasts."""
+
+
 class Agent:
     """One life of an agent: what it holds in memory ends with it."""
 
@@ -110,7 +114,7 @@ class Agent:
                 journal=self.journal, copies=copies, bundles=bundles, wires=wires,
                 residents=self.residents, peers=peers, clock=clock,
                 streams=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), brakes=self.brakes,
-                slots=self.slots, experience=Experience(),
+                slots=self.slots, experience=Experience(), end_look=nobody_looks,
             )
         )  # fmt: skip
         self.target = Target(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from transship.agent.journal import Journal
 from transship.agent.records import verdict
+from transship.api.placement import Strategy
 from transship.common.errors import Refused
+from transship.protocol.forecasts import Forecast, ForecastOrder
 from transship.protocol.migrations import (
     IncomingOrder,
     MemoryEndpoint,
@@ -91,3 +93,8 @@ class FakeTarget:
 
     async def recover(self) -> None:
         return
+
+
+class FakeForecasts:
+    async def forecast(self, container: str, order: ForecastOrder) -> Forecast:
+        return Forecast(strategy=Strategy.PRE_COPY, choice=f"{container} to {order.target.node}")

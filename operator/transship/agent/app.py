@@ -26,6 +26,7 @@ from transship.agent.copies import NodeCopies, PageTls
 from transship.agent.credentials import CredentialPaths, Credentials
 from transship.agent.experience import Experience
 from transship.agent.facts import Identity, NodeFacts, read_boot_id
+from transship.agent.forecasts import Forecasts
 from transship.agent.forwards import Forwards
 from transship.agent.instances import ContainerExecutor, Instances
 from transship.agent.janitor import Janitor
@@ -51,6 +52,7 @@ from transship.runtime import criu
 from transship.runtime.containers import Runtime
 from transship.runtime.images import ImageStore
 from transship.runtime.layout import Layout
+from transship.transfer import link_rate
 from transship.transfer.streams import StreamKind, StreamServer
 
 ORPHANS_SECONDS = 10.0
@@ -147,13 +149,18 @@ class Agent:
         files = TlsFiles(settings.authority, settings.certificate, settings.key)
         page_tls = PageTls(settings.identity.address, files, self._tls.client)
         copies, bundles = NodeCopies(runtime, page_tls), NodeBundles(runtime)
+        experience = Experience()
+        self.forecasts = Forecasts(
+            journal, bundles=bundles, processes=copies.processes, streams=self._tls.client,
+            experience=experience,
+        )  # fmt: skip
         wires = NodeWires(self.network)
         source = Source(
             SourceParts(
                 journal=journal, copies=copies, bundles=bundles, wires=wires,
                 residents=self.containers, peers=peers, streams=self._tls.client, clock=clock,
                 brakes=self.brakes, slots=Slots(settings.handovers_at_once),
-                experience=Experience(),
+                experience=experience, end_look=self.forecasts.end,
             )
         )  # fmt: skip
         target = Target(
@@ -173,7 +180,9 @@ class Agent:
         self._stack.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, identity.address, identity.port, ssl_context=self._tls.server)
         await site.start()
-        streams = StreamServer({StreamKind.FILES: self.target.receive_files})
+        streams = StreamServer(
+            {StreamKind.FILES: self.target.receive_files, StreamKind.RATE: link_rate.serve}
+        )
         await streams.start(identity.address, port=STREAM_PORT, context=self._tls.server)
         self._stack.push_async_callback(streams.close)
 
@@ -184,6 +193,7 @@ class Agent:
             containers=self.containers,
             source=self.source,
             target=self.target,
+            forecasts=self.forecasts,
             facts=self.facts,
             logs=LogSource(path=layout.log, held=lambda name: journal.get(name) is not None),
             metrics=metrics.text,

@@ -96,7 +96,7 @@ class NodeCopies:
         in_rounds = wish.strategy in {Strategy.AUTO, Strategy.PRE_COPY}
         memory = await DepartingMemory.connect(
             keeper,
-            lambda: self._processes(container),
+            lambda: self.processes(container),
             tracker=best_tracker() if in_rounds else Untracked(),
             wish=wish,
         )
@@ -147,7 +147,8 @@ class NodeCopies:
         freezer_of(self._layout, container).thaw()
         await self._clear_images(container)
 
-    def _processes(self, container: str) -> tuple[Process, ...]:
+    def processes(self, container: str) -> tuple[Process, ...]:
+        """The container's processes as they are now."""
         found = processes.named(freezer_of(self._layout, container).processes())
         return tuple(Process(each.inside, each.outside) for each in found)
 

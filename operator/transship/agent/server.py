@@ -31,6 +31,7 @@ from transship.common.errors import (
 from transship.protocol import paths
 from transship.protocol.base import Message
 from transship.protocol.containers import ContainerOrder, Failure
+from transship.protocol.forecasts import Forecast, ForecastOrder
 from transship.protocol.migrations import (
     IncomingOrder,
     MigrationReport,
@@ -60,6 +61,12 @@ class Facts(Protocol):
         ...
 
 
+class ForecastRole(Protocol):
+    async def forecast(self, container: str, order: ForecastOrder) -> Forecast:
+        """What a move would be like."""
+        ...
+
+
 @dataclass(frozen=True)
 class Service:
     """What the routes lead to."""
@@ -67,6 +74,7 @@ class Service:
     containers: Containers
     source: SourceRole
     target: TargetRole
+    forecasts: ForecastRole
     facts: Facts
     logs: LogSource
     metrics: Callable[[], bytes]
@@ -114,6 +122,10 @@ def _container_routes(service: Service) -> list[web.RouteDef]:
         report = containers.delete(request.match_info["id"], epoch=epoch)
         return web.Response(status=204) if report is None else _reply(report, status=202)
 
+    async def forecast(request: web.Request) -> web.Response:
+        order = await _body(request, ForecastOrder)
+        return _reply(await service.forecasts.forecast(request.match_info["id"], order))
+
     async def logs(request: web.Request) -> web.StreamResponse:
         containers.report(request.match_info["id"])  # NotFound, before a reply has begun
         return await stream_log(request, service.logs)
@@ -124,6 +136,7 @@ def _container_routes(service: Service) -> list[web.RouteDef]:
         web.put(paths.CONTAINER, apply),
         web.delete(paths.CONTAINER, delete),
         web.get(paths.LOGS, logs),
+        web.post(paths.FORECAST, forecast),
     ]
 
 

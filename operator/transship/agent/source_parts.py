@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from transship.agent.experience import Experience
@@ -30,6 +31,8 @@ class SourceParts:
     brakes: Brakes
     slots: Slots
     experience: Experience
+    end_look: Callable[[str], Awaitable[None]]
+    """See forecasts: nobody else follows the container's writes from then on."""
 
     def record(self, container: str) -> Record:
         """What was promised about a container that is here. Raises NotFound."""

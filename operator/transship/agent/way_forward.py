@@ -70,6 +70,7 @@ class WayForward:
                 departure.pace,
                 order.settings.compression or Compression.AUTO,
             )
+            await self._with.end_look(order.container)
             await self._with.copies.ready(
                 order.container, to=memory, node=order.target.node, wish=wish
             )

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from transship import __version__
-from transship.cli import bench, certificates, demo, doctor, lab, logs, migrations, placements
+from transship.cli import bench, certificates, demo, doctor, lab, logs, migrations, placements, plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,6 +20,7 @@ app.add_typer(bench.app, name="bench", help="Measure moves in a lab.")
 app.command("placements")(placements.list_placements)
 app.command("migrations")(migrations.list_migrations)
 app.command("logs")(logs.show_logs)
+app.command("plan")(plan.plan_move)
 app.command("doctor")(doctor.diagnose)
 app.command("demo")(demo.run_demo)
 app.command("certificates")(certificates.issue)

@@ -27,6 +27,7 @@ from transship.protocol.containers import (
     ContainerReports,
     Failure,
 )
+from transship.protocol.forecasts import Forecast, ForecastOrder
 from transship.protocol.migrations import (
     IncomingOrder,
     MigrationReport,
@@ -115,6 +116,10 @@ class AgentClient:
 
     async def remove_container(self, id: str, *, epoch: int) -> None:
         await self._end("DELETE", f"{paths.CONTAINER.format(id=id)}?epoch={epoch}")
+
+    async def forecast(self, id: str, order: ForecastOrder) -> Forecast:
+        path = paths.FORECAST.format(id=id)
+        return await self._call("POST", path, Forecast, body=order, seconds=END_TIMEOUT_SECONDS)
 
     async def outgoing(self, migration: str) -> MigrationReport | None:
         return await self._find(_path(paths.OUTGOING, migration), MigrationReport)

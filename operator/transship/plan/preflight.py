@@ -157,9 +157,14 @@ LIVE_MOVES: Sequence[Check] = (
 
 
 def objection(facts: Facts) -> Obstacle | None:
-    """The first thing that speaks against the move; a cold one asks nothing of CRIU and the CPU."""
+    """The first thing that speaks against the move."""
+    return next(iter(objections(facts)), None)
+
+
+def objections(facts: Facts) -> tuple[Obstacle, ...]:
+    """Everything that does; a cold move asks nothing of CRIU and the CPU."""
     checks = EVERY_MOVE if facts.strategy == Strategy.COLD else (*EVERY_MOVE, *LIVE_MOVES)
-    return next((found for check in checks if (found := check(facts)) is not None), None)
+    return tuple(found for check in checks if (found := check(facts)) is not None)
 
 
 def _machine(node: Node) -> str:

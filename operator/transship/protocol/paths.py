@@ -11,6 +11,8 @@ METRICS = "/metrics"
 CONTAINERS = "/v1/containers"
 CONTAINER = "/v1/containers/{id}"
 """PUT ContainerOrder (202, at once), GET ContainerReport, DELETE ?epoch=N (202, then 204)."""
+FORECAST = "/v1/containers/{id}/forecast"
+"""POST ForecastOrder: what a move would be like, without moving anything; Forecast."""
 LOGS = "/v1/containers/{id}/logs"
 """GET ?follow=true ?tail=N ?since=RFC3339 ?timestamps=true: plain text."""
 

@@ -30,6 +30,7 @@ PUMP_CHUNK_BYTES = 1 << 18
 
 class StreamKind(StrEnum):
     FILES = "Files"
+    RATE = "Rate"  # of the link itself: belongs to no migration
 
 
 class Hello(ApiModel):

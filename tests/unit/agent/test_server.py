@@ -14,7 +14,7 @@ from aiohttp import web
 from fakes.clock import FakeClock
 from fakes.machine import FakeMachine
 from fakes.orders import BOOT, ID, MIGRATION, incoming_order, order, peer, running_record
-from fakes.roles import FakeSource, FakeTarget
+from fakes.roles import FakeForecasts, FakeSource, FakeTarget
 from transship.agent import records
 from transship.agent.access import Guard
 from transship.agent.containers import Containers
@@ -32,6 +32,7 @@ from transship.common.tls import client_context, server_context
 from transship.protocol import paths
 from transship.protocol.base import Message
 from transship.protocol.containers import ContainerReport, Failure
+from transship.protocol.forecasts import Forecast, ForecastOrder
 from transship.protocol.migrations import MigrationReport, Peer, RestoreRequest, VerdictNotice
 from transship.protocol.node import NodeReport
 from transship.protocol.states import Verdict
@@ -76,7 +77,7 @@ class Served:
             containers=self.containers, source=self.source, target=self.target, facts=facts,
             logs=LogSource(path=lambda _: self.log, held=lambda n: self.journal.get(n) is not None),
             metrics=Metrics(reports=self.containers.reports, capacity=facts.capacity).text,
-            guard=Guard(self.journal),
+            guard=Guard(self.journal), forecasts=FakeForecasts(),
         )  # fmt: skip
         self.runner = web.AppRunner(make_app(service), shutdown_timeout=0.1)
         await self.runner.setup()
@@ -223,7 +224,8 @@ async def expect_no_entry(served: Served, context: ssl.SSLContext) -> None:
 
 FORBIDDEN_TO_AGENTS = [
     ("GET", paths.CONTAINERS), ("PUT", paths.CONTAINER), ("DELETE", paths.CONTAINER),
-    ("GET", paths.LOGS), ("GET", paths.NODE), ("PUT", paths.OUTGOING), ("PUT", paths.INCOMING),
+    ("GET", paths.LOGS), ("POST", paths.FORECAST), ("GET", paths.NODE),
+    ("PUT", paths.OUTGOING), ("PUT", paths.INCOMING),
     ("POST", paths.OUTGOING_ABORT), ("POST", paths.INCOMING_ABORT), ("DELETE", paths.OUTGOING),
 ]  # fmt: skip
 
@@ -325,3 +327,10 @@ async def test_a_log_is_followed_until_the_container_is_gone(served: Served) -> 
         file.write("2026-01-01T00:00:02.000000001+00:00 stdout F three\n")
     served.journal.remove(ID)
     assert (await following).text == "one\ntwo halves\nthree\n"
+
+
+async def test_the_operator_can_ask_what_a_move_would_be_like(served: Served) -> None:
+    wish = ForecastOrder(target=peer())
+    answer = await served.call("POST", paths.FORECAST.format(id=ID), body=wish)
+    assert answer.status == 200
+    assert Forecast.model_validate_json(answer.text).choice == f"{ID} to {peer().node}"

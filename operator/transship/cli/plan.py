@@ -1,0 +1,162 @@
+"""`transship plan`: what a move would be like, and what would make it fail. Moves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from transship.api.node_agent import NodeAgent
+from transship.api.placement import ContainerPlacement, MigrationSettings, Strategy
+from transship.cli.access import Certificates, operator_secret, tls_files
+from transship.cli.options import (
+    AsJson,
+    Kubeconfig,
+    Namespace,
+    kubeconfig_path,
+    print_json,
+    print_table,
+)
+from transship.common.errors import NotFound, Refused, TransshipError
+from transship.controller.agents import AgentClient, TlsFiles, context_for
+from transship.kube.client import KubeClient
+from transship.plan.nodes import Node
+from transship.plan.obstacles import Obstacle, from_error
+from transship.plan.preflight import Facts, objections
+from transship.protocol.forecasts import Forecast, ForecastOrder
+from transship.protocol.migrations import Peer
+
+MEBI = 1 << 20
+
+
+def plan_move(  # noqa: PLR0917 - typer hands options over by position
+    name: Annotated[str, typer.Argument(help="Placement.")],
+    to: Annotated[str, typer.Option(help="The node that it would be moved to.")],
+    namespace: Namespace = "default",
+    strategy: Annotated[Strategy | None, typer.Option(help="Instead of the placement's.")] = None,
+    kubeconfig: Kubeconfig = None,
+    certificates: Certificates = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a running container and the link, and say what moving it would be like.
+
+    Exit code 1 when something would make the move fail.
+    """
+    found, obstacles = asyncio.run(
+        _ask(name, namespace, to=to, strategy=strategy, access=(kubeconfig, certificates))
+    )
+    if as_json:
+        print_json(_as_json(found, obstacles))
+    else:
+        _print(found, obstacles)
+    raise typer.Exit(1 if obstacles else 0)
+
+
+async def _ask(
+    name: str,
+    namespace: str,
+    *,
+    to: str,
+    strategy: Strategy | None,
+    access: tuple[Path | None, Path | None],
+) -> tuple[Forecast | None, list[Obstacle]]:
+    kubeconfig, certificates = access
+    async with await KubeClient.connect(kubeconfig_path(kubeconfig)) as client:
+        placement = await client.get(ContainerPlacement, name=name, namespace=namespace)
+        node = placement.status.node
+        if node is None:
+            raise NotFound(f"placement {name} is on no node yet")
+        if node == to:
+            raise Refused(f"placement {name} is on {to} already")
+        source, target = [await client.get(NodeAgent, name=each) for each in (node, to)]
+        secret = await operator_secret(client, certificates)
+    settings = _settings(placement, strategy)
+    facts = Facts(
+        Node(source),
+        Node(target),
+        placement.spec.container,
+        placement.status.held_addresses,
+        settings.strategy,
+    )
+    obstacles = list(objections(facts))
+    order = ForecastOrder(target=_peer(target), settings=settings)
+    with tls_files(secret) as files:
+        try:
+            found = await _forecast(source, placement.metadata.uid, order, files=files)
+        except TransshipError as e:
+            return None, [*obstacles, from_error(e)]
+    if found.reason:
+        obstacles.append(Obstacle(found.reason, found.message, found.hint))
+    return found, obstacles
+
+
+def _settings(placement: ContainerPlacement, strategy: Strategy | None) -> MigrationSettings:
+    settings = placement.spec.migration
+    if strategy is None:
+        return settings
+    return settings.model_copy(update={"strategy": strategy})
+
+
+def _peer(agent: NodeAgent) -> Peer:
+    status = agent.status
+    return Peer(node=agent.metadata.name, address=status.address, endpoint=status.endpoint)
+
+
+async def _forecast(
+    agent: NodeAgent, container: str, order: ForecastOrder, *, files: TlsFiles
+) -> Forecast:
+    node = agent.metadata.name
+    client = AgentClient(node, agent.status.endpoint, context=context_for(node, files))
+    try:
+        return await client.forecast(container, order)
+    finally:
+        await client.close()
+
+
+def _as_json(found: Forecast | None, obstacles: Sequence[Obstacle]) -> dict[str, Any]:
+    measured = {} if found is None else found.model_dump(by_alias=True, exclude_none=True)
+    for field in ("reason", "message", "hint"):
+        measured.pop(field, None)
+    return {
+        **measured,
+        "obstacles": [
+            {"reason": each.reason, "message": each.message, "hint": each.hint}
+            for each in obstacles
+        ],
+    }
+
+
+def _print(found: Forecast | None, obstacles: Sequence[Obstacle]) -> None:
+    if found is not None:
+        print_table(("", ""), _rows(found))
+    for each in obstacles:
+        typer.echo(f"obstacle: {each.reason}: {each.text}")
+
+
+def _rows(found: Forecast) -> list[tuple[str, str]]:
+    rows = [("strategy", str(found.strategy))]
+    expected = found.prediction
+    if expected is not None:
+        rows += [
+            ("blackout", f"{expected.blackout_milliseconds} ms"),
+            ("duration", f"{expected.total_milliseconds / 1e3:.1f} s"),
+            ("bytes", _size(expected.bytes)),
+            ("because", expected.explanation),
+        ]
+    if found.choice:
+        rows.append(("choice", found.choice))
+    return [
+        *rows,
+        ("memory", f"{_size(found.memory_bytes)}, of which {_size(found.zero_bytes)} zeros"),
+        ("changes", f"{_size(found.dirty_rate)}/s, seen for {found.seconds:.1f} s"),
+        ("link", f"{_size(found.link_rate)}/s"),
+        ("compressible", f"to {found.compressed_percent} %"),
+        ("files", _size(found.file_bytes)),
+    ]
+
+
+def _size(count: float) -> str:
+    return f"{count / MEBI:.1f} MiB"

@@ -11,6 +11,7 @@ from typing import Any
 from transship.common.processes import run_blocking
 from transship.lab import faults
 from transship.lab.counter_client import CounterClient
+from transship.lab.network import parse_rate
 from transship.lab.nodes import enter_words
 from transship.lab.state import LabState, lab_dir, load_state
 
@@ -157,8 +158,15 @@ class World:
     def partition(self, one: str, other: str) -> None:
         faults.partition(self._directory, self._state(), source=one, target=other)
 
+    def limit_rate(self, rate: str | None) -> None:
+        """Shape every node's link, such as 100mbit; healing frees them."""
+        bits = None if rate is None else parse_rate(rate)
+        faults.limit_rate(self._directory, self._state(), bits)
+
     def heal(self) -> None:
         faults.heal(self._directory, self._state())
+        if self._state().link_rate is not None:
+            self.limit_rate(None)
 
     def clear(self) -> None:
         """Delete all placements and wait until they are gone."""

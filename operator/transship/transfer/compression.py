@@ -20,7 +20,7 @@ BACKLOG_BYTES = 1 << 19
 """Half a batch: with so much unsent the next one would only stand in the queue."""
 WORTH_IT = 0.95
 """What compression leaves of a batch has to be less than this share."""
-FIRST_PAUSE_BATCHES, LONGEST_PAUSE_BATCHES = 4, 64
+FIRST_PAUSE_BATCHES, LONGEST_PAUSE_BATCHES = 2, 64
 """After it did not pay; doubled each time: until the socket is full, nothing seems to pay."""
 SMOOTHING = 0.3
 
@@ -51,7 +51,10 @@ class Always:
 
 
 class Measured:
-    """Compresses while it pays. Rates are in bytes of content a second, with a full queue."""
+    """Compresses while it pays: by the seconds that a byte of content takes, with and without.
+
+    Not by rates: of an empty socket's and a full one's, the mean rate says nothing.
+    """
 
     def __init__(self) -> None:
         self._plain: float | None = None
@@ -69,13 +72,13 @@ class Measured:
         return self._backlog and self._plain is not None
 
     def note(self, *, compressed: bool, content: int, wire: int, seconds: float) -> None:
-        rate = content / max(seconds, 1e-6)
+        each = seconds / content
         if not compressed:
             if self._backlog:
-                self._plain = _smoothed(self._plain, rate)
+                self._plain = _smoothed(self._plain, each)
             return
-        self._packed = _smoothed(self._packed, rate)
-        if wire > WORTH_IT * content or self._packed < (self._plain or 0.0):
+        self._packed = _smoothed(self._packed, each)
+        if wire > WORTH_IT * content or self._packed > (self._plain or 0.0):
             self._packed, self._pause = None, self._next_pause
             self._next_pause = min(2 * self._next_pause, LONGEST_PAUSE_BATCHES)
         else:

@@ -139,7 +139,7 @@ def test_whatever_ends_the_move_a_slowed_container_gets_its_quota_back(
 
 def test_pages_are_compressed_on_a_slow_link_and_not_where_it_is_forbidden(world: World) -> None:
     world.limit_rate("200mbit")
-    container = {**counter(memory=0), "command": ["python3", "-c", COMPRESSIBLE]}
+    container = {"command": ["python3", "-c", COMPRESSIBLE], "terminationGracePeriodSeconds": 1}
     world.apply("text", container={"image": world.image("counter"), **container})
     world.await_running("text", node="node-a")
     auto = moved(world, "text", to="node-b")["memory"]

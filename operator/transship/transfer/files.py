@@ -15,7 +15,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from transship.common.errors import CommandFailed, DeadlineExceeded
 from transship.transfer.pace import Pace
@@ -75,11 +75,13 @@ async def send_files(
 ) -> Sent:
     """Send these files (paths relative to `root`) whatever their times and sizes say.
 
-    Folders only where they are named: those that rsync adds by itself come with the attributes
-    that are filtered out of all others (3.5.1).
+    The folders above them are named too: those that rsync adds by itself come with the attributes
+    that are filtered out of all others (3.5.1), and one left out would get a time of its own.
     """
     options = ["--ignore-times", "--no-implied-dirs", "--files-from=-", "--from0", "."]
-    listing = b"\0".join(name.encode("utf-8", "surrogateescape") for name in files)
+    parents = {str(each) for name in files for each in PurePosixPath(name).parents} - {"."}
+    names = sorted(parents.union(files))
+    listing = b"\0".join(name.encode("utf-8", "surrogateescape") for name in names)
     return await _send(root, options, stream=stream, timeout_seconds=timeout_seconds, stdin=listing)
 
 

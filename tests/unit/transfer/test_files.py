@@ -97,6 +97,23 @@ async def test_attributes_that_name_inodes_of_the_source_stay_behind(
     assert os.listxattr(target / "upper" / "opaque") == []
 
 
+async def test_so_they_do_when_a_file_below_is_sent_alone(
+    source: Path, target: Path, opener: Opener
+) -> None:
+    folder = source / "upper" / "opaque" / "new"
+    folder.mkdir()
+    (folder / "file").write_text("text")
+    for each in (source / "upper", source / "upper" / "opaque", folder):
+        os.setxattr(each, "trusted.overlay.origin", b"handle")
+    stream = await opener()
+    await send_files(source, ["upper/opaque/new/file"], stream=stream, timeout_seconds=20)
+    await stream.close()
+    arrived = target / "upper" / "opaque" / "new"
+    assert (arrived / "file").read_text() == "text"
+    assert [os.listxattr(each) for each in (arrived, *arrived.parents[:2])] == [[], [], []]
+    assert arrived.stat().st_mtime_ns == folder.stat().st_mtime_ns
+
+
 async def test_a_second_run_removes_what_is_gone(
     source: Path, target: Path, opener: Opener
 ) -> None:

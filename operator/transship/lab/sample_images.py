@@ -1,6 +1,7 @@
 """Small images to move about: `counter`, whose state is its memory, `witness` and `redis`.
 
 They are built once into the cache, as OCI layouts, and copied into the registry of each lab.
+`programs` is larger: the tests that move its programs copy it into their lab by themselves.
 """
 
 from __future__ import annotations
@@ -16,21 +17,26 @@ from transship.lab.cache import Say, digest, ensure_entry
 
 SOURCES = Path(__file__).parent / "images"
 SAMPLES = ("counter", "redis", "witness")
+ON_DEMAND = ("programs",)
 VERSION = "1"
 PUSH_TIMEOUT_SECONDS = 120.0
 
 
-def ensure_sample_images(say: Say) -> dict[str, Path]:
-    """The OCI layout of each sample, built if it is not there."""
-    return {name: _ensure(name, say=say) for name in SAMPLES}
+def ensure_sample_images(say: Say) -> None:
+    """Build what is not in the cache yet."""
+    for name in (*SAMPLES, *ON_DEMAND):
+        _ensure(name, say=say)
 
 
 def push_sample_images(registry: str, *, say: Say = print) -> None:
-    """Copy all samples to REGISTRY/NAME:1, over plain HTTP."""
-    layouts = ensure_sample_images(say)
+    """Copy the samples that every lab has to REGISTRY/NAME:1, over plain HTTP."""
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(lambda name: _push(layouts[name], sample_name(registry, name)), SAMPLES):
+        for _ in pool.map(lambda name: push_sample_image(registry, name, say=say), SAMPLES):
             pass
+
+
+def push_sample_image(registry: str, name: str, *, say: Say = print) -> None:
+    _push(_ensure(name, say=say), sample_name(registry, name))
 
 
 def sample_name(registry: str, sample: str) -> str:

@@ -5,7 +5,7 @@ import runpy
 
 import pytest
 
-from transship.lab.sample_images import SAMPLES, SOURCES, sample_name
+from transship.lab.sample_images import ON_DEMAND, SAMPLES, SOURCES, sample_name
 
 
 @pytest.fixture(scope="module")
@@ -34,5 +34,5 @@ def test_a_period_that_was_slept_through_is_not_made_up_for(counter, monkeypatch
 
 
 def test_every_sample_has_a_dockerfile_and_a_name_in_the_registry():
-    assert all((SOURCES / name / "Dockerfile").is_file() for name in SAMPLES)
+    assert all((SOURCES / name / "Dockerfile").is_file() for name in (*SAMPLES, *ON_DEMAND))
     assert sample_name("10.0.0.1:5000", "counter") == "10.0.0.1:5000/counter:1"

@@ -15,8 +15,10 @@ from table import Case
 from transship.api.placement import Strategy
 from transship.lab import cluster, faults
 from transship.lab.proof.cluster import Cluster
+from transship.lab.proof.inventory import Inventory, without_forwards
 from transship.lab.proof.world_check import World, until_none, whole
 from transship.lab.state import LabState, find_state, lab_dir
+from transship.lab.status import lab_status
 
 NODES = 3
 
@@ -34,6 +36,7 @@ class FaultLab:
         self._stack = ExitStack()
         self._world: World | None = None
         self._cases = 0
+        self._harmed = False
 
     def __enter__(self) -> Self:
         self._open(find_state(lab_dir(self._name)) if self._keep else None)
@@ -51,6 +54,8 @@ class FaultLab:
 
     def run(self, case: Case) -> trial.Result:
         assert self._world is not None
+        if self._harmed:
+            self._mend()
         self._cases += 1
         source, target = self._pair()
         try:
@@ -60,8 +65,7 @@ class FaultLab:
         except Exception as e:  # the case is over, those after it are not
             traceback.print_exc()
             result = trial.Result(case, "violated", f"{type(e).__name__}: {e}")
-        if not result.ok:
-            self._renew()
+        self._harmed = not result.ok
         return result
 
     def _pair(self) -> tuple[str, str]:
@@ -71,6 +75,15 @@ class FaultLab:
     def _nodes(self) -> tuple[str, ...]:
         assert self._world is not None
         return self._world.state.nodes
+
+    def _mend(self) -> None:
+        """What is left over is in everybody's way no more; anything worse needs a new lab."""
+        world = self._world
+        assert world is not None
+        if world.cluster.placements() or not lab_status(lab_dir(self._name), world.state).complete:
+            self._renew()
+        else:
+            self._world = World(world.cluster, world.state, inventories(world))
 
     def _renew(self) -> None:
         self._stack.close()
@@ -97,5 +110,8 @@ class FaultLab:
         assert not findings, findings
         findings = until_none(world.forwards, seconds=60)
         assert not findings, findings
-        rest = {node: world.inventory(node) for node in world.state.nodes}
-        return World(world.cluster, world.state, rest)
+        return World(world.cluster, world.state, inventories(world))
+
+
+def inventories(world: World) -> dict[str, Inventory]:
+    return {node: without_forwards(world.inventory(node)) for node in world.state.nodes}

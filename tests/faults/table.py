@@ -66,5 +66,8 @@ def all_cases() -> Iterator[Case]:
     for strategy in STRATEGIES:
         for step in StepName:
             if strategy in ONLY_IN.get(step, frozenset(Strategy)):
-                for breakage in BREAKAGES:
-                    yield Case(step, breakage, strategy)
+                yield from (
+                    Case(step, breakage, strategy)
+                    for breakage in BREAKAGES
+                    if step in breakage.steps
+                )

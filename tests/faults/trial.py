@@ -128,12 +128,9 @@ def _aftermath(world: World, made: Guest, case: Case, scene: Scene) -> tuple[lis
     findings = until_none(lambda: world_check.unfinished(world, made), seconds=END_SECONDS)
     if findings:
         return findings, "it did not end"
-    status = world.cluster.migrations(made.name)[-1].status
     placement = world.cluster.placement(made.name)
     node = (placement.status.node if placement is not None else None) or "no node"
-    story = (
-        f"{status.phase} {status.reason or ''} on {'target' if node == scene.target else 'source'}"
-    )
+    story = f"{_end_of(world, made)} on {'target' if node == scene.target else 'source'}"
     if node not in {scene.source, scene.target}:
         return [f"its status says {node}"], story
     findings = _ended_rightly(case, at_target=node == scene.target)
@@ -146,6 +143,14 @@ def _aftermath(world: World, made: Guest, case: Case, scene: Scene) -> tuple[lis
         lambda: [item for each in others for item in world.leftovers(each)], seconds=CLEAN_SECONDS
     )
     return findings, story
+
+
+def _end_of(world: World, made: Guest) -> str:
+    migrations = world.cluster.migrations(made.name)
+    if not migrations:
+        return "migration gone"
+    status = migrations[-1].status
+    return f"{status.phase} ({status.reason})"
 
 
 def _ended_rightly(case: Case, *, at_target: bool) -> list[str]:

@@ -93,9 +93,12 @@ class Authority:
         )
         return Credentials(_pem(builder.sign(signer, hashes.SHA256())), _key_pem(key))
 
-    def issue_agent(self, node: str, *, addresses: Iterable[str]) -> Credentials:
+    def issue_agent(
+        self, node: str, *, addresses: Iterable[str], days: int = LEAF_DAYS
+    ) -> Credentials:
         """An agent's: server at its node's name and addresses, client of API server and agents."""
-        return self.issue(agent_name(node), groups=[AGENTS_GROUP], hosts=[node, *addresses])
+        hosts = [node, *addresses]
+        return self.issue(agent_name(node), groups=[AGENTS_GROUP], hosts=hosts, days=days)
 
     def issue_operator(self) -> Credentials:
         return self.issue(OPERATOR_NAME)

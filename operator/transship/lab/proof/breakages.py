@@ -10,10 +10,12 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
-from transship.lab import faults
+from transship.api.migration import StepName
+from transship.lab import ailments, faults
 from transship.lab.control_plane import API_SERVER
-from transship.lab.daemons import signal_daemon
+from transship.lab.daemons import daemon_alive, signal_daemon
 from transship.lab.network import parse_rate
 from transship.lab.proof import connections
 from transship.lab.proof.scene import OPERATOR, Scene, Side
@@ -27,6 +29,18 @@ API_AWAY_SECONDS = 12.0  # longer than the client's 10 s
 SLOW_SECONDS = 6.0
 DOWN_SECONDS = 1.0
 SLOW_RATE = "1mbit"
+ILL_SECONDS = 3.0
+TOOL_SECONDS = 2.0
+DUMP_HANGS_SECONDS = 20.0  # longer than the agent waits for a dump
+RESTORE_HANGS_SECONDS = 35.0  # and for a restore
+ONE_YEAR_DAYS = 365
+
+CRIU, RUNC, CONMON = ("criu", "swrk"), ("runc", "restore"), ("conmon", "--api-version")
+KEEPER = ("transship.agent.page_keeper",)
+COPYING = frozenset({StepName.COPY_FILES, StepName.COPY_MEMORY})
+DUMPING = frozenset({StepName.FREEZE, StepName.DUMP})
+RESTORING = frozenset({StepName.SEND_STATE, StepName.RESTORE})
+KEEPING = frozenset(StepName) - {StepName.PREPARE, StepName.COPY_FILES}
 
 
 class Ending(Enum):
@@ -46,6 +60,7 @@ class Breakage:
     undo: Act = lambda _: None
     seconds: float = 0.0
     dies: Side | None = None  # the node that ends with all that runs on it
+    steps: frozenset[StepName] = frozenset(StepName)  # at which it means something
     ending: Ending = Ending.ANY
 
 
@@ -108,6 +123,77 @@ def _slow(rate: str | None) -> Act:
     return lambda scene: faults.limit_rate(scene.directory, scene.state, bits)
 
 
+def _restart_agent(side: Side) -> Act:
+    return lambda scene: faults.restart(scene.directory, scene.state, scene.agent(side))
+
+
+def _on_node(work: Callable[[Path, str], object], side: Side) -> Act:
+    return lambda scene: work(scene.directory, scene.node(side))
+
+
+def _disk_full(side: Side) -> Breakage:
+    do, undo = _on_node(ailments.fill_disk, side), _on_node(ailments.free_disk, side)
+    return Breakage(f"{side}'s disk full", do, undo, ILL_SECONDS)
+
+
+def _journal_sealed(side: Side) -> Breakage:
+    do, undo = _on_node(ailments.seal_journal, side), _on_node(ailments.unseal_journal, side)
+    return Breakage(f"{side}'s journal unwritable", do, undo, ILL_SECONDS)
+
+
+def _out_of_descriptors(side: Side) -> Breakage:
+    do, undo = _on_node(ailments.take_descriptors, side), _on_node(ailments.give_descriptors, side)
+    return Breakage(f"{side}'s agent out of descriptors", do, undo, ILL_SECONDS)
+
+
+def _out_of_memory(side: Side) -> Breakage:
+    def undo(scene: Scene) -> None:
+        """As a service manager does with one that was killed."""
+        if not daemon_alive(scene.directory, scene.agent(side).daemon):
+            _restart_agent(side)(scene)
+        ailments.give_memory(scene.state, scene.node(side))
+
+    return Breakage(
+        f"{side}'s agent out of memory",
+        lambda scene: ailments.take_memory(scene.directory, scene.state, scene.node(side)),
+        undo,
+        ILL_SECONDS,
+    )
+
+
+def _certificate_over(side: Side) -> Breakage:
+    def certified(days: int) -> Act:
+        def act(scene: Scene) -> None:
+            ailments.certify(scene.directory, scene.state, scene.node(side), days=days)
+            _restart_agent(side)(scene)
+
+        return act
+
+    return Breakage(
+        f"{side}'s certificate expired", certified(0), certified(ONE_YEAR_DAYS), ILL_SECONDS
+    )
+
+
+def _hunted(
+    name: str, side: Side, words: tuple[str, ...], treat: Callable[[int], object],
+    *, steps: frozenset[StepName], seconds: float = TOOL_SECONDS,
+) -> Breakage:  # fmt: skip
+    """Programs of a node that come by meanwhile are treated so."""
+    hunters: dict[str, ailments.Hunter] = {}
+
+    def do(scene: Scene) -> None:
+        hunter = ailments.Hunter(scene.state, scene.node(side), words, treat)
+        hunters[scene.container] = hunter
+        hunter.start()
+
+    def undo(scene: Scene) -> None:
+        hunter = hunters.pop(scene.container, None)
+        if hunter is not None:
+            hunter.stop()
+
+    return Breakage(name, do, undo, seconds, steps=steps)
+
+
 def _edit_back(scene: Scene) -> None:
     scene.cluster.edit(scene.placement, {"targetNode": scene.source})
 
@@ -142,6 +228,49 @@ BREAKAGES: tuple[Breakage, ...] = (
     Breakage("connections half-open", _half_open, _heal, CUT_SECONDS),
     _link("1 % loss", _agents, percent=1, seconds=SLOW_SECONDS),
     Breakage("slow link", _slow(SLOW_RATE), _slow(None), SLOW_SECONDS),
+    *(
+        make(side)
+        for side in Side
+        for make in (
+            _disk_full,
+            _journal_sealed,
+            _out_of_memory,
+            _out_of_descriptors,
+            _certificate_over,
+        )
+    ),
+    _hunted("CRIU killed in the dump", Side.SOURCE, CRIU, ailments.killed, steps=DUMPING),
+    _hunted("CRIU fails in the dump", Side.SOURCE, CRIU, ailments.failing, steps=DUMPING),
+    _hunted(
+        "CRIU hangs in the dump",
+        Side.SOURCE,
+        CRIU,
+        ailments.stopped,
+        steps=DUMPING,
+        seconds=DUMP_HANGS_SECONDS,
+    ),
+    _hunted("CRIU killed in the restore", Side.TARGET, CRIU, ailments.killed, steps=RESTORING),
+    _hunted("CRIU fails in the restore", Side.TARGET, CRIU, ailments.failing, steps=RESTORING),
+    _hunted(
+        "CRIU hangs in the restore",
+        Side.TARGET,
+        CRIU,
+        ailments.stopped,
+        steps=RESTORING,
+        seconds=RESTORE_HANGS_SECONDS,
+    ),
+    _hunted("runc killed in the restore", Side.TARGET, RUNC, ailments.killed, steps=RESTORING),
+    _hunted(
+        "runc hangs in the restore",
+        Side.TARGET,
+        RUNC,
+        ailments.stopped,
+        steps=RESTORING,
+        seconds=RESTORE_HANGS_SECONDS,
+    ),
+    _hunted("conmon killed in the restore", Side.TARGET, CONMON, ailments.killed, steps=RESTORING),
+    _hunted("source's conmon killed", Side.SOURCE, CONMON, ailments.killed, steps=COPYING),
+    _hunted("page keeper killed", Side.TARGET, KEEPER, ailments.killed, steps=KEEPING),
     Breakage("edited back", _edit_back, ending=Ending.STAYS),
     Breakage("migration deleted", _delete_migration, ending=Ending.STAYS),
     Breakage(

@@ -1,14 +1,16 @@
 """Which copies of a container there are, by the kernel: never two that compute at the same time.
 
-A copy is the processes in the container's cgroup on a node. `CopyWatch` looks every few
-milliseconds whether the program itself advances on more than one node; what CRIU does in a process
-that it is dumping or restoring is not the program.
+A copy is the processes in the container's cgroup on a node. `CopyWatch` looks all the time where
+the program itself has run. A container that moves has run here before and there after; one that
+has run here, then there, then here again faster than anyone could move it back has run twice. What
+CRIU does in a process that it restores, and what the kernel does to end one, is not the program.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +19,9 @@ from typing import Self
 from transship.lab import cgroups
 from transship.lab.state import LabState
 
-LOOK_SECONDS = 0.025
+LOOK_SECONDS = 0.04
+BACK_AGAIN_SECONDS = 1.0  # no move and its way back are faster
+WORK_NANOSECONDS = 500_000  # in one look; a witness under a client does several times as much
 CRIU_NAMES = frozenset({"criu", "criu-lazy-pages"})
 
 
@@ -28,6 +32,27 @@ def processes(state: LabState, node: str, container: str) -> frozenset[int]:
 
 def nodes_with_copies(state: LabState, container: str) -> tuple[str, ...]:
     return tuple(node for node in state.nodes if processes(state, node, container))
+
+
+class RunOrder:
+    """The nodes on which a program was seen to run, in order."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+
+    def note(self, nodes: Iterable[str], *, at: float) -> str:
+        """Says so if one of them had run, then another one, and now it has run again."""
+        nodes = set(nodes)
+        found = ""
+        for node in nodes:
+            since = self._last.get(node)
+            between = [n for n, last in self._last.items() if since is not None and last > since]
+            if since is not None and at - since < BACK_AGAIN_SECONDS and between:
+                found = (
+                    f"{node}, then {' and '.join(between)}, then {node} within {at - since:.2f} s"
+                )
+        self._last |= dict.fromkeys(nodes, at)
+        return found
 
 
 class CopyWatch:
@@ -53,13 +78,17 @@ class CopyWatch:
         self._thread.join()
 
     def _run(self) -> None:
-        before = self._work_done()
+        order = RunOrder()
+        before, ran = self._work_done(), frozenset[tuple[str, int]]()
         while not self._ended.wait(LOOK_SECONDS):
             now = self._work_done()
-            ran = sorted({node for (node, pid), done in now.items()
-                          if done > before.get((node, pid), done)})  # fmt: skip
-            if len(ran) > 1:
-                self.twice.append(f"{' and '.join(ran)} at {time.monotonic():.2f}")
+            # who has ended since may have run only in order to end
+            nodes = {node for node, pid in ran if (node, pid) in now}
+            if interleaved := order.note(nodes, at=time.monotonic()):
+                self.twice.append(interleaved)
+            ran = frozenset(
+                one for one in now if now[one] - before.get(one, now[one]) >= WORK_NANOSECONDS
+            )
             before = now
 
     def _work_done(self) -> dict[tuple[str, int], int]:

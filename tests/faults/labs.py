@@ -5,18 +5,16 @@ from __future__ import annotations
 import sys
 import traceback
 from contextlib import ExitStack
-from functools import partial
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 import trial
 from table import Case
 
-from transship.api.placement import Strategy
 from transship.lab import cluster, faults
-from transship.lab.proof.cluster import Cluster
-from transship.lab.proof.inventory import Inventory, without_forwards
-from transship.lab.proof.world_check import World, until_none, whole
+from transship.lab.proof import guests
+from transship.lab.proof.world_check import World
 from transship.lab.state import LabState, find_state, lab_dir
 from transship.lab.status import lab_status
 
@@ -83,7 +81,7 @@ class FaultLab:
         if world.cluster.placements() or not lab_status(lab_dir(self._name), world.state).complete:
             self._renew()
         else:
-            self._world = World(world.cluster, world.state, inventories(world))
+            self._world = replace(world, rest=guests.inventories(world))
 
     def _renew(self) -> None:
         self._stack.close()
@@ -93,25 +91,4 @@ class FaultLab:
     def _open(self, left: LabState | None) -> None:
         state = left or cluster.up(self._name, NODES, say=say)
         faults.heal(lab_dir(state.name), state)
-        assert state.kubeconfig is not None
-        client = self._stack.enter_context(Cluster(state.kubeconfig))
-        self._world = self._warmed_up(World(client, state))
-
-    def _warmed_up(self, world: World) -> World:
-        """A node's first container and first move leave folders and cgroups for all that follow."""
-        first, *others = world.state.nodes
-        with trial.guest(world, "first", node=first, strategy=Strategy.AUTO) as made:
-            for node in (*others, first):
-                world.cluster.edit(made.name, {"targetNode": node})
-                findings = until_none(partial(whole, world, made, node=node), seconds=60)
-                assert not findings, findings
-        world.cluster.delete(made.name)
-        findings = until_none(partial(trial.still_there, world, made), seconds=60)
-        assert not findings, findings
-        findings = until_none(world.forwards, seconds=60)
-        assert not findings, findings
-        return World(world.cluster, world.state, inventories(world))
-
-
-def inventories(world: World) -> dict[str, Inventory]:
-    return {node: without_forwards(world.inventory(node)) for node in world.state.nodes}
+        self._world = self._stack.enter_context(guests.at_rest(state))

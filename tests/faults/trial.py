@@ -9,27 +9,22 @@ from dataclasses import dataclass
 
 from table import Case
 
-from transship.api.base import ObjectMeta
-from transship.api.container import Container, EnvVar, Probe, TcpSocketAction
-from transship.api.placement import ContainerPlacement, MigrationSettings, PlacementSpec, Strategy
+from transship.api.placement import Strategy
 from transship.common.errors import TransshipError
-from transship.lab.counter_client import PORT, CounterClient
-from transship.lab.proof import breakpoints, witness, world_check
+from transship.lab.counter_client import CounterClient
+from transship.lab.proof import breakpoints, guests, witness, world_check
 from transship.lab.proof.breakages import Ending
-from transship.lab.proof.cluster import NAMESPACE
 from transship.lab.proof.copies import CopyWatch
 from transship.lab.proof.scene import Scene
 from transship.lab.proof.world_check import Guest, World, until_none
 from transship.lab.state import lab_dir
 
-MEMORY_MIB, DIRTY_MIB_PER_SECOND = 16, 4
 START_SECONDS = 30.0
 REACH_SECONDS = 20.0
 END_SECONDS = 60.0
 SETTLE_SECONDS = 60.0  # a connection that was cut for long tries again only after as long
 CLEAN_SECONDS = 20.0
 BEFORE_REPLIES = 50
-ANSWERS = Probe(tcp_socket=TcpSocketAction(port=PORT), period_seconds=1)
 
 
 class NotReached(TransshipError):
@@ -51,7 +46,7 @@ def run(world: World, case: Case, *, name: str, source: str, target: str) -> Res
     """Move `name` from source to target, disturbed; nothing of it is left afterwards."""
     began = time.monotonic()
     try:
-        with guest(world, name, node=source, strategy=case.strategy) as made:
+        with _guest(world, name, node=source, strategy=case.strategy) as made:
             findings, story = _disturbed_move(world, made, case, source=source, target=target)
         findings += _removed(world, made)
     except NotReached as e:
@@ -64,25 +59,19 @@ def run(world: World, case: Case, *, name: str, source: str, target: str) -> Res
 
 
 @contextmanager
-def guest(world: World, name: str, *, node: str, strategy: Strategy) -> Iterator[Guest]:
+def _guest(world: World, name: str, *, node: str, strategy: Strategy) -> Iterator[Guest]:
     """A witness that runs, with a client that has been answered for a while."""
-    world.cluster.create(_placement(world, name, node=node, strategy=strategy))
     made = Guest(name, "", "")
-    findings = until_none(lambda: _starting(world, made, node=node), seconds=START_SECONDS)
-    if findings:
-        raise NotReached(f"it did not start: {findings}")
+    placement = guests.placement(world.state, name, node=node, strategy=strategy, tries_again=False)
+    world.cluster.create(placement)
+    try:
+        guests.await_running(world, made, node=node)
+    except TransshipError as e:
+        raise NotReached(e.message) from e
     made.run = witness.hear(made.address).name
     with CounterClient(made.address) as made.client:
         until_none(lambda: _few_replies(made), seconds=START_SECONDS)
         yield made
-
-
-def _starting(world: World, made: Guest, *, node: str) -> list[str]:
-    placement = world.cluster.placement(made.name)
-    if placement is None or placement.status.address is None:
-        return ["it has no address yet"]
-    made.container, made.address = placement.metadata.uid or "", placement.status.address
-    return world_check.whole(world, made, node=node)
 
 
 def _few_replies(made: Guest) -> list[str]:
@@ -95,7 +84,7 @@ def _disturbed_move(
 ) -> tuple[list[str], str]:
     directory = lab_dir(world.state.name)
     scene = Scene(world.cluster, directory, made.name, made.container, source, target)
-    with CopyWatch(world.state, made.container) as watch:
+    with CopyWatch(world.state, [made.container]) as watch:
         _disturb(scene, case)
         findings, story = _aftermath(world, made, case, scene)
     return [*findings, *(f"two copies ran: {moment}" for moment in watch.twice)], story
@@ -164,35 +153,10 @@ def _ended_rightly(case: Case, *, at_target: bool) -> list[str]:
 
 def _removed(world: World, made: Guest) -> list[str]:
     world.cluster.delete(made.name)
-    findings = until_none(lambda: still_there(world, made), seconds=END_SECONDS)
+    findings = until_none(lambda: guests.still_there(world, made), seconds=END_SECONDS)
     if findings:
         return findings
     return until_none(
         lambda: [item for node in world.state.nodes for item in world.leftovers(node)],
         seconds=CLEAN_SECONDS,
-    )
-
-
-def still_there(world: World, made: Guest) -> list[str]:
-    found = [
-        f"migration {m.metadata.name} does not go" for m in world.cluster.migrations(made.name)
-    ]
-    if world.cluster.placement(made.name) is not None:
-        found.append(f"placement {made.name} does not go")
-    return found
-
-
-def _placement(world: World, name: str, *, node: str, strategy: Strategy) -> ContainerPlacement:
-    env = (
-        EnvVar(name="MEMORY_MIB", value=str(MEMORY_MIB)),
-        EnvVar(name="DIRTY_MIB_PER_SECOND", value=str(DIRTY_MIB_PER_SECOND)),
-    )
-    image = f"{world.state.registry}/witness:1"
-    return ContainerPlacement(
-        metadata=ObjectMeta(name=name, namespace=NAMESPACE),
-        spec=PlacementSpec(
-            target_node=node,
-            container=Container(image=image, env=env, readiness_probe=ANSWERS),
-            migration=MigrationSettings(strategy=strategy, backoff_limit=0),
-        ),
     )

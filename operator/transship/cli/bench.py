@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,10 +17,12 @@ from transship.cli.options import AsJson, print_json, print_table, progress
 from transship.common.errors import InvalidInput
 from transship.lab import bench, cluster, faults
 from transship.lab.network import parse_rate
+from transship.lab.proof.soak import soak as run_soak
 from transship.lab.state import LabState, find_state, lab_dir
 
 app = typer.Typer(no_args_is_help=True)
 
+SOAK_NODES = 3
 COLUMNS = ("STRATEGY", "BLACKOUT-MS", "STALL-MS", "TOTAL-MS", "BYTES")
 
 
@@ -58,6 +61,29 @@ def migrate(  # noqa: PLR0917 - typer hands options over by position
         medians = result.medians()
         keys = ("blackout_ms", "stall_ms", "total_ms", "bytes_sent")
         print_table(COLUMNS, [*rows, ("median", *(medians[key] for key in keys))])
+
+
+@app.command("soak")
+def soak(
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long.")] = 30,
+    seed: Annotated[int | None, typer.Option(help="What is random follows from it.")] = None,
+    name: Annotated[str, typer.Option(help="A lab of its own, made and removed.")] = "soak",
+    as_json: AsJson = False,
+) -> None:
+    """Move twelve containers at random while things break at random; exit 1 on any violation."""
+    chosen = secrets.randbelow(1 << 16) if seed is None else seed
+    progress.print(f"seed {chosen}")
+    try:
+        state = cluster.up(name, SOAK_NODES, say=progress.print)
+        report = run_soak(state, minutes=minutes, seed=chosen, say=progress.print)
+    finally:
+        cluster.down(name)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        print_table(("WHAT", "HOW OFTEN"), [(key, str(value)) for key, value in report.figures()])
+    if report.violations:
+        raise typer.Exit(1)
 
 
 @contextmanager

@@ -30,8 +30,10 @@ class Seen:
 class CounterClient:
     """Runs in a thread between `with` and its end."""
 
-    def __init__(self, address: str, *, port: int = PORT) -> None:
-        self._target = (address, port)
+    def __init__(
+        self, address: str, *, port: int = PORT, pause_seconds: float = PAUSE_SECONDS
+    ) -> None:
+        self._target, self._pause = (address, port), pause_seconds
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -72,7 +74,7 @@ class CounterClient:
             with socket.create_connection(self._target, timeout=REPLY_TIMEOUT_SECONDS) as sock:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 with sock.makefile("rwb", buffering=0) as stream:
-                    while not self._ended.wait(PAUSE_SECONDS):
+                    while not self._ended.wait(self._pause):
                         stream.write(b"next\n")
                         self._note(stream.readline())
         except (OSError, ValueError) as e:

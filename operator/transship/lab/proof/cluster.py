@@ -65,11 +65,13 @@ class Cluster:
 
     def migrations(self, placement: str) -> list[ContainerMigration]:
         """Of one placement, oldest first."""
-        found = self._runner.run(self._client.list(ContainerMigration, namespace=NAMESPACE))
         return sorted(
-            (m for m in found if m.spec.placement_name == placement),
+            (m for m in self.all_migrations() if m.spec.placement_name == placement),
             key=lambda m: (m.spec.epoch, m.spec.attempt),
         )
+
+    def all_migrations(self) -> tuple[ContainerMigration, ...]:
+        return self._runner.run(self._client.list(ContainerMigration, namespace=NAMESPACE))
 
     def _delete(self, model: type[Resource], name: str) -> None:
         with suppress(NotFound):

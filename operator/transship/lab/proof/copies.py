@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,8 @@ from transship.lab.state import LabState
 
 LOOK_SECONDS = 0.04
 BACK_AGAIN_SECONDS = 1.0  # no move and its way back are faster
-WORK_NANOSECONDS = 500_000  # in one look; a witness under a client does several times as much
+WORK_NANOSECONDS = 200_000  # in one look; a witness under a client does several times as much
+Process = tuple[str, str, str]  # container, node, pid
 CRIU_NAMES = frozenset({"criu", "criu-lazy-pages"})
 
 
@@ -56,10 +57,15 @@ class RunOrder:
 
 
 class CopyWatch:
-    """Notes every moment at which two copies of a container ran, between `with` and its end."""
+    """Notes every time that two copies of a container ran, between `with` and its end."""
 
-    def __init__(self, state: LabState, container: str) -> None:
-        self._state, self._container = state, container
+    def __init__(self, state: LabState, containers: Sequence[str]) -> None:
+        self._orders = {container: RunOrder() for container in containers}
+        self._groups = {
+            (container, node): _hierarchy() / f"{state.cgroup_of(node)}/{container}".strip("/")
+            for container in containers
+            for node in state.nodes
+        }
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.twice: list[str] = []
@@ -78,33 +84,45 @@ class CopyWatch:
         self._thread.join()
 
     def _run(self) -> None:
-        order = RunOrder()
-        before, ran = self._work_done(), frozenset[tuple[str, int]]()
+        before, ran = self._work_done(), frozenset[Process]()
         while not self._ended.wait(LOOK_SECONDS):
             now = self._work_done()
             # who has ended since may have run only in order to end
-            nodes = {node for node, pid in ran if (node, pid) in now}
-            if interleaved := order.note(nodes, at=time.monotonic()):
-                self.twice.append(interleaved)
+            self._note([process for process in ran if process in now])
             ran = frozenset(
                 one for one in now if now[one] - before.get(one, now[one]) >= WORK_NANOSECONDS
             )
             before = now
 
-    def _work_done(self) -> dict[tuple[str, int], int]:
-        """Nanoseconds that each process of the program has run for."""
+    def _note(self, ran: Iterable[Process]) -> None:
+        at, nodes = time.monotonic(), dict[str, set[str]]()
+        for container, node, _ in ran:
+            nodes.setdefault(container, set()).add(node)
+        for container, where in nodes.items():
+            if interleaved := self._orders[container].note(where, at=at):
+                self.twice.append(f"{container} ran on {interleaved}")
+
+    def _work_done(self) -> dict[Process, int]:
+        """Nanoseconds that each process of the programs has run for."""
         found = {}
-        for node in self._state.nodes:
-            for pid in processes(self._state, node, self._container):
-                with suppress(OSError, ValueError):
-                    if _name(pid) not in CRIU_NAMES:
-                        found[node, pid] = _run_nanoseconds(pid)
+        for (container, node), group in self._groups.items():
+            with suppress(OSError):
+                for pid in (group / "cgroup.procs").read_text().split():
+                    with suppress(OSError, ValueError):
+                        if _name(pid) not in CRIU_NAMES:
+                            found[container, node, pid] = _run_nanoseconds(pid)
         return found
 
 
-def _name(pid: int) -> str:
+def _hierarchy() -> Path:
+    """The one by which a container's tasks are frozen: no task of it is anywhere else there."""
+    roots = cgroups.hierarchies()
+    return next((root for root in roots if root.name == "freezer"), roots[0])
+
+
+def _name(pid: str) -> str:
     return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
-def _run_nanoseconds(pid: int) -> int:
+def _run_nanoseconds(pid: str) -> int:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])

@@ -13,6 +13,7 @@ help:
 	@echo 'make test       setup, lint and all tests'
 	@echo 'make test-unit  the tests that need neither root nor a lab'
 	@echo 'make model      the handover, explored further than the unit tests have time for (minutes)'
+	@echo 'make test-faults  every fault at every step of a move (hours; it goes on where it was)'
 	@echo 'make lint       ruff, mypy and the import contracts'
 	@echo 'make clean      remove what these targets made in this folder'
 
@@ -34,7 +35,7 @@ packages:
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-test: setup lint test-unit test-e2e
+test: setup lint test-unit test-e2e test-faults-sample
 
 test-unit: .venv/.installed
 	$(BIN)/pytest tests/unit
@@ -51,6 +52,14 @@ test-e2e: setup
 
 model: .venv/.installed
 	PYTHONPATH=operator:tests $(BIN)/python -m model
+
+# One case of each fault, chosen by a seed that is printed: make test-faults-sample FAULTS='--seed N'
+test-faults-sample: setup
+	$(BIN)/python tests/faults/run.py --sample --labs 2 --name sample $(FAULTS)
+
+# Hours; goes on where it was. FAULTS='--step Decide --fault killed --strategy PreCopy --again'
+test-faults: setup
+	$(BIN)/python tests/faults/run.py --labs 2 --publish $(FAULTS)
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

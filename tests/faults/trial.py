@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 from table import Case
 
+from transship.api.migration import MigrationPhase
 from transship.api.placement import Strategy
+from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
 from transship.lab.counter_client import CounterClient
 from transship.lab.proof import breakpoints, guests, witness, world_check
-from transship.lab.proof.breakages import Ending
+from transship.lab.proof.breakages import Ending, Missed
 from transship.lab.proof.copies import CopyWatch
 from transship.lab.proof.scene import Scene
 from transship.lab.proof.world_check import Guest, World, until_none
@@ -25,6 +27,9 @@ END_SECONDS = 60.0
 SETTLE_SECONDS = 60.0  # a connection that was cut for long tries again only after as long
 CLEAN_SECONDS = 20.0
 BEFORE_REPLIES = 50
+
+
+LOST = Reason.CONTAINER_LOST  # by a target that owned it: it is started anew there
 
 
 class NotReached(TransshipError):
@@ -106,7 +111,14 @@ def _disturb(scene: Scene, case: Case) -> None:
     try:
         time.sleep(case.breakage.seconds)  # the length of the fault, not a wait for something
     finally:
+        _undo(scene, case)
+
+
+def _undo(scene: Scene, case: Case) -> None:
+    try:
         case.breakage.undo(scene)
+    except Missed as e:
+        raise NotReached(e.message) from e
 
 
 def _aftermath(world: World, made: Guest, case: Case, scene: Scene) -> tuple[list[str], str]:
@@ -117,11 +129,8 @@ def _aftermath(world: World, made: Guest, case: Case, scene: Scene) -> tuple[lis
     findings = until_none(lambda: world_check.unfinished(world, made), seconds=END_SECONDS)
     if findings:
         return findings, "it did not end"
-    placement = world.cluster.placement(made.name)
-    node = (placement.status.node if placement is not None else None) or "no node"
+    node = _belongs_on(world, made, scene)
     story = f"{_end_of(world, made)} on {'target' if node == scene.target else 'source'}"
-    if node not in {scene.source, scene.target}:
-        return [f"its status says {node}"], story
     findings = _ended_rightly(case, at_target=node == scene.target)
     world.cluster.edit(made.name, {"targetNode": node})  # a failed move is not tried again here
     findings += until_none(
@@ -132,6 +141,17 @@ def _aftermath(world: World, made: Guest, case: Case, scene: Scene) -> tuple[lis
         lambda: [item for each in others for item in world.leftovers(each)], seconds=CLEAN_SECONDS
     )
     return findings, story
+
+
+def _belongs_on(world: World, made: Guest, scene: Scene) -> str:
+    """By how the move has ended; where its story was deleted, by what the placement says."""
+    migrations = world.cluster.migrations(made.name)
+    if migrations:
+        moved = migrations[-1].status.phase is MigrationPhase.SUCCEEDED
+        return scene.target if moved or migrations[-1].status.reason == LOST else scene.source
+    placement = world.cluster.placement(made.name)
+    assert placement is not None
+    return placement.status.node or scene.source
 
 
 def _end_of(world: World, made: Guest) -> str:

@@ -137,7 +137,7 @@ class Hunter:
     def __init__(
         self, state: LabState, node: str, words: Sequence[str], treat: Callable[[int], object]
     ) -> None:
-        self._cgroup = state.cgroup_of(node)
+        self._cgroup, self._root = state.cgroup_of(node), cgroups.freezing()
         self._words = [word.encode() for word in words]
         self._treat = treat
         self._ended = threading.Event()
@@ -161,7 +161,7 @@ class Hunter:
             self._look()
 
     def _look(self) -> None:
-        for pid in cgroups.members(self._cgroup) - self.hit:
+        for pid in cgroups.members(self._cgroup, root=self._root) - self.hit:
             with suppress(OSError):
                 line = Path(f"/proc/{pid}/cmdline").read_bytes()
                 if all(word in line for word in self._words):

@@ -49,6 +49,12 @@ def hierarchies() -> list[Path]:
     return found
 
 
+def freezing() -> Path:
+    """The hierarchy by which tasks are frozen: looking there alone finds all of them, quickly."""
+    roots = hierarchies()
+    return next((root for root in roots if root.name == "freezer"), roots[0])
+
+
 def create(cgroup: str) -> None:
     """Make it in every hierarchy, parents included, able to hold processes."""
     for root in hierarchies():
@@ -69,10 +75,10 @@ def join(cgroup: str | None, *, pid: int) -> None:
         (root / cgroup.strip("/") / "cgroup.procs").write_text(str(pid))
 
 
-def members(cgroup: str) -> set[int]:
-    """Every process in it or below it, in any hierarchy."""
+def members(cgroup: str, *, root: Path | None = None) -> set[int]:
+    """Every process in it or below it, in any hierarchy, or in that of `root`."""
     found: set[int] = set()
-    for group in _groups(cgroup):
+    for group in _groups(cgroup) if root is None else _groups_below(root / cgroup.strip("/")):
         with contextlib.suppress(FileNotFoundError, OSError):
             found.update(int(pid) for pid in (group / "cgroup.procs").read_text().split())
     return found - {0}
@@ -107,8 +113,12 @@ def exists(cgroup: str) -> bool:
 def _groups(cgroup: str) -> Iterator[Path]:
     """The directories of the tree in every hierarchy, children before parents."""
     for root in hierarchies():
-        for path, _, _ in os.walk(root / cgroup.strip("/"), topdown=False):
-            yield Path(path)
+        yield from _groups_below(root / cgroup.strip("/"))
+
+
+def _groups_below(top: Path) -> Iterator[Path]:
+    for path, _, _ in os.walk(top, topdown=False):
+        yield Path(path)
 
 
 def _remove_group(group: Path) -> None:

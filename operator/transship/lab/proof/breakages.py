@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from transship.api.migration import StepName
+from transship.common.errors import TransshipError
 from transship.lab import ailments, faults
 from transship.lab.control_plane import API_SERVER
 from transship.lab.daemons import daemon_alive, signal_daemon
@@ -41,6 +42,10 @@ COPYING = frozenset({StepName.COPY_FILES, StepName.COPY_MEMORY})
 DUMPING = frozenset({StepName.FREEZE, StepName.DUMP})
 RESTORING = frozenset({StepName.SEND_STATE, StepName.RESTORE})
 KEEPING = frozenset(StepName) - {StepName.PREPARE, StepName.COPY_FILES}
+
+
+class Missed(TransshipError):
+    """Nothing was there to be broken."""
 
 
 class Ending(Enum):
@@ -188,8 +193,11 @@ def _hunted(
 
     def undo(scene: Scene) -> None:
         hunter = hunters.pop(scene.container, None)
-        if hunter is not None:
-            hunter.stop()
+        if hunter is None:
+            return
+        hunter.stop()
+        if not hunter.hit:
+            raise Missed(f"no {' '.join(words)} came by on {scene.node(side)}")
 
     return Breakage(name, do, undo, seconds, steps=steps)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from transship.lab.state import LabState
 
 LOOK_SECONDS = 0.04
 BACK_AGAIN_SECONDS = 1.0  # no move and its way back are faster
+LOOKS_OF_A_PROGRAM = 3  # the last steps of a restore are seen in one or two
 WORK_NANOSECONDS = 200_000  # in one look; a witness under a client does several times as much
 Process = tuple[str, str, str]  # container, node, pid
 CRIU_NAMES = frozenset({"criu", "criu-lazy-pages"})
@@ -36,24 +38,31 @@ def nodes_with_copies(state: LabState, container: str) -> tuple[str, ...]:
 
 
 class RunOrder:
-    """The nodes on which a program was seen to run, in order."""
+    """On which nodes a program was seen to run, look by look."""
 
     def __init__(self) -> None:
-        self._last: dict[str, float] = {}
+        self._seen: deque[tuple[float, frozenset[str]]] = deque()
 
     def note(self, nodes: Iterable[str], *, at: float) -> str:
-        """Says so if one of them had run, then another one, and now it has run again."""
-        nodes = set(nodes)
-        found = ""
-        for node in nodes:
-            since = self._last.get(node)
-            between = [n for n, last in self._last.items() if since is not None and last > since]
-            if since is not None and at - since < BACK_AGAIN_SECONDS and between:
-                found = (
-                    f"{node}, then {' and '.join(between)}, then {node} within {at - since:.2f} s"
-                )
-        self._last |= dict.fromkeys(nodes, at)
+        """Says so if one of them had run, then another for a while, and now it has run again."""
+        now = frozenset(nodes)
+        while self._seen and at - self._seen[0][0] > BACK_AGAIN_SECONDS:
+            self._seen.popleft()
+        found = next((text for node in now if (text := self._ran_between(node, at=at))), "")
+        self._seen.append((at, now))
         return found
+
+    def _ran_between(self, node: str, *, at: float) -> str:
+        earlier = next((then for then, nodes in self._seen if node in nodes), None)
+        if earlier is None:
+            return ""
+        others = Counter(
+            other for then, nodes in self._seen if then > earlier for other in nodes - {node}
+        )
+        twice = sorted(other for other, looks in others.items() if looks >= LOOKS_OF_A_PROGRAM)
+        if not twice:
+            return ""
+        return f"{node}, then {' and '.join(twice)}, then {node} within {at - earlier:.2f} s"
 
 
 class CopyWatch:
@@ -61,8 +70,9 @@ class CopyWatch:
 
     def __init__(self, state: LabState, containers: Sequence[str]) -> None:
         self._orders = {container: RunOrder() for container in containers}
+        root = cgroups.freezing()
         self._groups = {
-            (container, node): _hierarchy() / f"{state.cgroup_of(node)}/{container}".strip("/")
+            (container, node): root / f"{state.cgroup_of(node)}/{container}".strip("/")
             for container in containers
             for node in state.nodes
         }
@@ -112,12 +122,6 @@ class CopyWatch:
                         if _name(pid) not in CRIU_NAMES:
                             found[container, node, pid] = _run_nanoseconds(pid)
         return found
-
-
-def _hierarchy() -> Path:
-    """The one by which a container's tasks are frozen: no task of it is anywhere else there."""
-    roots = cgroups.hierarchies()
-    return next((root for root in roots if root.name == "freezer"), roots[0])
 
 
 def _name(pid: str) -> str:

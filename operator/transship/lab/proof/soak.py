@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from transship.api.conditions import is_true
@@ -20,7 +20,7 @@ from transship.lab import faults
 from transship.lab.cache import Say
 from transship.lab.counter_client import CounterClient
 from transship.lab.proof import guests, witness, world_check
-from transship.lab.proof.breakages import BREAKAGES, Breakage, Ending
+from transship.lab.proof.breakages import BREAKAGES, Breakage, Ending, Missed
 from transship.lab.proof.copies import CopyWatch, nodes_with_copies
 from transship.lab.proof.scene import Scene
 from transship.lab.proof.world_check import Guest, World, until_none
@@ -148,7 +148,8 @@ class Soak:
             if breakage.ending is not Ending.STAYS:  # there may be no move left to call back
                 self.report.violations.append(f"{breakage.name}: {e.message}")
         finally:
-            breakage.undo(scene)
+            with suppress(Missed):
+                breakage.undo(scene)
 
     def _expect_deaths(self, node: str) -> None:
         """Whoever has processes there, or moves there or from there, may be started anew."""

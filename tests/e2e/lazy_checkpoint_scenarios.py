@@ -1,7 +1,7 @@
 """What test_lazy_checkpoint.py has a node do: moves in which CRIU carries no memory.
 
-The pages are read from the frozen source, and served to CRIU's lazy-pages daemon on the target, by
-the smallest page server that does. Run like checkpoint_scenarios.py, which has to be importable.
+The pages are read from the frozen source and sent to a page keeper on the target. Run like
+checkpoint_scenarios.py, which has to be importable.
 """
 
 from __future__ import annotations
@@ -9,30 +9,34 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
-import struct
+import signal
 import sys
-import threading
+import tempfile
 import time
 from base64 import b64decode
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import checkpoint_scenarios as base
 from checkpoint_scenarios import A_WHILE_SECONDS, NAME, TIMEOUT_SECONDS, Corner, Stage, until
 
+from transship.agent.keepers import KeeperDead, PageKeeper, TlsFiles
 from transship.api.reasons import Reason
-from transship.runtime import orders, pagemaps, restore, veil
+from transship.common.certificates import agent_name, new_authority, write_credentials
+from transship.common.tls import client_context
+from transship.runtime import orders, pagemaps, pidfds, restore, veil
 from transship.runtime.checkpoint import Dump, Dumper, DumpRequest, Pages
 from transship.runtime.criu_rpc import split
 from transship.runtime.freezer import FreezerState
-from transship.runtime.lazy_daemon import LazyDaemon
+from transship.runtime.page_stream import RemotePages, dial
+from transship.transfer.page_ranges import PageRange, batches
+from transship.transfer.page_sender import PageSender
 
 PAGE = 4096
-REQUEST = struct.Struct("=IIQQQ")
-GET, ADD, FORCE_CLOSE = 7, 6 | 4 << 16, 0x1024
+BATCH_PAGES = 64
 WHOLE, BROKEN = -1, -2
 
 PROGRAM = """
@@ -75,6 +79,7 @@ while True:
 """
 base.PROGRAM = PROGRAM
 
+FOLDER = Path(tempfile.mkdtemp())
 Memory = dict[tuple[int, int], bytes]
 """A page by the process (as the container counts) and the address."""
 
@@ -204,45 +209,98 @@ def merged(pages: set[tuple[int, int]]) -> list[tuple[int, int]]:
     return found
 
 
-class PageServer(threading.Thread):
-    """Answers one daemon from a snapshot, until it says that it has all (or breaks off earlier).
-
-    CRIU itself wants pages in the middle of a restore: so it has to answer from the beginning.
-    """
-
-    def __init__(
-        self, sock: socket.socket, memory: Memory, *, breaks_after: int | None = None
-    ) -> None:
-        super().__init__(daemon=True)
-        self._sock = sock.dup()
-        self._breaks_after = breaks_after
-        self.memory = memory
-        self.requests = 0
-        self.pages = 0
-        self.start()
-
-    def run(self) -> None:
-        with self._sock:
-            while self.requests != self._breaks_after:
-                head = self._sock.recv(REQUEST.size, socket.MSG_WAITALL)
-                command, _, pages, address, process = REQUEST.unpack(head)
-                if command & 0xFFFF != GET:
-                    assert command == FORCE_CLOSE, command
-                    self._sock.sendall(bytes(4))
-                    return
-                self.requests += 1
-                self.pages += pages
-                self._sock.sendall(REQUEST.pack(ADD, 0, pages, address, process))
-                for at in range(address, address + pages * PAGE, PAGE):
-                    self._sock.sendall(self.memory[process, at])
+def tls_files() -> dict[str, TlsFiles]:
+    authority = new_authority("test")
+    (FOLDER / "ca").write_bytes(authority.credentials.certificate)
+    found = {}
+    for node in ("source", "target"):
+        made = authority.issue_agent(node, addresses=[base.ADDRESS])
+        files = write_credentials(made, FOLDER, node)
+        found[node] = TlsFiles(FOLDER / "ca", files.certificate, files.key)
+    return found
 
 
-async def lazy_restore(side: Corner, daemon: LazyDaemon) -> restore.Restored:
+class Move:
+    """Up to the held copy on the target, whose memory then comes by and by."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._tls = tls_files()
+        self.memory: Memory = {}
+        self.sent = 0
+
+    async def begin(self, *, only: int | None = None) -> None:
+        """Send so many pages at first (all), restore, and wait until it may be called held."""
+        layout = self._stage.target.layout
+        shutil.rmtree(layout.images(NAME), ignore_errors=True)
+        with timed("making the keeper ready"):
+            self.keeper, self._port = await PageKeeper.start(
+                layout,
+                NAME,
+                address=base.ADDRESS,
+                files=self._tls["target"],
+                peer=agent_name("source"),
+            )
+        shutil.rmtree(self._stage.source.layout.images(NAME), ignore_errors=True)
+        dump = await lazy_dump(self._stage.source)
+        bring_images(dump, self._stage.target)
+        self.memory = snapshot(dump)
+        # libraries and their data lie highest: CRIU itself wants some of those pages
+        ordered = sorted(self.memory, key=itemgetter(1), reverse=True)
+        self._ranges = [PageRange(process, address, 1) for process, address in ordered]
+        self.connect()
+        self.sender.final()
+        restoring = asyncio.create_task(lazy_restore(self._stage.target))
+        await asyncio.to_thread(self.send, only)
+        await restoring
+        assert self._stage.target.freezer.state() is FreezerState.FROZEN
+        await self.keeper.final(timeout_seconds=TIMEOUT_SECONDS)
+
+    def connect(self) -> None:
+        files = self._tls["source"]
+        context = client_context(
+            authority=files.authority, certificate=files.certificate, key=files.key
+        )
+        pages = RemotePages(base.ADDRESS, self._port, node="target", context=context)
+        self.sender = PageSender(dial(pages))
+
+    def send(self, pages: int | None = None) -> None:
+        """Send the next so many pages (the rest)."""
+        end = len(self._ranges) if pages is None else self.sent + pages
+        for batch in batches(self._ranges[self.sent : end], pages=BATCH_PAGES):
+            data = b"".join(self.memory[one.pid, one.address] for one in batch)
+            self.sender.send(batch, bytearray(data))
+        self.sent = end
+        self.sender.flush()
+
+    async def finish(self) -> None:
+        """Send the rest; returns when the processes have all of it."""
+        await asyncio.to_thread(self.send)
+        self.sender.end()
+        await self.keeper.ended()
+        await self.keeper.close()
+
+    @property
+    def guard(self) -> int:
+        work = self._stage.target.layout.images(NAME) / "work"
+        return int((work / "page-keeper.pid").read_text().split()[0])
+
+    @property
+    def server(self) -> int:
+        children = Path(f"/proc/{self.guard}/task/{self.guard}/children").read_text().split()
+        return int(children[0])
+
+    async def kill(self, pid: int) -> None:
+        handle = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGKILL)
+        await pidfds.ended(handle, timeout_seconds=TIMEOUT_SECONDS)
+        os.close(handle)
+
+
+async def lazy_restore(side: Corner) -> restore.Restored:
     side.runtime.mount(NAME)
     console = orders.load(side.layout, NAME).console
-    with timed("daemon"):
-        await daemon.start()
-    request = restore.RestoreRequest(NAME, side.layout, console, TIMEOUT_SECONDS, pages=daemon)
+    request = restore.RestoreRequest(NAME, side.layout, console, TIMEOUT_SECONDS, pages=Pages.LAZY)
     with timed("restore"):
         return await restore.restore_held(request)
 
@@ -253,19 +311,10 @@ def bring_images(dump: Dump, side: Corner) -> None:
             shutil.copy(path, side.layout.images(NAME))
 
 
-async def move(stage: Stage, *, breaks_after: int | None = None) -> tuple[LazyDaemon, PageServer]:
-    """Up to the held copy on the target; its memory comes to it by and by."""
-    shutil.rmtree(stage.target.layout.images(NAME), ignore_errors=True)
-    with timed("making the daemon ready"):
-        daemon = await LazyDaemon.ready(stage.target.layout, NAME)
-    shutil.rmtree(stage.source.layout.images(NAME), ignore_errors=True)
-    dump = await lazy_dump(stage.source)
-    bring_images(dump, stage.target)
-    memory = snapshot(dump)
-    server = PageServer(daemon.pages, memory, breaks_after=breaks_after)
-    await lazy_restore(stage.target, daemon)
-    assert stage.target.freezer.state() is FreezerState.FROZEN
-    return daemon, server
+async def moved(stage: Stage) -> Move:
+    move = Move(stage)
+    await move.begin()
+    return move
 
 
 async def verified(side: Corner, *, processes: int = 1) -> None:
@@ -279,10 +328,9 @@ async def verified(side: Corner, *, processes: int = 1) -> None:
 async def memory_given_to_a_held_copy_is_whole_and_the_connection_goes_on(stage: Stage) -> None:
     for mebibytes in (64, 256):
         await stage.start(str(mebibytes))
-        daemon, server = await move(stage)
+        move = await moved(stage)
         with timed("rest of the memory"):
-            await daemon.finish(timeout_seconds=TIMEOUT_SECONDS)
-        assert server.pages == len(server.memory)
+            await move.finish()
         assert stage.target.numbers() == []
         await stage.source.stands_still()
         restore.resume(stage.target.layout, NAME)
@@ -298,24 +346,66 @@ async def memory_given_to_a_held_copy_is_whole_and_the_connection_goes_on(stage:
 @scenario
 async def memory_given_to_running_processes_is_whole(stage: Stage) -> None:
     await stage.start("64", "child", "not-root")
-    daemon, _ = await move(stage)
+    move = Move(stage)
+    await move.begin(only=2000)
     (stage.target.layout.rootfs(NAME) / "verify").touch()
     restore.resume(stage.target.layout, NAME)
+    with timed("rest of the memory"):
+        await move.finish()
     with timed("first word"):
         await until(stage.target.numbers)
-    with timed("rest of the memory"):
-        await daemon.finish(timeout_seconds=TIMEOUT_SECONDS)
     await verified(stage.target, processes=2)
 
 
 @scenario
 async def memory_is_whole_for_children_and_mappings_that_come_and_go(stage: Stage) -> None:
     await stage.start("64", "busy")
-    daemon, _ = await move(stage)
+    move = await moved(stage)
     (stage.target.layout.rootfs(NAME) / "verify").touch()
     restore.resume(stage.target.layout, NAME)
-    await daemon.finish(timeout_seconds=TIMEOUT_SECONDS)
+    await move.finish()
     await verified(stage.target)
+
+
+@scenario
+async def servers_killed_among_children_and_changing_mappings_lose_nothing(stage: Stage) -> None:
+    await stage.start("64", "busy")
+    move = Move(stage)
+    await move.begin(only=1000)
+    (stage.target.layout.rootfs(NAME) / "verify").touch()
+    restore.resume(stage.target.layout, NAME)
+    while move.sent + 1500 < len(move.memory):
+        await move.kill(move.server)
+        assert (await move.keeper.state()).lacking == len(move.memory) - move.sent
+        move.connect()
+        await asyncio.to_thread(move.send, 1500)
+    await move.finish()
+    await verified(stage.target)
+
+
+@scenario
+async def the_guard_can_be_killed(stage: Stage) -> None:
+    await stage.start("64", "busy")
+    move = Move(stage)
+    await move.begin(only=1000)
+    (stage.target.layout.rootfs(NAME) / "verify").touch()
+    restore.resume(stage.target.layout, NAME)
+    await move.kill(move.guard)
+    await move.finish()
+    await verified(stage.target)
+
+
+@scenario
+async def who_kills_guard_and_server_is_told_that_memory_is_lost(stage: Stage) -> None:
+    await stage.start("64")
+    move = Move(stage)
+    await move.begin(only=1000)
+    server = move.server
+    await move.kill(move.guard)
+    await move.kill(server)
+    error = (await asyncio.gather(move.keeper.ended(), return_exceptions=True))[0]
+    assert isinstance(error, KeeperDead), error
+    assert error.reason == Reason.PAGES_LOST, error
 
 
 @scenario
@@ -326,8 +416,8 @@ async def a_stopped_task_stays_stopped(stage: Stage) -> None:
     stage.source.freezer.thaw()
     await stage.source.goes_on()
     assert stage.source.states() == ["S", "T"]
-    daemon, _ = await move(stage)
-    await daemon.finish(timeout_seconds=TIMEOUT_SECONDS)
+    move = await moved(stage)
+    await move.finish()
     restore.resume(stage.target.layout, NAME)
     await verified(stage.target)
     assert stage.target.states() == ["S", "T"]
@@ -349,43 +439,33 @@ async def a_cancelled_dump_leaves_the_container_and_its_connection_alive(stage: 
 
 
 @scenario
-async def a_page_server_that_breaks_off_can_be_followed_by_another(stage: Stage) -> None:
+async def a_copy_without_all_of_its_pages_waits_and_cannot_be_dumped(stage: Stage) -> None:
     await stage.start("64")
-    daemon, server = await move(stage, breaks_after=10)
-    server.join()
+    move = Move(stage)
+    await move.begin(only=1000)
     restore.resume(stage.target.layout, NAME)
     await asyncio.sleep(A_WHILE_SECONDS)
     assert stage.target.numbers() == []
     error = await base.failure(lazy_dump(stage.target))  # memory that is not there yet
     assert error.reason == Reason.IN_MIGRATION, error
-    PageServer(daemon.pages, server.memory)
-    await daemon.finish(timeout_seconds=TIMEOUT_SECONDS)
+    move.sender.abort()
+    move.connect()
+    await move.finish()
     await verified(stage.target)
 
 
 @scenario
-async def a_discarded_copy_takes_its_daemon_along(stage: Stage) -> None:
+async def a_discarded_copy_ends_its_keeper(stage: Stage) -> None:
     await stage.start("64")
-    daemon, server = await move(stage, breaks_after=10)
-    server.join()
+    move = Move(stage)
+    await move.begin(only=1000)
+    guard = move.guard
     await restore.discard(stage.target.layout, NAME)
-    assert not Path(f"/proc/{daemon.pid}/cmdline").read_bytes()  # a zombie: ours to collect
-    await daemon.close()
-    assert not Path(f"/proc/{daemon.pid}").exists()
+    await move.keeper.ended()
+    await move.keeper.close()
+    assert not Path(f"/proc/{guard}").exists()
     stage.source.freezer.thaw()
     await stage.source.goes_on()
-
-
-@scenario
-async def a_daemon_that_was_made_ready_can_be_closed_unused(stage: Stage) -> None:
-    await stage.start("1")
-    daemon = await LazyDaemon.ready(stage.target.layout, NAME)
-    await daemon.close()
-    assert not Path(f"/proc/{daemon.pid}").exists()
-    daemon = await LazyDaemon.ready(stage.target.layout, NAME)
-    error = await base.failure(daemon.start())  # without images
-    assert error.reason == Reason.PAGE_SERVER_FAILED, error
-    await daemon.close()
 
 
 def main(name: str, image: str, cgroup: str) -> None:

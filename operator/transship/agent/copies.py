@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from dataclasses import dataclass, field
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 from loguru import logger
 
 from transship.agent.departing_memory import DepartingMemory
-from transship.agent.keepers import PageKeeper, TlsFiles
+from transship.agent.keepers import KeeperDead, PageKeeper, TlsFiles
 from transship.agent.ports import Dumped, Restored, StreamWish
 from transship.api.migration import MemoryTraffic
 from transship.api.placement import Strategy
 from transship.common.certificates import agent_name
-from transship.common.errors import DeadlineExceeded, TransshipError
+from transship.common.errors import TransshipError
 from transship.protocol.migrations import MemoryEndpoint
 from transship.runtime import mounts, orders, pagemaps, processes, restore
 from transship.runtime.checkpoint import Dumper, DumpRequest, Pages
 from transship.runtime.containers import Runtime
-from transship.runtime.failures import CheckpointFailed
 from transship.runtime.freezer import freezer_of
 from transship.runtime.layout import Layout
-from transship.runtime.lazy_daemon import LazyDaemon, require_whole
+from transship.runtime.lazy_memory import require_whole, still_arriving
 from transship.runtime.page_stream import RemotePages
 from transship.transfer.changed_pages import Untracked
 from transship.transfer.mappings import mapped_files
@@ -57,15 +57,6 @@ class Departing:
     memory: DepartingMemory
 
 
-@dataclass(frozen=True)
-class Arriving:
-    """What stands ready on the target before the freeze."""
-
-    daemon: LazyDaemon
-    keeper: PageKeeper
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
-
-
 class NodeCopies:
     """Joins both roles to freezer, dump, page stream and restore of this node."""
 
@@ -73,7 +64,8 @@ class NodeCopies:
         self._runtime = runtime
         self._tls = tls
         self._departing: dict[str, Departing] = {}
-        self._arriving: dict[str, Arriving] = {}
+        self._keepers: dict[str, PageKeeper] = {}  # that this agent has started
+        self._settling: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @property
     def _layout(self) -> Layout:
@@ -109,10 +101,11 @@ class NodeCopies:
 
     async def _whole(self, container: str) -> None:
         """Wait for the end of the move before: a page that is still to come cannot be dumped."""
-        arriving = self._arriving.get(container)
-        if arriving is not None:
+        try:
             async with asyncio.timeout(SETTLE_SECONDS):
-                await arriving.settled.wait()
+                await self.settle(container)
+        except TimeoutError as e:
+            raise still_arriving() from e
         await asyncio.to_thread(require_whole, freezer_of(self._layout, container).processes())
 
     async def announce_memory(self, container: str) -> None:
@@ -160,86 +153,66 @@ class NodeCopies:
     # The target.
 
     async def receive(self, container: str, *, node: str) -> MemoryEndpoint:
-        await self._end_arriving(container)
+        await self._end_keeper(container)
         await self._clear_images(container)
-        daemon = await LazyDaemon.ready(self._layout, container)
-        try:
-            keeper = await PageKeeper.start(
-                self._layout,
-                container,
-                address=self._tls.address,
-                files=self._tls.files,
-                peer=agent_name(node),
-                pages=daemon.pages,
-            )
-        except BaseException:
-            await daemon.close()
-            raise
-        self._arriving[container] = Arriving(daemon, keeper)
-        return MemoryEndpoint(address=self._tls.address, port=keeper.port)
+        self._keepers[container], port = await PageKeeper.start(
+            self._layout,
+            container,
+            address=self._tls.address,
+            files=self._tls.files,
+            peer=agent_name(node),
+        )
+        return MemoryEndpoint(address=self._tls.address, port=port)
 
     async def restore(self, container: str, *, timeout_seconds: float) -> Restored:
-        prepared, arriving = orders.load(self._layout, container), self._arrived(container)
-        await arriving.daemon.start()
+        prepared = orders.load(self._layout, container)
         done = await restore.restore_held(
             restore.RestoreRequest(
                 container,
                 self._layout,
                 prepared.console,
                 timeout_seconds=timeout_seconds,
-                pages=arriving.daemon,
+                pages=Pages.LAZY,
             )
         )
         return Restored(pid=done.pid)
 
     async def received(self, container: str, *, timeout_seconds: float) -> None:
-        expected = pagemaps.read(self.images(container))
-        await self._arrived(container).keeper.expect(expected, timeout_seconds=timeout_seconds)
+        keeper = self._keepers.get(container)
+        if keeper is None:
+            raise TransshipError(f"restoring {container}: nothing was received for it")
+        await keeper.all_stored(timeout_seconds=timeout_seconds)
 
     async def resume(self, container: str) -> None:
         restore.resume(self._layout, container)
 
     async def settle(self, container: str) -> None:
-        arriving = self._arriving.get(container)
-        if arriving is None:
-            return  # of an agent before this one: the daemon may still read the images
-        try:
-            await self._drained(arriving, container)
-        except CheckpointFailed as e:
-            # the kernel gives zeros for the pages that are missing: it must not run on with them
-            logger.bind(container=container).error("its memory is lost, the container ends: {}", e)
-            await self._runtime.destroy(container)
-        # not when this task is cancelled, with the agent: keeper and daemon go on without it
-        self._arriving.pop(container, None)
-        await arriving.keeper.close()
-        await self._clear_images(container)
-        arriving.settled.set()
-
-    async def _drained(self, arriving: Arriving, container: str) -> None:
-        while True:
+        async with self._settling[container]:
+            keeper = PageKeeper.find(self._layout, container)
+            if keeper is None and container not in self._keepers:
+                return
             try:
-                return await arriving.daemon.finish(timeout_seconds=SETTLE_SECONDS)
-            except DeadlineExceeded:
-                logger.bind(container=container).warning("it still waits for some of its pages")
-
-    def _arrived(self, container: str) -> Arriving:
-        if container not in self._arriving:
-            raise TransshipError(f"restoring {container}: nothing was received for it")
-        return self._arriving[container]
+                if keeper is not None:
+                    await keeper.ended()
+            except KeeperDead as e:
+                # the kernel gives zeros for what is missing: it must not run on with them
+                logger.bind(container=container).error("its memory is lost, it ends: {}", e)
+                await self._runtime.destroy(container)
+            # not when this task is cancelled, with the agent: the keeper goes on without it
+            await self._end_keeper(container)
+            await self._clear_images(container)
 
     # Both.
 
     async def destroy(self, container: str) -> None:
         await self.unready(container)
         await restore.discard(self._layout, container)
-        await self._end_arriving(container)
+        await self._end_keeper(container)
         await self._runtime.destroy(container)
 
-    async def _end_arriving(self, container: str) -> None:
-        arriving = self._arriving.pop(container, None)
-        if arriving is not None:
-            await arriving.keeper.close()
-            await arriving.daemon.close()
+    async def _end_keeper(self, container: str) -> None:
+        keeper = self._keepers.pop(container, None) or PageKeeper.left(self._layout, container)
+        await keeper.close()
 
     async def _clear_images(self, container: str) -> None:
         """They are on a tmpfs: what is not needed any more is memory."""

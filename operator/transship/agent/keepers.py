@@ -1,28 +1,43 @@
-"""The agent's hold on a page keeper (see page_keeper): starting it, telling it what to expect."""
+"""The agent's hold on a page keeper (see page_keeper): starting, finding, asking and ending it.
+
+A keeper is known by its files in the working folder of a container's images, so that an agent which
+was restarted has the same hold on it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
+from transship.agent import keeper_words
+from transship.agent.keeper_words import Answer, Question
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, TransshipError
+from transship.runtime.apart import leave_agent
 from transship.runtime.layout import Layout
-from transship.runtime.lazy_daemon import leave_agent
-from transship.runtime.pagemaps import LazyRange
+from transship.runtime.processes import start_time
+from transship.transfer import restore_link
 
-END_TIMEOUT_SECONDS = 5.0
 LOG_NAME = "page-keeper.log"
+END_TIMEOUT_SECONDS = 5.0
+RETRY_SECONDS = 0.05
+"""A server that was killed is followed by another within this time or so."""
+
+
+class KeeperDead(TransshipError):
+    """Guard and server were both killed: what was missing of the container's memory is lost."""
+
+    reason = Reason.PAGES_LOST
 
 
 @dataclass(frozen=True)
@@ -35,78 +50,178 @@ class TlsFiles:
 
 
 class PageKeeper:
-    """One page keeper that waits for the source's stream on `port`."""
+    """The keeper of one container's pages."""
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], *, port: int, control: socket.socket
-    ) -> None:
-        self.port = port
+    def __init__(self, work: Path, process: subprocess.Popen[bytes] | None = None) -> None:
+        """`process` is the guard, where it is this agent's child."""
+        self._work = work
         self._process = process
-        self._control = control
 
     @classmethod
     async def start(
-        cls, layout: Layout, container: str, *, address: str, files: TlsFiles, peer: str,
-        pages: socket.socket,
-    ) -> Self:  # fmt: skip
-        """`pages` is the server's end of the daemon's connection; it stays the caller's."""
-        work = layout.images(container) / "work"
-        ours, theirs = socket.socketpair()
-        with socket.create_server((address, 0), backlog=1) as listener, theirs:
-            port: int = listener.getsockname()[1]
-            descriptors = {"--listener": listener, "--pages": pages, "--control": theirs}
-            words = [
-                sys.executable, "-m", "transship.agent.page_keeper", "--peer", peer,
-                "--ca", str(files.authority), "--cert", str(files.certificate),
-                "--key", str(files.key),
-            ]  # fmt: skip
-            for flag, sock in descriptors.items():
-                words += [flag, str(sock.fileno())]
-            with (work / LOG_NAME).open("wb") as log:
-                process = _spawn(words, list(descriptors.values()), log)
-        await asyncio.to_thread(leave_agent, layout, pid=process.pid)
-        ours.setblocking(False)
-        return cls(process, port=port, control=ours)
+        cls, layout: Layout, container: str, *, address: str, files: TlsFiles, peer: str
+    ) -> tuple[Self, int]:
+        """Also returns the port on which it awaits the source's stream.
 
-    async def expect(self, ranges: Sequence[LazyRange], *, timeout_seconds: float) -> None:
-        """Return when all these pages are stored. Raises TransshipError when they will not be."""
-        wanted = [(each.process, each.address, each.pages) for each in ranges]
-        reader, writer = await asyncio.open_connection(sock=self._control, limit=1 << 16)
+        A restore can connect from now on.
+        """
+        images = layout.images(container)
+        work = images / "work"
+        work.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (
+            socket.create_server((address, 0), backlog=8) as pages,
+            _listener(work, restore_link.SOCKET_NAME) as restore,
+            _listener(work, keeper_words.SOCKET_NAME) as control,
+            (work / LOG_NAME).open("wb") as log,
+        ):
+            port: int = pages.getsockname()[1]
+            listeners = {"--pages": pages, "--restore": restore, "--control": control}
+            process = _spawn(_words(images, files, peer), listeners, log)
+        pid = process.pid
+        (work / keeper_words.PIDFILE_NAME).write_text(f"{pid} {start_time(pid)}")
+        keeper = cls(work, process)
+        try:
+            await asyncio.to_thread(leave_agent, layout, pid=pid)
+            keeper._begin()
+        except BaseException:
+            await keeper.close()
+            raise
+        return keeper, port
+
+    def _begin(self) -> None:
+        """Only what can be found again, and is apart from the agent, goes on without it."""
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError), self._process.stdin as words:
+                words.write(keeper_words.BEGIN)
+
+    @classmethod
+    def find(cls, layout: Layout, container: str) -> Self | None:
+        """The one that is still at work for a container, or has died at it."""
+        work = layout.images(container) / "work"
+        return cls(work) if (work / keeper_words.SOCKET_NAME).exists() else None
+
+    @classmethod
+    def left(cls, layout: Layout, container: str) -> Self:
+        """Whatever there is of one, to be closed."""
+        return cls(layout.images(container) / "work")
+
+    async def all_stored(self, *, timeout_seconds: float) -> None:
+        """Return when every page of the dump is here. Raises TransshipError when it will not be."""
+        await self._require(Question.ALL_STORED, timeout_seconds)
+
+    async def final(self, *, timeout_seconds: float) -> None:
+        """Return when nothing stale is here any more, however much is still to come."""
+        await self._require(Question.FINAL, timeout_seconds)
+
+    async def _require(self, question: Question, timeout_seconds: float) -> None:
         try:
             async with asyncio.timeout(timeout_seconds):
-                writer.write(json.dumps({"expect": wanted}).encode() + b"\n")
-                await writer.drain()
-                line = await reader.readline()
+                answer = await self._ask(question)
         except TimeoutError as e:
             raise DeadlineExceeded("receiving pages: not all have arrived in time") from e
-        finally:
-            writer.close()
-        said = json.loads(line) if line else {"error": "the page keeper has ended"}
-        if "error" in said:
-            raise TransshipError(f"receiving pages: {said['error']}", reason=Reason.PAGES_LOST)
+        except (OSError, ValueError) as e:
+            raise KeeperDead("receiving pages: the page keeper has ended") from e
+        if answer.error:
+            raise TransshipError(
+                f"receiving pages: {answer.lacking} have not arrived: {answer.error}",
+                reason=Reason.PAGES_LOST,
+            )
+
+    async def state(self) -> Answer:
+        """How far it is. Raises KeeperDead."""
+        return await self._asked(Question.STATE)
 
     async def ended(self) -> None:
-        """Wait for its end, which is the end of the daemon."""
-        await asyncio.to_thread(self._process.wait)
+        """Wait until the container has all of its pages. Raises KeeperDead when it never will."""
+        await self._asked(Question.END)
+
+    async def _asked(self, question: Question) -> Answer:
+        """Ask until there is an answer, of this server or of one that follows it."""
+        while True:
+            try:
+                return await self._ask(question)
+            except FileNotFoundError:
+                return Answer(finished=True)  # it has done its work
+            except ConnectionRefusedError as e:  # the guard would hold the listener
+                raise KeeperDead("giving a container its memory: its keeper was killed") from e
+            except (OSError, ValueError):
+                await asyncio.sleep(RETRY_SECONDS)  # the server was killed, another follows
+
+    async def _ask(self, question: Question) -> Answer:
+        with _path_to(self._work, keeper_words.SOCKET_NAME) as path:
+            reader, writer = await asyncio.open_unix_connection(path)
+        try:
+            writer.write(f"{question}\n".encode())
+            await writer.drain()
+            line = await reader.readline()
+        finally:
+            writer.close()
+        return keeper_words.decode(line)
 
     async def close(self) -> None:
         """End it whatever it does. Never while a copy that is to live waits for its pages."""
-        self._control.close()
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, signal.SIGKILL)
+        await asyncio.to_thread(end_left, self._work)
+        if self._process is not None:
+            if self._process.stdin is not None:
+                self._process.stdin.close()
             await asyncio.to_thread(self._process.wait, END_TIMEOUT_SECONDS)
 
 
+def end_left(work: Path) -> None:
+    """End the keeper of a copy that is dead or to be discarded, or that has done its work."""
+    (work / keeper_words.SOCKET_NAME).unlink(missing_ok=True)
+    with contextlib.suppress(OSError, ValueError):
+        pid, started = map(int, (work / keeper_words.PIDFILE_NAME).read_text().split())
+        with contextlib.suppress(OSError):
+            if start_time(pid) != started:
+                return  # the number is another's by now: so nothing of the keeper is left
+        # guard and server: a group of their own, named after the guard also when that is gone
+        os.killpg(pid, signal.SIGKILL)
+        (work / keeper_words.PIDFILE_NAME).unlink()
+
+
+def _words(images: Path, files: TlsFiles, peer: str) -> list[str]:
+    return [
+        sys.executable, "-m", "transship.agent.page_keeper", "--images", str(images),
+        "--ca", str(files.authority), "--cert", str(files.certificate),
+        "--key", str(files.key), "--peer", peer,
+    ]  # fmt: skip
+
+
 def _spawn(
-    words: Sequence[str], inherited: Sequence[socket.socket], log: IO[bytes]
+    words: list[str], listeners: Mapping[str, socket.socket], log: IO[bytes]
 ) -> subprocess.Popen[bytes]:
     """In a session of its own: it outlives the agent."""
+    for flag, listener in listeners.items():
+        words += [flag, str(listener.fileno())]
     return subprocess.Popen(
         words,
-        pass_fds=[sock.fileno() for sock in inherited],
-        stdin=subprocess.DEVNULL,
+        pass_fds=[listener.fileno() for listener in listeners.values()],
+        stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
         start_new_session=True,
     )
+
+
+def _listener(folder: Path, name: str) -> socket.socket:
+    (folder / name).unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with _path_to(folder, name) as path:
+            listener.bind(path)
+        listener.listen()
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+@contextmanager
+def _path_to(folder: Path, name: str) -> Iterator[str]:
+    """A short way to a socket: an address has 108 bytes, and containers have long names."""
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)

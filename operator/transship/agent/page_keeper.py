@@ -1,159 +1,251 @@
-"""The process that keeps a restored container's pages until the container has taken them all.
+"""The process that has a restored container's pages until the container has them all.
 
 The target's agent starts one per incoming migration, before the freeze. It receives the source's
-page stream into a store and answers CRIU's lazy-pages daemon from there. It is a process of its own
-because the container depends on it from its resume to its last page (0.3 s for 256 MiB), which the
-agent's end must not cut short; and because its threads then share no interpreter with the agent.
+page stream into a store and fills the restored processes' memory from there. It is a process of
+its own because the container depends on it from its resume to its last page (0.2 s for 256 MiB),
+which the agent's end must not cut short; and because its threads then share no interpreter with
+the agent.
 
-It hears of one thing on its control socket, `{"expect": [[pid, address, pages], ...]}`: what CRIU's
-page maps say will be asked for. The answer, once all of that is stored, is `{"pages": N}`, or
-`{"error": TEXT}`. From then on it needs nobody, and ends when the daemon does.
+It is two processes. The first, the guard, holds and waits. The second, the server, does all the
+work; the two share one table of open files, and what the server knows stands in memory files. When
+it is killed, userfaultfds, pages and knowledge are still there, and the guard starts another, which
+goes on: the container waits meanwhile. The death of the guard alone changes nothing for the
+container; the server notes it.
+
+It is asked on its control socket (see keeper_words), by any agent of this node.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import os
+import select
 import socket
-import ssl
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from transship.common.errors import TransshipError
+from loguru import logger
+
+from transship.agent import keeper_words
+from transship.agent.keeper_words import Answer, Question
+from transship.agent.page_intake import Intake
+from transship.common.shared_fork import close_all_but, fork_sharing_files
 from transship.common.tls import server_context
-from transship.runtime.page_stream import answer
-from transship.transfer.lazy_server import LazyServer
-from transship.transfer.page_ranges import PageRange, total
-from transship.transfer.page_receiver import PageReceiver
-from transship.transfer.page_store import PageMissing, PageStore
+from transship.runtime import pagemaps
+from transship.transfer.event_log import EventLog
+from transship.transfer.fault_server import FaultServer
+from transship.transfer.page_index import Milestone, PageIndex
+from transship.transfer.page_ranges import PageRange
+from transship.transfer.page_store import CAPACITY_BYTES, PageStore
+from transship.transfer.spaces import Spaces
 
-FAULT_PAGES = 1
+RESTART_SECONDS = 0.05
+"""Between servers: one that always fails must not take the processor from the container."""
+
+LINGER_SECONDS = 5.0
+"""For the source to hear that all it has sent was stored, and to say that this was all."""
+ANSWER_SECONDS = 1.0
+"""For those who have asked for the end to be told of it."""
 
 
-class Stock(PageStore):
-    """A store in which one can wait for pages that are still on their way."""
+@dataclass(frozen=True)
+class Holdings:
+    """What outlives a server: descriptors, and where things are."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._news = threading.Condition()
-        self._over = ""
-        self._whole = False
+    pages: int  # listeners: for the source's streams, the restore, agents
+    restore: int
+    control: int
+    store: int  # memory files
+    index: int
+    log: int
+    images: Path
+    authority: Path
+    certificate: Path
+    key: Path
+    peer: str
+    guard: int
+
+    @property
+    def descriptors(self) -> set[int]:
+        return {self.pages, self.restore, self.control, self.store, self.index, self.log}
+
+
+class Keeper:
+    """One server."""
+
+    def __init__(self, held: Holdings) -> None:
+        self._held = held
+        self._store = PageStore(fd=held.store, index_fd=held.index)
+        self._reading = threading.Lock()
+        self._lazy: dict[int, list[PageRange]] = {}
+        self._spaces = Spaces(EventLog(held.log), self._lazy_pages)
+        kept = {space.fd for space in self._spaces.alive.values()}
+        close_all_but(held.descriptors | kept)
+        self._server = FaultServer(
+            self._store,
+            self._spaces,
+            listener=socket.socket(fileno=held.restore),
+            demand=lambda _: None,
+            on_finished=self._progressed,
+        )
+        context = server_context(
+            authority=held.authority, certificate=held.certificate, key=held.key
+        )
+        self._intake = Intake(self._store, context=context, peer=held.peer, news=self._arrived)
+        self._progress = threading.Condition()
+        self._guarded = True
         self._ended = threading.Event()
+        self._asked: set[threading.Thread] = set()
 
-    def keep(self, pages: PageRange) -> None:
-        super().keep(pages)
-        with self._news:
-            self._news.notify_all()
-
-    def keep_zero(self, pages: PageRange) -> None:
-        super().keep_zero(pages)
-        with self._news:
-            self._news.notify_all()
-
-    def end_intake(self, why: str) -> None:
-        """No page will come any more: whoever waits for one hears why."""
-        with self._news:
-            self._over = why
-            self._news.notify_all()
+    def run(self) -> None:
+        """Serve to the end."""
+        self._intake.listen(socket.socket(fileno=self._held.pages))
+        control = socket.socket(fileno=self._held.control)
+        threading.Thread(target=self._listen, args=(control,), daemon=True).start()
+        threading.Thread(target=self._watch_guard, daemon=True).start()
+        self._server.run()
+        self._server.close()
+        (self._held.images / "work" / keeper_words.SOCKET_NAME).unlink(missing_ok=True)
         self._ended.set()
+        for thread in tuple(self._asked):
+            thread.join(ANSWER_SECONDS)
+        self._intake.see_out(LINGER_SECONDS)
 
-    def wait_for(self, ranges: Sequence[PageRange]) -> None:
-        """Return when all are stored. Raises PageMissing when some never will be."""
-        with self._news:
-            while missing := self.missing(ranges):
-                if self._over:
-                    raise PageMissing(f"{total(missing)} pages have not arrived: {self._over}")
-                self._news.wait()
+    def _lazy_pages(self, pid: int) -> list[PageRange]:
+        self._expect()
+        return self._lazy.get(pid, [])
 
-    def wait_for_all(self, expected: Sequence[PageRange]) -> None:
-        """Return when the source has ended and all these are stored. Raises PageMissing.
+    def _expect(self) -> None:
+        """Read what CRIU's images leave to be given later; they are complete by now."""
+        with self._reading:
+            if self._lazy:
+                return
+            for each in pagemaps.read(self._held.images):
+                found = PageRange(each.process, each.address, each.pages)
+                self._lazy.setdefault(each.process, []).append(found)
+            if not self._store.expecting:
+                self._store.expect(one for ranges in self._lazy.values() for one in ranges)
 
-        Looks once, at the end: looking takes 20 ms for 256 MiB, in which nothing is received.
+    def _arrived(self) -> None:
+        self._server.notify()
+        self._progressed()
+
+    def _progressed(self) -> None:
+        with self._progress:
+            self._progress.notify_all()
+
+    def _wait_until(self, done: Callable[[], bool]) -> str:
+        """Wait for something, and for the end of the restore; else why the first will not be.
+
+        After both another server can go on from here (see `guard`), and not before.
         """
-        self._ended.wait()
-        self.wait_for(expected)
+        with self._progress:
+            self._progress.wait_for(
+                lambda: (done() and self._spaces.finished) or self._intake.broken
+            )
+        return "" if done() else self._intake.broken
 
-    def open_gate(self) -> None:
-        """All is there: the daemon may take what it likes."""
-        with self._news:
-            self._whole = True
-            self._news.notify_all()
+    def _watch_guard(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            guard = os.pidfd_open(self._held.guard)
+            poll = select.poll()
+            poll.register(guard, select.POLLIN)
+            poll.poll()
+        self._guarded = False
+        logger.warning("the guard has died: from now on this server's death is the container's")
 
-    def gate(self, wanted: PageRange) -> None:
-        """Let the daemon's prefetching wait: it competes with what the container waits for.
+    def _listen(self, control: socket.socket) -> None:
+        while True:
+            channel, _ = control.accept()
+            thread = threading.Thread(target=self._converse, args=(channel,), daemon=True)
+            self._asked.add(thread)
+            thread.start()
 
-        A fault asks for one page (CRIU's own, in the middle of a restore); prefetching for many.
-        """
-        with self._news:
-            while wanted.pages > FAULT_PAGES and not self._whole:
-                self._news.wait()
+    def _converse(self, channel: socket.socket) -> None:
+        with channel, contextlib.suppress(OSError), channel.makefile("rwb", buffering=0) as lines:
+            line = lines.readline().decode().strip()
+            if line:
+                lines.write(keeper_words.encode(self._answer(Question(line))))
+        self._asked.discard(threading.current_thread())
 
-    def fetch(self, hole: PageRange) -> bytes:
-        """The content of pages that are asked for while they are still on their way."""
-        self.wait_for([hole])
-        return b"".join(self.view(hole))
+    def _answer(self, question: Question) -> Answer:
+        error = ""
+        match question:
+            case Question.ALL_STORED:
+                self._expect()
+                error = self._wait_until(lambda: self._store.ended)
+                if self._store.ended and self._store.lacking:
+                    error = "the source has sent no more"
+            case Question.FINAL:
+                self._expect()
+                error = self._wait_until(lambda: self._store.final)
+            case Question.END:
+                self._ended.wait()
+            case Question.STATE:
+                pass
+        return Answer(
+            lacking=self._store.lacking,
+            finished=self._spaces.finished,
+            guarded=self._guarded,
+            error=error,
+        )
 
 
-def keep(
-    *, listener: socket.socket, pages: socket.socket, control: socket.socket,
-    context: ssl.SSLContext, peer: str,
-) -> None:  # fmt: skip
-    """Receive, serve and end. `pages` is connected to the daemon, `control` to the agent."""
-    stock = Stock()
-    server = LazyServer(pages, stock, fallback=stock.fetch, gate=stock.gate)
-    threading.Thread(
-        target=_receive, args=(listener, context, peer, stock), name="receive", daemon=True
-    ).start()
-    server.start()
-    if _fulfil(control, stock):
-        while not server.wait(timeout_seconds=3600):
-            pass
+def guard(held: Holdings) -> int:
+    """Start servers until one has done the work; returns the exit status."""
+    index = PageIndex(held.index, capacity=CAPACITY_BYTES)
+    while True:
+        pid = fork_sharing_files()
+        if pid == 0:
+            _serve(held)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if status == 0:
+            return 0
+        logger.warning("the server has ended with {}", status)
+        if not (index.noted(Milestone.FINAL) and index.noted(Milestone.FINISHED)):
+            return 1  # nobody has said Held yet: the move is undone
+        time.sleep(RESTART_SECONDS)
 
 
-def _receive(listener: socket.socket, context: ssl.SSLContext, peer: str, stock: Stock) -> None:
+def _serve(held: Holdings) -> None:
     try:
-        receiver = PageReceiver(answer(listener, context, peer=peer), stock)
-        receiver.run()
-    except (TransshipError, OSError) as e:
-        stock.end_intake(str(e))
-    else:
-        stock.end_intake("the source has sent no more")
-
-
-def _fulfil(control: socket.socket, stock: Stock) -> bool:
-    """Whether all that the agent expects has come; its end before that is the end of this."""
-    with control.makefile("rwb", buffering=0) as lines:
-        line = lines.readline()
-        if not line:
-            return False
-        expected = [PageRange(*numbers) for numbers in json.loads(line)["expect"]]
-        try:
-            stock.wait_for_all(expected)
-        except PageMissing as e:
-            lines.write(json.dumps({"error": e.message}).encode() + b"\n")
-            return False
-        lines.write(json.dumps({"pages": total(expected)}).encode() + b"\n")
-        stock.open_gate()
-        return True
+        Keeper(held).run()
+    except BaseException:
+        logger.exception("serving pages failed")
+        os._exit(1)
+    os._exit(0)
 
 
 def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("--listener", "--pages", "--control"):
-        parser.add_argument(name, type=int, required=True, help="an inherited descriptor")
-    for name in ("--ca", "--cert", "--key"):
+    for name in ("--pages", "--restore", "--control"):
+        parser.add_argument(name, type=int, required=True, help="an inherited listener")
+    for name in ("--images", "--ca", "--cert", "--key"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--peer", required=True, help="common name of the source's certificate")
     given = parser.parse_args(words)
-    keep(
-        listener=socket.socket(fileno=given.listener),
-        pages=socket.socket(fileno=given.pages),
-        control=socket.socket(fileno=given.control),
-        context=server_context(authority=given.ca, certificate=given.cert, key=given.key),
+    if sys.stdin.buffer.readline() != keeper_words.BEGIN:
+        sys.exit("the agent has ended")
+    held = Holdings(
+        pages=given.pages,
+        restore=given.restore,
+        control=given.control,
+        store=os.memfd_create("transship-pages"),
+        index=os.memfd_create("transship-index"),
+        log=os.memfd_create("transship-events"),
+        images=given.images,
+        authority=given.ca,
+        certificate=given.cert,
+        key=given.key,
         peer=given.peer,
+        guard=os.getpid(),
     )
+    sys.exit(guard(held))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from transship.runtime.freezer import (
     FreezerState,
     freezer_of,
 )
-from transship.runtime.lazy_daemon import require_whole
+from transship.runtime.lazy_memory import require_whole
 from transship.runtime.page_stream import PageStream, RemotePages, open_stream
 from transship.runtime.processes import Process, named
 from transship.runtime.veil import Unveiled

@@ -96,11 +96,17 @@ def answer(listener: socket.socket, context: ssl.SSLContext, *, peer: str | None
     """Accept one connection, from the agent whose certificate has the common name `peer`."""
     with listener:
         plain, _ = listener.accept()
+    return admit(plain, context, peer=peer)
+
+
+def admit(plain: socket.socket, context: ssl.SSLContext, *, peer: str | None) -> ssl.SSLSocket:
+    """Secure an accepted connection. Raises Unreachable or Refused, and closes it then."""
     plain.settimeout(CONNECT_TIMEOUT_SECONDS)
     make_prompt(plain)
     try:
         secured = context.wrap_socket(plain, server_side=True)
     except OSError as e:
+        plain.close()
         raise Unreachable(f"accepting a page stream: {e}") from e
     name = _common_name(secured)
     if peer is not None and name != peer:

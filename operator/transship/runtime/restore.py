@@ -24,14 +24,13 @@ from transship.runtime import (
     externals,
     failures,
     hold,
-    lazy_daemon,
     mounts,
 )
+from transship.runtime.checkpoint import Pages
 from transship.runtime.conmon import Console
 from transship.runtime.failures import CheckpointFailed
 from transship.runtime.freezer import Freezer, FreezerState, freezer_of
 from transship.runtime.layout import Layout
-from transship.runtime.lazy_daemon import LazyDaemon
 from transship.runtime.processes import descendants
 from transship.runtime.runc import Runc
 
@@ -45,14 +44,14 @@ END_POLL_SECONDS = 0.005
 class RestoreRequest:
     """A container whose bundle, files and images are all in place, and its network namespace.
 
-    `pages` is a started daemon that gives the container its memory; None: the images have it.
+    LAZY: somebody who listens on `lazy-pages.socket` in the working folder gives it its memory.
     """
 
     container: str
     layout: Layout
     console: Console
     timeout_seconds: float
-    pages: LazyDaemon | None = None
+    pages: Pages = Pages.IN_IMAGES
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,6 @@ async def discard(layout: Layout, container: str) -> None:
     if conmon.alive(layout, container) and not (layout.runc_root / container).exists():
         await _end_supervisor(layout, container)  # of an agent that died: runc has not begun yet
     await _end_members(layout, container)
-    lazy_daemon.end_left(layout.images(container) / "work")  # after those whose memory it has
     for place in (layout.images(container), layout.runc_root / container):
         await asyncio.to_thread(_unmount_leftovers, place)
     if (layout.runc_root / container).exists():
@@ -138,7 +136,7 @@ async def _launch(request: RestoreRequest, *, work: Path) -> int:
     """Start conmon, runc and CRIU; when this raises, none of the three is left."""
     images = request.layout.images(request.container)
     options = [*RUNC_OPTIONS, f"--work-path={work}"]
-    if request.pages is not None:
+    if request.pages is Pages.LAZY:
         options.append("--lazy-pages")
     network = externals.network(externals.read_spec(request.layout.bundle(request.container)))
     launching = asyncio.ensure_future(

@@ -75,6 +75,8 @@ class MemoryCopy:
     def finish(self, processes: Sequence[Process], ranges: Sequence[PageRange]) -> CopyRound:
         """Inside the freeze: have every page of `ranges` at the target as it is now."""
         start = _Start.of(self._sender)
+        if not self.rounds:
+            self._sender.final()
         by_pid = {process.inside: process for process in processes}
         for pid in sorted({one.pid for one in ranges}):
             if pid not in by_pid:
@@ -83,6 +85,8 @@ class MemoryCopy:
             if self.rounds:
                 self._sent.discard(self._tracker.last_candidates(by_pid[pid], wanted))
             self._copy_frozen(by_pid[pid], self._sent.missing(wanted))
+        if self.rounds:  # only now is nothing there any more that has changed since
+            self._sender.final()
         self._sender.end()
         return start.result(self._sender, rate=self._meter.rate)
 

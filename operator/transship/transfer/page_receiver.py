@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from transship.common.errors import InvalidInput
 from transship.transfer import page_wire
 from transship.transfer.compression import Unpacker
+from transship.transfer.page_index import Milestone
 from transship.transfer.page_ranges import PAGE_BYTES, PageRange
 from transship.transfer.page_store import PageStore
 from transship.transfer.page_wire import Header, Kind
@@ -24,9 +25,11 @@ _RUNS = re.compile(rb"\x00+|\x01+")
 
 
 class PageReceiver:
-    """Stores what one stream brings."""
+    """Stores what one stream brings, and calls `news` for each batch of it."""
 
-    def __init__(self, channel: socket.socket, store: PageStore) -> None:
+    def __init__(
+        self, channel: socket.socket, store: PageStore, *, news: Callable[[], None] = lambda: None
+    ) -> None:
         # the source is silent between rounds for as long as it likes: closing ends the wait
         channel.settimeout(None)
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
@@ -34,25 +37,32 @@ class PageReceiver:
         self._store = store
         self._unpacker = Unpacker()
         self._packed = bytearray()
+        self._news = news
         self.pages = 0
         self.bytes = 0
 
     def run(self) -> None:
         """Receive until the source says that it is done. Raises Unreachable when it just ends."""
-        while True:
-            header = page_wire.receive_header(self._channel)
-            match header.kind:
-                case Kind.PAGES:
-                    self._receive(header)
-                case Kind.RESERVE:
-                    self._store.reserve(self._table(header)[0])
-                case Kind.FLUSH:
-                    done = page_wire.encode_flushed(pages=self.pages, size=self.bytes)
-                    page_wire.send_all(self._channel, done)
-                case Kind.END:
-                    return
-                case Kind.FLUSHED:
-                    pass
+        while (header := page_wire.receive_header(self._channel)).kind is not Kind.END:
+            if header.kind is Kind.PAGES:
+                self._receive(header)
+            else:
+                self._hear(header)
+
+    def _hear(self, header: Header) -> None:
+        match header.kind:
+            case Kind.RESERVE:
+                self._store.reserve(self._table(header)[0])
+            case Kind.FLUSH:
+                done = page_wire.encode_flushed(pages=self.pages, size=self.bytes)
+                page_wire.send_all(self._channel, done)
+            case Kind.STALE:
+                self._store.forget(self._table(header)[0])
+            case Kind.FINAL:
+                self._store.note(Milestone.FINAL)
+                self._news()
+            case _:
+                pass
 
     def abort(self) -> None:
         """Break the stream, from any thread: `run` then ends."""
@@ -77,6 +87,7 @@ class PageReceiver:
             self._store.keep_zero(one)
         self.pages += header.pages
         self.bytes += header.bytes
+        self._news()
 
     def _receive_packed(self, size: int, rooms: list[memoryview]) -> None:
         if len(self._packed) < size:

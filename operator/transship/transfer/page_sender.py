@@ -86,14 +86,28 @@ class PageSender:
 
     def reserve(self, ranges: Iterable[PageRange]) -> None:
         """Tell the target that these pages will come, so that it has the memory at hand."""
+        self._tell(Kind.RESERVE, ranges)
+
+    def take_back(self, ranges: Iterable[PageRange]) -> None:
+        """What was sent of these pages is not their content any more; they will be sent again."""
+        self._tell(Kind.STALE, ranges)
+
+    def final(self) -> None:
+        """The container is frozen: what was sent, and not taken back, is its pages' last content.
+
+        Until then the target gives none of them to the restored processes.
+        """
+        self._send(page_wire.encode(Kind.FINAL))
+
+    def _tell(self, kind: Kind, ranges: Iterable[PageRange]) -> None:
         group: list[PageRange] = []
         for one in ranges:
             if group and (group[0].pid != one.pid or len(group) == page_wire.MAX_RANGES):
-                self._send(page_wire.encode(Kind.RESERVE, group))
+                self._send(page_wire.encode(kind, group))
                 group = []
             group.append(one)
         if group:
-            self._send(page_wire.encode(Kind.RESERVE, group))
+            self._send(page_wire.encode(kind, group))
 
     def send(self, ranges: Sequence[PageRange], data: bytearray) -> None:
         """Send these pages of one process; `data` begins with their content, one after another."""

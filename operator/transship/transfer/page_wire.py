@@ -5,7 +5,9 @@
     then, with the flag MARKED, a byte per page: 1 for a page of zeros, which is not sent
     then the other pages, `bytes` in all; with the flag PACKED compressed together by zstd
 
-Only a FLUSH is answered, by a FLUSHED with the totals of pages and bytes stored so far.
+Only a FLUSH is answered, by a FLUSHED with the totals of pages and bytes stored so far. FINAL says
+that the container is frozen: whatever pages come from then on, or have come and were not taken back
+by STALE, have their last content.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ class Kind(IntEnum):
     FLUSH = 3
     FLUSHED = 4
     END = 5
+    STALE = 6
+    FINAL = 7
 
 
 @dataclass(frozen=True, slots=True)

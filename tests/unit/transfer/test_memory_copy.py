@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fakes.stored import content
 from transship.transfer import write_faults
 from transship.transfer.changed_pages import DigestTracker, Untracked
 from transship.transfer.memory_copy import MemoryCopy, Meter, selected
@@ -113,7 +114,7 @@ class Target:
         with MemoryReader(process) as reader:
             for batch in batches(ranges, pages=BATCH_PAGES):
                 assert reader.read(batch, buffer) == batch
-                stored = b"".join(part for one in batch for part in self.store.view(one))
+                stored = b"".join(content(self.store, one) for one in batch)
                 if stored != buffer[: len(stored)]:
                     return False
         return True

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from fakes.stored import content
 from transship.api.placement import Compression
 from transship.common.errors import InvalidInput, Unreachable
 from transship.transfer import page_wire
@@ -48,10 +49,6 @@ def link():
     made.close()
 
 
-def content(link: Link, pages: PageRange) -> bytes:
-    return b"".join(link.store.view(pages))
-
-
 def test_scattered_pages_arrive_where_they_belong(link: Link) -> None:
     ranges = (PageRange(3, 0, 2), PageRange(3, CHUNK_BYTES - PAGE_BYTES, 3))
     data = bytearray(os.urandom(5 * PAGE_BYTES))
@@ -60,7 +57,7 @@ def test_scattered_pages_arrive_where_they_belong(link: Link) -> None:
     assert link.sender.end().pages == 5
     link.thread.join()
     assert link.error is None
-    assert b"".join(content(link, one) for one in ranges) == data
+    assert b"".join(content(link.store, one) for one in ranges) == data
 
 
 def test_pages_of_zeros_are_not_sent_but_stored(link: Link) -> None:
@@ -71,7 +68,7 @@ def test_pages_of_zeros_are_not_sent_but_stored(link: Link) -> None:
     link.sender.send(ranges, data)
     stored = link.sender.flush()
     assert (stored.pages, stored.bytes) == (6, 2 * PAGE_BYTES)
-    assert b"".join(content(link, one) for one in ranges) == data
+    assert b"".join(content(link.store, one) for one in ranges) == data
     assert link.store.missing(ranges) == ()
 
 
@@ -117,7 +114,7 @@ def test_compressed_pages_arrive_as_they_were_and_take_less(link: Link) -> None:
     sender = compressed(link, Compression.ZSTD)
     sender.send(ranges, data)
     assert sender.flush().bytes < PAGE_BYTES
-    assert b"".join(content(link, one) for one in ranges) == data
+    assert b"".join(content(link.store, one) for one in ranges) == data
     assert sender.content_bytes == 5 * PAGE_BYTES
     assert sender.body_bytes < PAGE_BYTES
 
@@ -127,7 +124,7 @@ def test_what_compression_makes_no_smaller_goes_as_it_is(link: Link) -> None:
     sender = compressed(link, Compression.ZSTD)
     sender.send((PageRange(3, 0, 4),), data)
     assert sender.flush().bytes == 4 * PAGE_BYTES
-    assert content(link, PageRange(3, 0, 4)) == data
+    assert content(link.store, PageRange(3, 0, 4)) == data
 
 
 @pytest.mark.parametrize("damage", ["garbage", "too little", "too much"])

@@ -1,0 +1,46 @@
+"""What an agent and a page keeper say to each other on the keeper's control socket."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+SOCKET_NAME = "page-keeper.socket"
+"""In the working folder of a container's images, from the keeper's start to the end of its work."""
+PIDFILE_NAME = "page-keeper.pid"
+
+BEGIN = b"begin\n"
+"""What the guard awaits on its standard input; without it, it ends."""
+
+
+class Question(StrEnum):
+    """What an agent asks."""
+
+    # Both are answered once the restore is finished too, or with an error.
+    ALL_STORED = "AllStored"  # every page of the dump is here
+    FINAL = "Final"  # the source is frozen, and nothing stale is here any more
+    END = "End"  # answered once the processes have all of their pages
+    STATE = "State"  # answered at once
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How far it is; `error` says why what was asked for will not be."""
+
+    lacking: int = 0
+    finished: bool = False
+    guarded: bool = True
+    error: str = ""
+
+
+def encode(answer: Answer) -> bytes:
+    return json.dumps(asdict(answer)).encode() + b"\n"
+
+
+def decode(line: bytes) -> Answer:
+    """Raises ValueError for what is no answer (the keeper has ended within it)."""
+    try:
+        return Answer(**json.loads(line))
+    except TypeError as e:
+        raise ValueError(line) from e

@@ -1,0 +1,72 @@
+"""The keeper's end of the source's streams: who may connect, and what has become of them."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+
+from loguru import logger
+
+from transship.common.errors import Refused, TransshipError
+from transship.runtime.page_stream import admit
+from transship.transfer.page_index import Milestone
+from transship.transfer.page_receiver import PageReceiver
+from transship.transfer.page_store import PageStore
+
+
+class Intake:
+    """Receives into a store, in threads. Until the pages are final there is one stream."""
+
+    def __init__(
+        self, store: PageStore, *, context: ssl.SSLContext, peer: str, news: Callable[[], None]
+    ) -> None:
+        """`peer` is the common name of the source's certificate; `news` is called at each batch."""
+        self._store = store
+        self._context = context
+        self._peer = peer
+        self._news = news
+        self._streams: set[threading.Thread] = set()
+        self._lock = threading.Lock()
+        self._begun = False
+        self.broken = ""
+        """Why the last stream has ended before its end."""
+
+    def listen(self, listener: socket.socket) -> None:
+        """Accept streams for ever, in a thread."""
+        threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
+
+    def see_out(self, seconds: float) -> None:
+        """Wait for the end of the streams that are open."""
+        for thread in tuple(self._streams):
+            thread.join(seconds)
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            plain, _ = listener.accept()
+            receive = threading.Thread(target=self._receive, args=(plain,), daemon=True)
+            self._streams.add(receive)
+            receive.start()
+
+    def _receive(self, plain: socket.socket) -> None:
+        try:
+            with admit(plain, self._context, peer=self._peer) as channel:
+                self._take(channel)
+        except (TransshipError, OSError) as e:
+            logger.warning("a page stream was refused: {}", e)
+        self._streams.discard(threading.current_thread())
+        self._news()
+
+    def _take(self, channel: ssl.SSLSocket) -> None:
+        with self._lock:
+            if self._begun and not self._store.final:
+                raise Refused("accepting a page stream: there is one already")
+            self._begun = True
+        try:
+            PageReceiver(channel, self._store, news=self._news).run()
+        except (TransshipError, OSError) as e:
+            logger.warning("a page stream has broken off: {}", e)
+            self.broken = str(e)
+        else:
+            self._store.note(Milestone.ENDED)

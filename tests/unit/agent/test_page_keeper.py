@@ -1,0 +1,241 @@
+"""The keeper as the agent has it: two processes, TLS, sockets by path; and what kills cost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from fakes.lazy_process import FEATURES, PAGE, PID, LazyProcess, pagemap_image
+from transship.agent import keepers
+from transship.agent.keepers import KeeperDead, PageKeeper, TlsFiles
+from transship.common.certificates import agent_name, new_authority, write_credentials
+from transship.common.errors import TransshipError
+from transship.common.tls import client_context
+from transship.runtime import pidfds
+from transship.runtime.layout import Layout
+from transship.runtime.page_stream import RemotePages, dial
+from transship.transfer.page_ranges import PageRange
+from transship.transfer.page_sender import PageSender
+from transship.transfer.restore_link import SOCKET_NAME
+
+PAGES = 3000
+OFFSET = 1000
+ADDRESS = "127.0.0.1"
+
+
+class Node:
+    """A keeper, and a process that wants all of its pages from it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.layout = Layout(runtime_dir=folder / "run")
+        self.work = self.layout.images("c") / "work"
+        authority = new_authority("test")
+        (folder / "ca").write_bytes(authority.credentials.certificate)
+        self._senders: list[PageSender] = []
+        self._tls = {}
+        for name in ("source", "target"):
+            made = authority.issue_agent(name, addresses=[ADDRESS])
+            files = write_credentials(made, folder, name)
+            self._tls[name] = TlsFiles(folder / "ca", files.certificate, files.key)
+
+    async def start(self) -> None:
+        self.keeper, self.port = await PageKeeper.start(
+            self.layout,
+            "c",
+            address=ADDRESS,
+            files=self._tls["target"],
+            peer=agent_name("source"),
+        )
+        self.guard = int((self.work / "page-keeper.pid").read_text().split()[0])
+        self.process = LazyProcess(self.work / SOCKET_NAME, pages=PAGES, features=FEATURES)
+        image = pagemap_image((self.process.address, PAGES))
+        (self.layout.images("c") / f"pagemap-{PID}.img").write_bytes(image)
+        await self.keeper.state()
+
+    def sender(self) -> PageSender:
+        files = self._tls["source"]
+        context = client_context(
+            authority=files.authority, certificate=files.certificate, key=files.key
+        )
+        channel = dial(RemotePages(ADDRESS, self.port, node="target", context=context))
+        self._senders.append(PageSender(channel))
+        return self._senders[-1]
+
+    def send(self, sender: PageSender, first: int, end: int) -> None:
+        for start in range(first, end, 500):
+            stop = min(start + 500, end)
+            numbers = (number + OFFSET for number in range(start, stop))
+            data = b"".join(number.to_bytes(8, "little") + b"x" * (PAGE - 8) for number in numbers)
+            pages = PageRange(PID, self.process.address + start * PAGE, stop - start)
+            sender.send([pages], bytearray(data))
+        sender.flush()
+
+    @property
+    def server(self) -> int:
+        children = Path(f"/proc/{self.guard}/task/{self.guard}/children").read_text().split()
+        return int(children[0])
+
+    async def killed(self, pid: int) -> None:
+        handle = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGKILL)
+        await pidfds.ended(handle, timeout_seconds=20)
+        os.close(handle)
+
+    async def close(self) -> None:
+        for sender in self._senders:
+            sender.close()
+        await self.keeper.close()
+        self.process.close()
+
+
+@pytest.fixture
+async def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
+    monkeypatch.setattr(keepers, "leave_agent", lambda _layout, *, pid: None)
+    made = Node(tmp_path)
+    await made.start()
+    yield made
+    await made.close()
+
+
+def numbered(first: int, end: int) -> list[int]:
+    return [number + OFFSET for number in range(first, end)]
+
+
+async def test_pages_come_from_the_source_to_the_process(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, PAGES)
+    sender.final()
+    sender.end()
+    node.process.ask("finish()")
+    await node.keeper.all_stored(timeout_seconds=20)
+    await node.keeper.ended()
+    assert node.process.ask(f"words(0, {PAGES})") == numbered(0, PAGES)
+    assert PageKeeper.find(node.layout, "c") is None
+
+
+async def test_a_source_that_sends_too_little_is_told_of(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, PAGES - 3)
+    sender.final()
+    sender.end()
+    node.process.ask("finish()")
+    with pytest.raises(TransshipError, match="3 have not arrived: the source has sent no"):
+        await node.keeper.all_stored(timeout_seconds=20)
+
+
+async def test_a_source_that_breaks_off_is_told_of(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, 100)
+    asking = asyncio.create_task(node.keeper.all_stored(timeout_seconds=20))
+    sender.abort()
+    with pytest.raises(TransshipError, match="2900 have not arrived"):
+        await asking
+
+
+async def test_a_server_killed_before_the_pages_are_final_is_the_end_of_it(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, PAGES)
+    await node.killed(node.server)
+    with pytest.raises(KeeperDead):
+        await node.keeper.all_stored(timeout_seconds=20)
+
+
+async def test_a_server_killed_while_pages_are_missing_is_followed_by_another(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, 2000)
+    sender.final()
+    node.process.ask("finish()")
+    await node.keeper.final(timeout_seconds=20)
+    assert node.process.ask("words(0, 10)") == numbered(0, 10)
+    assert node.process.ask("drop(100, 1000)") == 0
+    node.process.tell("words(2500, 2510)")
+    for _ in range(3):
+        await node.killed(node.server)
+        assert (await node.keeper.state()).lacking == 1000
+    assert node.process.is_waiting
+    sender = node.sender()
+    node.send(sender, 1900, PAGES)
+    sender.end()
+    assert node.process.answer() == numbered(2500, 2510)
+    await node.keeper.ended()
+    expected = [*numbered(0, 100), *[0] * 900, *numbered(1000, PAGES)]
+    assert node.process.ask(f"words(0, {PAGES})") == expected
+
+
+async def test_a_server_killed_at_any_moment_of_giving_loses_nothing(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, PAGES)
+    sender.final()
+    sender.end()
+    node.process.ask("finish()")
+    await node.keeper.final(timeout_seconds=20)
+    node.process.tell(f"[drop(n, n + 1) for n in range(0, {PAGES}, 50)]")
+    kills = 0
+    while PageKeeper.find(node.layout, "c") is not None and kills < 5:
+        try:
+            await node.killed(node.server)
+        except (IndexError, ProcessLookupError, FileNotFoundError):
+            await asyncio.sleep(0)
+        else:
+            kills += 1
+    assert node.process.answer() == [0] * len(range(0, PAGES, 50))
+    await node.keeper.ended()
+    expected = [0 if number % 50 == 0 else number + OFFSET for number in range(PAGES)]
+    assert node.process.ask(f"words(0, {PAGES})") == expected
+    assert kills
+
+
+async def test_the_death_of_the_guard_is_noted_and_harms_nobody(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, 2000)
+    sender.final()
+    node.process.ask("finish()")
+    await node.killed(node.guard)
+    while (await node.keeper.state()).guarded:  # noqa: ASYNC110 - the server notes it by itself
+        await asyncio.sleep(0)
+    node.send(sender, 2000, PAGES)
+    sender.end()
+    await node.keeper.ended()
+    assert node.process.ask(f"words(0, {PAGES})") == numbered(0, PAGES)
+
+
+async def test_the_death_of_both_is_a_loss_that_is_told_of(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, 2000)
+    sender.final()
+    node.process.ask("finish()")
+    server = node.server
+    await node.killed(node.guard)
+    await node.killed(server)
+    with pytest.raises(KeeperDead):
+        await node.keeper.ended()
+
+
+async def test_another_agent_has_the_same_hold_on_it(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, 2000)
+    sender.final()
+    found = PageKeeper.find(node.layout, "c")
+    assert found is not None
+    ending = asyncio.create_task(found.ended())
+    assert (await found.state()).lacking == 1000
+    node.process.ask("finish()")
+    node.send(sender, 2000, PAGES)
+    sender.end()
+    await ending
+
+
+async def test_closing_it_leaves_no_process(node: Node) -> None:
+    server = node.server
+    await node.keeper.close()
+    for pid in (node.guard, server):
+        assert not Path(f"/proc/{pid}/cmdline").exists() or not alive(pid)
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

@@ -119,6 +119,8 @@ class PageKeeper:
                 answer = await self._ask(question)
         except TimeoutError as e:
             raise DeadlineExceeded("receiving pages: not all have arrived in time") from e
+        except FileNotFoundError:
+            return  # it has given all of them already
         except (OSError, ValueError) as e:
             raise KeeperDead("receiving pages: the page keeper has ended") from e
         if answer.error:

@@ -116,6 +116,7 @@ async def test_pages_come_from_the_source_to_the_process(node: Node) -> None:
     await node.keeper.ended()
     assert node.process.ask(f"words(0, {PAGES})") == numbered(0, PAGES)
     assert PageKeeper.find(node.layout, "c") is None
+    await node.keeper.all_stored(timeout_seconds=20)  # asked again, of one that is done
 
 
 async def test_a_source_that_sends_too_little_is_told_of(node: Node) -> None:

@@ -7,6 +7,7 @@ library is imported here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from transship.api.container import Container, SecurityContext
 from transship.api.reasons import Reason
 from transship.common.certificates import agent_name, new_authority, write_credentials
 from transship.runtime import conmon, criu, logs, mounts, orders, restore
-from transship.runtime.checkpoint import Dump, Dumper, DumpRequest
+from transship.runtime.checkpoint import Dump, Dumper, DumpRequest, Pages
 from transship.runtime.containers import Runtime, State
 from transship.runtime.failures import CheckpointFailed
 from transship.runtime.freezer import Freezer, FreezerState, freezer_of
@@ -33,6 +34,8 @@ from transship.runtime.layout import Layout
 from transship.runtime.orders import Order
 from transship.runtime.page_server import PageServer
 from transship.runtime.page_stream import RemotePages
+from transship.runtime.processes import descendants
+from transship.runtime.restore import Restorer
 from transship.runtime.selftest import run_selftest
 
 NAME = "c"
@@ -87,6 +90,7 @@ class Corner:
         container = Container(
             image=self.image,
             command=("/usr/bin/python3", "-c", PROGRAM, *words),
+            tty="terminal" in words,
             security_context=SecurityContext(run_as_user=1000 if "not-root" in words else None),
         )
         return Order(id=NAME, name=NAME, container=container)
@@ -96,6 +100,12 @@ class Corner:
 
     def last(self) -> int:
         return self.numbers()[-1]
+
+    def descriptors(self) -> list[str]:
+        """Of what kinds the open files of its process 1 are."""
+        [pid] = self.freezer.processes()
+        found = Path(f"/proc/{pid}/fd").iterdir()
+        return sorted(str(path.readlink()).partition(":")[0] for path in found)
 
     def states(self) -> list[str]:
         stats = [Path(f"/proc/{pid}/stat").read_text() for pid in self.freezer.processes()]
@@ -111,11 +121,39 @@ class Corner:
         assert self.numbers() == before
         assert self.freezer.state() is FreezerState.FROZEN
 
-    async def restore(self) -> restore.Restored:
-        self.runtime.mount(NAME)
+    async def restorer(self, *, pages: Pages = Pages.IN_IMAGES) -> Restorer:
         console = orders.load(self.layout, NAME).console
-        request = restore.RestoreRequest(NAME, self.layout, console, TIMEOUT_SECONDS)
-        return await restore.restore_held(request)
+        request = restore.RestoreRequest(NAME, self.layout, console, pages)
+        return await Restorer.ready(request)
+
+    async def restore(self) -> restore.Restored:
+        restorer = await self.restorer()
+        self.runtime.mount(NAME)
+        restored = await restorer.restore(timeout_seconds=TIMEOUT_SECONDS)
+        await restorer.settle()
+        return restored
+
+    def waiting(self) -> dict[str, int]:
+        """The processes of a restore that is ready, by who they are."""
+        supervisor = conmon.conmon_pid(self.layout, NAME)
+        runc, gate, real = descendants(supervisor)
+        return {"conmon": supervisor, "runc": runc, "gate": gate, "criu": real}
+
+    async def nothing_is_left(self) -> None:
+        """Of a restore but files; what ends by itself may take a moment."""
+        await until(lambda: not conmon.alive(self.layout, NAME))
+        await restore.discard(self.layout, NAME)
+        refuge = Freezer(self.freezer.path.with_name(f"{NAME}.criu"), unified=self.freezer.unified)
+        assert self.freezer.processes() == refuge.processes() == ()
+        assert not refuge.path.exists()
+        assert not (self.layout.runc_root / NAME).exists()
+        assert (self.layout.rootfs(NAME) / "usr").is_dir()
+        assert self.numbers() == []
+
+    async def renew_network(self) -> None:
+        """A dead copy's connection lingers in the namespace."""
+        mounts.unmount(self.layout.netns(NAME))
+        self.order()
 
     async def clear(self) -> None:
         await restore.discard(self.layout, NAME)
@@ -186,7 +224,7 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def failure(call: Coroutine[Any, Any, object]) -> CheckpointFailed:
+async def failure(call: Awaitable[object]) -> CheckpointFailed:
     try:
         await call
     except CheckpointFailed as e:
@@ -200,6 +238,7 @@ async def a_container_is_dumped_restored_held_and_goes_on_where_it_was(stage: St
     await stage.dump()
     await stage.source.stands_still()
     restored = await stage.target.restore()
+    assert stage.target.descriptors() == stage.source.descriptors()
     assert stage.target.numbers() == []
     await asyncio.sleep(A_WHILE_SECONDS)
     assert stage.target.numbers() == []
@@ -368,18 +407,176 @@ async def a_failed_restore_leaves_nothing_but_files(stage: Stage) -> None:
 async def a_cancelled_restore_leaves_nothing_but_files(stage: Stage) -> None:
     await stage.start()
     await stage.dump()
-    for delay in (0.0, 0.02, 0.05, 0.08):
-        restoring = asyncio.create_task(stage.target.restore())
+    stage.target.runtime.mount(NAME)
+    for delay in (0.0, 0.05, 0.1, 0.2):
+        getting_ready = asyncio.create_task(stage.target.restorer())
+        await asyncio.sleep(delay)
+        getting_ready.cancel()
+        await asyncio.wait([getting_ready])
+        await stage.target.nothing_is_left()
+    for delay in (0.0, 0.01, 0.02, 0.04):
+        restorer = await stage.target.restorer()
+        restoring = asyncio.create_task(restorer.restore(timeout_seconds=TIMEOUT_SECONDS))
         await asyncio.sleep(delay)
         restoring.cancel()
         await asyncio.wait([restoring])
-        assert stage.target.freezer.processes() == ()
-        assert not (stage.target.layout.runc_root / NAME).exists()
-        assert (stage.target.layout.rootfs(NAME) / "usr").is_dir()
-        mounts.unmount(stage.target.layout.netns(NAME))  # the dead copy's connection lingers there
-        stage.target.order()
+        await restorer.close()  # it may have been held already
+        await stage.target.nothing_is_left()
+        await stage.target.renew_network()
     stage.source.freezer.thaw()
     await stage.source.goes_on()
+
+
+@scenario
+async def a_restore_that_is_ready_can_be_closed_unused(stage: Stage) -> None:
+    await stage.start()
+    stage.target.runtime.mount(NAME)
+    for _ in range(2):
+        restorer = await stage.target.restorer()
+        gone = list(stage.target.waiting().values())
+        await restorer.close()
+        await stage.target.nothing_is_left()
+        await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in gone))  # noqa: B023
+
+
+@scenario
+async def whoever_dies_before_the_go_makes_the_restore_fail(stage: Stage) -> None:
+    await stage.start()
+    await stage.dump()
+    stage.target.runtime.mount(NAME)
+    for who in ("conmon", "runc", "gate", "criu"):
+        restorer = await stage.target.restorer()
+        os.kill(stage.target.waiting()[who], signal.SIGKILL)
+        error = await failure(restorer.restore(timeout_seconds=TIMEOUT_SECONDS))
+        assert error.reason == Reason.RESTORE_FAILED, error
+        await stage.target.nothing_is_left()
+    stage.source.freezer.thaw()
+    await stage.source.goes_on()
+
+
+@scenario
+async def whoever_dies_in_a_restore_nothing_runs(stage: Stage) -> None:
+    await stage.start()
+    await stage.dump()
+    stage.target.runtime.mount(NAME)
+    for who in ("conmon", "runc", "gate", "criu"):
+        for delay in (0.0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03):
+            restorer = await stage.target.restorer()
+            victim = stage.target.waiting()[who]
+            restoring = asyncio.create_task(restorer.restore(timeout_seconds=TIMEOUT_SECONDS))
+            await asyncio.sleep(delay)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+            await asyncio.wait([restoring])
+            if restoring.exception() is None:
+                assert stage.target.freezer.state() is FreezerState.FROZEN
+                await restorer.settle()
+                assert stage.target.numbers() == []
+                await restorer.close()
+            await stage.target.nothing_is_left()
+            await stage.target.renew_network()
+    stage.source.freezer.thaw()
+    await stage.source.goes_on()
+
+
+@scenario
+async def tasks_whose_gate_dies_at_the_last_stage_do_not_run(stage: Stage) -> None:
+    await stage.start()
+    await stage.dump()
+    stage.target.runtime.mount(NAME)
+    for who in ("gate", "criu", "runc"):
+        restorer = await stage.target.restorer()
+        waiting = stage.target.waiting()
+        os.kill(waiting["runc"], signal.SIGSTOP)  # the gate waits for its answer
+        restoring = asyncio.create_task(restorer.restore(timeout_seconds=TIMEOUT_SECONDS))
+        await until(lambda: stage.target.freezer.state() is FreezerState.FROZEN)
+        os.kill(waiting[who], signal.SIGKILL)
+        os.kill(waiting["runc"], signal.SIGCONT)
+        error = await failure(restoring)
+        assert error.reason == Reason.RESTORE_FAILED, error
+        await stage.target.nothing_is_left()
+        await stage.target.renew_network()
+    stage.source.freezer.thaw()
+    await stage.source.goes_on()
+
+
+AGENT = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from transship.runtime import orders, restore
+from transship.runtime.layout import Layout
+
+async def die(name, state, run, cgroup, delay):
+    layout = Layout(Path(state), Path(run), cgroup)
+    console = orders.load(layout, name).console
+    restorer = await restore.Restorer.ready(restore.RestoreRequest(name, layout, console))
+    if delay:
+        restoring = asyncio.create_task(restorer.restore(timeout_seconds=20))
+        await asyncio.sleep(float(delay))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(die(*sys.argv[1:]))
+"""
+
+
+def agent_dies(layout: Layout, *, delay: str) -> None:
+    """At once when a restore is ready, or so many seconds after its go."""
+    words = (NAME, str(layout.state_dir), str(layout.runtime_dir), layout.cgroup_parent, delay)
+    done = subprocess.run([sys.executable, "-c", AGENT, *words], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+@scenario
+async def an_agent_that_dies_before_its_go_leaves_nothing(stage: Stage) -> None:
+    await stage.start()
+    stage.target.runtime.mount(NAME)
+    await asyncio.to_thread(agent_dies, stage.target.layout, delay="")
+    await until(lambda: not conmon.alive(stage.target.layout, NAME))
+    assert not (stage.target.layout.runc_root / NAME).exists()
+    await stage.target.nothing_is_left()
+
+
+@scenario
+async def what_an_agent_leaves_that_dies_in_a_restore_is_discarded(stage: Stage) -> None:
+    await stage.start()
+    await stage.dump()
+    stage.target.runtime.mount(NAME)
+    for delay in ("0.001", "0.01", "0.02", "0.03", "0.05", "0.2"):
+        await asyncio.to_thread(agent_dies, stage.target.layout, delay=delay)
+        await restore.discard(stage.target.layout, NAME)
+        await stage.target.nothing_is_left()
+        await stage.target.renew_network()
+    stage.source.freezer.thaw()
+    await stage.source.goes_on()
+
+
+@scenario
+async def a_held_copy_whose_runc_is_killed_runs_on_without_it(stage: Stage) -> None:
+    await stage.start()
+    await stage.dump()
+    restorer = await stage.target.restorer()
+    runc = stage.target.waiting()["runc"]
+    stage.target.runtime.mount(NAME)
+    restored = await restorer.restore(timeout_seconds=TIMEOUT_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(runc, signal.SIGKILL)
+    await restorer.settle()
+    seen = stage.target.runtime.inspect(NAME)
+    assert (seen.state, seen.pid) == (State.RUNNING, restored.pid)
+    assert stage.target.freezer.state() is FreezerState.FROZEN
+    restore.resume(stage.target.layout, NAME)
+    await until(lambda: stage.target.freezer.state() is FreezerState.THAWED)
+
+
+@scenario
+async def a_container_with_a_terminal_is_moved(stage: Stage) -> None:
+    await stage.start("terminal")
+    await stage.dump()
+    await stage.target.restore()
+    restore.resume(stage.target.layout, NAME)
+    await until(stage.target.numbers)
+    assert stage.target.numbers()[0] == stage.source.last() + 1
+    await stage.target.goes_on()
 
 
 @scenario

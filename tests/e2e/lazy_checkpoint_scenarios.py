@@ -27,7 +27,7 @@ from transship.agent.keepers import KeeperDead, PageKeeper, TlsFiles
 from transship.api.reasons import Reason
 from transship.common.certificates import agent_name, new_authority, write_credentials
 from transship.common.tls import client_context
-from transship.runtime import orders, pagemaps, pidfds, restore, veil
+from transship.runtime import pagemaps, pidfds, restore, veil
 from transship.runtime.checkpoint import Dump, Dumper, DumpRequest, Pages
 from transship.runtime.criu_rpc import split
 from transship.runtime.freezer import FreezerState
@@ -298,11 +298,12 @@ class Move:
 
 
 async def lazy_restore(side: Corner) -> restore.Restored:
+    restorer = await side.restorer(pages=Pages.LAZY)
     side.runtime.mount(NAME)
-    console = orders.load(side.layout, NAME).console
-    request = restore.RestoreRequest(NAME, side.layout, console, TIMEOUT_SECONDS, pages=Pages.LAZY)
     with timed("restore"):
-        return await restore.restore_held(request)
+        restored = await restorer.restore(timeout_seconds=TIMEOUT_SECONDS)
+    await restorer.settle()
+    return restored
 
 
 def bring_images(dump: Dump, side: Corner) -> None:

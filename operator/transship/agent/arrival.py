@@ -46,6 +46,11 @@ class Arrival:
         finally:
             self.receivers.discard(task)
 
+    async def end_preparation(self) -> None:
+        if self.preparation is not None:
+            self.preparation.cancel()
+            await asyncio.wait([self.preparation])
+
     async def end_receiving(self) -> None:
         """Nothing writes below the container's home any more."""
         receivers = tuple(self.receivers)

@@ -29,6 +29,7 @@ from transship.runtime.freezer import freezer_of
 from transship.runtime.layout import Layout
 from transship.runtime.lazy_memory import require_whole, still_arriving
 from transship.runtime.page_stream import RemotePages
+from transship.runtime.restore import Restorer, RestoreRequest
 from transship.transfer.changed_pages import Untracked
 from transship.transfer.mappings import mapped_files
 from transship.transfer.page_ranges import Process
@@ -65,6 +66,7 @@ class NodeCopies:
         self._tls = tls
         self._departing: dict[str, Departing] = {}
         self._keepers: dict[str, PageKeeper] = {}  # that this agent has started
+        self._restorers: dict[str, Restorer] = {}
         self._settling: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @property
@@ -153,6 +155,7 @@ class NodeCopies:
     # The target.
 
     async def receive(self, container: str, *, node: str) -> MemoryEndpoint:
+        await self._end_restorer(container)
         await self._end_keeper(container)
         await self._clear_images(container)
         self._keepers[container], port = await PageKeeper.start(
@@ -162,19 +165,17 @@ class NodeCopies:
             files=self._tls.files,
             peer=agent_name(node),
         )
+        console = orders.load(self._layout, container).console
+        self._restorers[container] = await Restorer.ready(
+            RestoreRequest(container, self._layout, console, pages=Pages.LAZY)
+        )
         return MemoryEndpoint(address=self._tls.address, port=port)
 
     async def restore(self, container: str, *, timeout_seconds: float) -> Restored:
-        prepared = orders.load(self._layout, container)
-        done = await restore.restore_held(
-            restore.RestoreRequest(
-                container,
-                self._layout,
-                prepared.console,
-                timeout_seconds=timeout_seconds,
-                pages=Pages.LAZY,
-            )
-        )
+        restorer = self._restorers.get(container)
+        if restorer is None:
+            raise TransshipError(f"restoring {container}: nothing was received for it")
+        done = await restorer.restore(timeout_seconds=timeout_seconds)
         return Restored(pid=done.pid)
 
     async def received(self, container: str, *, timeout_seconds: float) -> None:
@@ -188,6 +189,8 @@ class NodeCopies:
 
     async def settle(self, container: str) -> None:
         async with self._settling[container]:
+            if (restorer := self._restorers.pop(container, None)) is not None:
+                await restorer.settle()
             keeper = PageKeeper.find(self._layout, container)
             if keeper is None and container not in self._keepers:
                 return
@@ -206,9 +209,14 @@ class NodeCopies:
 
     async def destroy(self, container: str) -> None:
         await self.unready(container)
+        await self._end_restorer(container)
         await restore.discard(self._layout, container)
         await self._end_keeper(container)
         await self._runtime.destroy(container)
+
+    async def _end_restorer(self, container: str) -> None:
+        if (restorer := self._restorers.pop(container, None)) is not None:
+            await restorer.close()
 
     async def _end_keeper(self, container: str) -> None:
         keeper = self._keepers.pop(container, None) or PageKeeper.left(self._layout, container)

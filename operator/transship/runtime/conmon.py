@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,11 +92,13 @@ async def launch(
     console: Console,
     extra: Sequence[str] = (),
     before: Sequence[str] = (),
-    timeout_seconds: float = START_TIMEOUT_SECONDS,
+    environment: Mapping[str, str] | None = None,
+    answer_seconds: float | None = START_TIMEOUT_SECONDS,
 ) -> int:
     """Start a conmon and with it the container (created, or restored); return the container's pid.
 
     conmon forks away at once, into a session of its own; only what it says on the sync pipe counts.
+    `environment` is added to the agent's own, for conmon and runc.
     """
     make_directories(layout, container_id=container_id)
     forget(layout, container_id=container_id)
@@ -105,18 +107,18 @@ async def launch(
     )
     receiving, sending = os.pipe()
     try:
-        environment = {**os.environ, "_OCI_SYNCPIPE": str(sending)}
-        await run(words, env=environment, pass_fds=[sending], timeout_seconds=timeout_seconds)
+        variables = {**os.environ, **(environment or {}), "_OCI_SYNCPIPE": str(sending)}
+        await run(words, env=variables, pass_fds=[sending], timeout_seconds=START_TIMEOUT_SECONDS)
+        await asyncio.to_thread(_leave_agent, layout, container_id=container_id)
     except BaseException:
         os.close(receiving)
         raise
     finally:
         os.close(sending)
-    _leave_agent(layout, container_id=container_id)
-    return _pid_in(await _last_line(receiving, timeout_seconds=timeout_seconds))
+    return _pid_in(await _last_line(receiving, timeout_seconds=answer_seconds))
 
 
-async def _last_line(descriptor: int, *, timeout_seconds: float) -> bytes:
+async def _last_line(descriptor: int, *, timeout_seconds: float | None) -> bytes:
     loop = asyncio.get_running_loop()
     stream = asyncio.StreamReader()
     file = os.fdopen(descriptor, "rb", buffering=0)
@@ -176,8 +178,9 @@ def forget(layout: Layout, *, container_id: str) -> None:
 
 def alive(layout: Layout, container_id: str) -> bool:
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-        comm = Path(f"/proc/{conmon_pid(layout, container_id)}/comm").read_text()
-        return comm.strip() == "conmon"
+        stat = Path(f"/proc/{conmon_pid(layout, container_id)}/stat").read_text()
+        name, _, rest = stat.partition("(")[2].rpartition(")")
+        return name == "conmon" and rest.split()[0] not in "ZX"
     return False
 
 

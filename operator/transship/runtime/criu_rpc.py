@@ -26,6 +26,7 @@ class Kind(IntEnum):
     """criu_req_type."""
 
     DUMP = 1
+    RESTORE = 2
     CHECK = 3
     NOTIFY = 6
     FEATURE_CHECK = 9
@@ -63,6 +64,14 @@ class Features:
 
 
 @dataclass(frozen=True)
+class InheritedFile:
+    """What CRIU takes for a file of the images: a descriptor that it has inherited itself."""
+
+    key: str | None = numbered(1)
+    fd: int | None = numbered(2)
+
+
+@dataclass(frozen=True)
 class Options:
     """criu_opts; None is left out, which is CRIU's own default."""
 
@@ -80,6 +89,7 @@ class Options:
     work_dir_fd: int | None = numbered(17)
     link_remap: bool | None = numbered(18)
     manage_cgroups: bool | None = numbered(24)
+    inherited: tuple[InheritedFile, ...] | None = numbered(27)
     cgroup_mode: CgroupMode | None = numbered(34)
     ghost_limit: int | None = numbered(35)
     external: tuple[str, ...] | None = numbered(37)
@@ -107,6 +117,17 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """criu_resp, where Transship stands for CRIU."""
+
+    kind: Kind | None = numbered(1)
+    success: bool | None = numbered(2)
+
+    def encode(self) -> bytes:
+        return _encode(self)
+
+
+@dataclass(frozen=True)
 class Response:
     """criu_resp: what of it is read."""
 
@@ -114,6 +135,7 @@ class Response:
     success: bool
     error: str = ""
     notice: str = ""  # the name of the script that CRIU waits for
+    pid: int = 0  # with some notices: the container's process 1
     page_server: PageServerInfo = PageServerInfo()
     features: Features = Features()
     version: tuple[int, int, int] = (0, 0, 0)
@@ -128,16 +150,37 @@ def decode(message: bytes) -> Response:
         raise TransshipError("reading CRIU's answer: malformed message") from e
 
 
+def kind_of(request: bytes) -> int:
+    """criu_req_type of a request. Raises IndexError or ValueError when it is none."""
+    return number_in(parse(request), 1)
+
+
+def agrees(answer: bytes) -> bool:
+    """Whether an answer to a notice is a yes. Raises IndexError or ValueError when it is none."""
+    return bool(number_in(parse(answer), 3))
+
+
+def with_options(request: bytes, more: Options) -> bytes:
+    """Add options to a request; one that it has already is replaced, a list is made longer.
+
+    That is how protocol buffers are merged: of a field that comes twice, the last one counts.
+    """
+    options = _bytes(parse(request), 2) + _encode(more)
+    head = Request(kind=Kind(kind_of(request))).encode()
+    return head + varint(2 << 3 | BYTES) + varint(len(options)) + options
+
+
 Parsed = dict[int, "int | bytes"]
 
 
 def _response(seen: Parsed) -> Response:
-    server, features, version = (_inner(seen, number) for number in (6, 8, 10))
+    notice, server, features, version = (_inner(seen, number) for number in (5, 6, 8, 10))
     return Response(
         kind=number_in(seen, 1),
         success=bool(number_in(seen, 2)),
         error=_bytes(seen, 9).decode(errors="replace"),
-        notice=_bytes(_inner(seen, 5), 1).decode(),
+        notice=_bytes(notice, 1).decode(),
+        pid=number_in(notice, 2),
         page_server=PageServerInfo(port=number_in(server, 2) & 0xFFFF, pid=number_in(server, 3)),
         features=Features(*(bool(number_in(features, number)) for number in (1, 2, 3))),
         version=(number_in(version, 1), number_in(version, 2), number_in(version, 4)),

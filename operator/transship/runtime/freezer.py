@@ -52,6 +52,15 @@ class Freezer:
         return "1" if self.unified else "FROZEN"
 
     @property
+    def state_file(self) -> str:
+        """The name of the file that has the line `frozen_line` while all tasks are frozen."""
+        return "cgroup.events" if self.unified else "freezer.state"
+
+    @property
+    def frozen_line(self) -> str:
+        return "frozen 1" if self.unified else "FROZEN"
+
+    @property
     def _thaw_word(self) -> str:
         return "0" if self.unified else "THAWED"
 

@@ -71,6 +71,11 @@ class Layout:
         """What the annotation org.criu.config names; written before each dump and restore."""
         return self.container(container_id) / "criu.conf"
 
+    @property
+    def gate(self) -> Path:
+        """The folder of the program that runc takes for criu."""
+        return self.state_dir / "gate"
+
     # In memory.
 
     @property
@@ -112,3 +117,7 @@ class Layout:
     def cgroup(self, container_id: str) -> str:
         """The container's cgroup, relative to each controller's root."""
         return f"{self.cgroup_parent}/{container_id}"
+
+    def refuge_cgroup(self, container_id: str) -> str:
+        """For those that restore the container: they must not be frozen with it."""
+        return f"{self.cgroup(container_id)}.criu"

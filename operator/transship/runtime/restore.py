@@ -1,6 +1,6 @@
 """Restoring a container held: complete, but not allowed to run before `resume`.
 
-What holds after `restore_held` returned: the container is frozen, nothing of it has run, and it
+What holds after `Restorer.restore` returned: the container is frozen, nothing of it has run, and it
 stays so whoever dies. After any failure nothing of it is left but its files and images.
 """
 
@@ -8,41 +8,49 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import time
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self, TypeVar
+
+from loguru import logger
 
 from transship.api.reasons import Reason
-from transship.common.errors import DeadlineExceeded, TransshipError
+from transship.common.errors import TransshipError
 from transship.runtime import (
     cgroups,
     conmon,
     criu,
-    criu_log,
     externals,
     failures,
-    hold,
-    mounts,
+    gate_entry,
+    restore_options,
 )
 from transship.runtime.checkpoint import Pages
 from transship.runtime.conmon import Console
+from transship.runtime.discarding import discard
 from transship.runtime.failures import CheckpointFailed
 from transship.runtime.freezer import Freezer, FreezerState, freezer_of
+from transship.runtime.gate_entry import GateEntry
+from transship.runtime.gate_orders import Said
 from transship.runtime.layout import Layout
-from transship.runtime.processes import descendants
-from transship.runtime.runc import Runc
+
+__all__ = ["RestoreRequest", "Restored", "Restorer", "discard", "resume"]
 
 LOG_NAME = "restore.log"
-RUNC_OPTIONS = ("--manage-cgroups-mode=ignore", "--tcp-established", "--file-locks")
-END_TIMEOUT_SECONDS = 10.0
-END_POLL_SECONDS = 0.005
+READY_TIMEOUT_SECONDS = 30.0
+END_TIMEOUT_SECONDS = 5.0
+"""For conmon and runc, once the gate has ended."""
+NOTE_TIMEOUT_SECONDS = 20.0
+"""For runc's notes on a restored container: some milliseconds as a rule."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class RestoreRequest:
-    """A container whose bundle, files and images are all in place, and its network namespace.
+    """A container whose bundle and network namespace are there.
 
     LAZY: somebody who listens on `lazy-pages.socket` in the working folder gives it its memory.
     """
@@ -50,7 +58,6 @@ class RestoreRequest:
     container: str
     layout: Layout
     console: Console
-    timeout_seconds: float
     pages: Pages = Pages.IN_IMAGES
 
 
@@ -62,33 +69,91 @@ class Restored:
     seconds: float
 
 
-async def restore_held(request: RestoreRequest) -> Restored:
-    """Restore through conmon and runc. Raises CheckpointFailed."""
-    began = time.monotonic()
-    work = request.layout.images(request.container) / "work"
-    log = work / LOG_NAME
-    try:
-        _prepare(request, work=work)
-        pid = await _launch(request, work=work)
-        _require_held(freezer_of(request.layout, request.container))
-    except DeadlineExceeded as e:
-        await discard(request.layout, request.container)
-        seconds = request.timeout_seconds
-        raise failures.timed_out(
-            log, doing="restoring", reason=Reason.RESTORE_TIMED_OUT, seconds=seconds
-        ) from e
-    except CheckpointFailed:
-        await discard(request.layout, request.container)
-        raise
-    except TransshipError as e:
-        await discard(request.layout, request.container)
-        raise failures.from_log(
-            log, doing="restoring", otherwise=Reason.RESTORE_FAILED, said=e.message
-        ) from e
-    except BaseException:
-        await discard(request.layout, request.container)
-        raise
-    return Restored(pid, seconds=time.monotonic() - began)
+class Restorer:
+    """One restore, through a conmon, runc and CRIU that are started beforehand (see criu_gate)."""
+
+    def __init__(self, request: RestoreRequest, entry: GateEntry) -> None:
+        self._request = request
+        self._entry = entry
+        self._launching = asyncio.create_task(_launch(request, entry))
+
+    @classmethod
+    async def ready(cls, request: RestoreRequest) -> Self:
+        """Bring it so far that images, files and pages are all that is missing.
+
+        Raises CheckpointFailed; nothing is left then.
+        """
+        freezer = _prepare(request)
+        entry = GateEntry.open(_work(request))
+        restorer = cls(request, entry)
+        async with restorer._or_nothing(READY_TIMEOUT_SECONDS):
+            orders = gate_entry.orders(request.layout, request.container, freezer=freezer)
+            await restorer._unless_over(entry.meet(orders))
+            await restorer._unless_over(entry.hear(Said.READY))
+        return restorer
+
+    async def restore(self, *, timeout_seconds: float) -> Restored:
+        """Restore from the images that are there by now. Raises CheckpointFailed."""
+        began = time.monotonic()
+        async with self._or_nothing(timeout_seconds):
+            await self._entry.say(Said.GO)
+            word = await self._unless_over(self._entry.hear(Said.HELD))
+            _require_held(freezer_of(self._request.layout, self._request.container))
+        return Restored(word.pid, seconds=time.monotonic() - began)
+
+    async def settle(self) -> None:
+        """Wait for conmon and runc, which note the copy while it is held, or runs already.
+
+        A runc that is killed then is like a conmon that dies: the copy runs on without it. (conmon
+        itself would wait until the container writes to its stderr, and take that for runc's words.)
+        """
+        self._entry.close()
+        await asyncio.wait([self._launching], timeout=NOTE_TIMEOUT_SECONDS)
+        if not self._launching.done():
+            conmon.kill(self._request.layout, self._request.container)
+            await asyncio.wait([self._launching])
+        if (error := self._launching.exception()) is not None:
+            log = logger.bind(container=self._request.container, error=str(error))
+            log.warning("the restored container is without its supervisor")
+
+    async def close(self) -> None:
+        """Leave nothing of the copy, held or not; can be repeated."""
+        self._entry.close()
+        await asyncio.wait([self._launching], timeout=END_TIMEOUT_SECONDS)
+        await discard(self._request.layout, self._request.container)
+        self._launching.cancel()
+        await asyncio.wait([self._launching])
+
+    async def _unless_over(self, call: Coroutine[object, object, T]) -> T:
+        """Wait for a call, or for the end of conmon and runc, which is a failure before it."""
+        waiting = asyncio.ensure_future(call)
+        try:
+            await asyncio.wait({waiting, self._launching}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                await self._launching
+                raise TransshipError("runc ended without a restored container")
+            return waiting.result()
+        finally:
+            waiting.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _or_nothing(self, seconds: float) -> AsyncIterator[None]:
+        """Leave nothing of the copy when this fails, and explain why it did."""
+        log = _work(self._request) / LOG_NAME
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except BaseException as e:
+            await self.close()
+            if isinstance(e, TimeoutError):
+                raise failures.timed_out(
+                    log, doing="restoring", reason=Reason.RESTORE_TIMED_OUT, seconds=seconds
+                ) from e
+            if isinstance(e, CheckpointFailed) or not isinstance(e, TransshipError):
+                raise
+            raise failures.from_log(
+                log, doing="restoring", otherwise=Reason.RESTORE_FAILED, said=e.message
+            ) from e
 
 
 def resume(layout: Layout, container: str) -> None:
@@ -96,79 +161,45 @@ def resume(layout: Layout, container: str) -> None:
     freezer_of(layout, container).thaw()
 
 
-async def discard(layout: Layout, container: str) -> None:
-    """End a held or half restored copy without letting it run, and clear what CRIU left mounted.
-
-    Its files, bundle and images stay. It can be repeated, and there need be nothing to discard.
-    """
-    if conmon.alive(layout, container) and not (layout.runc_root / container).exists():
-        await _end_supervisor(layout, container)  # of an agent that died: runc has not begun yet
-    await _end_members(layout, container)
-    for place in (layout.images(container), layout.runc_root / container):
-        await asyncio.to_thread(_unmount_leftovers, place)
-    if (layout.runc_root / container).exists():
-        await Runc(layout.runc_root).delete(container)
-    with contextlib.suppress(OSError):
-        _refuge(freezer_of(layout, container)).rmdir()
+def _work(request: RestoreRequest) -> Path:
+    return request.layout.images(request.container) / "work"
 
 
-def _prepare(request: RestoreRequest, *, work: Path) -> None:
+def _prepare(request: RestoreRequest) -> Freezer:
     layout, container = request.layout, request.container
-    freezer = freezer_of(layout, container)
-    refuge = _refuge(freezer)
-    cgroups.create(cgroups.detect(), layout.cgroup_parent)
-    refuge.mkdir(parents=True, exist_ok=True)
-    work.mkdir(parents=True, exist_ok=True, mode=0o700)
-    (work / LOG_NAME).unlink(missing_ok=True)
-    script = work / "hold"
-    script.write_text(hold.script(freezer, refuge=refuge))
-    script.chmod(0o700)
-    config = hold.configuration(script, devices=layout.devices(container))
+    hierarchies = cgroups.detect()
+    cgroups.create(hierarchies, layout.cgroup_parent)
+    cgroups.create(hierarchies, layout.refuge_cgroup(container))
+    _start_images(request).mkdir(parents=True, exist_ok=True, mode=0o700)
+    (_work(request) / LOG_NAME).unlink(missing_ok=True)
+    # no standard stream is known by name yet: the gate adds those that the dump names
+    (_start_images(request) / "descriptors.json").write_text("[]")
+    config = restore_options.configuration(devices=layout.devices(container))
     layout.criu_config(container).write_text(config)
+    return freezer_of(layout, container)
 
 
-def _refuge(freezer: Freezer) -> Path:
-    """Where CRIU is moved to: beside the container's cgroup, for this restore alone."""
-    return freezer.path.with_name(f"{freezer.path.name}.criu")
+def _start_images(request: RestoreRequest) -> Path:
+    """What runc takes for the images, when there are none yet."""
+    return _work(request) / "start"
 
 
-async def _launch(request: RestoreRequest, *, work: Path) -> int:
-    """Start conmon, runc and CRIU; when this raises, none of the three is left."""
-    images = request.layout.images(request.container)
-    options = [*RUNC_OPTIONS, f"--work-path={work}"]
+async def _launch(request: RestoreRequest, entry: GateEntry) -> int:
+    """Start conmon, runc and the gate; returns when runc has noted the restored container."""
+    options = [*restore_options.RUNC_OPTIONS, f"--work-path={_work(request)}"]
     if request.pages is Pages.LAZY:
-        options.append("--lazy-pages")
+        options.append(restore_options.LAZY_OPTION)
     network = externals.network(externals.read_spec(request.layout.bundle(request.container)))
-    launching = asyncio.ensure_future(
-        conmon.launch(
-            request.layout,
-            container_id=request.container,
-            console=request.console,
-            extra=["--restore", str(images), *(f"--runtime-opt={option}" for option in options)],
-            before=criu.inside(network),
-            timeout_seconds=request.timeout_seconds,
-        )
+    images = str(_start_images(request))
+    return await conmon.launch(
+        request.layout,
+        container_id=request.container,
+        console=request.console,
+        extra=["--restore", images, *(f"--runtime-opt={option}" for option in options)],
+        before=criu.inside(network),
+        environment=entry.environment(request.layout),
+        answer_seconds=None,
     )
-    try:
-        return await asyncio.shield(launching)
-    except DeadlineExceeded:
-        await _end_supervisor(request.layout, request.container)
-        raise
-    except asyncio.CancelledError:
-        # half started it cannot be found and ended, and would restore a copy after all
-        await asyncio.wait([launching])
-        if launching.exception() is not None:
-            await _end_supervisor(request.layout, request.container)
-        raise
-
-
-async def _end_supervisor(layout: Layout, container: str) -> None:
-    """SIGKILL to a conmon that hangs in a restore, and to the runc and CRIU that it has started."""
-    with contextlib.suppress(ProcessLookupError):
-        pid = conmon.conmon_pid(layout, container)
-        for one in (pid, *descendants(pid)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(one, signal.SIGKILL)
 
 
 def _require_held(freezer: Freezer) -> None:
@@ -176,39 +207,3 @@ def _require_held(freezer: Freezer) -> None:
         raise CheckpointFailed(
             "restoring: the copy is not frozen after its restore", reason=Reason.NOT_HELD
         )
-
-
-async def _end_members(layout: Layout, container: str) -> None:
-    """SIGKILL to the copy and to the CRIU that restores it, until none is left."""
-    freezer = freezer_of(layout, container)
-    refuge = Freezer(_refuge(freezer), unified=freezer.unified)
-    deadline = time.monotonic() + END_TIMEOUT_SECONDS
-    while members := (*refuge.processes(), *freezer.processes()):
-        for pid in members:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        cgroups.thaw(cgroups.detect(), layout.cgroup(container))
-        if time.monotonic() > deadline:
-            raise DeadlineExceeded(f"ending the restored copy of {container}: some task stays")
-        await asyncio.sleep(END_POLL_SECONDS)
-
-
-def _unmount_leftovers(place: Path) -> None:
-    """Take off what a runc or CRIU that was killed leaves mounted: `criu-root`, `.criu.cgyard.*`.
-
-    `runc delete` removes its state recursively, and through `criu-root` the container's whole root
-    file system with it (seen): so this comes first, and its failure is not passed over.
-    """
-    for point in mounts.mounts_below(place):
-        try:
-            mounts.unmount(point)
-        except OSError as e:
-            raise TransshipError(
-                f"unmounting {point}: {e.strerror}", reason=Reason.STILL_MOUNTED
-            ) from e
-
-
-def log_tail(layout: Layout, container: str) -> str:
-    """The end of the last restore's log."""
-    path = layout.images(container) / "work" / LOG_NAME
-    return criu_log.log_tail(criu_log.read_log(path))

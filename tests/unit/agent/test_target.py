@@ -9,7 +9,7 @@ import pytest
 
 from fakes.agent_loop import A_MOMENT_SECONDS
 from fakes.agent_pair import Pair
-from transship.agent import target as target_module
+from transship.agent import reception as reception_module
 from transship.api.placement import Strategy
 from transship.common.errors import NotFound, Refused
 from transship.protocol.migrations import RestoreRequest
@@ -133,8 +133,8 @@ def test_a_stream_of_files_ends_before_its_folder_is_removed(
     async def accept(_: object) -> None:
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(target_module, "receive_trees", receive)
-    monkeypatch.setattr(target_module, "accept", accept)
+    monkeypatch.setattr(reception_module, "receive_trees", receive)
+    monkeypatch.setattr(reception_module, "accept", accept)
     pair.prepare()
     hello: Any = Hello(migration="m-1", kind=StreamKind.FILES)
     pair.background(pair.b.live.serve(pair.b.live.target.receive_files(hello, SOURCE, None)))

@@ -1,0 +1,76 @@
+"""The target's takeover: on the source's Released the held copy runs, as this node's own."""
+
+from __future__ import annotations
+
+import asyncio
+
+from loguru import logger
+
+from transship.agent import records
+from transship.agent.arrival import Arrival
+from transship.agent.records import Record
+from transship.agent.stopwatch import Stopwatch
+from transship.agent.target_parts import TargetParts
+from transship.api.migration import BlackoutPart
+from transship.protocol.migrations import ResumeReply, VerdictNotice
+from transship.protocol.states import RecordState, SideState
+
+
+class Takeover:
+    """Lets one arrival after the other run."""
+
+    def __init__(self, parts: TargetParts) -> None:
+        self._with = parts
+
+    async def go(self, arrival: Arrival, notice: VerdictNotice, *, began: float) -> ResumeReply:
+        """A repetition is answered with what the first one has led to."""
+        if arrival.state is SideState.RUNNING:
+            return ResumeReply(state=arrival.state, resume_microseconds=arrival.resume_microseconds)
+        watch = Stopwatch(self._with.clock)
+        with watch.part("RunJournal"):
+            record = self._with.journal.put(records.running(self._with.record(arrival), notice))
+        with watch.part("Thaw"):
+            await self._run(arrival, record)
+        resumed = self._with.clock.monotonic()
+        with watch.part("Release"):
+            if self._with.is_of_this_boot(record):
+                self._with.wires.release(record)
+        arrival.state = SideState.RUNNING
+        arrival.resume_microseconds = round((resumed - began) * 1e6)
+        if arrival.asking is not None and arrival.asking is not asyncio.current_task():
+            arrival.asking.cancel()
+        arrival.settling = asyncio.create_task(self._settle(arrival))
+        logger.bind(migration=arrival.migration, container=record.id).info(
+            "the container runs here"
+        )
+        return ResumeReply(
+            state=SideState.RUNNING,
+            resume_microseconds=arrival.resume_microseconds,
+            parts=tuple(
+                BlackoutPart(name=p.name, microseconds=p.microseconds) for p in watch.parts
+            ),
+        )
+
+    async def _run(self, arrival: Arrival, record: Record) -> None:
+        """The container is ours now: where this fails, its supervisor mends what is left."""
+        if arrival.resumed:
+            return
+        try:
+            if not self._with.is_of_this_boot(record):
+                pass  # nothing is left to resume
+            elif record.started_boot:
+                await self._with.copies.resume(record.id)
+            elif record.state is RecordState.RUNNING:
+                await self._with.residents.start(record)
+        except Exception as e:
+            log = logger.bind(migration=arrival.migration, container=record.id, error=str(e))
+            log.warning("resuming failed: left to the container's supervisor")
+        arrival.resumed = True
+        self._with.residents.adopt(record, pid=arrival.pid)
+
+    async def _settle(self, arrival: Arrival) -> None:
+        try:
+            await self._with.copies.settle(arrival.container)
+        except Exception as e:  # memory is lost until the next dump or the container's end
+            log = logger.bind(migration=arrival.migration, error=str(e))
+            log.warning("what the restore needed is left")

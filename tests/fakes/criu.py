@@ -1,0 +1,73 @@
+"""A criu that plays a restore by a list of steps, and writes down what it was told.
+
+Started as `criu swrk FD` like the real one; the folder of the executable has `steps`, a line each:
+a stage's name (with a pid), `succeed`, `fail` or `die`. It leaves `request` and `told` there.
+"""
+
+# ruff: noqa: RUF009 - numbered() is a field specifier
+
+from __future__ import annotations
+
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from transship.runtime import criu_rpc
+from transship.runtime.criu_rpc import Kind, numbered
+
+PROGRAM = f"""\
+#!/bin/sh
+exec {sys.executable} {__file__} "$(dirname "$0")" "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    script: str | None = numbered(1)
+    pid: int | None = numbered(2)
+
+
+@dataclass(frozen=True)
+class Message:
+    kind: Kind | None = numbered(1)
+    success: bool | None = numbered(2)
+    notify: Stage | None = numbered(5)
+    error: str | None = numbered(9)
+
+    def encode(self) -> bytes:
+        return criu_rpc._encode(self)
+
+
+def install(folder: Path, *steps: str) -> Path:
+    """Make the program; returns its path."""
+    folder.mkdir()
+    (folder / "steps").write_text("\n".join(steps))
+    program = folder / "criu"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    return program
+
+
+def play(folder: Path, channel: socket.socket) -> None:
+    (folder / "pid").write_text(Path("/proc/self/stat").read_text().split()[0])
+    (folder / "request").write_bytes(channel.recv(1 << 16))
+    for step in (folder / "steps").read_text().splitlines():
+        name, _, pid = step.partition(" ")
+        match name:
+            case "die":
+                sys.exit(1)
+            case "fail":
+                channel.send(Message(kind=Kind.RESTORE, success=False, error="no").encode())
+            case "succeed":
+                channel.send(Message(kind=Kind.RESTORE, success=True).encode())
+            case _:
+                stage = Stage(name, int(pid or 0))
+                channel.send(Message(kind=Kind.NOTIFY, success=True, notify=stage).encode())
+                agrees = criu_rpc.agrees(channel.recv(1 << 16))
+                with (folder / "told").open("a") as told:
+                    told.write(f"{name} {agrees}\n")
+
+
+if __name__ == "__main__":
+    play(Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[3])))

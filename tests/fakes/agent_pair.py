@@ -451,6 +451,9 @@ class FakeFileCopy:
     async def copy(self) -> None:
         await self._send("copy")
 
+    async def catch_up(self) -> None:
+        self._must_live()
+
     async def make_ready(self) -> None:
         self._must_live()
 

@@ -58,9 +58,15 @@ class FileCopy:
         self.bytes = 0
 
     async def copy(self) -> None:
-        """All files, then what changed meanwhile, until the rest is small or shrinks no more."""
+        """All files, then what changed meanwhile."""
         self._last = await self._look()
         await self._run_whole(await self._open(), timeout_seconds=COPY_TIMEOUT_SECONDS)
+        await self.catch_up()
+
+    async def catch_up(self) -> None:
+        """What changed since the last copy, until the rest is small or shrinks no more."""
+        if self._last is None:
+            raise TransshipError("catching up with files before they were copied")
         left: int | None = None
         for _ in range(MAX_ROUNDS):
             now = await self._look()

@@ -55,17 +55,16 @@ class MemoryRounds:
     async def keep_up(self, departure: Departure) -> None:
         """Wait for the turn at the handover; what changes meanwhile is copied meanwhile."""
         place = departure.place = self._with.slots.enter()
-        if place.has_turn:
-            return
-        departure.choice = "others are handed over first"
+        if not place.has_turn:
+            departure.choice = "others are handed over first"
         while not await place.wait(seconds=KEEP_UP_SECONDS):
-            if departure.copied:
-                await self._catch_up(departure)
-        if departure.copied:
             await self._catch_up(departure)
+        await self._catch_up(departure)
 
     async def _catch_up(self, departure: Departure) -> None:
         """One more round if what has changed since the last one would be noticed."""
+        if not departure.copied:
+            return
         left = await self._with.copies.left_pages(departure.order.container)
         departure.copied = (*departure.copied[:-1], replace(departure.copied[-1], left_pages=left))
         if not is_good(self._seen(departure)):

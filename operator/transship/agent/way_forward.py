@@ -39,7 +39,14 @@ class WayForward:
         log = logger.bind(migration=order.migration, container=order.container)
         log.bind(target=order.target.node, strategy=order.strategy).info("migration begins")
         departure.files = files = self._file_copy(departure)
-        await self._copy_files(departure, files)
+        if order.strategy is Strategy.COLD:
+            await self._copy_files(departure, files)
+        else:
+            # programs are started on both nodes: it takes as long as copying a few files
+            await _both(self._copy_files(departure, files), self._make_ready(departure))
+            await self._copy_memory(departure)
+            await files.catch_up()
+            await self._rounds.keep_up(departure)
         await self._hand_over(departure, files)
 
     def _file_copy(self, departure: Departure) -> FileCopy:
@@ -60,31 +67,26 @@ class WayForward:
             await files.copy()
         departure.bytes = files.bytes
 
+    async def _make_ready(self, departure: Departure) -> None:
+        """Keeper, dump and the connection between them."""
+        order = departure.order
+        memory = await self._with.peers.memory(order.target, order.migration)
+        compression = order.settings.compression or Compression.AUTO
+        wish = StreamWish(order.strategy, departure.pace, compression)
+        await self._with.end_look(order.container)
+        await self._with.copies.ready(order.container, to=memory, node=order.target.node, wish=wish)
+
     async def _hand_over(self, departure: Departure, files: FileCopy) -> None:
         order = departure.order
-        memory = None
-        if order.strategy is not Strategy.COLD:
-            memory = await self._with.peers.memory(order.target, order.migration)
-            wish = StreamWish(
-                order.strategy,
-                departure.pace,
-                order.settings.compression or Compression.AUTO,
-            )
-            await self._with.end_look(order.container)
-            await self._with.copies.ready(
-                order.container, to=memory, node=order.target.node, wish=wish
-            )
-            await self._copy_memory(departure)
-            await self._rounds.keep_up(departure)
         await files.make_ready()
         await self._with.residents.quieten(order.container)
         await self._with.peers.hold(order.target, order.migration)
         with departure.watch.step(StepName.FREEZE):
             await self._freeze(departure)
-        dumped = await self._dump(departure) if memory is not None else None
-        if dumped is None:
-            await self._restore(departure, files, dumped)
+        if order.strategy is Strategy.COLD:
+            await self._restore(departure, files, None)
         else:
+            dumped = await self._dump(departure)
             # the copy is restored around its memory while that is still on its way
             await _both(self._send_memory(departure), self._restore(departure, files, dumped))
         with departure.watch.step(StepName.DECIDE):

@@ -131,7 +131,7 @@ class NodeCopies:
 
     async def dump(self, container: str) -> Dumped:
         done = await self._ready(container).dumper.dump()
-        return Dumped(images=done.images, asleep=done.stopped)
+        return Dumped(images=done.images, asleep=done.stopped, criu_seconds=done.criu_seconds)
 
     async def send_memory(self, container: str) -> MemoryTraffic:
         memory = self._ready(container).memory

@@ -23,6 +23,7 @@ class Dumped:
 
     images: Path
     asleep: tuple[int, ...] = ()
+    criu_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

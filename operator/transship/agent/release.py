@@ -77,6 +77,7 @@ class Release:
         resume = reply.resume_microseconds / 1e6
         way = max(0.0, there_and_back - resume) / 2
         departure.blackout_microseconds = round((sent + way + resume - departure.frozen_at) * 1e6)
+        departure.watch.note(StepName.RESUME, seconds=way + resume)
         departure.watch.add(reply.parts, prefix="Target")
         if departure.order.strategy is not Strategy.COLD:
             self._with.experience.note(

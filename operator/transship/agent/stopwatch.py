@@ -54,8 +54,12 @@ class Stopwatch:
         done = self._steps[name].model_copy(update={"milliseconds": round(spent * 1e3)})
         self._steps[name] = done
         if name in _OF_BLACKOUT:
-            self._parts[name.value] = round(spent * 1e6)
+            self._parts.setdefault(name.value, round(spent * 1e6))
         breakpoints.at(f"{name}.end")
+
+    def note(self, name: str, *, seconds: float) -> None:
+        """A part of the blackout, also of a step that begins before it or ends after it."""
+        self._parts[name] = round(seconds * 1e6)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:

@@ -109,10 +109,14 @@ class WayForward:
         else:
             await self._with.copies.freeze(order.container)
         self._with.wires.divert(record, via=order.target)
+        frozen = self._with.clock.monotonic() - departure.frozen_at
+        departure.watch.note(StepName.FREEZE, seconds=frozen)
 
     async def _dump(self, departure: Departure) -> Dumped:
         with departure.watch.step(StepName.DUMP):
-            return await self._with.copies.dump(departure.order.container)
+            dumped = await self._with.copies.dump(departure.order.container)
+        departure.watch.note("CriuDump", seconds=dumped.criu_seconds)
+        return dumped
 
     async def _copy_memory(self, departure: Departure) -> None:
         if departure.in_rounds:

@@ -23,7 +23,7 @@ from transship.lab.state import LabState, find_state, lab_dir
 app = typer.Typer(no_args_is_help=True)
 
 SOAK_NODES = 3
-COLUMNS = ("STRATEGY", "BLACKOUT-MS", "STALL-MS", "TOTAL-MS", "BYTES")
+COLUMNS = ("STRATEGY", "BLACKOUT-MS", "CRIU-MS", "STALL-MS", "TOTAL-MS", "BYTES")
 
 
 @app.callback()
@@ -55,12 +55,17 @@ def migrate(  # noqa: PLR0917 - typer hands options over by position
     if as_json:
         print_json({"runs": [asdict(run) for run in result.runs], "median": result.medians()})
     else:
-        rows = [
-            (r.strategy, r.blackout_ms, r.stall_ms, r.total_ms, r.bytes_sent) for r in result.runs
-        ]
-        medians = result.medians()
-        keys = ("blackout_ms", "stall_ms", "total_ms", "bytes_sent")
-        print_table(COLUMNS, [*rows, ("median", *(medians[key] for key in keys))])
+        _print(result)
+
+
+def _print(result: bench.Result) -> None:
+    keys = ("blackout_ms", "criu_ms", "stall_ms", "total_ms", "bytes_sent")
+    rows = [(run.strategy, *(getattr(run, key) for key in keys)) for run in result.runs]
+    medians = result.medians()
+    print_table(COLUMNS, [*rows, ("median", *(medians[key] for key in keys))])
+    parts = result.median_parts().items()
+    shown = [(f"  {name}" if bench.is_nested(name) else name, us / 1e3) for name, us in parts]
+    print_table(("PART OF THE BLACKOUT", "MEDIAN MS"), shown)
 
 
 @app.command("soak")

@@ -73,3 +73,13 @@ def test_parts_are_timed_in_microseconds(watch: Stopwatch, clock: FakeClock) -> 
 def test_what_the_other_side_measured_is_told_apart(watch: Stopwatch) -> None:
     watch.add([BlackoutPart(name="Mount", microseconds=7)], prefix="Target")
     assert parts(watch) == {"TargetMount": 7}
+
+
+def test_a_step_that_is_not_all_blackout_is_noted_by_its_share(
+    watch: Stopwatch, clock: FakeClock
+) -> None:
+    with watch.step(StepName.FREEZE):
+        clock.pass_time(0.005)  # the journal, before anything stands still
+        watch.note(StepName.FREEZE, seconds=0.002)
+    assert parts(watch) == {"Freeze": 2000}
+    assert watch.steps[0].milliseconds == 5

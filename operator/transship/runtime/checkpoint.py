@@ -56,14 +56,14 @@ ABORT_TIMEOUT_SECONDS = 5.0
 class Dump:
     """A complete dump. `stopped` are tasks that a signal had stopped: restored, they still are.
 
-    `processes` are all of the container, without their threads.
+    `processes` are all of the container, without their threads; criu_seconds is CRIU's share.
     """
 
     images: Path
     stopped: tuple[int, ...]
     page_bytes: int
     processes: tuple[Process, ...]
-    seconds: float
+    criu_seconds: float
 
 
 class Dumper:
@@ -154,11 +154,11 @@ class Dumper:
         Raises CheckpointFailed. A cancel or the deadline ends CRIU in a way that keeps the
         container's connections (see `close`).
         """
-        began = time.monotonic()
         request = self._request
         if not self._frozen:
             await self.freeze()  # frozen by other hands: a stopped task may hide in there
         self._veil.draw()
+        asked = time.monotonic()
         self._may_dump.set()
         if self._asking is None:
             self._asking = asyncio.create_task(self._ask(self._freezer, None))
@@ -177,6 +177,7 @@ class Dumper:
         except BaseException:
             await self.close()
             raise
+        criu_seconds = time.monotonic() - asked
         _require_frozen(self._freezer)
         processes = named(self._freezer.processes())
         await self._veil.lift(self._images, processes)
@@ -185,7 +186,7 @@ class Dumper:
             stopped=self._stopped,
             page_bytes=sent,
             processes=processes,
-            seconds=time.monotonic() - began,
+            criu_seconds=criu_seconds,
         )
 
     @property

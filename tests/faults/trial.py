@@ -22,7 +22,7 @@ from transship.lab.proof.world_check import Guest, World, until_none
 from transship.lab.state import lab_dir
 
 START_SECONDS = 30.0
-REACH_SECONDS = 20.0
+REACH_SECONDS = 40.0
 END_SECONDS = 60.0
 SETTLE_SECONDS = 60.0  # a connection that was cut for long tries again only after as long
 CLEAN_SECONDS = 20.0

@@ -12,12 +12,16 @@ from transship.agent.arrival import Arrival
 from transship.agent.target_parts import TargetParts, in_thread
 from transship.protocol.states import SideState
 
+MEND_SECONDS = 1.0
+"""Between tries to remove what a failed arrival has left."""
+
 
 class Clearance:
     """Clears away one arrival after the other."""
 
     def __init__(self, parts: TargetParts) -> None:
         self._with = parts
+        self._owed: set[asyncio.Task[None]] = set()  # outlive their arrivals
 
     async def discard(self, arrival: Arrival) -> None:
         """Leave nothing behind. The record goes last: after a crash in here it starts again."""
@@ -31,13 +35,24 @@ class Clearance:
         self._with.journal.remove(record.id)
 
     async def fail(self, arrival: Arrival, cause: BaseException) -> None:
-        """Failed is said when nothing is left; what cannot be removed now, abort or forget will."""
+        """Failed is said when nothing is left, or when what is left cannot be removed now."""
         try:
             await self.discard(arrival)
         except Exception as e:
             log = logger.bind(migration=arrival.migration, error=str(e))
-            log.warning("parts of a failed arrival are left")
+            log.warning("parts of a failed arrival are left: tried again")
+            owed = asyncio.create_task(self._discard_later(arrival))
+            self._owed.add(owed)
+            owed.add_done_callback(self._owed.discard)
         arrival.fail(cause)
+
+    async def _discard_later(self, arrival: Arrival) -> None:
+        """The journal's folder may be read-only for a while; nobody else will ask again."""
+        while True:
+            await asyncio.sleep(MEND_SECONDS)
+            with suppress(Exception):
+                async with arrival.lock:
+                    return await self.discard(arrival)
 
     async def throw_away(self, arrival: Arrival) -> None:
         if self._with.has_arrived(arrival):

@@ -72,6 +72,16 @@ def test_what_a_failure_left_is_removed_when_the_move_is_forgotten(pair: Pair) -
     assert "node-b" not in pair.world.homes
 
 
+def test_what_a_failure_left_is_removed_as_soon_as_it_can_be(pair: Pair) -> None:
+    pair.world.fail("node-b", "prepare")
+    pair.world.fail("node-b", "remove")
+    pair.prepare()
+    assert pair.b.state is RecordState.INCOMING
+    pair.pass_time(2.0)
+    assert pair.b.record is None
+    assert "node-b" not in pair.world.homes
+
+
 def test_what_was_forgotten_too_early_can_still_be_aborted(pair: Pair) -> None:
     pair.prepare()
     pair.b.live.target._arrivals.clear()

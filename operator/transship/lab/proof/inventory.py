@@ -22,6 +22,7 @@ Inventory = frozenset[str]
 
 FOLDERS = ("var/lib/transship", "run/transship")
 NOT_LOOKED_INTO = frozenset({"var/lib/transship/images", "var/lib/transship/lost+found"})
+LASTS = ("process", "link", "route")  # of what is there at rest, what has to be there always
 FORWARD = "forward"  # what a node keeps on purpose for a while after a container has left
 LASTING = 0x80  # NUD_PERMANENT
 IPV4 = 2
@@ -52,7 +53,9 @@ def _files(root: Path) -> Iterator[str]:
         for folder, folders, files in os.walk(root / top):
             inside = Path(folder).relative_to(root)
             folders[:] = [name for name in folders if str(inside / name) not in NOT_LOOKED_INTO]
-            yield from (f"file /{inside / name}" for name in (*folders, *files))
+            # folders that all containers share come with the first, and go with a reboot
+            own = folders if inside != Path(top) else []
+            yield from (f"file /{inside / name}" for name in (*own, *files))
 
 
 def _cgroups(cgroup: str) -> Iterator[str]:

@@ -69,7 +69,8 @@ class World:
             return [f"{node} does not run"]
         now, rest = inventory.without_forwards(self.inventory(node)), self.rest[node]
         more = [f"left on {node}: {item}" for item in sorted(now - rest)]
-        return more + [f"missing on {node}: {item}" for item in sorted(rest - now)]
+        less = [item for item in sorted(rest - now) if item.startswith(inventory.LASTS)]
+        return more + [f"missing on {node}: {item}" for item in less]
 
 
 def until_none(look: Callable[[], list[str]], *, seconds: float) -> list[str]:

@@ -141,7 +141,10 @@ def absent(marks: bytearray | None, piece: Piece) -> list[PageRange]:
     base = number * CHUNK_BYTES
     if marks is None:
         return [PageRange(pid, base + piece.first * PAGE_BYTES, piece.pages)]
-    found = _ABSENT_RUNS.finditer(marks, piece.first, piece.first + piece.pages)
+    end = piece.first + piece.pages
+    if marks.find(0, piece.first, end) < 0:  # nearly all of a large memory, inside the freeze
+        return []
+    found = _ABSENT_RUNS.finditer(marks, piece.first, end)
     return [
         PageRange(pid, base + run.start() * PAGE_BYTES, run.end() - run.start()) for run in found
     ]

@@ -11,7 +11,7 @@ from transship.api.placement import ContainerPlacement
 from transship.api.reasons import Reason
 from transship.common.errors import Refused, TransshipError, Unreachable
 from transship.controller.deps import Deps
-from transship.plan.migration import HANDOVER_POLL_SECONDS
+from transship.plan.migration import HANDOVER_POLL_SECONDS, SHORT_POLL_SECONDS
 from transship.plan.migration_status import Method
 from transship.plan.migration_steps import (
     AbortSource,
@@ -57,6 +57,7 @@ class MigrationActs:
         match step:
             case Prepare():
                 await self._firmly(self._prepare)
+                return SHORT_POLL_SECONDS
             case Begin():
                 await self._firmly(self._begin)
             case AbortSource():

@@ -28,6 +28,7 @@ from transship.protocol.migrations import MigrationReport
 from transship.protocol.states import RecordState, RunState, SideState, Verdict
 
 HANDOVER_POLL_SECONDS = 0.1  # it competes with the handover for the nodes' processors
+SHORT_POLL_SECONDS = 0.03  # nothing is frozen, and the next step waits for the operator alone
 WORK_POLL_SECONDS = 0.05
 LONG_WORK_POLL_SECONDS = 0.25
 WORK_AFTER_SECONDS = 1.0  # until then every wait may be most of the whole move
@@ -71,7 +72,7 @@ def _arrived(seen: Seen) -> Step:
     source = seen.source
     ending = source.state is not None and source.state != SideState.DONE
     if (ending or not source.answered) and seen.waiting_seconds < SOURCE_END_PATIENCE_SECONDS:
-        return Wait(HANDOVER_POLL_SECONDS)
+        return Wait(SHORT_POLL_SECONDS)
     return Finish(Outcome.SUCCEEDED)
 
 
@@ -184,6 +185,8 @@ def _follow_target(seen: Seen) -> Step:
         case SideState.HELD:
             # the source owns the container and has forgotten the move: it can never release it
             return AbortSource()
+        case _ if seen.waiting_seconds < WORK_AFTER_SECONDS:
+            return Wait(SHORT_POLL_SECONDS)
         case _:
             return Wait(_work_poll(seen))
 

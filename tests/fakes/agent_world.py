@@ -208,8 +208,9 @@ class FakeCopies:
     ) -> None:
         await self.at.step("ready")
 
-    async def announce_memory(self, container: str) -> None:
+    async def announce_memory(self, container: str) -> int:
         await self.at.step("announce_memory")
+        return 1000
 
     async def copy_round(self, container: str) -> CopyRound:
         """1,000 pages at first, at 1,000 pages in 50 ms."""

@@ -110,8 +110,8 @@ class NodeCopies:
             raise still_arriving() from e
         await asyncio.to_thread(require_whole, freezer_of(self._layout, container).processes())
 
-    async def announce_memory(self, container: str) -> None:
-        await self._ready(container).memory.announce()
+    async def announce_memory(self, container: str) -> int:
+        return await self._ready(container).memory.announce()
 
     async def copy_round(self, container: str) -> CopyRound:
         return await self._ready(container).memory.round()

@@ -56,9 +56,9 @@ class DepartingMemory:
             compressed_percent=round(100 * sender.body_bytes / content) if content else None,
         )
 
-    async def announce(self) -> None:
-        """Have the target make room, when nothing is sent before the freeze."""
-        await self._run(lambda: self._copy.reserve(self._processes()))
+    async def announce(self) -> int:
+        """Have the target make room, when nothing is sent before the freeze; returns the pages."""
+        return await self._run(lambda: self._copy.reserve(self._processes()))
 
     async def round(self) -> CopyRound:
         """Copy what has changed while the container runs; all of it at first."""

@@ -13,16 +13,20 @@ from loguru import logger
 
 from transship.agent.departure import Departure
 from transship.agent.source_parts import SourceParts
-from transship.api.migration import Prediction, Round
-from transship.api.placement import PostCopy, Strategy
+from transship.api.migration import Round
+from transship.api.placement import MigrationSettings, PostCopy, Strategy
 from transship.common.errors import NotFound, TransshipError
-from transship.plan.convergence import Act, Decision, Seen, decide, expected, is_good
+from transship.plan.convergence import Act, Decision, Seen, decide, is_good
+from transship.plan.forecast import Load, foretell, foretold
 from transship.plan.moves import deadline_seconds
+from transship.protocol.migrations import OutgoingOrder
 from transship.transfer.page_ranges import PAGE_BYTES
 from transship.transfer.rounds import CopyRound
 
 KEEP_UP_SECONDS = 0.25
 """Between two looks at how much has changed, while others are being handed over."""
+TELLING_BYTES = 4 << 20
+"""Of less, sent at once, the time tells of the round trip more than of the link."""
 SHOWN_ROUNDS = 64  # as many as the API takes
 
 
@@ -46,11 +50,26 @@ class MemoryRounds:
                     return
                 case Act.POST_COPY:
                     departure.strategy = Strategy.POST_COPY
+                    departure.prediction = foretold(self._seen(departure), Strategy.POST_COPY)
                     return
                 case Act.FAIL:
                     raise _failure(decision)
                 case _:
                     assert_never(decision.act)
+
+    async def announce(self, departure: Departure) -> None:
+        """Nothing is copied before the freeze: have the target make room, foretell the rest."""
+        order = departure.order
+        pages = await self._with.copies.announce_memory(order.container)
+        rate = self._with.experience.rate_to(order.target.node)
+        if rate is not None:
+            load = Load(pages=pages, zero_pages=0, changes=(), link_rate=rate)
+            departure.prediction = foretell(
+                load,
+                settings=_with_strategy(order),
+                cost=self._with.experience.cost,
+                can_post_copy=departure.can_post_copy,
+            ).prediction
 
     async def keep_up(self, departure: Departure) -> None:
         """Wait for the turn at the handover; what changes meanwhile is copied meanwhile."""
@@ -77,6 +96,12 @@ class MemoryRounds:
         departure.rounds = shown(departure.copied)
         self._with.experience.note_rate(departure.order.target.node, done.rate)
 
+    def note_rate(self, departure: Departure, *, seconds: float) -> None:
+        """After a memory that was sent at once, as far as it was enough to tell."""
+        sent = departure.traffic.wire_bytes if departure.traffic is not None else 0
+        if not departure.in_rounds and sent >= TELLING_BYTES:
+            self._with.experience.note_rate(departure.order.target.node, sent / seconds)
+
     async def _slow_down(self, departure: Departure, share: float) -> None:
         try:
             await self._with.brakes.slow(departure.order.container, share)
@@ -94,7 +119,7 @@ class MemoryRounds:
 
     def _foretell(self, departure: Departure) -> None:
         if departure.copied:
-            departure.prediction = foretold(self._seen(departure))
+            departure.prediction = foretold(self._seen(departure), departure.strategy)
 
     def _seen(self, departure: Departure) -> Seen:
         settings = departure.order.settings
@@ -112,16 +137,9 @@ class MemoryRounds:
         )
 
 
-def foretold(seen: Seen) -> Prediction:
-    """The prediction as the migration's status has it."""
-    now = expected(seen)
-    return Prediction(
-        strategy=Strategy.PRE_COPY,
-        blackout_milliseconds=min(round(now.blackout * 1e3), 2**31 - 1),
-        total_milliseconds=round(now.total * 1e3),
-        bytes=now.bytes,
-        explanation=now.explanation,
-    )
+def _with_strategy(order: OutgoingOrder) -> MigrationSettings:
+    """What the operator made of the placement's wish counts."""
+    return order.settings.model_copy(update={"strategy": order.strategy})
 
 
 def shown(rounds: tuple[CopyRound, ...]) -> tuple[Round, ...]:

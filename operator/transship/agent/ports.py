@@ -75,8 +75,11 @@ class Copies(Protocol):
         """Undo ready where no dump followed; harmless else."""
         ...
 
-    async def announce_memory(self, container: str) -> None:
-        """Have the target make room for memory of which nothing is sent before the freeze."""
+    async def announce_memory(self, container: str) -> int:
+        """Have the target make room for memory of which nothing is sent before the freeze.
+
+        Returns how many pages that is.
+        """
         ...
 
     async def copy_round(self, container: str) -> CopyRound:

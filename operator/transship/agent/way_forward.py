@@ -123,12 +123,14 @@ class WayForward:
             with departure.watch.step(StepName.COPY_MEMORY):
                 await self._rounds.converge(departure)
         else:
-            await self._with.copies.announce_memory(departure.order.container)
+            await self._rounds.announce(departure)
 
     async def _send_memory(self, departure: Departure) -> None:
+        began = self._with.clock.monotonic()
         with departure.watch.part("SendMemory"):
             departure.traffic = await self._with.copies.send_memory(departure.order.container)
         departure.bytes += departure.traffic.wire_bytes
+        self._rounds.note_rate(departure, seconds=self._with.clock.monotonic() - began)
 
     async def _restore(self, departure: Departure, files: FileCopy, dumped: Dumped | None) -> None:
         # CRIU creates files at the dump (link remap): the difference of the files comes after it

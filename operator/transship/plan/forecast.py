@@ -20,6 +20,7 @@ from transship.plan.convergence import (
     Seen,
     decide,
     expected,
+    memory_seconds,
 )
 from transship.plan.moves import deadline_seconds
 from transship.plan.obstacles import Obstacle
@@ -98,6 +99,8 @@ def foretell(
             )
         case Strategy.STOP_AND_COPY:
             return _stopped(load, settings, cost)
+        case Strategy.POST_COPY if can_post_copy:
+            return _followed(load, settings, cost)
         case Strategy.AUTO | Strategy.PRE_COPY | Strategy.POST_COPY:
             return _in_rounds(load, settings, cost, can_post_copy=can_post_copy)
 
@@ -116,6 +119,38 @@ def _stopped(load: Load, settings: MigrationSettings, cost: Cost) -> Forecast:
     return Forecast(Strategy.STOP_AND_COPY, prediction)
 
 
+def _followed(load: Load, settings: MigrationSettings, cost: Cost) -> Forecast:
+    size = _wire(load, load.pages - load.zero_pages, settings)
+    memory = size / load.link_rate
+    prediction = Prediction(
+        strategy=Strategy.POST_COPY,
+        blackout_milliseconds=round(cost.fixed * 1e3),
+        total_milliseconds=round((_before(load, settings) + cost.fixed + memory) * 1e3),
+        bytes=size + load.file_bytes,
+        explanation=f"all of the memory after the resume, in {memory * 1e3:.0f} ms: until then the "
+        "container waits for each page that it touches, and is lost if the source dies",
+    )
+    return Forecast(Strategy.POST_COPY, prediction)
+
+
+def foretold(seen: Seen, strategy: Strategy) -> Prediction:
+    """What a handover now would be like, as the migration's status has it.
+
+    By PostCopy nothing waits for the memory, but the move is over only when all of it has come.
+    """
+    now = expected(seen)
+    follows = strategy is Strategy.POST_COPY
+    blackout = seen.cost.fixed if follows else now.blackout
+    total = seen.elapsed + blackout + (memory_seconds(seen) if follows else 0.0)
+    return Prediction(
+        strategy=strategy,
+        blackout_milliseconds=min(round(blackout * 1e3), 2**31 - 1),
+        total_milliseconds=round(total * 1e3),
+        bytes=now.bytes,
+        explanation=now.explanation,
+    )
+
+
 def _in_rounds(
     load: Load, settings: MigrationSettings, cost: Cost, *, can_post_copy: bool
 ) -> Forecast:
@@ -132,16 +167,15 @@ def _in_rounds(
         limit=_limit(settings),
     )
     seen, decision = _played(seen, load, settings)
-    now = expected(seen)
     strategy = Strategy.POST_COPY if decision.act is Act.POST_COPY else Strategy.PRE_COPY
-    prediction = Prediction(
-        strategy=strategy,
-        blackout_milliseconds=min(round(now.blackout * 1e3), 2**31 - 1),
-        total_milliseconds=round(now.total * 1e3),
-        bytes=now.bytes + load.file_bytes,
-        explanation=now.explanation,
+    prediction = foretold(seen, strategy)
+    bytes_in_all = prediction.bytes + load.file_bytes
+    return Forecast(
+        strategy,
+        prediction.model_copy(update={"bytes": bytes_in_all}),
+        decision.message,
+        decision.why,
     )
-    return Forecast(strategy, prediction, decision.message, decision.why)
 
 
 def _played(seen: Seen, load: Load, settings: MigrationSettings) -> tuple[Seen, Decision]:

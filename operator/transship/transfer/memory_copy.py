@@ -41,11 +41,18 @@ class MemoryCopy:
         self._meter = Meter()
         self.rounds: list[CopyRound] = []
 
-    def reserve(self, processes: Sequence[Process]) -> None:
-        """Have the target get memory for all of it: before the freeze, when there is no round."""
+    def reserve(self, processes: Sequence[Process]) -> int:
+        """Have the target get memory for all of it: before the freeze, when there is no round.
+
+        Returns how many pages that is.
+        """
+        pages = 0
         for process in processes:
-            self._sender.reserve(private_pages(process))
+            found = private_pages(process)
+            self._sender.reserve(found)
+            pages += total(found)
         self._sender.flush()
+        return pages
 
     def round(self, processes: Sequence[Process]) -> CopyRound:
         """Copy what has changed of the running processes; all of it in the first round."""

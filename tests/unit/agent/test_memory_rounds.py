@@ -46,6 +46,17 @@ def test_the_next_prediction_is_made_from_experience(pair: Pair) -> None:
     assert not pair.b.live.source._with.experience.cost.measured
 
 
+def test_stop_and_copy_is_foretold_once_the_link_is_known(pair: Pair) -> None:
+    pair.strategy = Strategy.STOP_AND_COPY
+    pair.a.live.source._with.experience.note_rate("node-b", 4096e3)  # 1,000 pages a second
+    pair.move()
+    told = report(pair)
+    assert told.state is SideState.DONE
+    assert told.prediction is not None
+    assert told.prediction.strategy is Strategy.STOP_AND_COPY
+    assert told.prediction.blackout_milliseconds > 900
+
+
 def test_a_busy_container_is_slowed_down_and_moved(pair: Pair) -> None:
     pair.world.writing = BUSY
     pair.prepare()

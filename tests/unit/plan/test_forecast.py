@@ -76,6 +76,15 @@ def test_post_copy_is_foretold_where_it_is_allowed_and_can_be_done() -> None:
     assert foretell(load(writes=300e6), settings=wish, cost=COST).strategy is Strategy.PRE_COPY
 
 
+def test_all_of_the_memory_can_follow_the_container() -> None:
+    wish = auto(strategy=Strategy.POST_COPY)
+    found = foretell(load(writes=300e6), settings=wish, cost=COST, can_post_copy=True)
+    assert found.strategy is Strategy.POST_COPY
+    assert found.prediction is not None
+    assert found.prediction.blackout_milliseconds == 100
+    assert found.prediction.total_milliseconds > 9000
+
+
 def test_what_would_fail_is_an_obstacle() -> None:
     found = foretell(load(), settings=auto(max_downtime_milliseconds=20), cost=COST)
     assert found.obstacle is not None

@@ -106,7 +106,8 @@ class Explorer:
             if node.copy == Copy.RUNNING and state in FORBIDDEN:
                 return f"{NODES[at]} runs a copy, and its record says {state}"
         for move in self.scene.moves:
-            if has(world, move, Said.ARRIVED) and not has(world, move, Said.PROMISED):
+            permitted = has(world, move, Said.PROMISED | Said.FENCED)
+            if has(world, move, Said.ARRIVED) and not permitted:
                 return f"the target of {move.name} owns the container without a release"
             if has(world, move, Said.LOST):
                 return "the container is started from its image although no node lost power"

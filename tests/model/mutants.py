@@ -7,13 +7,15 @@ from typing import Any
 
 from model.explorer import AGAIN, BACK, THERE, Bounds
 from model.rules import Rules
-from transship.agent import duties, records
+from transship.agent import duties, records, supervision
 from transship.agent.duties import Answer, Duty
 from transship.agent.records import Record
+from transship.agent.supervision import Situation
 from transship.plan import migration as migration_plan
 from transship.plan.migration_steps import Seen, Step
 from transship.protocol.states import RecordState, Verdict
 
+EVERY_FAULT = Bounds((THERE,))
 ONE_MOVE = Bounds((THERE,), power_fails=False)
 A_RETRY = Bounds((THERE, AGAIN), disks_fail=False, power_fails=False)
 A_RETURN = Bounds((THERE, BACK), disks_fail=False, power_fails=False)
@@ -86,6 +88,16 @@ def _operator_concludes_from_no_record(seen: Seen) -> Step:
     return migration_plan.next_step(seen)
 
 
+def _starts_without_an_order(now: Situation) -> supervision.Step:
+    return supervision.next_step(replace(now, boot=now.record.ordered_boot))
+
+
+def _takes_silence_for_fencing(seen: Seen) -> Step:
+    if not seen.source.answered:
+        seen = replace(seen, source=replace(seen.source, gone=True))
+    return migration_plan.next_step(seen)
+
+
 REAL = Rules()
 MUTANTS: dict[str, tuple[Rules, Bounds]] = {
     "a released copy is aborted": (
@@ -125,6 +137,12 @@ MUTANTS: dict[str, tuple[Rules, Bounds]] = {
         replace(REAL, ordered=_orders_below_the_floor), ONE_MOVE,
     ),
     "an order wakes a released copy": (replace(REAL, ordered=_orders_over_a_release), ONE_MOVE),
+    "a node that returns starts what it had without an order": (
+        replace(REAL, next_instance_step=_starts_without_an_order), EVERY_FAULT,
+    ),
+    "the operator takes silence for fencing": (
+        replace(REAL, next_migration_step=_takes_silence_for_fencing), ONE_MOVE,
+    ),
     "the operator takes no record for an abort": (
         replace(REAL, next_migration_step=_operator_concludes_from_no_record), ONE_MOVE,
     ),

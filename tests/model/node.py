@@ -12,7 +12,9 @@ from model.world import (
     DOWN,
     Coming,
     Copy,
+    Fencing,
     Leaving,
+    Node,
     Said,
     Step,
     World,
@@ -24,7 +26,7 @@ from model.world import (
 from transship.agent import supervision
 from transship.agent.duties import Duty
 from transship.agent.supervision import Seen, Situation
-from transship.protocol.states import RunState
+from transship.protocol.states import RecordState, RunState
 
 RUN_STATES = {
     Copy.ABSENT: RunState.ABSENT,
@@ -49,9 +51,31 @@ class Nodes:
             yield Step((NODES[at], "agent is killed"), self._ended(world, at), fair=False)
             yield from self._look_after(world, at)
         else:
+            yield from self._starts(world, at)
+        if self._power_fails and world.nodes[at].fencing != Fencing.GONE:
+            lost = self._power_lost(world, at)
+            yield Step((NODES[at], "loses power"), lost, fair=False)
+            never = world.nodes[at].fencing == Fencing.NEVER
+            if never and at == self._scene.moves[0].source:
+                # only a node without power may be declared gone: that is what the word means. A
+                # target that is gone takes what was released to it along: nothing to be explored
+                gone = with_node(lost, at, lost.nodes[at]._replace(fencing=Fencing.GONE))
+                yield Step((NODES[at], "loses power, and is declared gone"), gone, fair=False)
+
+    def _starts(self, world: World, at: int) -> Iterator[Step]:
+        node, other = world.nodes[at], world.nodes[1 - at]
+        if node.fencing != Fencing.GONE:
             yield Step((NODES[at], "agent starts"), self._started(world, at), fair=True)
-        if self._power_fails:
-            yield Step((NODES[at], "loses power"), self._power_lost(world, at), fair=False)
+        elif self._is_settled(other):
+            # gone for good is for as long as anything that it was to decide is undecided
+            back = with_node(world, at, node._replace(fencing=Fencing.RETURNED))
+            yield Step((NODES[at], "comes back after all"), back, fair=True)
+
+    def _is_settled(self, node: Node) -> bool:
+        """Nothing that moved here from a node that is gone is still to be decided."""
+        if node.memory == DOWN or self._scene.state(node.memory) is RecordState.HELD:
+            return False
+        return node.disk == node.memory or not self._scene.owned(node.disk)
 
     def _ended(self, world: World, at: int) -> World:
         """What is in memory is gone; copies stay as they are."""
@@ -72,6 +96,7 @@ class Nodes:
         """The journal is read and obeyed: Source.recover, Target.recover."""
         disk = world.nodes[at].disk
         world = with_node(world, at, world.nodes[at]._replace(memory=disk))
+        world = self._scene.told(world, at)
         duty = self._duty(disk)
         for move in self._scene.moves:
             if not self._scene.is_of(disk, move):
@@ -99,7 +124,7 @@ class Nodes:
                 yield self._step(at, "lets it run", world, copy=Copy.RUNNING)
             case supervision.Step.START:
                 record = self._scene.started(node.memory)
-                if not node.rebooted:
+                if not any(each.rebooted for each in world.nodes):
                     world = says(world, self._scene.moves[0], Said.LOST)
                 world = self._scene.write(world, at, record)
                 yield self._step(at, "starts it from its image", world, copy=Copy.RUNNING)

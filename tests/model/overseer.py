@@ -8,6 +8,7 @@ plan says.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from fakes.orders import ID
 from model.node import RUN_STATES, Nodes
@@ -15,7 +16,20 @@ from model.rules import NONE
 from model.scene import NODES, Scene
 from model.source import Source
 from model.target import Target
-from model.world import DOWN, Coming, Leaving, Move, Said, Step, World, has, says
+from model.world import (
+    DOWN,
+    Coming,
+    Copy,
+    Fencing,
+    Leaving,
+    Move,
+    Said,
+    Step,
+    World,
+    has,
+    says,
+    with_node,
+)
 from transship.agent import supervision
 from transship.api.migration import MigrationSpec
 from transship.api.reasons import Reason
@@ -93,11 +107,12 @@ class Overseer:
             over = says(world, move, Said.OVER)
             yield _step("notes the end", move, over, fair=Finish in planned)
         yield from self._orders_container(world, move)
+        yield from self._removes_superseded(world, move)
 
     def _may_create(self, world: World, move: Move) -> bool:
         """One at a time, from the owner that the agents tell of."""
         created = [m for m in self._scene.moves if has(world, m, Said.CREATED)]
-        owner = max([1, *(m.epoch + 1 for m in created if has(world, m, Said.ARRIVED))])
+        owner = max([1, *(m.epoch + 1 for m in created if has(world, m, Said.KNOWN))])
         return owner == move.epoch and all(has(world, m, Said.OVER) for m in created)
 
     def _orders(
@@ -109,6 +124,9 @@ class Overseer:
         )
         if target and (done := self._target.begin(world, move)):
             yield _step("orders the target to prepare", move, done, fair=Prepare in planned)
+        late = has(world, move, Said.OVER)
+        if late and world.nodes[move.source].fencing == Fencing.RETURNED:
+            source = False  # what was under way to a node did not outlive its loss of power
         if source and (done := self._source.begin(world, move)):
             yield _step("orders the source to begin", move, done, fair=Begin in planned)
         if source and (done := self._source.abort(world, move)):
@@ -117,7 +135,9 @@ class Overseer:
             yield _step("aborts the target", move, done, fair=AbortTarget in planned)
         relay = planned.get(Relay)
         if target and isinstance(relay, Relay):
-            for name, done in self._target.decide(world, move, relay.verdict):
+            fenced = relay.verdict is Verdict.FENCED
+            heard = says(world, move, Said.FENCED) if fenced else world
+            for name, done in self._target.decide(heard, move, relay.verdict):
                 fair = not name.startswith("cannot")
                 yield _step(f"relays {relay.verdict}: target {name}", move, done, fair=fair)
 
@@ -135,7 +155,7 @@ class Overseer:
         """Orders of every owner that the operator has ever known may arrive at any time."""
         if move.number == 0:
             yield from self._order(world, move.source, epoch=1)
-        if has(world, move, Said.ARRIVED):
+        if has(world, move, Said.KNOWN):
             yield from self._order(world, move.target, epoch=move.epoch + 1)
 
     def _order(self, world: World, at: int, *, epoch: int) -> Iterator[Step]:
@@ -145,17 +165,38 @@ class Overseer:
         record = self._scene.ordered(node.memory, epoch=epoch, floor=node.floor)
         if record in (NONE, node.memory):
             return
+        if node.rebooted and not self._is_newest(world, epoch):
+            return  # what was under way to a node did not outlive its loss of power
         waits = node.memory != NONE and self._awaits_order(node.memory, node.copy)
         done = self._scene.write(world, at, record)
         fair = waits and self._is_newest(world, epoch)
         yield Step(("operator", f"orders the container of {NODES[at]} as {epoch}"), done, fair)
 
+    def _removes_superseded(self, world: World, move: Move) -> Iterator[Step]:
+        """plan.placement's _superseded: a fenced node has come back."""
+        here, there = world.nodes[move.source], world.nodes[move.target]
+        memories = [node.memory for node in (here, there)]
+        if not all(m > NONE and self._scene.owned(m) for m in memories):
+            return
+        old, new = (self._scene.ledger.record(m) for m in memories)
+        if old.migration is None and new.migration is None and old.epoch < new.epoch:
+            node = here._replace(
+                disk=NONE, memory=NONE, copy=Copy.ABSENT, floor=max(here.floor, old.epoch)
+            )
+            done = with_node(world, move.source, node)
+            yield _step("removes what is superseded", move, done, fair=True)
+
     def _awaits_order(self, record: int, copy: int) -> bool:
         return self._nodes.step_of_instance(record, copy) is supervision.Step.AWAIT_ORDER
 
     def _is_newest(self, world: World, epoch: int) -> bool:
-        arrived = [m.epoch + 1 for m in self._scene.moves if has(world, m, Said.ARRIVED)]
-        return epoch == max([1, *arrived])
+        """As far as anybody can know: what both agents say counts more than what once was."""
+        memories = [node.memory for node in world.nodes]
+        known = [m.epoch + 1 for m in self._scene.moves if has(world, m, Said.KNOWN)]
+        if DOWN not in memories:
+            owned = [m for m in memories if m != NONE and self._scene.owned(m)]
+            known = [self._scene.ledger.record(m).epoch for m in owned] or known
+        return epoch == max([1, *known])
 
     # What it sees and decides.
 
@@ -167,11 +208,12 @@ class Overseer:
         here, there = world.nodes[move.source], world.nodes[move.target]
         source = (world.leaving[move.number], here.memory, here.copy)
         target = (world.coming[move.number], there.memory, there.copy)
+        gone = (here.fencing == Fencing.GONE, there.fencing == Fencing.GONE)
 
         def plans() -> tuple[dict[type[PlanStep], PlanStep], bool]:
-            fair = self._plan(move, source, target, waited=True, give_up=False)
+            fair = self._plan(move, source, target, gone, waited=True, give_up=False)
             possible = [
-                self._plan(move, a, b, waited=waited, give_up=give_up)
+                self._plan(move, a, b, gone, waited=waited, give_up=give_up)
                 for a, b in ((source, target), (source, None), (None, target))
                 for waited in (False, True)
                 for give_up in (False, True)
@@ -179,18 +221,19 @@ class Overseer:
             return {type(fair): fair}, any(isinstance(step, Finish) for step in possible)
 
         found: tuple[dict[type[PlanStep], PlanStep], bool] = self._scene.ledger.find(
-            ("plans", move.number, source, target), plans
+            ("plans", move.number, source, target, gone), plans
         )
         return found
 
     def _plan(
-        self, move: Move, source: Told | None, target: Told | None, *, waited: bool, give_up: bool
-    ) -> PlanStep:
+        self, move: Move, source: Told | None, target: Told | None, gone: tuple[bool, bool],
+        *, waited: bool, give_up: bool,
+    ) -> PlanStep:  # fmt: skip
         step: PlanStep = self._scene.rules.next_migration_step(
             Seen(
                 spec=_spec(move),
-                source=self._source_side(move, source),
-                target=self._target_side(move, target),
+                source=replace(self._source_side(move, source), gone=gone[0]),
+                target=replace(self._target_side(move, target), gone=gone[1]),
                 verdict=self._verdict(move, source),
                 give_up=WITHDRAWN if give_up else None,
                 waiting_seconds=A_LONG_TIME_SECONDS if waited else 0.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fakes.orders import ID, order
 from model.rules import NONE, Ledger, Rules
-from model.world import DOWN, Copy, Move, Node, Said, World, has, says, with_node
+from model.world import DOWN, Copy, Fencing, Move, Node, Said, World, has, says, with_node
 from transship.agent.records import LONG_AGO, OWNED, Record
 from transship.api.placement import LastExit, Strategy
 from transship.protocol.migrations import IncomingOrder, OutgoingOrder, Peer, VerdictNotice
@@ -27,8 +27,8 @@ class Scene:
         """node-a runs the container."""
         first = self.rules.ordered(None, order(), boot=BOOT).but(started_boot=BOOT)
         number = self.ledger.number(first)
-        here = Node(number, number, Copy.RUNNING, 0, False)
-        there = Node(NONE, NONE, Copy.ABSENT, 0, False)
+        here = Node(number, number, Copy.RUNNING, 0, False, Fencing.NEVER)
+        there = Node(NONE, NONE, Copy.ABSENT, 0, False, Fencing.NEVER)
         idle = (0,) * len(self.moves)
         return World((here, there), idle, idle, (Said.CREATED, *idle[1:]))
 
@@ -182,7 +182,7 @@ class Scene:
     def write(self, world: World, at: int, record: int) -> World:
         """Durable, and known to the agent."""
         node = world.nodes[at]._replace(disk=record, memory=record)
-        return self.noted(with_node(world, at, node), at)
+        return self.told(self.noted(with_node(world, at, node), at), at)
 
     def write_unnoticed(self, world: World, at: int, record: int) -> World:
         """The disk has it and says that it failed."""
@@ -193,6 +193,13 @@ class Scene:
         for move, said in self.ledger.find(("noted", at, disk), lambda: self._shown(at, disk)):
             if not has(world, move, said):
                 world = says(world, move, said)
+        return world
+
+    def told(self, world: World, at: int) -> World:
+        """What the agent knows now, the operator may hear at any time."""
+        for move in self.moves:
+            if move.target == at and self.has_arrived(world.nodes[at].memory, move):
+                world = says(world, move, Said.KNOWN)
         return world
 
     def _shown(self, at: int, number: int) -> list[tuple[Move, int]]:

@@ -45,16 +45,23 @@ class Coming:
     ) = range(11)  # fmt: skip
 
 
+class Fencing:
+    """Whether an administrator has declared a node gone for good, and was wrong."""
+
+    NEVER, GONE, RETURNED = range(3)
+
+
 class Said:
     """What has happened in one migration. Messages stay: they can arrive late, and again.
 
     CREATED and OVER are the operator's: from then on it may order, or tell to forget. For the
     judge: PROMISED (the source's disk has held Released), ARRIVED (the target's has held Running),
-    LOST (a container was started from its image although no node had lost power).
+    KNOWN (and its agent has known it, so that the operator may have heard of it), LOST (a
+    container was started from its image although no node had lost power).
     """
 
-    CREATED, ASKED, HOLDS, RELEASED, ABORTED, RUNS, OVER, PROMISED, ARRIVED, LOST = (
-        1 << n for n in range(10)
+    CREATED, ASKED, HOLDS, RELEASED, ABORTED, FENCED, RUNS, OVER, PROMISED, ARRIVED, KNOWN, LOST = (
+        1 << n for n in range(12)
     )
 
 
@@ -66,6 +73,7 @@ class Node(NamedTuple):
     copy: int
     floor: int
     rebooted: bool  # a copy was lost that nobody had given up
+    fencing: int
 
 
 class World(NamedTuple):

@@ -54,7 +54,7 @@ class Answer(Enum):
 
 def on_verdict(notice: VerdictNotice) -> Answer:
     match notice.verdict:
-        case Verdict.RELEASED:
+        case Verdict.RELEASED | Verdict.FENCED:
             return Answer.RUN
         case Verdict.ABORTED:
             return Answer.THROW_AWAY

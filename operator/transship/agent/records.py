@@ -2,7 +2,7 @@
 
 Pure: each function takes a record and gives the next one, or raises Refused when the present state
 forbids it. Two rules hold whatever the caller does: a source that wrote Released never runs its
-copy again, and a target runs its copy on the source's Released alone.
+copy again, and a target runs its copy on the source's Released alone, unless its node is fenced.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from transship.protocol.migrations import IncomingOrder, Peer, VerdictNotice
 from transship.protocol.states import RecordState, Verdict
 
 ABORTED_MIGRATIONS_KEPT = 32  # a target asks within minutes; each failed attempt is a new migration
+PERMITTING = frozenset({Verdict.RELEASED, Verdict.FENCED})
 OWNED = frozenset({RecordState.RUNNING, RecordState.STOPPED})
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -154,12 +155,15 @@ def held(record: Record, *, boot: str) -> Record:
 
 
 def running(record: Record, notice: VerdictNotice) -> Record:
-    """The target owns the container: only on the Released of this migration and epoch."""
+    """The target owns the container: only on the Released of this migration and epoch.
+
+    Or on Fenced: the source's node is gone for good, with whatever ran there.
+    """
     if record.state in OWNED and record.arrived_by == notice.migration:
         return record
     if record.state is not RecordState.HELD or record.migration != notice.migration:
         raise _refused(record, Reason.WRONG_STATE, f"go for migration {notice.migration}")
-    if notice.verdict is not Verdict.RELEASED:
+    if notice.verdict not in PERMITTING:
         raise _refused(record, Reason.NOT_PERMITTED, f"running on {notice.verdict}")
     if notice.epoch != record.epoch:
         raise _refused(record, Reason.STALE_EPOCH, f"go for epoch {notice.epoch}")

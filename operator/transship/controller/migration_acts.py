@@ -128,7 +128,7 @@ class MigrationActs:
         return HANDOVER_POLL_SECONDS
 
     async def _relay(self, verdict: Verdict) -> float:
-        epoch = self._spec.epoch + (1 if verdict == Verdict.RELEASED else 0)
+        epoch = self._spec.epoch + (0 if verdict == Verdict.ABORTED else 1)
         notice = VerdictNotice(migration=self._uid, verdict=verdict, epoch=epoch)
         logger.bind(migration=self._name, verdict=verdict.value).info("verdict relayed")
         try:

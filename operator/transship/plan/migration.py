@@ -1,7 +1,8 @@
 """The next step of a migration, from what both agents answered in this pass alone.
 
 The source's record is the only arbiter. Nothing is ever concluded from silence: an agent that does
-not answer is waited for, since it may have decided. Every step can be repeated, so the operator may
+not answer is waited for, since it may have decided, unless an administrator has declared its node
+gone for good. Every step can be repeated, so the operator may
 be killed between any two.
 """
 
@@ -44,6 +45,8 @@ def next_step(seen: Seen) -> Step:
     """Choose the one step to take now."""
     if _target_owns(seen):
         return _arrived(seen)
+    if seen.source.gone and seen.target.state == SideState.HELD:
+        return Relay(Verdict.FENCED)  # an administrator's word stands in for the source's
     if seen.verdict == Verdict.RELEASED:
         return _bring_verdict(seen)
     if seen.verdict == Verdict.ABORTED or _source_is_over(seen):

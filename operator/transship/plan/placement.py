@@ -103,6 +103,19 @@ def _tidy(seen: Seen) -> Decision | None:
         if report.migration is None or report.migration in busy:
             continue
         return Decision(Tidy(sighting.node, report.migration, report.record))
+    return _superseded(seen)
+
+
+def _superseded(seen: Seen) -> Decision | None:
+    """A node that was declared gone has come back, and believes in what it had.
+
+    Only what a later owner's own record says counts here, never a status that anybody can edit.
+    """
+    owners = [s for s in seen.sightings if s.owns and s.report.migration is None]
+    newest = max(owners, key=lambda s: s.report.epoch, default=None)
+    for sighting in owners:
+        if newest is not None and sighting.report.epoch < newest.report.epoch:
+            return Decision(Remove(sighting.node, sighting.report.epoch))
     return None
 
 

@@ -200,6 +200,12 @@ def test_nothing_arrives_over_a_copy_that_runs() -> None:
         records.arriving(running_record(), incoming_order(), boot=BOOT)
 
 
+def test_a_held_copy_runs_on_the_word_that_its_source_s_node_is_gone() -> None:
+    assert records.running(held(), go(verdict=Verdict.FENCED)).state is RecordState.RUNNING
+    with refusal(Reason.STALE_EPOCH):
+        records.running(held(), go(verdict=Verdict.FENCED, epoch=1))
+
+
 VERDICTS = {
     "no record": (None, Verdict.UNKNOWN),
     "another container's": (running_record(), Verdict.UNKNOWN),

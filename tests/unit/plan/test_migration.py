@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -204,6 +205,23 @@ def test_a_failed_source_ends_it_with_the_words_of_the_source() -> None:
 def test_a_side_that_cannot_be_reached_at_the_end_does_not_hold_it_up() -> None:
     step = next_step(seen(SideState.FAILED, target_answers=False, verdict=Verdict.ABORTED))
     assert isinstance(step, Finish)
+
+
+def test_a_held_copy_runs_when_its_source_s_node_was_declared_gone() -> None:
+    held = seen(None, SideState.HELD, source_answers=False)
+    assert isinstance(next_step(held), Wait)
+    fenced = seen(None, SideState.HELD, source_answers=False, source_gone=True)
+    assert next_step(fenced) == Relay(Verdict.FENCED)
+    running = seen(None, SideState.RUNNING, source_answers=False, source_gone=True)
+    assert next_step(replace(running, waiting_seconds=60)) == Finish(Outcome.SUCCEEDED)
+
+
+@pytest.mark.parametrize("state", [None, SideState.PREPARED, SideState.FAILED])
+def test_nothing_but_a_held_copy_can_be_saved_from_a_node_that_is_gone(
+    state: SideState | None,
+) -> None:
+    step = next_step(seen(None, state, source_answers=False, source_gone=True))
+    assert step != Relay(Verdict.FENCED)
 
 
 SIDES = st.one_of(st.none(), st.sampled_from(SideState))

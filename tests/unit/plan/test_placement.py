@@ -183,6 +183,19 @@ def test_what_a_finished_migration_left_behind_is_tidied() -> None:
     assert isinstance(running, Wait)
 
 
+def test_what_a_fenced_node_still_believes_in_is_removed_when_it_comes_back() -> None:
+    made = settled(target_node="node-b", status={"node": "node-b", "epoch": 2})
+    stale = Sighting("node-a", report(epoch=1))
+    owner = Sighting("node-b", report(epoch=2))
+    assert step_of(made, sightings=(stale, owner)).step == Remove("node-a", 1)
+
+
+def test_a_status_that_anybody_can_edit_removes_nothing() -> None:
+    made = settled(status={"node": "node-b", "epoch": 9})
+    step = step_of(made, sightings=(Sighting("node-a", report(epoch=1)),)).step
+    assert not isinstance(step, Remove)
+
+
 def test_the_end_takes_the_move_then_the_container_then_the_address() -> None:
     gone = deleted(settled(target_node="node-b"))
     assert step_of(gone, migrations=(migration(),)).step == Cancel("web-1-1")

@@ -3,52 +3,53 @@
 from __future__ import annotations
 
 import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+import subprocess
+from collections.abc import Iterator
 
 import pytest
 from world import World
 
-from transship.common.errors import TransshipError
+from transship.lab.nodes import enter_words
 from transship.lab.proof import breakpoints
 from transship.lab.state import lab_dir
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 REACH_SECONDS = 60.0
-HUNT_SECONDS = 20.0
+HUNT_TRIES = 20_000  # looks at all processes; a node has few
+EACH = (
+    "for p in /proc/[0-9]*; do read -r c 2>/dev/null < $p/comm || continue; "
+    "case $c in {names}) ;; *) continue ;; esac;"
+)
 WHEN_CAUGHT_SECONDS = 60.0  # a hung CRIU is waited for as long as one may take
 
 
 @pytest.fixture
 def prepared(world: World) -> Iterator[World]:
     directory = lab_dir(world.lab.name)
-    world.apply("counter", migration={"backoffLimit": 0})
+    world.apply("counter", migration={"backoffLimit": 0, "deadlineSeconds": 60})
     world.await_running("counter", node="node-a")
     yield world
     for node in ("node-a", "node-b"):
         breakpoints.disarm(directory, node)
 
 
-def caught(world: World, node: str, place: str, program: str) -> Callable[[signal.Signals], None]:
-    """Let the move come to a place, and hand over how to signal the program that works there."""
+def caught(world: World, node: str, place: str, program: str, *, number: signal.Signals) -> None:
+    """Signal the first such program that there is once the move has come to a place."""
     directory = lab_dir(world.lab.name)
     breakpoints.arm(directory, node, place)
     world.move("counter", "node-b")
     breakpoints.await_reached(directory, node, place, timeout_seconds=REACH_SECONDS)
-
-    def send(number: signal.Signals) -> None:
+    hunt = (
+        f"echo ready; i=0; while [ $i -lt {HUNT_TRIES} ]; do {EACH.format(names=program)} "
+        f"kill -{number.value} ${{p#/proc/}} && echo caught && exit; done; i=$((i+1)); done"
+    )
+    words = [*map(str, enter_words(directory, node)), "sh", "-c", hunt]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as hunter:
+        assert hunter.stdout is not None
+        assert hunter.stdout.readline() == "ready\n"
         breakpoints.disarm(directory, node)
-        deadline = time.monotonic() + HUNT_SECONDS
-        script = f"for p in $(pgrep -x {program}); do kill -{number.value} $p && echo $p; done"
-        hit = ""
-        while not hit and time.monotonic() < deadline:
-            with suppress(TransshipError):
-                hit = world.on_node(node, "sh", "-c", script).strip()
-        assert hit, f"no {program} on {node}"
-
-    return send
+        assert hunter.stdout.read() == "caught\n", f"no {program} on {node}"
 
 
 def assert_it_stayed(world: World) -> None:
@@ -76,27 +77,28 @@ def remains(world: World, node: str, uid: str) -> str:
 
 def tools(world: World, node: str) -> str:
     """CRIU, runc and rsync of a move; the agent's own self-test is long over."""
-    return world.on_node(node, "sh", "-c", "pgrep -lx 'criu|runc|rsync' || true").strip()
+    look = f"{EACH.format(names='criu|runc|rsync')} echo $p $c; done; true"
+    return world.on_node(node, "sh", "-c", look)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_criu_in_its_dump(prepared: World, number: signal.Signals) -> None:
-    caught(prepared, "node-a", "Dump.begin", "criu")(number)
+    caught(prepared, "node-a", "Dump.begin", "criu", number=number)
     assert_it_stayed(prepared)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_criu_in_its_restore(prepared: World, number: signal.Signals) -> None:
-    caught(prepared, "node-b", "Restore.begin", "criu")(number)
+    caught(prepared, "node-b", "Restore.begin", "criu", number=number)
     assert_it_stayed(prepared)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_runc_in_its_restore(prepared: World, number: signal.Signals) -> None:
-    caught(prepared, "node-b", "Restore.begin", "runc")(number)
+    caught(prepared, "node-b", "Restore.begin", "runc", number=number)
     assert_it_stayed(prepared)
 
 
 def test_rsync_in_the_copy_of_files(prepared: World) -> None:
-    caught(prepared, "node-a", "CopyFiles.begin", "rsync")(signal.SIGSTOP)
+    caught(prepared, "node-a", "CopyFiles.begin", "rsync", number=signal.SIGSTOP)
     assert_it_stayed(prepared)

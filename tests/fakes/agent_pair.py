@@ -316,7 +316,7 @@ class Pair:
 
     def relay(self, verdict: Verdict, migration: str = "m-1", *, epoch: int = 1) -> SideState:
         _, target = self.sides(epoch)
-        due = epoch + 1 if verdict is Verdict.RELEASED else epoch
+        due = epoch if verdict is Verdict.ABORTED else epoch + 1
         notice = VerdictNotice(migration=migration, verdict=verdict, epoch=due)
         return self.call(target.live.target.decide(notice), on=target).state
 

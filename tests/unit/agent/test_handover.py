@@ -248,6 +248,24 @@ def test_at_every_moment_a_node_may_lose_its_power(tmp_path: Path, side: str) ->
             assert not lost or owners[0] is hit
 
 
+def test_a_held_copy_runs_when_its_source_s_node_was_declared_gone(pair: Pair) -> None:
+    pair.network.lost_replies.append("restore")
+    pair.prepare()
+    pair.begin()
+    pair.until(pair.target_state, equals=SideState.HELD)
+    pair.a.power_cut()
+    pair.pass_time(60.0)
+    assert pair.target_state() is SideState.HELD  # silence alone is no word of anybody
+
+    assert pair.relay(Verdict.FENCED) is SideState.RUNNING
+    assert pair.world.running() == ["node-b"]
+    pair.a.up()
+    pair.pass_time(60.0)
+    assert pair.world.running() == ["node-b"]
+    assert pair.world.starts == 0
+    assert pair.a.state is RecordState.RUNNING  # as epoch 1, which waits for an order
+
+
 @pytest.mark.parametrize("state", list(RecordState))
 @pytest.mark.parametrize("side", ["node-a", "node-b"])
 @pytest.mark.parametrize("when", ["before", "after"])

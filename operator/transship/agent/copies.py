@@ -38,6 +38,8 @@ from transship.transfer.write_tracker import best_tracker
 
 DUMP_SECONDS = 15.0
 """For a dump without memory: 50 to 80 ms for one process, more with many of them."""
+REMAPS = "remap-fpath.img"
+"""There when files that are open have lost a name: CRIU may have given them one."""
 SETTLE_SECONDS = 60.0
 
 
@@ -131,7 +133,12 @@ class NodeCopies:
 
     async def dump(self, container: str) -> Dumped:
         done = await self._ready(container).dumper.dump()
-        return Dumped(images=done.images, asleep=done.stopped, criu_seconds=done.criu_seconds)
+        return Dumped(
+            images=done.images,
+            asleep=done.stopped,
+            criu_seconds=done.criu_seconds,
+            made_files=(done.images / REMAPS).exists(),
+        )
 
     async def send_memory(self, container: str) -> MemoryTraffic:
         memory = self._ready(container).memory

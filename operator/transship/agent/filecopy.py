@@ -47,13 +47,14 @@ class FileCopy:
     ) -> None:
         self._home = home
         self._trees = trees.names
-        self._opaque = tuple(f"{name}/" for name in trees.opaque)
+        self._opaque = trees.opaque
         self._peer = peer
         self._migration = migration
         self._context = context
         self._mapped = mapped
         self._pace = pace or Pace(None)
         self._last: Look | None = None
+        self._looking: asyncio.Task[Look] | None = None
         self._ready: Stream | None = None
         self.bytes = 0
 
@@ -79,14 +80,23 @@ class FileCopy:
 
     async def make_ready(self) -> None:
         """Open the stream for the difference: a handshake that the freeze need not wait for."""
+        if self._last is not None:
+            await asyncio.to_thread(lambda last: last.unsettled, self._last)
         self._ready = await self._open()
 
-    async def send_difference(self) -> None:
+    def look_ahead(self) -> None:
+        """Begin to look for what has changed: nothing of the container runs any more."""
+        self._looking = asyncio.create_task(self._look())
+
+    async def send_difference(self, *, look_again: bool = False) -> None:
         """What has changed since the last round; the container must be frozen."""
         if self._last is None or self._ready is None:
             raise TransshipError("sending a difference of files before the files")
-        now = await self._look()
-        found = changes(self._last, now, always=self._in_doubt(now))
+        ahead, self._looking = self._looking, None
+        now = await self._look() if ahead is None else await ahead
+        if ahead is not None and look_again:
+            now = await self._look()
+        found = changes(self._last, now, always=self._mapped(), below=self._opaque)
         stream, self._ready = self._ready, None
         try:
             if found.removed:
@@ -98,11 +108,9 @@ class FileCopy:
             await stream.close()
         self._last = now
 
-    def _in_doubt(self, now: Look) -> frozenset[str]:
-        opaque = (path for path in now.traces if path.startswith(self._opaque))
-        return self._mapped().union(opaque) if self._opaque else self._mapped()
-
     async def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
         if self._ready is not None:
             await self._ready.close()
 

@@ -110,9 +110,7 @@ class Forecasts:
 
     def _file_bytes(self, record: Record) -> int:
         home: Path = self._bundles.home(record.id)
-        return sum(
-            trace.size for trace in look(home, self._bundles.trees(record).names).traces.values()
-        )
+        return look(home, self._bundles.trees(record).names).size
 
 
 def told(load: Load, found: plan.Forecast) -> Forecast:

@@ -24,6 +24,7 @@ class Dumped:
     images: Path
     asleep: tuple[int, ...] = ()
     criu_seconds: float = 0.0
+    made_files: bool = False  # in the container's file systems (link remap)
 
 
 @dataclass(frozen=True)

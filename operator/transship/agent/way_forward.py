@@ -83,6 +83,7 @@ class WayForward:
         await self._with.peers.hold(order.target, order.migration)
         with departure.watch.step(StepName.FREEZE):
             await self._freeze(departure)
+        files.look_ahead()
         if order.strategy is Strategy.COLD:
             await self._restore(departure, files, None)
         else:
@@ -133,10 +134,11 @@ class WayForward:
         self._rounds.note_rate(departure, seconds=self._with.clock.monotonic() - began)
 
     async def _restore(self, departure: Departure, files: FileCopy, dumped: Dumped | None) -> None:
-        # CRIU creates files at the dump (link remap): the difference of the files comes after it
+        # CRIU may create files at the dump: the difference of the files comes after it
+        made_files = dumped is not None and dumped.made_files
         copied = files.bytes
         with departure.watch.step(StepName.SYNC_FILES):
-            await files.send_difference()
+            await files.send_difference(look_again=made_files)
         departure.bytes += files.bytes - copied
         with departure.watch.step(StepName.SEND_STATE):
             body = b"" if dumped is None else images.pack(dumped.images)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,8 +45,8 @@ def blind(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def look_away(root: Path, names: Iterable[str]) -> Look:
         seen = look(root, names)
-        traces = {name: replace(t, changed=t.modified) for name, t in seen.traces.items()}
-        return Look(taken=seen.taken, traces=traces)
+        fields = [line.split(b" ", 2) for line in seen.lines]
+        return Look(seen.taken, frozenset(b" ".join((m, m, rest)) for _, m, rest in fields))
 
     monkeypatch.setattr(filecopy, "look", look_away)
 
@@ -180,6 +179,35 @@ async def test_a_silent_store_and_a_removal_both_arrive(home: Path, peer: FakePe
     _store_silently(home / "upper/kept", "tpek")
     await hand_over(files)
     assert peer.content() == content(home)
+
+
+async def test_what_was_looked_at_ahead_is_sent(home: Path, peer: FakePeer) -> None:
+    files = copy_of(home)
+    await files.copy()
+    (home / "upper/kept").write_text("changed")
+    await files.make_ready()
+    files.look_ahead()
+    await files.send_difference()
+    assert peer.content() == content(home)
+
+
+async def test_files_that_the_dump_made_after_the_look_are_sent(home: Path, peer: FakePeer) -> None:
+    files = copy_of(home)
+    await files.copy()
+    await files.make_ready()
+    files.look_ahead()
+    (home / "upper/link_remap.1").write_text("open, and without a name before")
+    await files.send_difference(look_again=True)
+    assert peer.content() == content(home)
+
+
+async def test_a_look_ahead_that_nobody_waits_for_is_ended(home: Path, peer: FakePeer) -> None:
+    files = copy_of(home)
+    await files.copy()
+    await files.make_ready()
+    files.look_ahead()
+    await files.close()
+    assert peer.runs == ["trees"]
 
 
 async def test_there_is_no_difference_without_a_copy(home: Path, peer: FakePeer) -> None:

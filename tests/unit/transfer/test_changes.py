@@ -6,7 +6,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from transship.transfer.changes import TICK_NANOSECONDS, Look, changes, look
+import pytest
+
+from transship.transfer.changes import TICK_NANOSECONDS, Look, Trace, changes, look
 
 OLD = (1_000_000_000, 1_000_000_000)
 
@@ -14,7 +16,7 @@ OLD = (1_000_000_000, 1_000_000_000)
 def settled(root: Path) -> Look:
     """A look long after the last change: nothing in it is in doubt."""
     found = look(root, ["upper"])
-    newest = max(trace.changed for trace in found.traces.values())
+    newest = max(Trace.of(line).changed for line in found.lines)
     return replace(found, taken=newest + 2 * TICK_NANOSECONDS)
 
 
@@ -58,7 +60,7 @@ def test_a_removed_file_is_named_as_removed(tmp_path: Path) -> None:
 def test_a_file_that_changed_within_the_tick_of_the_look_is_in_doubt(tmp_path: Path) -> None:
     make(tmp_path)
     before = look(tmp_path, ["upper"])
-    newest = max(trace.changed for trace in before.traces.values())
+    newest = max(Trace.of(line).changed for line in before.lines)
     at_once = replace(before, taken=newest)
     assert "upper/folder/file" in changes(at_once, look(tmp_path, ["upper"])).files
 
@@ -72,4 +74,55 @@ def test_a_mapped_file_always_counts_as_changed(tmp_path: Path) -> None:
 
 def test_a_single_file_can_be_looked_at_and_a_missing_tree_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("line")
-    assert set(look(tmp_path, ["log", "absent"]).traces) == {"log"}
+    assert [Trace.of(line).path for line in look(tmp_path, ["log", "absent"]).lines] == ["log"]
+    assert look(tmp_path, ["absent"]).lines == frozenset()
+
+
+def test_times_are_known_to_the_nanosecond(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("line")
+    [line] = look(tmp_path, ["log"]).lines
+    assert Trace.of(line) == Trace((tmp_path / "log").stat().st_ctime_ns, 4, "log")
+
+
+@pytest.mark.parametrize("name", ["with space", "new\nline", "t\tab", "caf\udce9", " upper/x"])
+def test_a_file_of_any_name_is_known_by_it(tmp_path: Path, name: str) -> None:
+    make(tmp_path)
+    before = settled(tmp_path)
+    (tmp_path / "upper" / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "upper" / "folder" / name).write_text("1")
+    found = changes(before, look(tmp_path, ["upper"]))
+    assert f"upper/folder/{name}" in found.files
+
+
+@pytest.mark.parametrize("change", ["mode", "owner", "hard link", "type", "target"])
+def test_what_is_not_content_is_seen_too(tmp_path: Path, change: str) -> None:
+    make(tmp_path)
+    file, link = tmp_path / "upper" / "folder" / "file", tmp_path / "upper" / "link"
+    link.symlink_to("here")
+    before = settled(tmp_path)
+    match change:
+        case "mode":
+            file.chmod(0o4755)
+        case "owner":
+            os.chown(file, 4711, 4712)
+        case "hard link":
+            (tmp_path / "upper" / "other").hardlink_to(file)
+        case "type":
+            file.unlink()
+            file.mkdir()
+        case _:
+            link.unlink()
+            link.symlink_to("elsewhere")
+    changed = "upper/link" if change == "target" else "upper/folder/file"
+    assert changed in changes(before, look(tmp_path, ["upper"])).files
+
+
+def test_files_below_a_folder_in_doubt_count_as_changed_and_no_others(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "shm" / "upper").mkdir(parents=True)
+    (tmp_path / "shm" / "upper" / "segment").write_text("123")
+    before = look(tmp_path, ["upper", "shm"])
+    later = replace(before, taken=before.taken + 10**12)
+    found = changes(later, look(tmp_path, ["upper", "shm"]), below=["shm"])
+    assert found.files == ("shm/upper", "shm/upper/segment")
+    assert found.bytes == 3

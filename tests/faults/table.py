@@ -13,8 +13,13 @@ from transship.api.migration import StepName
 from transship.api.placement import Strategy
 from transship.lab.proof.breakages import BREAKAGES, Breakage
 from transship.lab.proof.scene import Side
+from transship.plan.moves import resolve_strategy
 
-STRATEGIES = (Strategy.STOP_AND_COPY, Strategy.PRE_COPY)
+STRATEGIES = tuple(
+    strategy
+    for strategy in (Strategy.STOP_AND_COPY, Strategy.PRE_COPY, Strategy.POST_COPY)
+    if resolve_strategy(strategy, stopped=False)[0] is strategy
+)
 AFTER_RELEASE = frozenset({StepName.RESUME, StepName.DRAIN, StepName.DESTROY})
 ONLY_IN = {
     StepName.COPY_MEMORY: frozenset({Strategy.PRE_COPY, Strategy.POST_COPY}),

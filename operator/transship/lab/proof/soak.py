@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
@@ -30,6 +29,7 @@ CONTAINERS = 12
 MOVES_PER_ROUND = (2, 6)
 LONGEST_DELAY_SECONDS = 2.0  # of a fault after its round's first move
 SETTLE_SECONDS = 180.0  # a failed move is tried again after 10 s, then 20 s
+END_SECONDS = 120.0
 CLIENT_PAUSE_SECONDS = 0.01
 STRATEGIES = (Strategy.AUTO, Strategy.PRE_COPY, Strategy.STOP_AND_COPY)
 
@@ -42,8 +42,8 @@ class Report:
     minutes: float
     rounds: int = 0
     moves_ordered: int = 0
-    migrations: Counter[str] = field(default_factory=Counter)  # by how they ended
-    faults: Counter[str] = field(default_factory=Counter)
+    migrations: dict[str, int] = field(default_factory=dict)  # by how they ended
+    faults: dict[str, int] = field(default_factory=dict)
     restarted: int = 0  # containers whose node lost its power
     longest_blackout_milliseconds: int = 0
     violations: list[str] = field(default_factory=list)
@@ -82,6 +82,8 @@ class Soak:
                 while time.monotonic() - began < minutes * 60 and not self.report.violations:
                     self._round()
                     self.report.violations += watch.twice
+                for violation in self.report.violations:
+                    self._say(f"violation: {violation}")
         self._end()
         self.report.minutes = round((time.monotonic() - began) / 60, 1)
         return self.report
@@ -116,7 +118,7 @@ class Soak:
             self._send_elsewhere(name)
         time.sleep(self._chance.uniform(0, LONGEST_DELAY_SECONDS))
         scene = self._scene(movers[0])
-        self.report.faults[breakage.name] += 1
+        _count_one(self.report.faults, breakage.name)
         self._break(breakage, scene)
         self.report.violations += self._settle()
         self._count()
@@ -191,7 +193,7 @@ class Soak:
             if uid in self._seen or status.phase is None or not status.phase.finished:
                 continue
             self._seen.add(uid)
-            self.report.migrations[_how(status.phase, status.reason)] += 1
+            _count_one(self.report.migrations, _how(status.phase, status.reason))
             longest = max(
                 self.report.longest_blackout_milliseconds, status.blackout_milliseconds or 0
             )
@@ -202,7 +204,7 @@ class Soak:
         faults.heal(lab_dir(self._world.state.name), load_state(lab_dir(self._world.state.name)))
         for name in self._guests:
             self._world.cluster.delete(name)
-        self.report.violations += until_none(self._remains, seconds=SETTLE_SECONDS)
+        self.report.violations += until_none(self._remains, seconds=END_SECONDS)
 
     def _remains(self) -> list[str]:
         left = [
@@ -215,6 +217,10 @@ class Soak:
 
 
 USABLE = tuple(each for each in BREAKAGES if each.ending is not Ending.DELETED)
+
+
+def _count_one(counts: dict[str, int], what: str) -> None:
+    counts[what] = counts.get(what, 0) + 1
 
 
 def _belongs_on(placement: ContainerPlacement) -> str:

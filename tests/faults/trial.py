@@ -104,7 +104,7 @@ def _disturb(scene: Scene, case: Case) -> None:
         try:
             breakpoints.await_reached(scene.directory, node, place, timeout_seconds=REACH_SECONDS)
         except TransshipError as e:
-            raise NotReached(e.message) from e
+            raise NotReached(f"{e.message}; {_told(scene)}") from e
         case.breakage.do(scene)
     finally:
         breakpoints.disarm(scene.directory, node)
@@ -112,6 +112,12 @@ def _disturb(scene: Scene, case: Case) -> None:
         time.sleep(case.breakage.seconds)  # the length of the fault, not a wait for something
     finally:
         _undo(scene, case)
+
+
+def _told(scene: Scene) -> str:
+    """What the newest migration says of itself."""
+    status = [m.status for m in scene.cluster.migrations(scene.placement)][-1:]
+    return "; ".join(f"{each.phase} {each.reason or ''} {each.message or ''}" for each in status)
 
 
 def _undo(scene: Scene, case: Case) -> None:

@@ -107,16 +107,35 @@ def restart(what: What, name: Name = DEFAULT) -> None:
 
 
 @app.command()
+def hang(what: What, name: Name = DEFAULT) -> None:
+    """Stop a service where it stands: it answers nothing, and its connections stay open."""
+    _require_root()
+    with cluster.changing(name) as (directory, state):
+        faults.hang(directory, _service(what, state))
+
+
+@app.command()
+def resume(what: What, name: Name = DEFAULT) -> None:
+    """Let a service that hangs go on where it was."""
+    _require_root()
+    with cluster.changing(name) as (directory, state):
+        faults.resume(directory, _service(what, state))
+
+
+@app.command()
 def partition(
     one: Member,
     other: Member,
     name: Name = DEFAULT,
     one_way: Annotated[bool, typer.Option(help="Only what ONE sends is lost.")] = False,
+    percent: Annotated[int, typer.Option(min=1, max=100, help="How much of it is lost.")] = 100,
 ) -> None:
     """Cut two members of the lab's network from each other, in addition to earlier cuts."""
     _require_root()
     with cluster.changing(name) as (directory, state):
-        faults.partition(directory, state, source=one, target=other, one_way=one_way)
+        faults.partition(
+            directory, state, source=one, target=other, one_way=one_way, percent=percent
+        )
 
 
 @app.command()
@@ -157,6 +176,13 @@ def logs(
         tail = program("tail")
         os.execv(tail, [tail, "-n", "+1", "-F", str(path)])  # noqa: S606
     typer.echo(path.read_text(errors="replace"), nl=False)
+
+
+def _service(what: str, state: LabState) -> faults.Target:
+    target = faults.parse_target(what, state)
+    if target.kind is faults.Kind.NODE:
+        raise Refused(f"{what} cannot hang: only services can", hint="operator or agent:NODE")
+    return target
 
 
 def _environment(state: LabState) -> LabEnvironment:

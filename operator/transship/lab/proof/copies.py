@@ -3,7 +3,8 @@
 A copy is the processes in the container's cgroup on a node. `CopyWatch` looks all the time where
 the program itself has run. A container that moves has run here before and there after; one that
 has run here, then there, then here again faster than anyone could move it back has run twice. What
-CRIU does in a process that it restores, and what the kernel does to end one, is not the program.
+CRIU does in a process that it restores, and what the kernel does to end one, is not the program's
+own work.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ BACK_AGAIN_SECONDS = 1.0  # no move and its way back are faster
 LOOKS_OF_A_PROGRAM = 3  # the last steps of a restore are seen in one or two
 WORK_NANOSECONDS = 200_000  # in one look; a witness under a client does several times as much
 Process = tuple[str, str, str]  # container, node, pid
-CRIU_NAMES = frozenset({"criu", "criu-lazy-pages"})
+PROGRAM = "witness"  # what else is in the cgroup (gate, CRIU) only prepares a copy
 
 
 def processes(state: LabState, node: str, container: str) -> frozenset[int]:
@@ -119,7 +120,7 @@ class CopyWatch:
             with suppress(OSError):
                 for pid in (group / "cgroup.procs").read_text().split():
                     with suppress(OSError, ValueError):
-                        if _name(pid) not in CRIU_NAMES:
+                        if _name(pid) == PROGRAM:
                             found[container, node, pid] = _run_nanoseconds(pid)
         return found
 

@@ -30,6 +30,7 @@ MOVES_PER_ROUND = (2, 6)
 LONGEST_DELAY_SECONDS = 2.0  # of a fault after its round's first move
 SETTLE_SECONDS = 180.0  # a failed move is tried again after 10 s, then 20 s
 END_SECONDS = 120.0
+SHOWN = 6  # of what is found again and again
 CLIENT_PAUSE_SECONDS = 0.01
 STRATEGIES = (Strategy.AUTO, Strategy.PRE_COPY, Strategy.STOP_AND_COPY)
 
@@ -81,7 +82,7 @@ class Soak:
             with CopyWatch(self._world.state, ids) as watch:
                 while time.monotonic() - began < minutes * 60 and not self.report.violations:
                     self._round()
-                    self.report.violations += watch.twice
+                    self.report.violations += watch.twice[:SHOWN]
                 for violation in self.report.violations:
                     self._say(f"violation: {violation}")
         self._end()

@@ -77,7 +77,8 @@ class MemoryRounds:
         if not place.has_turn:
             departure.choice = "others are handed over first"
         while not await place.wait(seconds=KEEP_UP_SECONDS):
-            await self._catch_up(departure)
+            if departure.copied and departure.copied[-1].left_pages is not None:
+                await self._catch_up(departure)  # else each look would read all of the memory
         await self._catch_up(departure)
 
     async def _catch_up(self, departure: Departure) -> None:
@@ -103,6 +104,8 @@ class MemoryRounds:
             self._with.experience.note_rate(departure.order.target.node, sent / seconds)
 
     async def _slow_down(self, departure: Departure, share: float) -> None:
+        # a slow container must not fail its probes for it
+        await self._with.residents.quieten(departure.order.container)
         try:
             await self._with.brakes.slow(departure.order.container, share)
         except NotFound as e:  # it is not to be slowed down on this node

@@ -149,10 +149,13 @@ class Source:
             if departure.verdict is Verdict.RELEASED:
                 raise
         cause = cancelled() if forward.cancelled() else forward.exception()
-        if cause is None:
-            await self._release.finish(departure)
-        else:
-            await self._way_back.roll_back(departure, cause)
+        try:
+            if cause is None:
+                await self._release.finish(departure)
+            else:
+                await self._way_back.roll_back(departure, cause)
+        finally:
+            departure.leave_queue()
 
 
 def _order_of(record: Record) -> OutgoingOrder:

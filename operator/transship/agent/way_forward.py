@@ -19,6 +19,7 @@ from transship.agent.ports import Dumped, StreamWish
 from transship.agent.source_parts import SourceParts, cancelled
 from transship.api.migration import StepName
 from transship.api.placement import Compression, Strategy
+from transship.common.errors import TransshipError
 from transship.protocol.migrations import RestoreRequest
 from transship.protocol.states import SideState, Verdict
 from transship.transfer import images
@@ -109,9 +110,20 @@ class WayForward:
             await self._with.residents.stop(order.container)
         else:
             await self._with.copies.freeze(order.container)
+            self._release_brake(order.container)
         self._with.wires.divert(record, via=order.target)
         frozen = self._with.clock.monotonic() - departure.frozen_at
         departure.watch.note(StepName.FREEZE, seconds=frozen)
+
+    def _release_brake(self, container: str) -> None:
+        """CRIU works inside the container's cgroup: no quota of a move may slow that down.
+
+        What is frozen does not run however much it may; the way back tries again.
+        """
+        try:
+            self._with.brakes.release(container)
+        except TransshipError as e:
+            logger.bind(container=container).warning("it is dumped slowly: {}", e)
 
     async def _dump(self, departure: Departure) -> Dumped:
         with departure.watch.step(StepName.DUMP):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fakes.agent_pair import LONG_SECONDS, Pair
+from fakes.agent_world import SECONDS
 from transship.api.placement import MigrationSettings, PostCopy, Strategy
 from transship.protocol.migrations import MigrationReport
 from transship.protocol.states import RecordState, SideState
@@ -69,6 +70,21 @@ def test_a_busy_container_is_slowed_down_and_moved(pair: Pair) -> None:
     assert "of its CPU time" in told.choice
     assert pair.world.slowed == {}
     assert pair.world.violations == []
+
+
+def test_a_slowed_container_is_dumped_at_full_speed_and_fails_no_probe(pair: Pair) -> None:
+    """CRIU works inside the container's cgroup."""
+    pair.world.writing = BUSY
+    pair.prepare()
+    pair.begin()
+    while pair.world.slowed.get("node-a") is None:
+        pair.pass_time(0.001)
+    assert pair.a.live.residents.quiet
+    while pair.a.state is not RecordState.FROZEN:
+        pair.pass_time(0.001)
+    pair.pass_time(SECONDS["freeze"] + 0.001)
+    assert report(pair).state is SideState.FROZEN
+    assert pair.world.slowed == {}
 
 
 def test_where_it_cannot_be_slowed_down_the_move_fails_and_it_runs_on(pair: Pair) -> None:

@@ -137,6 +137,7 @@ class World:
         self.copies.pop(node, None)
         self.wires.pop(node, None)
         self.servers.pop(node, None)
+        self.slowed.pop(node, None)
         if node in self.homes:
             self.homes[node].mounted = False
 

@@ -32,7 +32,8 @@ STEPS = st.sampled_from(
     [
         "prepare", "create_held", "receive", "hold", "received", "mount", "restore", "resume",
         "release", "copy", "ready", "quieten", "freeze", "divert", "dump", "send_difference",
-        "undivert", "thaw", "unready", "destroy", "remove", "remove_wires", "leave", "settle",
+        "copy_round", "slow", "brake_release", "undivert", "thaw", "unready", "destroy", "remove",
+        "remove_wires", "leave", "settle",
     ]
 )  # fmt: skip
 NODES = st.sampled_from([0, 1])
@@ -51,9 +52,14 @@ class Handovers(RuleBasedStateMachine):
         self.said: dict[str, VerdictNotice] = {}
         self.power_was_lost = False
 
-    @initialize(strategy=st.sampled_from([Strategy.STOP_AND_COPY, Strategy.COLD]))
-    def choose(self, strategy: Strategy) -> None:
+    @initialize(
+        strategy=st.sampled_from([Strategy.STOP_AND_COPY, Strategy.AUTO, Strategy.COLD]),
+        writing=st.sampled_from([10, 10_000, 10_000_000]),
+    )
+    def choose(self, strategy: Strategy, writing: int) -> None:
+        """Auto slows down a container that writes much, and gives up on one that writes more."""
         self.pair.strategy = strategy
+        self.pair.world.writing = writing
 
     @property
     def migration(self) -> str:
@@ -187,6 +193,12 @@ class Handovers(RuleBasedStateMachine):
         owner = self.owner()
         assert owner.record is not None
         event(f"epoch {owner.record.epoch}")
+        self.pair.pass_time(5.0)  # what an abort could not give back at once
+        assert self.pair.world.slowed == {}
+        for each in (self.pair.a, self.pair.b):
+            place = each.live.slots.enter()
+            assert place.has_turn
+            place.leave()
         for each in (self.pair.a, self.pair.b):
             each.restart()
         self.pair.settle()

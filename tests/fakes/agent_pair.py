@@ -457,7 +457,10 @@ class FakeFileCopy:
     async def make_ready(self) -> None:
         self._must_live()
 
-    async def send_difference(self) -> None:
+    def look_ahead(self) -> None:
+        self._must_live()
+
+    async def send_difference(self, *, look_again: bool = False) -> None:
         await self._send("send_difference")
 
     async def close(self) -> None:

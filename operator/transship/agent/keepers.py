@@ -122,6 +122,8 @@ class PageKeeper:
         except FileNotFoundError:
             return  # it has given all of them already
         except (OSError, ValueError) as e:
+            if not (self._work / keeper_words.SOCKET_NAME).exists():
+                return  # it has given all of them while this was being asked
             raise KeeperDead("receiving pages: the page keeper has ended") from e
         if answer.error:
             raise TransshipError(

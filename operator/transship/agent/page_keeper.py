@@ -112,9 +112,9 @@ class Keeper:
         self._server.close()
         (self._held.images / "work" / keeper_words.SOCKET_NAME).unlink(missing_ok=True)
         self._ended.set()
+        self._intake.see_out(LINGER_SECONDS)  # first: who waits for the source's end is asking
         for thread in tuple(self._asked):
             thread.join(ANSWER_SECONDS)
-        self._intake.see_out(LINGER_SECONDS)
 
     def _lazy_pages(self, pid: int) -> list[PageRange]:
         self._expect()

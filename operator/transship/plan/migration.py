@@ -239,7 +239,10 @@ def _silence(side: Side) -> Obstacle:
 
 
 def _said(report: MigrationReport) -> Obstacle:
-    return Obstacle(report.reason, report.message, report.hint)
+    """In an agent's words, with the table's hint where it has given none."""
+    known = next((reason for reason in Reason if reason == report.reason), None)
+    hint = report.hint or (known.hint if known is not None else "")
+    return Obstacle(report.reason, report.message, hint)
 
 
 def _not_the_owner(seen: Seen) -> Obstacle:

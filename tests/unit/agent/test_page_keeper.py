@@ -119,6 +119,18 @@ async def test_pages_come_from_the_source_to_the_process(node: Node) -> None:
     await node.keeper.all_stored(timeout_seconds=20)  # asked again, of one that is done
 
 
+async def test_who_asks_hears_the_source_end_after_the_process_has_everything(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, PAGES)
+    sender.final()
+    asking = asyncio.create_task(node.keeper.all_stored(timeout_seconds=20))
+    node.process.ask("finish()")
+    await node.keeper.ended()
+    assert not asking.done()
+    sender.end()
+    await asking
+
+
 async def test_a_source_that_sends_too_little_is_told_of(node: Node) -> None:
     sender = node.sender()
     node.send(sender, 0, PAGES - 3)

@@ -200,6 +200,7 @@ def test_a_failed_source_ends_it_with_the_words_of_the_source() -> None:
     assert isinstance(step, Finish)
     assert step.why is not None
     assert (step.why.reason, step.why.message) == ("DumpFailed", "io_uring")
+    assert step.why.hint == Reason.DUMP_FAILED.hint
 
 
 def test_a_side_that_cannot_be_reached_at_the_end_does_not_hold_it_up() -> None:

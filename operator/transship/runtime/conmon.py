@@ -172,6 +172,8 @@ def forget(layout: Layout, *, container_id: str) -> None:
         layout.exits / container_id, persist / "exit", persist / "oom", bundle / "oom",
         bundle / "attach", bundle / "ctl", bundle / "winsz",
         layout.pidfile(container_id), layout.conmon_pidfile(container_id),
+        # what it writes before it renames it, when it was killed in between
+        *layout.exits.glob(f"{container_id}.*"),
     ):  # fmt: skip
         path.unlink(missing_ok=True)
 

@@ -70,8 +70,10 @@ def test_the_exit_code_is_in_a_file(layout):
 
 def test_an_earlier_run_is_forgotten(layout):
     (layout.exits / "id").write_text("0")
+    (layout.exits / "id.9OWKZ3").write_text("0")
     (layout.persist("id") / "oom").touch()
     conmon.forget(layout, container_id="id")
+    assert list(layout.exits.iterdir()) == []
     assert conmon.exit_code(layout, "id") is None
     assert not conmon.oom_killed(layout, "id")
 

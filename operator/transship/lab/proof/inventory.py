@@ -22,7 +22,7 @@ Inventory = frozenset[str]
 
 FOLDERS = ("var/lib/transship", "run/transship")
 NOT_LOOKED_INTO = frozenset({"var/lib/transship/images", "var/lib/transship/lost+found"})
-LASTS = ("process", "link", "route")  # of what is there at rest, what has to be there always
+LASTS = ("process", "link")  # of what is there at rest, what has to be there always
 FORWARD = "forward"  # what a node keeps on purpose for a while after a container has left
 LASTING = 0x80  # NUD_PERMANENT
 IPV4 = 2

@@ -39,6 +39,9 @@ CALM = 0.5
 """The share of the link's rate that a container should write at, to come to rest within rounds."""
 
 
+SHRINKS_NO_MORE = "what is left shrinks no more"
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a handover takes besides the memory, in seconds.
@@ -119,7 +122,7 @@ def decide(seen: Seen) -> Decision:
     if _another_helps(seen):
         return Decision(Act.ROUND, _slowed(seen))
     if seen.strategy is not Strategy.AUTO:
-        return Decision(Act.HAND_OVER, "what is left shrinks no more")
+        return Decision(Act.HAND_OVER, SHRINKS_NO_MORE)
     return _last_resort(seen)
 
 
@@ -204,7 +207,7 @@ def _shrinks(seen: Seen) -> bool:
 def _last_resort(seen: Seen) -> Decision:
     """Rounds alone will not make it any better."""
     if _fits(seen):
-        return Decision(Act.HAND_OVER, "what is left shrinks no more, and fits")
+        return Decision(Act.HAND_OVER, _slowed(seen) or f"{SHRINKS_NO_MORE}, and fits")
     if seen.cost.fixed > allowed_seconds(seen) and seen.cost.measured:
         return _fail(seen, "even without any memory")
     if seen.post_copy:

@@ -145,6 +145,13 @@ def test_what_no_longer_shrinks_but_fits_the_default_is_handed_over() -> None:
     assert decide(seen(a_round(9000, left=2000), still)).act is Act.HAND_OVER
 
 
+def test_whoever_was_slowed_down_is_told_so_however_it_ends() -> None:
+    still = a_round(2000, left=2000)
+    decision = decide(seen(a_round(9000, left=2000), still, share=0.5))
+    assert decision.act is Act.HAND_OVER
+    assert "50% of its CPU time" in decision.message
+
+
 def test_a_limit_below_what_a_handover_takes_without_memory_is_told_apart() -> None:
     decision = decide(seen(a_round(9000, left=9000), max_downtime=0.05))
     assert decision.act is Act.FAIL

@@ -154,7 +154,7 @@ def test_a_bad_image_says_so_and_can_be_deleted(world: World) -> None:
 def test_a_full_pool_says_so_and_serves_whoever_waits_when_an_address_comes_free(
     world: World,
 ) -> None:
-    base = world.get("apool", "default")["spec"]["cidr"].split("/")[0].rsplit(".", 2)[0]
+    base = world.get("apool", "default")["spec"]["cidrs"][0].split("/")[0].rsplit(".", 2)[0]
     small = f"""
 apiVersion: transship.dev/v1alpha1
 kind: AddressPool

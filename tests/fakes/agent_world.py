@@ -20,6 +20,7 @@ from transship.api.migration import MemoryTraffic
 from transship.api.placement import DesiredState
 from transship.common.clock import Clock
 from transship.common.errors import NotFound, TransshipError
+from transship.plan.obstacles import Obstacle
 from transship.protocol.migrations import MemoryEndpoint, Peer
 from transship.protocol.states import RecordState
 from transship.transfer.page_ranges import PAGE_BYTES
@@ -394,6 +395,7 @@ class FakeResidents:
     cared_for: bool = False
     attached: bool = False
     quiet: bool = False
+    hindrances: tuple[Obstacle, ...] = ()
     looking: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -407,6 +409,9 @@ class FakeResidents:
     def disown(self, container: str) -> None:
         self.at.life.must_live()
         self.cared_for = False
+
+    async def look_over(self, container: str) -> tuple[Obstacle, ...]:
+        return self.hindrances
 
     async def quieten(self, container: str) -> None:
         await self.at.step("quieten")

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from transship.agent.supervision import Seen
 from transship.common.errors import TransshipError
+from transship.plan.obstacles import Obstacle
 from transship.protocol.containers import ContainerOrder
 from transship.protocol.states import RunState
 
@@ -21,6 +22,7 @@ class FakeMachine:
         self.starts = 0
         self.registry_answers = asyncio.Event()
         self.registry_answers.set()
+        self.hindrances: tuple[Obstacle, ...] = ()
         self.failure: TransshipError | None = None
 
     def seen(self, container_id: str) -> Seen:
@@ -46,6 +48,9 @@ class FakeMachine:
 
     async def attach(self, order: ContainerOrder) -> None:
         self.attached.add(order.id)
+
+    async def look_over(self, container_id: str) -> tuple[Obstacle, ...]:
+        return self.hindrances
 
     async def freeze(self, container_id: str) -> None:
         self.instances[container_id] = Seen(RunState.FROZEN, pid=self.seen(container_id).pid)

@@ -127,6 +127,7 @@ class Agent:
         self.containers.begin()
         self._background(self._watch_exits(), name="exits")
         self._background(self.janitor.run(), name="janitor")
+        self._background(self.containers.lookout.run(), name="lookout")
         forwards = Forwards(self.network, journal=self.journal, clock=self._clock)
         self._background(forwards.run(), name="forwards")
         await self._listen()

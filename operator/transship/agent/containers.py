@@ -11,6 +11,7 @@ import asyncio
 from loguru import logger
 
 from transship.agent import records
+from transship.agent.lookout import Lookout
 from transship.agent.machine import Note, Tools
 from transship.agent.records import OWNED, Record
 from transship.agent.supervision import Seen
@@ -18,7 +19,13 @@ from transship.agent.supervisor import Supervisor
 from transship.api.placement import DesiredState
 from transship.api.reasons import Reason
 from transship.common.errors import NotFound
-from transship.protocol.containers import ContainerOrder, ContainerReport, ContainerReports
+from transship.plan.obstacles import Obstacle
+from transship.protocol.containers import (
+    ContainerOrder,
+    ContainerReport,
+    ContainerReports,
+    Hindrance,
+)
 from transship.protocol.states import RunState
 
 
@@ -30,6 +37,7 @@ class Containers:
         self._journal = tools.journal
         self._machine = tools.machine
         self._supervisors: dict[str, Supervisor] = {}
+        self.lookout = Lookout(tools)
 
     def begin(self) -> None:
         """Look after everything that the journal says is ours; after the roles have recovered."""
@@ -93,6 +101,10 @@ class Containers:
         """Let no probe run inside: no dump can take a command that the node started."""
         await self._supervisor(container).quieten()
 
+    async def look_over(self, container: str) -> tuple[Obstacle, ...]:
+        """What in it keeps it from being moved live, right now."""
+        return await self.lookout.look(container)
+
     def disown(self, container: str) -> None:
         """Leave a copy alone: its end is not an exit. Before the freeze, or the destruction."""
         self._supervisor(container).disown()
@@ -151,6 +163,10 @@ class Containers:
             last_exit=record.last_exit,
             image_digest=record.image_digest,
             migration=record.migration,
+            hindrances=tuple(
+                Hindrance(reason=each.reason, message=each.message, hint=each.hint)
+                for each in self.lookout.seen(record.id)
+            ),
             reason=note.reason,
             message=note.message,
             hint=note.hint,

@@ -15,8 +15,12 @@ from transship.agent.probes import Outcome
 from transship.agent.supervision import Seen
 from transship.common.errors import NotFound
 from transship.network import Address, ContainerNetwork
+from transship.network.unix_peers import unix_peers
+from transship.plan import movability
+from transship.plan.obstacles import Obstacle
 from transship.protocol.containers import ContainerOrder
 from transship.protocol.states import RunState
+from transship.runtime import census
 from transship.runtime.containers import Observed, Runtime, State
 from transship.runtime.freezer import Freezer, FreezerState
 from transship.runtime.orders import Order
@@ -66,6 +70,14 @@ class Instances:
     async def stop(self, order: ContainerOrder) -> None:
         grace = order.container.termination_grace_period_seconds
         await self.runtime.stop(order.id, grace_seconds=grace)
+
+    async def look_over(self, container_id: str) -> tuple[Obstacle, ...]:
+        return await asyncio.to_thread(self._look_over, container_id)
+
+    def _look_over(self, container_id: str) -> tuple[Obstacle, ...]:
+        peers = unix_peers(self.network.namespace(container_id))
+        pids = self.freezer(container_id).processes()
+        return movability.hindrances(census.take(pids, peers=peers))
 
     async def clear(self, container_id: str) -> None:
         await self.runtime.destroy(container_id)

@@ -14,6 +14,7 @@ from transship.agent.probes import Prober
 from transship.agent.supervision import Seen
 from transship.common.clock import Clock
 from transship.common.errors import TransshipError
+from transship.plan.obstacles import Obstacle
 from transship.protocol.containers import ContainerOrder
 
 
@@ -40,6 +41,10 @@ class Machine(Protocol):
 
     async def stop(self, order: ContainerOrder) -> None:
         """Signal, grace period, kill; returns when nothing runs any more."""
+        ...
+
+    async def look_over(self, container_id: str) -> tuple[Obstacle, ...]:
+        """What in a running container keeps it from being dumped; it is not disturbed."""
         ...
 
     async def clear(self, container_id: str) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 from transship.agent.records import Record
 from transship.api.migration import MemoryTraffic
 from transship.api.placement import Compression, Strategy
+from transship.plan.obstacles import Obstacle
 from transship.protocol.migrations import MemoryEndpoint, Peer
 from transship.transfer.pace import Pace
 from transship.transfer.rounds import CopyRound
@@ -209,6 +210,10 @@ class Residents(Protocol):
 
     def disown(self, container: str) -> None:
         """Leave a copy alone: its end is not an exit."""
+        ...
+
+    async def look_over(self, container: str) -> tuple[Obstacle, ...]:
+        """What in a running container keeps it from being moved live, right now."""
         ...
 
     async def quieten(self, container: str) -> None:

@@ -19,7 +19,7 @@ from transship.agent.ports import Dumped, StreamWish
 from transship.agent.source_parts import SourceParts, cancelled
 from transship.api.migration import StepName
 from transship.api.placement import Compression, Strategy
-from transship.common.errors import TransshipError
+from transship.common.errors import Refused, TransshipError
 from transship.protocol.migrations import RestoreRequest
 from transship.protocol.states import SideState, Verdict
 from transship.transfer import images
@@ -39,6 +39,7 @@ class WayForward:
         order = departure.order
         log = logger.bind(migration=order.migration, container=order.container)
         log.bind(target=order.target.node, strategy=order.strategy).info("migration begins")
+        await self._require_movable(departure)
         departure.files = files = self._file_copy(departure)
         if order.strategy is Strategy.COLD:
             await self._copy_files(departure, files)
@@ -48,7 +49,18 @@ class WayForward:
             await self._copy_memory(departure)
             await files.catch_up()
             await self._rounds.keep_up(departure)
+            await self._require_movable(departure)  # as it is now: the copy may have taken long
         await self._hand_over(departure, files)
+
+    async def _require_movable(self, departure: Departure) -> None:
+        """Say what cannot be moved before anything is done for it."""
+        if departure.order.strategy is Strategy.COLD:
+            return
+        found = await self._with.residents.look_over(departure.order.container)
+        if found:
+            first, more = found[0], len(found) - 1
+            message = f"{first.message}; and {more} more" if more else first.message
+            raise Refused(message, reason=first.reason, hint=first.hint)
 
     def _file_copy(self, departure: Departure) -> FileCopy:
         order = departure.order

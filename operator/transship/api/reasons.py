@@ -414,6 +414,56 @@ class Reason(StrEnum):
         "A process of the container has a socket of a family or protocol that CRIU cannot dump.",
         "TCP, UDP, Unix, packet and netlink sockets can be moved; others only Cold",
     )
+    TRACED = (
+        "Traced",
+        "A process of the container is being traced, by a debugger or by strace.",
+        "end the debugger, or use the strategy Cold",
+    )
+    MESSAGE_QUEUE = (
+        "MessageQueue",
+        "The container has a POSIX message queue, which CRIU cannot dump.",
+        "remove it (mq_unlink) and close it, use System V queues, or use the strategy Cold",
+    )
+    MAIN_THREAD_ENDED = (
+        "MainThreadEnded",
+        "The main thread of a process has ended while others run on, which CRIU cannot dump.",
+        "let the main thread wait for the others, or use the strategy Cold",
+    )
+    THREAD_STOPPED = (
+        "ThreadStopped",
+        "Single threads of a process are stopped while others run, which CRIU cannot dump.",
+        "end the debugger that stopped them, or use the strategy Cold",
+    )
+    FOREIGN_PROCESS = (
+        "ForeignProcess",
+        "A process from outside is in the container, or one in it has a handle of one outside.",
+        "end what was started in the container by hand (runc exec), or use the strategy Cold",
+    )
+    TERMINAL_FULL = (
+        "TerminalFull",
+        "A terminal of the container holds output that nobody has read.",
+        "let the program behind the terminal read, or use the strategy Cold",
+    )
+    NETLINK_UNREAD = (
+        "NetlinkUnread",
+        "A netlink socket of the container holds messages that the program has not read.",
+        "it is tried again; a program that never reads has to close the socket",
+    )
+    DESCRIPTOR_IN_FLIGHT = (
+        "DescriptorInFlight",
+        "A descriptor was under way from one process of the container to another.",
+        "it is tried again",
+    )
+    UNSUPPORTED_MOUNT = (
+        "UnsupportedMount",
+        "A process of the container has mounted something that CRIU cannot dump.",
+        "unmount it, make it a volume, or use the strategy Cold",
+    )
+    UNSUPPORTED_NETWORK_DEVICE = (
+        "UnsupportedNetworkDevice",
+        "A process of the container has made a network device that CRIU cannot dump.",
+        "remove it, or use the strategy Cold",
+    )
     FILE_WATCH = (
         "FileWatch",
         "A process of the container watches a file that CRIU cannot find again.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from transship.api.migration import ContainerMigration
-from transship.api.placement import NetworkMode
+from transship.api.placement import NetworkMode, Strategy
 from transship.api.reasons import Reason
 from transship.plan.moves import (
     Migrations,
@@ -168,10 +168,23 @@ def _locate(seen: Seen, owner: Owner) -> Decision:
     pause = next_attempt_time(failed)
     if pause is not None and seen.now < pause:
         return _back_off(failed, pause, wanted, now=seen.now)
+    if failed and (hindered := _hindered(seen, owner, wanted)) is not None:
+        return Decision(Wait(BLOCKED_SECONDS), hindered, wanted)
     if crowded := {owner.node, wanted} & seen.full:
         return Decision(Wait(BLOCKED_SECONDS), _crowded(crowded), wanted)
     attempt = next_attempt(seen.migrations, epoch=owner.epoch)
     return Decision(Move(owner.node, wanted, owner.epoch, attempt), wanted=wanted)
+
+
+def _hindered(seen: Seen, owner: Owner, wanted: str) -> Obstacle | None:
+    """A second try would be in vain while the owner's agent still sees why the first one failed."""
+    sighting = sighting_at(seen.sightings, owner.node)
+    if sighting is None or seen.placement.spec.migration.strategy == Strategy.COLD:
+        return None
+    for each in sighting.report.hindrances:
+        message = f"the move to {wanted} waits: {each.message}"
+        return Obstacle(each.reason, message, each.hint)
+    return None
 
 
 def _crowded(nodes: set[str]) -> Obstacle:

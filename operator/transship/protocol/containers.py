@@ -45,6 +45,14 @@ class ContainerOrder(Message):
     image_digest: str | None = None
 
 
+class Hindrance(Message):
+    """What in a running container keeps it from being moved live."""
+
+    reason: str
+    message: str
+    hint: str = ""
+
+
 class ContainerReport(Message):
     """What an agent knows of a container: its own record, and what the kernel says."""
 
@@ -61,6 +69,8 @@ class ContainerReport(Message):
     last_exit: LastExit | None = None
     image_digest: str | None = None
     migration: str | None = None
+    hindrances: tuple[Hindrance, ...] = ()
+    """As the agent saw it last; it looks every few seconds, and whenever a move begins."""
     reason: str = ""
     message: str = ""
     hint: str = ""

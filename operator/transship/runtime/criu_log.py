@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transship.api.reasons import Reason
+from transship.runtime.criu_rules import UNSUPPORTED, Rule
 
 LOG_LEVEL = 4
 """CRIU's and runc's default for diagnosis; 0 gained nothing that could be measured."""
@@ -40,72 +41,6 @@ class Diagnosis:
     hint: str
     tail: str = ""
 
-
-@dataclass(frozen=True)
-class Rule:
-    """What a line of the log means. `message` may use the pattern's named groups."""
-
-    pattern: str
-    reason: Reason
-    message: str
-
-
-_OUTSIDE = (
-    Rule(
-        r"Unknown shit \d+ \(anon_inode:\[io_uring\]\)|\(\[io_uring\]\)",
-        Reason.IO_URING_IN_USE,
-        "a process uses io_uring",
-    ),
-    Rule(
-        r"Unknown shit \d+ \((?P<what>[^)]*)\)"
-        r"|Can't dump file \d+ of that type \[\d+\] \((?P<more>.*)\)",
-        Reason.UNSUPPORTED_FILE,
-        "a process has {what}{more} open",
-    ),
-    Rule(
-        r"Unsupported proto 262 ", Reason.MPTCP_SOCKET, "a process has a Multipath TCP socket open"
-    ),
-    Rule(
-        r"Unsupported (?:proto|socket family:|socket type:) ?(?P<what>\d+)",
-        Reason.UNSUPPORTED_SOCKET,
-        "a process has a socket of a kind (number {what}) that CRIU does not know open",
-    ),
-    Rule(
-        r"Can't dump that handle",
-        Reason.FILE_WATCH,
-        "a process watches a file (inotify, fanotify) that CRIU cannot find by its handle",
-    ),
-    Rule(
-        r"Some file locks are hold by dumping tasks",
-        Reason.FILE_LOCK,
-        "a process holds a file lock together with one outside of the container",
-    ),
-    Rule(
-        r"External socket is used|name-less external socket|External socket found in image",
-        Reason.EXTERNAL_CONNECTION,
-        "a process has a Unix socket connected to a process outside of the container",
-    ),
-    Rule(
-        r"Can't lookup mount=\d+ for fd=-?\d+ path=(?P<path>.*)",
-        Reason.FOREIGN_FILE,
-        "a process has {path} open, which lies on none of the container's mounts",
-    ),
-    Rule(
-        r"(?:Can't )?dump nested (?P<what>\w+) namespace|Nested (?P<kind>\w+) namespaces? ",
-        Reason.NESTED_NAMESPACE,
-        "a process has made a {what}{kind} namespace of its own",
-    ),
-    Rule(
-        r"Found dangling tty",
-        Reason.FOREIGN_FILE,
-        "a process uses a terminal that is not the container's",
-    ),
-    Rule(
-        r"In-flight connection",
-        Reason.CONNECTION_IN_FLIGHT,
-        "a connection was just being made",
-    ),
-)
 
 _NODE = (
     Rule(
@@ -182,7 +117,7 @@ _NODE = (
     ),
 )
 
-RULES = (*_OUTSIDE, *_NODE)
+RULES = (*UNSUPPORTED, *_NODE)
 
 
 def diagnose(log: str, *, otherwise: Reason) -> Diagnosis:

@@ -1,0 +1,32 @@
+"""Which Unix sockets of a network namespace are connected, and to which: by sock_diag(7).
+
+/proc/net/unix does not tell peers. Inodes count for the whole machine, so a peer that is not among
+the namespace's own sockets lives in another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pyroute2.netlink.diag import DiagSocket
+
+from transship.common.errors import NotFound
+from transship.network import namespaces
+
+AF_UNIX = 1
+SHOW_PEER = 4  # UDIAG_SHOW_PEER
+ALL_STATES = 0xFFFFFFFF
+
+
+def unix_peers(namespace: Path) -> Mapping[int, int]:
+    """The inode of every Unix socket there, and that of its peer (0: it has none)."""
+    if not namespaces.is_namespace(namespace):
+        raise NotFound(f"looking for sockets in {namespace}: it is no network namespace")
+    return namespaces.run_inside(namespace, _peers)
+
+
+def _peers() -> Mapping[int, int]:
+    with DiagSocket() as diag:
+        found = diag.get_sock_stats(family=AF_UNIX, states=ALL_STATES, show=SHOW_PEER)
+        return {each["udiag_ino"]: each.get_attr("UNIX_DIAG_PEER") or 0 for each in found}

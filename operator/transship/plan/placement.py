@@ -165,11 +165,11 @@ def _locate(seen: Seen, owner: Owner) -> Decision:
     barred = entrance(wanted, nodes=seen.nodes) or _forbidden(seen, wanted, failed)
     if barred is not None:
         return Decision(Wait(BLOCKED_SECONDS), barred, wanted)
+    if failed and (hindered := _hindered(seen, owner, wanted)) is not None:
+        return Decision(Wait(BLOCKED_SECONDS), hindered, wanted)
     pause = next_attempt_time(failed)
     if pause is not None and seen.now < pause:
         return _back_off(failed, pause, wanted, now=seen.now)
-    if failed and (hindered := _hindered(seen, owner, wanted)) is not None:
-        return Decision(Wait(BLOCKED_SECONDS), hindered, wanted)
     if crowded := {owner.node, wanted} & seen.full:
         return Decision(Wait(BLOCKED_SECONDS), _crowded(crowded), wanted)
     attempt = next_attempt(seen.migrations, epoch=owner.epoch)

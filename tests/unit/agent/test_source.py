@@ -15,6 +15,7 @@ from transship.api.migration import StepName
 from transship.api.placement import Strategy
 from transship.api.reasons import Reason
 from transship.common.errors import NotFound, Refused
+from transship.plan.obstacles import obstacle
 from transship.protocol.migrations import RestoreReply, VerdictReply
 from transship.protocol.states import RecordState, SideState, Verdict
 
@@ -119,6 +120,27 @@ def test_a_stopped_container_is_not_started_by_an_abort(pair: Pair) -> None:
     pair.settle()
     assert pair.a.state is RecordState.STOPPED
     assert pair.world.copies == {}
+
+
+def test_what_hinders_it_is_said_before_the_freeze(pair: Pair) -> None:
+    hindrance = obstacle(Reason.TRACED, "process 7 (x) is traced by process 1 (y)")
+    pair.a.live.residents.hindrances = (hindrance, hindrance)
+    pair.move()
+    pair.assert_lives_on(pair.a, epoch=1)
+    report = pair.a.live.source.report("m-1")
+    assert report is not None
+    assert (report.state, report.reason) == (SideState.FAILED, Reason.TRACED)
+    assert report.message == "process 7 (x) is traced by process 1 (y); and 1 more"
+    assert report.hint == Reason.TRACED.hint
+    assert report.blackout_microseconds is None
+    assert [step.name for step in report.steps] == []
+
+
+def test_nothing_hinders_a_cold_move(pair: Pair) -> None:
+    pair.strategy = Strategy.COLD
+    pair.a.live.residents.hindrances = (obstacle(Reason.TRACED, "traced"),)
+    pair.move()
+    pair.assert_lives_on(pair.b, epoch=2)
 
 
 def test_a_cold_move_that_fails_starts_the_container_again(pair: Pair) -> None:

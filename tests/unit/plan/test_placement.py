@@ -26,6 +26,7 @@ from transship.plan.placement_steps import (
     Tidy,
     Wait,
 )
+from transship.protocol.containers import Hindrance
 from transship.protocol.states import RecordState, RunState
 
 NODES = tuple(Node(node_agent(name)) for name in ("node-a", "node-b"))
@@ -132,6 +133,37 @@ def test_the_next_attempt_waits_for_its_back_off() -> None:
     assert early.obstacle.reason == "DumpFailed"
     later = step_of(made, migrations=(failed,), now=NOW + seconds(11))
     assert later.step == Move("node-a", "node-b", 1, 2)
+
+
+HINDRANCE = Hindrance(reason="Traced", message="process 7 (x) is traced", hint="end it")
+
+
+def test_a_second_try_waits_until_what_hindered_the_first_is_gone() -> None:
+    failed = (ended(migration(), good=False, reason="Traced"),)
+    made, late = settled(target_node="node-b"), NOW + seconds(11)
+    hindered = (Sighting("node-a", report(hindrances=(HINDRANCE,))),)
+    decision = step_of(made, migrations=failed, sightings=hindered, now=late)
+    assert isinstance(decision.step, Wait)
+    assert decision.obstacle is not None
+    assert decision.obstacle.reason == "Traced"
+    assert "the move to node-b waits: process 7" in decision.obstacle.message
+    assert not decision.obstacle.final
+    free = step_of(made, migrations=failed, now=late)
+    assert free.step == Move("node-a", "node-b", 1, 2)
+
+
+def test_the_first_try_is_made_so_that_the_refusal_is_on_record() -> None:
+    hindered = (Sighting("node-a", report(hindrances=(HINDRANCE,))),)
+    first = step_of(settled(target_node="node-b"), sightings=hindered)
+    assert first.step == Move("node-a", "node-b", 1, 1)
+
+
+def test_no_process_hinders_a_cold_move() -> None:
+    failed = (ended(migration(), good=False),)
+    hindered = (Sighting("node-a", report(hindrances=(HINDRANCE,))),)
+    made = settled(target_node="node-b", migration={"strategy": "Cold"})
+    again = step_of(made, migrations=failed, sightings=hindered, now=NOW + seconds(11))
+    assert again.step == Move("node-a", "node-b", 1, 2)
 
 
 def test_the_back_off_doubles() -> None:

@@ -29,6 +29,7 @@ from transship.plan.placement import decide
 from transship.plan.placement_status import observed_status
 from transship.plan.placement_steps import Decision, Seen
 from transship.plan.placement_steps import Wait as Pause
+from transship.protocol.containers import Hindrance
 from transship.protocol.migrations import MigrationReport
 from transship.protocol.states import RecordState, RunState, SideState
 
@@ -121,6 +122,18 @@ def test_a_failed_self_test_makes_it_immovable() -> None:
     test = {"passed": False, "time": NOW.isoformat(), "message": "no"}
     status = status_of(seen={"nodes": (Node(node_agent("node-a", selfTest=test)),)})
     assert said(status, "Migratable") == ("False", "SelfTestFailed")
+
+
+def test_what_hinders_a_move_is_said_with_the_number_of_the_rest() -> None:
+    found = tuple(Hindrance(reason="Traced", message=f"process {n}", hint="h") for n in (7, 8))
+    sightings = (Sighting("node-a", report(hindrances=found)),)
+    status = status_of(seen={"sightings": sightings})
+    assert said(status, "Migratable") == ("False", "Traced")
+    condition = find(status.conditions, "Migratable")
+    assert condition is not None
+    assert condition.message == "process 7; and 1 more (h)"
+    cold = status_of(seen={"sightings": sightings}, migration={"strategy": "Cold"})
+    assert said(cold, "Migratable") == ("True", "Migratable")
 
 
 def test_the_last_success_is_shown() -> None:

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fakes.clock import FakeClock
+from fakes.machine import FakeMachine
+from transship.agent import lookout
+from transship.agent.journal import Journal
+from transship.agent.lookout import Lookout
+from transship.agent.machine import Tools
+from transship.api.reasons import Reason
+from transship.plan.obstacles import Obstacle, obstacle
+
+TRACED = obstacle(Reason.TRACED, "process 7 is traced")
+
+
+class Changing(FakeMachine):
+    """What is there changes from look to look."""
+
+    def __init__(self, *looks: tuple[Obstacle, ...]) -> None:
+        super().__init__()
+        self._looks = list(looks)
+
+    async def look_over(self, container_id: str) -> tuple[Obstacle, ...]:
+        return self._looks.pop(0)
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookout, "SECOND_LOOK_SECONDS", 0.0)
+
+
+def made(machine: FakeMachine, folder: Path) -> Lookout:
+    clock = FakeClock()
+    journal = Journal(folder, boot="boot", node="node-a", clock=clock)
+    return Lookout(Tools(journal, machine, clock, lambda *_, **__: pytest.fail("no probes")))
+
+
+async def test_what_is_there_twice_counts(tmp_path: Path) -> None:
+    looking = made(Changing((TRACED,), (TRACED,)), tmp_path)
+    assert await looking.look("c") == (TRACED,)
+    assert looking.seen("c") == (TRACED,)
+
+
+async def test_what_is_there_for_a_moment_does_not(tmp_path: Path) -> None:
+    looking = made(Changing((TRACED,), ()), tmp_path)
+    assert await looking.look("c") == ()
+    assert looking.seen("c") == ()
+
+
+async def test_a_look_without_findings_is_not_repeated(tmp_path: Path) -> None:
+    looking = made(Changing(()), tmp_path)
+    assert await looking.look("c") == ()

@@ -124,7 +124,10 @@ def _container_routes(service: Service) -> list[web.RouteDef]:
 
     async def forecast(request: web.Request) -> web.Response:
         order = await _body(request, ForecastOrder)
-        return _reply(await service.forecasts.forecast(request.match_info["id"], order))
+        container = request.match_info["id"]
+        found = await service.forecasts.forecast(container, order)
+        await containers.look_over(container)  # for the report that is asked for next
+        return _reply(found)
 
     async def logs(request: web.Request) -> web.StreamResponse:
         containers.report(request.match_info["id"])  # NotFound, before a reply has begun

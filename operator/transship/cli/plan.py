@@ -26,6 +26,7 @@ from transship.kube.client import KubeClient
 from transship.plan.nodes import Node
 from transship.plan.obstacles import Obstacle, from_error
 from transship.plan.preflight import Facts, objections
+from transship.protocol.containers import ContainerReport
 from transship.protocol.forecasts import Forecast, ForecastOrder
 from transship.protocol.migrations import Peer
 
@@ -85,9 +86,11 @@ async def _ask(
     order = ForecastOrder(target=_peer(target), settings=settings)
     with tls_files(secret) as files:
         try:
-            found = await _forecast(source, placement.metadata.uid, order, files=files)
+            report, found = await _looked_at(source, placement.metadata.uid, order, files=files)
         except TransshipError as e:
             return None, [*obstacles, from_error(e)]
+    if settings.strategy is not Strategy.COLD:
+        obstacles += [Obstacle(h.reason, h.message, h.hint) for h in report.hindrances]
     if found.reason:
         obstacles.append(Obstacle(found.reason, found.message, found.hint))
     return found, obstacles
@@ -105,13 +108,18 @@ def _peer(agent: NodeAgent) -> Peer:
     return Peer(node=agent.metadata.name, address=status.address, endpoint=status.endpoint)
 
 
-async def _forecast(
+async def _looked_at(
     agent: NodeAgent, container: str, order: ForecastOrder, *, files: TlsFiles
-) -> Forecast:
+) -> tuple[ContainerReport, Forecast]:
+    """The report comes last: the agent looks at the processes for the forecast."""
     node = agent.metadata.name
     client = AgentClient(node, agent.status.endpoint, context=context_for(node, files))
     try:
-        return await client.forecast(container, order)
+        found = await client.forecast(container, order)
+        report = await client.container(container)
+        if report is None:
+            raise NotFound(f"container {container} is not on node {node} any more")
+        return report, found
     finally:
         await client.close()
 

@@ -168,7 +168,7 @@ time.sleep(0.3)
         "detached",
         'tree = call(428, -100, b"/etc", 1); f = os.open("passwd", os.O_RDONLY, dir_fd=tree)',
         Reason.FOREIGN_FILE,
-        "/passwd",
+        "which lies on none of the container's mounts",
         privileged=True,
     ),
 )

@@ -82,6 +82,29 @@ threading.Thread(target=remove).start()
     assert len(world.migrations("queue")) == tries + 1
 
 
+def test_a_connection_to_the_node_hinders_for_as_long_as_it_lasts(world: World) -> None:
+    folder = "/srv/outside"
+    for node in ("node-a", "node-b"):
+        world.on_node(node, "mkdir", "-p", folder)
+    listen = f"setsid socat UNIX-LISTEN:{folder}/socket PIPE >/dev/null 2>&1 & echo $!"
+    server = world.on_node("node-a", "sh", "-c", listen).strip()
+    world.on_node("node-a", "sh", "-c", f"until test -S {folder}/socket; do sleep 0.05; done")
+    code = 'kept = socket.socket(socket.AF_UNIX); kept.connect("/outside/socket")'
+    container = python(world.image("programs"), code)
+    world.apply(
+        "connected",
+        container={**container, "volumeMounts": [{"name": "node", "mountPath": "/outside"}]},
+        volumes=[{"name": "node", "hostPath": {"path": folder}}],
+    )
+    world.await_running("connected", node="node-a")
+    await_migratable(world, "connected", "False")
+    assert condition(world.status("connected"), "Migratable")["reason"] == "ExternalConnection"
+    world.on_node("node-a", "kill", server)
+    await_migratable(world, "connected", "True")
+    world.move("connected", "node-b")
+    world.await_running("connected", node="node-b")
+
+
 def test_a_cold_move_asks_nothing_of_the_processes(world: World) -> None:
     container = python(world.image("programs"), QUEUE)
     world.apply("queue", container=container, migration={"strategy": "Cold"})

@@ -20,7 +20,7 @@ from transship.plan import movability
 from transship.plan.obstacles import Obstacle
 from transship.protocol.containers import ContainerOrder
 from transship.protocol.states import RunState
-from transship.runtime import census
+from transship.runtime import census, externals
 from transship.runtime.containers import Observed, Runtime, State
 from transship.runtime.freezer import Freezer, FreezerState
 from transship.runtime.orders import Order
@@ -77,7 +77,9 @@ class Instances:
     def _look_over(self, container_id: str) -> tuple[Obstacle, ...]:
         peers = unix_peers(self.network.namespace(container_id))
         pids = self.freezer(container_id).processes()
-        return movability.hindrances(census.take(pids, peers=peers))
+        spec = externals.read_spec(self.runtime.layout.bundle(container_id))
+        given = [mount.destination for mount in spec.mounts]
+        return movability.hindrances(census.take(pids, peers=peers, given=given))
 
     async def clear(self, container_id: str) -> None:
         await self.runtime.destroy(container_id)

@@ -135,7 +135,7 @@ def foreign_files(census: Census) -> Iterator[Obstacle]:
 
 def stacked_mounts(census: Census) -> Iterator[Obstacle]:
     for mount in census.mounts.values():
-        if mount.kind == "overlay" and mount.point != "/":
+        if mount.kind == "overlay" and mount.point not in {"/", *census.given}:
             message = f"an overlay is mounted at {mount.point}"
             yield obstacle(Reason.UNSUPPORTED_MOUNT, message)
 

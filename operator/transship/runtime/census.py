@@ -90,6 +90,8 @@ class Census:
     tasks: tuple[Task, ...]
     mounts: Mapping[int, Mount] = field(default_factory=dict)
     """Of every mount namespace that a task is in."""
+    given: frozenset[str] = frozenset()
+    """Where the runtime has mounted something: volumes can be of any kind."""
     user_namespace: int = 0
     """The node's."""
     peers: Mapping[int, int] = field(default_factory=dict)
@@ -98,7 +100,7 @@ class Census:
     """POSIX message queues that exist in its IPC namespace."""
 
 
-def take(pids: Iterable[int], *, peers: Mapping[int, int]) -> Census:
+def take(pids: Iterable[int], *, peers: Mapping[int, int], given: Iterable[str] = ()) -> Census:
     """Look at these processes, as this process's pid namespace counts them."""
     ordered = sorted(pids, key=_inside)
     if not ordered:
@@ -110,6 +112,7 @@ def take(pids: Iterable[int], *, peers: Mapping[int, int]) -> Census:
     return Census(
         tasks=tasks,
         mounts=mounts,
+        given=frozenset(given),
         user_namespace=Path("/proc/self/ns/user").stat().st_ino,
         peers=peers,
         queues=_queues(first, mounts),

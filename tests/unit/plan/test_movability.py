@@ -37,7 +37,12 @@ def census(
     )
     tasks = (Task(pid=1, command="main", namespaces=OWN), second)
     return Census(
-        tasks=tasks, mounts=mounts, user_namespace=OWN["user"], peers=peers or {}, queues=queues
+        tasks=tasks,
+        mounts=mounts,
+        given=frozenset({"/volume"}),
+        user_namespace=OWN["user"],
+        peers=peers or {},
+        queues=queues,
     )
 
 
@@ -163,6 +168,9 @@ MOVABLE = {
         )
     ),
     "a terminal": census(Descriptor(4, "/dev/pts/0", device=(136, 0))),
+    "a volume that is an overlay on the node": census(
+        mounts={**MOUNTS, 3: Mount("overlay", "/volume", (0, 52))}
+    ),
     "a file of its own": census(Descriptor(4, "/etc/hosts", mount=1)),
     "a memory file": census(Descriptor(4, "/memfd:x (deleted)", mount=99)),
     "a deleted file": census(Descriptor(4, "/a (deleted)", deleted=Deleted(links=0, bytes=4096))),

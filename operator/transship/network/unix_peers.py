@@ -1,7 +1,6 @@
 """Which Unix sockets of a network namespace are connected, and to which: by sock_diag(7).
 
-/proc/net/unix does not tell peers. Inodes count for the whole machine, so a peer that is not among
-the namespace's own sockets lives in another one.
+/proc/net/unix does not tell peers. Inodes count for the whole machine.
 """
 
 from __future__ import annotations

@@ -200,10 +200,15 @@ def _dumped(kind: int, protocol: int) -> bool:
 
 
 def connections_to_outside(census: Census) -> Iterator[Obstacle]:
-    """Unix sockets whose other end is in no process of the container's network."""
+    """Unix sockets whose other end no process of the container has.
+
+    The end that a server outside has got by accept() counts to the network of who connected. One
+    that nobody has accepted yet has no inode: it moves.
+    """
+    owned = {each.socket_inode for _, each in _descriptors(census)}
     for task, each in _descriptors(census):
         peer = census.peers.get(each.socket_inode or 0, 0)
-        if peer and peer not in census.peers:
+        if peer and peer not in owned:
             message = (
                 f"{_name(task)} is connected to a process outside of the container by a Unix "
                 f"socket (descriptor {each.number})"

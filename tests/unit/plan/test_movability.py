@@ -144,7 +144,7 @@ HINDERED = {
     "SCTP": (census(sock(10, 1, 132)), Reason.UNSUPPORTED_SOCKET, "protocol 132"),
     "a CAN bus": (census(sock(29, 3, 1)), Reason.UNSUPPORTED_SOCKET, "address family 29"),
     "a connection to the node": (
-        census(Descriptor(4, "socket:[10]"), peers={10: 77}),
+        census(Descriptor(4, "socket:[10]"), peers={10: 77, 77: 10}),
         Reason.EXTERNAL_CONNECTION,
         "descriptor 4",
     ),
@@ -177,7 +177,9 @@ MOVABLE = {
     "a plain pipe": census(Descriptor(4, "pipe:[5]", details=flags(os.O_WRONLY))),
     "TCP, not bound yet": census(sock(2, 1, 6)),
     "a raw socket of any protocol": census(sock(2, 3, 132)),
-    "a connection inside": census(Descriptor(4, "socket:[10]"), peers={10: 11, 11: 10}),
+    "a connection inside": census(
+        Descriptor(4, "socket:[10]"), Descriptor(5, "socket:[11]"), peers={10: 11, 11: 10}
+    ),
     "a connection that nobody has accepted": census(Descriptor(4, "socket:[10]"), peers={10: 0}),
     "a watch of its files": census(
         Descriptor(4, "anon_inode:inotify", details=WATCH.format(50)),

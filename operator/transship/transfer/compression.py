@@ -10,12 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import zstandard
-
 from transship.api.placement import Compression
 
-LEVEL = -1
-"""600 MB/s and more of one core at a ratio of 2.9 (program data); level 1: 310 MB/s, 3.3."""
 BACKLOG_BYTES = 1 << 19
 """Half a batch: with so much unsent the next one would only stand in the queue."""
 WORTH_IT = 0.95
@@ -97,39 +93,3 @@ def chooser(wish: Compression | None) -> Chooser:
             return Always(wanted=False)
         case Compression.ZSTD:
             return Always(wanted=True)
-
-
-class Packer:
-    """zstd with its working memory kept: making it anew costs more than a small batch."""
-
-    def __init__(self) -> None:
-        self._zstd = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False)
-
-    def pack(self, data: bytes | bytearray | memoryview) -> bytes:
-        return self._zstd.compress(data)
-
-
-class Unpacker:
-    """The other end."""
-
-    def __init__(self) -> None:
-        self._zstd = zstandard.ZstdDecompressor()
-
-    def unpack(self, data: memoryview, rooms: list[memoryview]) -> bool:
-        """Fill the rooms one after the other; whether the data was just that much."""
-        try:
-            with self._zstd.stream_reader(data) as reader:
-                filled = all(_fill(reader, room) for room in rooms)
-                return filled and not reader.read(1)
-        except zstandard.ZstdError:
-            return False
-
-
-def _fill(reader: zstandard.ZstdDecompressionReader, room: memoryview) -> bool:
-    at = 0
-    while at < len(room):
-        got = reader.readinto(room[at:])
-        if got == 0:
-            return False
-        at += got
-    return True

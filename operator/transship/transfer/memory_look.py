@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from transship.transfer.changed_pages import DigestTracker, Tracker
-from transship.transfer.compression import Packer
+from transship.transfer.packing import Packer
 from transship.transfer.page_ranges import PAGE_BYTES, PageRange, Process, batches, total
 from transship.transfer.page_sender import zero_marks
 from transship.transfer.process_memory import BATCH_PAGES, MemoryReader

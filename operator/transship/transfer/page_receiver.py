@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from transship.common.errors import InvalidInput
 from transship.transfer import page_wire
-from transship.transfer.compression import Unpacker
+from transship.transfer.packing import Unpacker
 from transship.transfer.page_index import Milestone
 from transship.transfer.page_ranges import PAGE_BYTES, PageRange
 from transship.transfer.page_store import PageStore

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from transship.api.placement import Compression
 from transship.common.errors import Unreachable
 from transship.transfer import page_wire
-from transship.transfer.compression import Packer, chooser
+from transship.transfer.compression import chooser
 from transship.transfer.pace import Pace
+from transship.transfer.packing import Packer
 from transship.transfer.page_ranges import PAGE_BYTES, ZERO_PAGE, PageRange, total
 from transship.transfer.page_wire import Kind
 

@@ -8,8 +8,8 @@ from fakes.stored import content
 from transship.api.placement import Compression
 from transship.common.errors import InvalidInput, Unreachable
 from transship.transfer import page_wire
-from transship.transfer.compression import Packer
 from transship.transfer.pace import Pace
+from transship.transfer.packing import Packer
 from transship.transfer.page_ranges import CHUNK_BYTES, PAGE_BYTES, PageRange, total
 from transship.transfer.page_receiver import PageReceiver
 from transship.transfer.page_sender import PageSender

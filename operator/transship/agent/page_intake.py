@@ -11,6 +11,7 @@ from loguru import logger
 
 from transship.common.errors import Refused, TransshipError
 from transship.runtime.page_stream import admit
+from transship.transfer.demands import Demands
 from transship.transfer.page_index import Milestone
 from transship.transfer.page_receiver import PageReceiver
 from transship.transfer.page_store import PageStore
@@ -20,13 +21,20 @@ class Intake:
     """Receives into a store, in threads. Until the pages are final there is one stream."""
 
     def __init__(
-        self, store: PageStore, *, context: ssl.SSLContext, peer: str, news: Callable[[], None]
+        self,
+        store: PageStore,
+        *,
+        context: ssl.SSLContext,
+        peer: str,
+        news: Callable[[], None],
+        demands: Demands,
     ) -> None:
         """`peer` is the common name of the source's certificate; `news` is called at each batch."""
         self._store = store
         self._context = context
         self._peer = peer
         self._news = news
+        self._demands = demands
         self._streams: set[threading.Thread] = set()
         self._lock = threading.Lock()
         self._begun = False
@@ -64,7 +72,7 @@ class Intake:
                 raise Refused("accepting a page stream: there is one already")
             self._begun = True
         try:
-            PageReceiver(channel, self._store, news=self._news).run()
+            PageReceiver(channel, self._store, news=self._news, demands=self._demands).run()
         except (TransshipError, OSError) as e:
             logger.warning("a page stream has broken off: {}", e)
             self.broken = str(e)

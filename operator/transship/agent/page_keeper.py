@@ -37,6 +37,7 @@ from transship.agent.page_intake import Intake
 from transship.common.shared_fork import close_all_but, fork_sharing_files
 from transship.common.tls import server_context
 from transship.runtime import pagemaps
+from transship.transfer.demands import Demands
 from transship.transfer.event_log import EventLog
 from transship.transfer.fault_server import FaultServer
 from transship.transfer.page_index import Milestone, PageIndex
@@ -86,17 +87,20 @@ class Keeper:
         self._spaces = Spaces(EventLog(held.log), self._lazy_pages)
         kept = {space.fd for space in self._spaces.alive.values()}
         close_all_but(held.descriptors | kept)
+        demands = Demands()
         self._server = FaultServer(
             self._store,
             self._spaces,
             listener=socket.socket(fileno=held.restore),
-            demand=lambda _: None,
+            demand=demands.add,
             on_finished=self._progressed,
         )
         context = server_context(
             authority=held.authority, certificate=held.certificate, key=held.key
         )
-        self._intake = Intake(self._store, context=context, peer=held.peer, news=self._arrived)
+        self._intake = Intake(
+            self._store, context=context, peer=held.peer, news=self._arrived, demands=demands
+        )
         self._progress = threading.Condition()
         self._guarded = True
         self._ended = threading.Event()

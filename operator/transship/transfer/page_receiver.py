@@ -11,8 +11,9 @@ import re
 import socket
 from collections.abc import Callable, Sequence
 
-from transship.common.errors import InvalidInput
+from transship.common.errors import InvalidInput, Unreachable
 from transship.transfer import page_wire
+from transship.transfer.demands import Demands
 from transship.transfer.packing import Unpacker
 from transship.transfer.page_index import Milestone
 from transship.transfer.page_ranges import PAGE_BYTES, PageRange
@@ -28,7 +29,12 @@ class PageReceiver:
     """Stores what one stream brings, and calls `news` for each batch of it."""
 
     def __init__(
-        self, channel: socket.socket, store: PageStore, *, news: Callable[[], None] = lambda: None
+        self,
+        channel: socket.socket,
+        store: PageStore,
+        *,
+        news: Callable[[], None] = lambda: None,
+        demands: Demands | None = None,
     ) -> None:
         # the source is silent between rounds for as long as it likes: closing ends the wait
         channel.settimeout(None)
@@ -38,6 +44,7 @@ class PageReceiver:
         self._unpacker = Unpacker()
         self._packed = bytearray()
         self._news = news
+        self._demands = demands
         self.pages = 0
         self.bytes = 0
 
@@ -61,6 +68,13 @@ class PageReceiver:
             case Kind.FINAL:
                 self._store.note(Milestone.FINAL)
                 self._news()
+            case Kind.LACKING:
+                for group in page_wire.grouped(self._store.lacking_ranges()):
+                    page_wire.send_all(self._channel, page_wire.encode(Kind.LACKING, group))
+                page_wire.send_all(self._channel, page_wire.encode(Kind.LACKING))
+            case Kind.OFFER if self._demands is not None:
+                self._demands.serve(self._channel, self._receive)
+                raise Unreachable("demanding pages: another stream has followed")
             case _:
                 pass
 

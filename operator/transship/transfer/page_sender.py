@@ -100,14 +100,25 @@ class PageSender:
         """
         self._send(page_wire.encode(Kind.FINAL))
 
+    def ask_lacking(self) -> tuple[PageRange, ...]:
+        """Which pages the target knows to be wanted and does not have."""
+        self._send(page_wire.encode(Kind.LACKING))
+        found: list[PageRange] = []
+        while ranges := page_wire.receive_ranges(self._channel, Kind.LACKING):
+            found += ranges
+        return tuple(found)
+
+    def offer(self) -> None:
+        """From now on this stream is for what the target demands."""
+        self._channel.settimeout(None)  # it demands when it has to; a dead host is noticed by TCP
+        self._send(page_wire.encode(Kind.OFFER))
+
+    def next_demand(self) -> tuple[PageRange, ...]:
+        """Wait for the next. Raises Unreachable when the stream has ended."""
+        return page_wire.receive_ranges(self._channel, Kind.WANT)
+
     def _tell(self, kind: Kind, ranges: Iterable[PageRange]) -> None:
-        group: list[PageRange] = []
-        for one in ranges:
-            if group and (group[0].pid != one.pid or len(group) == page_wire.MAX_RANGES):
-                self._send(page_wire.encode(kind, group))
-                group = []
-            group.append(one)
-        if group:
+        for group in page_wire.grouped(ranges):
             self._send(page_wire.encode(kind, group))
 
     def send(self, ranges: Sequence[PageRange], data: bytearray) -> None:

@@ -5,16 +5,18 @@
     then, with the flag MARKED, a byte per page: 1 for a page of zeros, which is not sent
     then the other pages, `bytes` in all; with the flag PACKED compressed together by zstd
 
-Only a FLUSH is answered, by a FLUSHED with the totals of pages and bytes stored so far. FINAL says
-that the container is frozen: whatever pages come from then on, or have come and were not taken back
-by STALE, have their last content.
+A FLUSH is answered by a FLUSHED with the totals of pages and bytes stored so far. FINAL says that
+the container is frozen: whatever pages come from then on, or have come and were not taken back by
+STALE, have their last content. LACKING asks which pages are missing, and is answered by as many of
+its kind as it takes, an empty one last. OFFER makes the stream one of demands: the target sends
+WANT with ranges of one process, and gets PAGES with just these.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -41,6 +43,9 @@ class Kind(IntEnum):
     END = 5
     STALE = 6
     FINAL = 7
+    LACKING = 8
+    OFFER = 9
+    WANT = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,28 @@ def receive_header(channel: socket.socket) -> Header:
     data = bytearray(HEADER_BYTES)
     receive_into(channel, memoryview(data))
     return decode(data)
+
+
+def receive_ranges(channel: socket.socket, kind: Kind) -> tuple[PageRange, ...]:
+    """A message of this kind that has nothing but ranges."""
+    header = receive_header(channel)
+    if header.kind is not kind:
+        raise InvalidInput(f"reading a page stream: {header.kind.name} instead of {kind.name}")
+    data = bytearray(table_bytes(header))
+    receive_into(channel, memoryview(data))
+    return decode_table(header, data)[0]
+
+
+def grouped(ranges: Iterable[PageRange]) -> Iterator[list[PageRange]]:
+    """As many at a time as a message takes, of one process."""
+    group: list[PageRange] = []
+    for one in ranges:
+        if group and (group[0].pid != one.pid or len(group) == MAX_RANGES):
+            yield group
+            group = []
+        group.append(one)
+    if group:
+        yield group
 
 
 def send_all(channel: socket.socket, data: bytes | bytearray | memoryview) -> None:

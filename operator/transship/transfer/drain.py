@@ -1,0 +1,53 @@
+"""Gives the target what it lacks of a frozen container's memory, as often as streams break.
+
+Nothing depends on what was sent before: the target says what it lacks, and gets that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from transship.common.errors import TransshipError
+from transship.transfer.page_ranges import PAGE_BYTES, PageRange, Process, batches, total
+from transship.transfer.page_sender import PageSender
+from transship.transfer.process_memory import BATCH_PAGES, MemoryReader
+
+Processes = Callable[[], Sequence[Process]]
+
+
+class Drain:
+    """Reads the frozen tasks. Blocking; each method on a sender and in a thread of its own."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+
+    def push(self, sender: PageSender) -> None:
+        """Send all that is lacking; returns when the target has said that nothing is any more."""
+        buffer = bytearray(BATCH_PAGES * PAGE_BYTES)
+        while lacking := sender.ask_lacking():
+            for batch in batches(lacking, pages=BATCH_PAGES):
+                self._send(sender, batch, buffer)
+            sender.flush()
+        sender.end()
+
+    def answer(self, sender: PageSender) -> None:
+        """Answer the target's demands, until the stream ends."""
+        buffer = bytearray(0)
+        sender.offer()
+        while wanted := sender.next_demand():
+            size = total(wanted) * PAGE_BYTES
+            if len(buffer) < size:
+                buffer = bytearray(size)
+            self._send(sender, wanted, buffer)
+
+    def _send(self, sender: PageSender, batch: Sequence[PageRange], buffer: bytearray) -> None:
+        """Pages of one process."""
+        by_pid = {process.inside: process for process in self._processes()}
+        process = by_pid.get(batch[0].pid)
+        if process is None:
+            raise TransshipError(f"draining memory: process {batch[0].pid} is not there any more")
+        with MemoryReader(process) as reader:
+            got = reader.read(batch, buffer)
+            if total(got) != total(batch):
+                raise TransshipError(f"draining memory: cannot read {batch[0]} of {process}")
+            sender.send(batch, buffer)

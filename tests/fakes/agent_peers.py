@@ -15,6 +15,7 @@ from transship.common.errors import TransshipError, Unreachable
 from transship.protocol.containers import Failure
 from transship.protocol.migrations import (
     MemoryEndpoint,
+    MemoryState,
     Peer,
     RestoreReply,
     RestoreRequest,
@@ -115,6 +116,12 @@ class FakePeers:
 
     async def memory(self, peer: Peer, migration: str) -> MemoryEndpoint:
         return await self._call(peer, "memory", lambda agent: agent.target.memory(migration))
+
+    async def memory_state(self, peer: Peer, migration: str) -> MemoryState:
+        async def ask(agent: Listener) -> MemoryState:
+            return agent.target.memory_state(migration)
+
+        return await self._call(peer, "memory_state", ask)
 
     async def hold(self, peer: Peer, migration: str) -> None:
         return await self._call(peer, "hold", lambda agent: agent.target.hold(migration))

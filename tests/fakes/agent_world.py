@@ -72,6 +72,7 @@ class World:
     copies: dict[str, Copy] = field(default_factory=dict)
     homes: dict[str, Home] = field(default_factory=dict)
     wires: dict[str, str] = field(default_factory=dict)
+    undrained: dict[str, str] = field(default_factory=dict)  # who waits for whose memory
     servers: dict[str, int | None] = field(default_factory=dict)  # page servers: what they have got
     progress: int = 0  # what the program has come to, wherever it ran
     starts: int = 0  # from the image
@@ -252,13 +253,31 @@ class FakeCopies:
         servers[waiting[0]] = copy.memory
         return MemoryTraffic(page_bytes=100, wire_bytes=100)
 
+    async def promise_memory(self, container: str) -> MemoryTraffic:
+        """What of it follows is an event of its own: until then nobody may end this copy."""
+        traffic = await self.send_memory(container)
+        [target] = [node for node in self.at.world.servers if node != self.at.node]
+        self.at.world.undrained[self.at.node] = target
+        return traffic
+
+    async def drain(self, container: str, *, to: MemoryEndpoint, node: str) -> None:
+        await self.at.step("drain")
+        if self.at.copy.state is not State.FROZEN:
+            self.at.world.violations.append(f"{self.at.node} drains memory that is not frozen")
+        self.at.world.undrained.pop(self.at.node, None)
+
+    def awaits_memory(self, container: str) -> bool:
+        return self.at.node in self.at.world.undrained.values()
+
     async def receive(self, container: str, *, node: str) -> MemoryEndpoint:
         await self.at.step("receive")
         self.at.world.servers[self.at.node] = None
         self.images(container).mkdir(exist_ok=True)
         return MemoryEndpoint(address=self.at.node, port=1)
 
-    async def received(self, container: str, *, timeout_seconds: float) -> None:
+    async def received(
+        self, container: str, *, follows: bool = False, timeout_seconds: float
+    ) -> None:
         await self.at.step("received")
         servers, node = self.at.world.servers, self.at.node
         deadline = asyncio.get_running_loop().time() + timeout_seconds
@@ -289,6 +308,11 @@ class FakeCopies:
 
     async def destroy(self, container: str) -> None:
         await self.at.step("destroy")
+        world, node = self.at.world, self.at.node
+        record = world.on_disk[node]()
+        released = record is not None and record.state is RecordState.RELEASED
+        if released and world.undrained.get(node) in world.copies:
+            world.violations.append(f"{node} ends a copy whose memory is wanted")
         self.at.world.end(self.at.node, by="destroy")
         self.at.world.servers.pop(self.at.node, None)
 

@@ -167,6 +167,7 @@ class Containers:
                 Hindrance(reason=each.reason, message=each.message, hint=each.hint)
                 for each in self.lookout.seen(record.id)
             ),
+            awaits_memory=seen.awaits_memory,
             reason=note.reason,
             message=note.message,
             hint=note.hint,

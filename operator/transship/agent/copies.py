@@ -15,10 +15,11 @@ from pathlib import Path
 from loguru import logger
 
 from transship.agent.departing_memory import DepartingMemory
+from transship.agent.draining import Draining
 from transship.agent.keepers import KeeperDead, PageKeeper, TlsFiles
 from transship.agent.ports import Dumped, Restored, StreamWish
 from transship.api.migration import MemoryTraffic
-from transship.api.placement import Strategy
+from transship.api.placement import Compression, Strategy
 from transship.common.certificates import agent_name
 from transship.common.errors import TransshipError
 from transship.protocol.migrations import MemoryEndpoint
@@ -67,6 +68,7 @@ class NodeCopies:
         self._runtime = runtime
         self._tls = tls
         self._departing: dict[str, Departing] = {}
+        self._draining: dict[str, Draining] = {}
         self._keepers: dict[str, PageKeeper] = {}  # that this agent has started
         self._restorers: dict[str, Restorer] = {}
         self._settling: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -99,6 +101,7 @@ class NodeCopies:
         request = DumpRequest(container, self._layout, Pages.LAZY, timeout_seconds=DUMP_SECONDS)
         try:
             self._departing[container] = Departing(await Dumper.ready(request), memory)
+            self._prepare_draining(container, to=to, node=node, compression=wish.compression)
         except BaseException:
             await memory.close()
             raise
@@ -126,6 +129,9 @@ class NodeCopies:
         if departing is not None:
             await departing.memory.close()
             await departing.dumper.close()
+        draining = self._draining.pop(container, None)
+        if draining is not None:
+            await draining.close()
 
     async def freeze(self, container: str) -> None:
         departing = self._departing.get(container)
@@ -144,6 +150,26 @@ class NodeCopies:
         memory = self._ready(container).memory
         await memory.finish(pagemaps.read(self.images(container)))
         return memory.traffic
+
+    async def promise_memory(self, container: str) -> MemoryTraffic:
+        memory = self._ready(container).memory
+        await memory.promise(pagemaps.read(self.images(container)))
+        await self._draining[container].answer()
+        return memory.traffic
+
+    async def drain(self, container: str, *, to: MemoryEndpoint, node: str) -> None:
+        if container not in self._draining:
+            self._prepare_draining(container, to=to, node=node, compression=Compression.AUTO)
+        await self._draining[container].drain()
+
+    def _prepare_draining(
+        self, container: str, *, to: MemoryEndpoint, node: str, compression: Compression
+    ) -> None:
+        self._draining[container] = Draining(
+            RemotePages(to.address, to.port, node=node, context=self._tls.client),
+            lambda: self.processes(container),
+            compression=compression,
+        )
 
     async def thaw(self, container: str) -> None:
         freezer_of(self._layout, container).thaw()
@@ -185,11 +211,19 @@ class NodeCopies:
         done = await restorer.restore(timeout_seconds=timeout_seconds)
         return Restored(pid=done.pid)
 
-    async def received(self, container: str, *, timeout_seconds: float) -> None:
+    async def received(
+        self, container: str, *, follows: bool = False, timeout_seconds: float
+    ) -> None:
         keeper = self._keepers.get(container)
         if keeper is None:
             raise TransshipError(f"restoring {container}: nothing was received for it")
-        await keeper.all_stored(timeout_seconds=timeout_seconds)
+        if follows:
+            await keeper.final(timeout_seconds=timeout_seconds)
+        else:
+            await keeper.all_stored(timeout_seconds=timeout_seconds)
+
+    def awaits_memory(self, container: str) -> bool:
+        return PageKeeper.find(self._layout, container) is not None
 
     async def resume(self, container: str) -> None:
         restore.resume(self._layout, container)

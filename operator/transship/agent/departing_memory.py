@@ -73,6 +73,11 @@ class DepartingMemory:
         wanted = [PageRange(each.process, each.address, each.pages) for each in ranges]
         await self._run(lambda: self._copy.finish(self._processes(), wanted))
 
+    async def promise(self, ranges: Sequence[LazyRange]) -> None:
+        """Inside the freeze, instead of finish: what the target has by now is what it has."""
+        wanted = [PageRange(each.process, each.address, each.pages) for each in ranges]
+        await self._run(lambda: self._copy.promise(self._processes(), wanted))
+
     async def close(self) -> None:
         """Break off whatever is under way."""
         self._sender.abort()

@@ -12,7 +12,7 @@ from transship.api.migration import MemoryTraffic, Prediction, Round, StepName
 from transship.api.placement import Strategy
 from transship.api.quantity import bytes_of
 from transship.common.errors import TransshipError
-from transship.protocol.migrations import MigrationReport, OutgoingOrder
+from transship.protocol.migrations import MemoryEndpoint, MigrationReport, OutgoingOrder
 from transship.protocol.states import SideState, Verdict
 from transship.transfer.pace import Pace
 from transship.transfer.rounds import CopyRound
@@ -47,7 +47,7 @@ class Departure:
     packets_come: bool = False  # again, after an abort
     files: FileCopy | None = None
     strategy: Strategy = field(init=False)  # the one that is used
-    can_post_copy: bool = False  # the target's memory can be fetched after the resume
+    can_post_copy: bool = True  # the target's memory can be fetched after the resume
     pace: Pace = field(init=False)  # of all that is sent before the freeze
     share: float | None = 1.0  # of its CPU time that the container is left; None: all, always
     is_slow: bool = True  # until its brake is known to be released
@@ -56,6 +56,8 @@ class Departure:
     prediction: Prediction | None = None
     traffic: MemoryTraffic | None = None
     choice: str = ""  # what was chosen, and why
+    keeper: MemoryEndpoint | None = None  # what receives the memory
+    forgotten: bool = False  # by the operator, before the memory was drained
     place: Place | None = None  # in the queue for the handover
     bytes: int = 0
     frozen_at: float | None = None
@@ -76,6 +78,11 @@ class Departure:
     def in_rounds(self) -> bool:
         """Whether memory is copied while the container runs."""
         return self.order.strategy in {Strategy.AUTO, Strategy.PRE_COPY}
+
+    @property
+    def memory_follows(self) -> bool:
+        """Whether what the target lacks at the freeze is sent after the resume."""
+        return self.strategy is Strategy.POST_COPY
 
     def leave_queue(self) -> None:
         """Let the next one be handed over; can be repeated."""

@@ -105,6 +105,15 @@ def may_run_on_unwritten(*, release_tried: bool) -> bool:
     return not release_tried
 
 
+def require_drained(record: Record) -> None:
+    """The target runs on memory that only the frozen copy has: nothing may end it before."""
+    if record.drains_to is not None:
+        raise Refused(
+            f"container {record.id} has left, and its memory has not followed completely yet",
+            reason=Reason.IN_MIGRATION,
+        )
+
+
 def released_to(record: Record) -> Peer:
     """The new owner's side: only its release makes it legal to destroy a frozen copy."""
     if record.state is not RecordState.RELEASED or record.peer is None:

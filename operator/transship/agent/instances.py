@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from transship.agent.keepers import PageKeeper
 from transship.agent.probes import Outcome
 from transship.agent.supervision import Seen
 from transship.common.errors import NotFound
@@ -49,6 +50,7 @@ class Instances:
             exit_code=found.exit_code,
             exited_at=found.exited_at,
             out_of_memory=found.oom_killed,
+            awaits_memory=PageKeeper.find(self.runtime.layout, container_id) is not None,
         )
 
     async def fetch(self, order: ContainerOrder) -> str:

@@ -20,6 +20,7 @@ from transship.protocol.base import Message
 from transship.protocol.containers import Failure
 from transship.protocol.migrations import (
     MemoryEndpoint,
+    MemoryState,
     MigrationReport,
     Peer,
     RestoreReply,
@@ -52,6 +53,9 @@ class PeerClient:
 
     async def memory(self, peer: Peer, migration: str) -> MemoryEndpoint:
         return await self._post(peer, paths.INCOMING_MEMORY, migration, reply=MemoryEndpoint)
+
+    async def memory_state(self, peer: Peer, migration: str) -> MemoryState:
+        return await self._call("GET", peer, paths.INCOMING_MEMORY, migration, reply=MemoryState)
 
     async def hold(self, peer: Peer, migration: str) -> None:
         await self._post(peer, paths.INCOMING_HOLD, migration, reply=Done)

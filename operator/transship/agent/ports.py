@@ -100,12 +100,32 @@ class Copies(Protocol):
         """After the dump: send what the target does not have yet; returns all that was sent."""
         ...
 
+    async def promise_memory(self, container: str) -> MemoryTraffic:
+        """After the dump, instead of send_memory: it follows. Demands are answered from now on."""
+        ...
+
+    async def drain(self, container: str, *, to: MemoryEndpoint, node: str) -> None:
+        """Send what the target lacks of a frozen copy's memory; returns when it lacks nothing.
+
+        Raises TransshipError when it cannot go on; it can be repeated, also by another agent.
+        """
+        ...
+
     async def receive(self, container: str, *, node: str) -> MemoryEndpoint:
         """Get ready for memory and dump of that node's agent; one at a time per container."""
         ...
 
-    async def received(self, container: str, *, timeout_seconds: float) -> None:
-        """Wait until every page of the restored copy is on this node. Raises when it cannot."""
+    async def received(
+        self, container: str, *, follows: bool = False, timeout_seconds: float
+    ) -> None:
+        """Wait until every page of the restored copy is on this node. Raises when it cannot.
+
+        Where the memory follows: until no page is here that has changed since it was sent.
+        """
+        ...
+
+    def awaits_memory(self, container: str) -> bool:
+        """Whether a copy that was moved here has not got all of its memory yet."""
         ...
 
     async def restore(self, container: str, *, timeout_seconds: float) -> Restored: ...

@@ -17,7 +17,7 @@ from transship.api.migration import StepName
 from transship.api.placement import Strategy
 from transship.common.certificates import agent_name
 from transship.common.errors import Refused
-from transship.protocol.migrations import IncomingOrder, MemoryEndpoint
+from transship.protocol.migrations import IncomingOrder, MemoryEndpoint, RestoreRequest
 from transship.protocol.states import SideState
 from transship.transfer import images
 from transship.transfer.files import receive_trees
@@ -77,12 +77,14 @@ class Reception:
                 timeout_seconds=RECEIVE_TIMEOUT_SECONDS,
             )
 
-    async def restore(self, arrival: Arrival, *, body: bytes, watch: Stopwatch) -> None:
+    async def restore(
+        self, arrival: Arrival, request: RestoreRequest, *, body: bytes, watch: Stopwatch
+    ) -> None:
         """Restore the dump, held. A failure leaves nothing that could run."""
         cold = arrival.order is not None and arrival.order.strategy is Strategy.COLD
         try:
             if not cold:
-                await self._restore_copy(arrival, body=body, watch=watch)
+                await self._restore_copy(arrival, request, body=body, watch=watch)
             with watch.part("Journal"):
                 # Cold: no instance, neither to resume nor to report as lost; see takeover
                 boot = "" if cold else self._with.journal.boot
@@ -92,7 +94,9 @@ class Reception:
             raise
         arrival.state = SideState.HELD
 
-    async def _restore_copy(self, arrival: Arrival, *, body: bytes, watch: Stopwatch) -> None:
+    async def _restore_copy(
+        self, arrival: Arrival, request: RestoreRequest, *, body: bytes, watch: Stopwatch
+    ) -> None:
         copies, container = self._with.copies, arrival.container
         with watch.part("UnpackImages"):
             images.unpack(body, copies.images(container))
@@ -101,5 +105,7 @@ class Reception:
         with watch.part("Restore"):
             restored = await copies.restore(container, timeout_seconds=RESTORE_TIMEOUT_SECONDS)
         with watch.part("ReceivePages"):
-            await copies.received(container, timeout_seconds=PAGES_TIMEOUT_SECONDS)
+            await copies.received(
+                container, follows=request.memory_follows, timeout_seconds=PAGES_TIMEOUT_SECONDS
+            )
         arrival.pid = restored.pid

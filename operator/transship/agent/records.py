@@ -18,7 +18,7 @@ from transship.api.reasons import Reason
 from transship.common.errors import Refused
 from transship.protocol.base import Message
 from transship.protocol.containers import ContainerOrder
-from transship.protocol.migrations import IncomingOrder, Peer, VerdictNotice
+from transship.protocol.migrations import IncomingOrder, MemoryEndpoint, Peer, VerdictNotice
 from transship.protocol.states import RecordState, Verdict
 
 ABORTED_MIGRATIONS_KEPT = 32  # a target asks within minutes; each failed attempt is a new migration
@@ -44,6 +44,7 @@ class Record(Message):
     migration: str | None = None
     peer: Peer | None = None
     before: RecordState | None = None  # source: the state that an abort returns to
+    drains_to: MemoryEndpoint | None = None  # source, released: who still wants its memory
     arrived_by: str | None = None  # the migration that brought it here: a repeated go is answered
     aborted: tuple[str, ...] = ()  # migrations whose source was here and stayed here
     image_digest: str | None = None
@@ -94,15 +95,23 @@ def frozen(record: Record, *, migration: str, peer: Peer) -> Record:
     return begun.but(state=RecordState.FROZEN)
 
 
-def released(record: Record, *, epoch: int) -> Record:
-    """The point of no return: this copy never runs again, the target runs as this epoch."""
+def released(record: Record, *, epoch: int, drains_to: MemoryEndpoint | None = None) -> Record:
+    """The point of no return: this copy never runs again, the target runs as this epoch.
+
+    With drains_to the target has not got all of its memory yet: see drained.
+    """
     if record.state is RecordState.RELEASED and record.epoch == epoch:
         return record
     if record.state is not RecordState.FROZEN:
         raise _refused(record, Reason.WRONG_STATE, f"release to epoch {epoch}")
     if epoch != record.epoch + 1:
         raise _refused(record, Reason.STALE_EPOCH, f"release to epoch {epoch}")
-    return record.but(state=RecordState.RELEASED, epoch=epoch)
+    return record.but(state=RecordState.RELEASED, epoch=epoch, drains_to=drains_to)
+
+
+def drained(record: Record) -> Record:
+    """The target has every page: the frozen copy is of no more use."""
+    return record.but(drains_to=None)
 
 
 def aborted(record: Record, *, migration: str) -> Record:

@@ -6,7 +6,7 @@ import asyncio
 
 from loguru import logger
 
-from transship.agent import duties
+from transship.agent import duties, records
 from transship.agent.departure import Departure
 from transship.agent.records import Record
 from transship.agent.source_parts import SourceParts
@@ -36,6 +36,7 @@ class Release:
         )
         with departure.watch.step(StepName.RESUME):
             await self._give_go(departure, notice)
+        await self._drain(departure)
         await self._way_back.put_away(departure)
         try:
             with departure.watch.step(StepName.DESTROY):
@@ -44,6 +45,9 @@ class Release:
         except Exception as e:  # it stays frozen and Released; forget tries again
             logger.bind(migration=order.migration).warning("frozen copy not destroyed: {}", e)
             return
+        if departure.forgotten:
+            record = self._with.record(order.container)
+            self._with.journal.remove(record.id, floor=record.epoch + 1)
         departure.total_milliseconds = round((self._with.clock.monotonic() - departure.began) * 1e3)
         departure.state = SideState.DONE
         logger.bind(
@@ -51,6 +55,37 @@ class Release:
             container=order.container,
             blackout_ms=(departure.blackout_microseconds or 0) / 1e3,
         ).info("migration done")
+
+    async def _drain(self, departure: Departure) -> None:
+        """Where the memory follows: until the target has all of it, however often streams break."""
+        record = self._with.record(departure.order.container)
+        if record.drains_to is None:
+            return
+        tries = 0
+        with departure.watch.step(StepName.DRAIN):
+            while True:
+                try:
+                    await self._with.copies.drain(
+                        record.id, to=record.drains_to, node=departure.order.target.node
+                    )
+                    break
+                except TransshipError as e:
+                    logger.bind(migration=departure.order.migration).warning(
+                        "memory not drained yet: {}", e
+                    )
+                if await self._is_whole(departure):
+                    break
+                await asyncio.sleep(GO_RETRY_SECONDS[min(tries, len(GO_RETRY_SECONDS) - 1)])
+                tries += 1
+        self._with.journal.put(records.drained(self._with.record(record.id)))
+
+    async def _is_whole(self, departure: Departure) -> bool:
+        """A keeper that has given all of its pages is gone: then its agent knows."""
+        order = departure.order
+        try:
+            return not (await self._with.peers.memory_state(order.target, order.migration)).awaited
+        except TransshipError:
+            return False
 
     async def _give_go(self, departure: Departure, notice: VerdictNotice) -> None:
         tries = 0
@@ -87,6 +122,7 @@ class Release:
     async def destroy(self, record: Record) -> None:
         """Only the release makes this legal; it can be repeated."""
         successor = duties.released_to(record)
+        duties.require_drained(record)
         await self._with.copies.destroy(record.id)
         self._with.brakes.release(record.id)  # its cgroup is gone: this forgets what it had
         await asyncio.to_thread(self._with.wires.leave, record, via=successor)

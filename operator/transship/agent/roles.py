@@ -7,6 +7,7 @@ from typing import Protocol
 from transship.protocol.migrations import (
     IncomingOrder,
     MemoryEndpoint,
+    MemoryState,
     MigrationReport,
     OutgoingOrder,
     RestoreReply,
@@ -43,6 +44,8 @@ class TargetRole(Protocol):
     async def abort(self, migration: str) -> MigrationReport: ...
 
     async def memory(self, migration: str) -> MemoryEndpoint: ...
+
+    def memory_state(self, migration: str) -> MemoryState: ...
 
     async def hold(self, migration: str) -> None: ...
 

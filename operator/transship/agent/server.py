@@ -201,6 +201,9 @@ def _handover_routes(target: TargetRole) -> list[web.RouteDef]:
     async def memory(request: web.Request) -> web.Response:
         return _reply(await target.memory(_migration(request)))
 
+    async def memory_state(request: web.Request) -> web.Response:
+        return _reply(target.memory_state(_migration(request)))
+
     async def hold(request: web.Request) -> web.Response:
         await target.hold(_migration(request))
         return web.Response(status=204)
@@ -218,6 +221,7 @@ def _handover_routes(target: TargetRole) -> list[web.RouteDef]:
 
     return [
         web.post(paths.INCOMING_MEMORY, memory),
+        web.get(paths.INCOMING_MEMORY, memory_state),
         web.post(paths.INCOMING_HOLD, hold),
         web.post(paths.INCOMING_RESTORE, restore),
         web.post(paths.INCOMING_VERDICT, decide),

@@ -103,6 +103,10 @@ class Source:
         if not (departure.state.finished or departure.verdict is Verdict.RELEASED):
             raise Refused(f"migration {migration} is under way", hint="abort it first")
         if departure.verdict is Verdict.RELEASED:
+            record = self._with.journal.get(departure.order.container)
+            if record is not None and record.drains_to is not None:
+                departure.forgotten = True
+                return  # it ends by itself, once the target has all of its memory
             await self._end_released(departure)
         self._departures.pop(migration, None)
 
@@ -120,6 +124,7 @@ class Source:
         """Another move brings the container back: what it has left here must be gone before."""
         record = self._with.journal.get(container)
         if record is not None and record.state is RecordState.RELEASED and record.migration:
+            duties.require_drained(record)
             await self.forget(record.migration)
 
     async def recover(self) -> None:

@@ -32,6 +32,7 @@ class Seen:
     exit_code: int | None = None
     exited_at: datetime | None = None
     out_of_memory: bool = False
+    awaits_memory: bool = False  # it was moved here, and has not got all of its pages yet
 
     @property
     def alive(self) -> bool:

@@ -39,7 +39,7 @@ class Takeover:
         arrival.resume_microseconds = round((resumed - began) * 1e6)
         if arrival.asking is not None and arrival.asking is not asyncio.current_task():
             arrival.asking.cancel()
-        arrival.settling = asyncio.create_task(self._settle(arrival))
+        arrival.settling = asyncio.create_task(self.settle(arrival.container))
         logger.bind(migration=arrival.migration, container=record.id).info(
             "the container runs here"
         )
@@ -68,9 +68,10 @@ class Takeover:
         arrival.resumed = True
         self._with.residents.adopt(record, pid=arrival.pid)
 
-    async def _settle(self, arrival: Arrival) -> None:
+    async def settle(self, container: str) -> None:
+        """Wait until it has all of its memory, and drop what was needed for that."""
         try:
-            await self._with.copies.settle(arrival.container)
+            await self._with.copies.settle(container)
         except Exception as e:  # memory is lost until the next dump or the container's end
-            log = logger.bind(migration=arrival.migration, error=str(e))
+            log = logger.bind(container=container, error=str(e))
             log.warning("what the restore needed is left")

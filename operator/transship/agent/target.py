@@ -16,7 +16,7 @@ from transship.agent.clearance import Clearance
 from transship.agent.duties import Answer, Duty
 from transship.agent.inquiry import Inquiry
 from transship.agent.reception import Reception
-from transship.agent.records import Record
+from transship.agent.records import OWNED, Record
 from transship.agent.stopwatch import Stopwatch
 from transship.agent.takeover import Takeover
 from transship.agent.target_parts import TargetParts
@@ -24,6 +24,7 @@ from transship.common.errors import NotFound, Refused, TransshipError
 from transship.protocol.migrations import (
     IncomingOrder,
     MemoryEndpoint,
+    MemoryState,
     MigrationReport,
     RestoreReply,
     RestoreRequest,
@@ -42,6 +43,7 @@ class Target:
     def __init__(self, parts: TargetParts) -> None:
         self._with = parts
         self._arrivals: dict[str, Arrival] = {}
+        self._settling: set[asyncio.Task[None]] = set()  # of moves before this agent's start
         self._clearance = Clearance(parts)
         self._reception = Reception(parts, self._clearance)
         self._takeover = Takeover(parts)
@@ -74,6 +76,14 @@ class Target:
             arrival = self._prepared(migration)  # it may have ended while this waited
             return await self._reception.open_memory(arrival)
 
+    def memory_state(self, migration: str) -> MemoryState:
+        """Asked by the source; of a container that is gone nobody waits for memory any more."""
+        record = self._with.journal.of_migration(migration)
+        if record is None:
+            return MemoryState(awaited=False)
+        arrived = record.arrived_by == migration
+        return MemoryState(awaited=not arrived or self._with.copies.awaits_memory(record.id))
+
     async def hold(self, migration: str) -> None:
         """Queue what is diverted here until the copy runs."""
         arrival = self._prepared(migration)
@@ -94,7 +104,7 @@ class Target:
             arrival = self._prepared(migration)  # it may have ended while this waited
             if self._with.record(arrival).state is RecordState.HELD:
                 return RestoreReply()
-            await self._reception.restore(arrival, body=body, watch=watch)
+            await self._reception.restore(arrival, request, body=body, watch=watch)
             self._inquiry.begin(arrival)
         return RestoreReply(parts=watch.parts)
 
@@ -144,6 +154,8 @@ class Target:
                 await self._clearance.fail(self._arrival_of(record), cause)
             elif duty is Duty.ASK:
                 self._inquiry.begin(self._arrival_of(record))
+            elif record.state in OWNED and self._with.copies.awaits_memory(record.id):
+                self._settling.add(asyncio.create_task(self._takeover.settle(record.id)))
 
     def _arrival_of(self, record: Record) -> Arrival:
         arrival = Arrival(

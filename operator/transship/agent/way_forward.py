@@ -84,6 +84,7 @@ class WayForward:
         """Keeper, dump and the connection between them."""
         order = departure.order
         memory = await self._with.peers.memory(order.target, order.migration)
+        departure.keeper = memory
         compression = order.settings.compression or Compression.AUTO
         wish = StreamWish(order.strategy, departure.pace, compression)
         await self._with.end_look(order.container)
@@ -153,7 +154,10 @@ class WayForward:
     async def _send_memory(self, departure: Departure) -> None:
         began = self._with.clock.monotonic()
         with departure.watch.part("SendMemory"):
-            departure.traffic = await self._with.copies.send_memory(departure.order.container)
+            send = self._with.copies.send_memory
+            if departure.memory_follows:
+                send = self._with.copies.promise_memory
+            departure.traffic = await send(departure.order.container)
         departure.bytes += departure.traffic.wire_bytes
         self._rounds.note_rate(departure, seconds=self._with.clock.monotonic() - began)
 
@@ -166,7 +170,10 @@ class WayForward:
         departure.bytes += files.bytes - copied
         with departure.watch.step(StepName.SEND_STATE):
             body = b"" if dumped is None else images.pack(dumped.images)
-            request = RestoreRequest(asleep=() if dumped is None else dumped.asleep)
+            request = RestoreRequest(
+                asleep=() if dumped is None else dumped.asleep,
+                memory_follows=departure.memory_follows,
+            )
         with departure.watch.step(StepName.RESTORE):
             reply = await self._with.peers.restore(
                 departure.order.target,
@@ -183,7 +190,11 @@ class WayForward:
         order = departure.order
         if departure.cancelled:
             raise cancelled()
-        record = records.released(self._with.record(order.container), epoch=order.epoch + 1)
+        record = records.released(
+            self._with.record(order.container),
+            epoch=order.epoch + 1,
+            drains_to=departure.keeper if departure.memory_follows else None,
+        )
         departure.release_tried = True
         self._with.journal.put(record)
         departure.verdict = Verdict.RELEASED

@@ -284,6 +284,16 @@ class Reason(StrEnum):
         "The target cannot fetch pages on demand (userfaultfd).",
         "use another strategy, or set vm.unprivileged_userfaultfd on the target",
     )
+    AWAITING_MEMORY = (
+        "AwaitingMemory",
+        "The container is on the target, and the rest of its memory follows.",
+    )
+    MEMORY_UNREACHABLE = (
+        "MemoryUnreachable",
+        "The container has left a node that still has some of its memory and does not answer.",
+        "bring the source's node back: the container waits unharmed; if it is gone for good, set"
+        " spec.state to Stopped and then to Running, which starts the container from its image",
+    )
     EXTERNAL_RESOURCE = (
         "ExternalResource",
         "The container uses something of its node that cannot be carried to another.",

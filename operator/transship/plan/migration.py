@@ -8,6 +8,7 @@ be killed between any two.
 
 from __future__ import annotations
 
+from transship.api.placement import Strategy
 from transship.api.reasons import Reason
 from transship.plan.migration_steps import (
     AbortSource,
@@ -72,11 +73,34 @@ def _target_owns(seen: Seen) -> bool:
 
 def _arrived(seen: Seen) -> Step:
     """The container runs on the target. The source still has to end its frozen copy."""
+    if _awaits_memory(seen):
+        return Wait(HANDOVER_POLL_SECONDS, _still_draining(seen))
     source = seen.source
     ending = source.state is not None and source.state != SideState.DONE
     if (ending or not source.answered) and seen.waiting_seconds < SOURCE_END_PATIENCE_SECONDS:
         return Wait(SHORT_POLL_SECONDS)
     return Finish(Outcome.SUCCEEDED)
+
+
+def _awaits_memory(seen: Seen) -> bool:
+    """After a post-copy: pages that only the source has are still to come."""
+    held, report = seen.target.container, seen.source.report
+    follows = report is None or report.strategy in {None, Strategy.POST_COPY}
+    return held is not None and held.awaits_memory and follows
+
+
+def _still_draining(seen: Seen) -> Obstacle:
+    source, target = seen.source.node, seen.target.node
+    if seen.source.answered:
+        return obstacle(
+            Reason.AWAITING_MEMORY,
+            f"the container is on {target} and gets the rest of its memory from {source}",
+        )
+    return obstacle(
+        Reason.MEMORY_UNREACHABLE,
+        f"the container is on {target} and waits for memory that {source} still has; the agent of "
+        f"{source} does not answer",
+    )
 
 
 def _bring_verdict(seen: Seen) -> Step:

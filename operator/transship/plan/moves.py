@@ -117,11 +117,7 @@ def resolve_strategy(wish: Strategy, *, stopped: bool) -> tuple[Strategy, str]:
     """The strategy that is used, and why it is not the wished one (empty when it is)."""
     if stopped and wish != Strategy.COLD:
         return Strategy.COLD, "the container does not run: its files are moved, it has no memory"
-    match wish:
-        case Strategy.COLD | Strategy.STOP_AND_COPY | Strategy.PRE_COPY | Strategy.AUTO:
-            return wish, ""
-        case Strategy.POST_COPY:
-            return Strategy.PRE_COPY, "PostCopy is not available in this version: PreCopy is used"
+    return wish, ""
 
 
 def expired_history(migrations: Migrations, placement: ContainerPlacement) -> Migrations:

@@ -71,6 +71,7 @@ class ContainerReport(Message):
     migration: str | None = None
     hindrances: tuple[Hindrance, ...] = ()
     """As the agent saw it last; it looks every few seconds, and whenever a move begins."""
+    awaits_memory: bool = False  # it was moved here, and has not got all of its pages yet
     reason: str = ""
     message: str = ""
     hint: str = ""

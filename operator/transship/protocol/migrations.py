@@ -84,8 +84,16 @@ class MemoryEndpoint(Message):
     port: int
 
 
+class MemoryState(Message):
+    """Whether a container that has arrived still waits for some of its memory."""
+
+    awaited: bool
+
+
 class RestoreRequest(Message):
     """Goes before the images: what the target must know that they do not say."""
+
+    memory_follows: bool = False  # after the resume: not all pages will come before it
 
     asleep: tuple[int, ...] = ()  # pids inside the container that were stopped before the freeze
 

@@ -30,7 +30,9 @@ INCOMING = "/v1/incoming/{migration}"
 INCOMING_ABORT = "/v1/incoming/{migration}/abort"
 """POST: throw away what was prepared; refused once the target runs."""
 INCOMING_MEMORY = "/v1/incoming/{migration}/memory"
-"""POST by the source: open the page server for the coming dump; the reply is MemoryEndpoint."""
+"""POST by the source: get ready for the coming dump's memory; the reply is MemoryEndpoint.
+
+GET by the source whose memory follows: MemoryState."""
 INCOMING_HOLD = "/v1/incoming/{migration}/hold"
 """POST by the source: from now on queue the packets that are diverted here."""
 INCOMING_RESTORE = "/v1/incoming/{migration}/restore"

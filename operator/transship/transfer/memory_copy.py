@@ -97,6 +97,15 @@ class MemoryCopy:
         self._sender.end()
         return start.result(self._sender, rate=self._meter.rate)
 
+    def promise(self, processes: Sequence[Process], ranges: Sequence[PageRange]) -> None:
+        """Inside the freeze, instead of finish: what has changed or was not sent will follow."""
+        if self.rounds:
+            for process in processes:
+                wanted = [one for one in ranges if one.pid == process.inside]
+                self._sender.take_back(self._tracker.last_candidates(process, wanted))
+        self._sender.final()
+        self._sender.flush()
+
     def _copy_running(self, process: Process, ranges: Sequence[PageRange]) -> None:
         """What has vanished meanwhile is left out: it is new if it comes back."""
         try:

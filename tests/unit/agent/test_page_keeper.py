@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,7 +21,8 @@ from transship.common.tls import client_context
 from transship.runtime import pidfds
 from transship.runtime.layout import Layout
 from transship.runtime.page_stream import RemotePages, dial
-from transship.transfer.page_ranges import PageRange
+from transship.transfer.drain import Drain
+from transship.transfer.page_ranges import PageRange, Process
 from transship.transfer.page_sender import PageSender
 from transship.transfer.restore_link import SOCKET_NAME
 
@@ -249,3 +252,51 @@ async def test_closing_it_ends_guard_and_server(node: Node) -> None:
     for handle in handles:
         assert await pidfds.ended(handle, timeout_seconds=20)
         os.close(handle)
+
+
+async def test_memory_that_follows_is_demanded_pushed_and_asked_for_anew(node: Node) -> None:
+    first = node.sender()
+    node.send(first, 0, 100)
+    first.final()
+    first.flush()
+    node.process.ask("finish()")
+    await node.keeper.final(timeout_seconds=20)
+    source = Source(node.process.address)
+    drain = Drain(lambda: [Process(PID, source.pid)])
+    loop = asyncio.get_running_loop()
+    answering = loop.run_in_executor(None, drain.answer, node.sender())
+    assert await asyncio.to_thread(node.process.ask, "words(2000, 2010)") == numbered(2000, 2010)
+    assert (await node.keeper.state()).lacking > 1000
+    await node.killed(node.server)
+    with pytest.raises(TransshipError):
+        await answering
+    await asyncio.to_thread(drain.push, node.sender())
+    await node.keeper.ended()
+    assert node.process.ask(f"words(0, {PAGES})") == numbered(0, PAGES)
+    source.close()
+
+
+class Source:
+    """A process with all pages at the same place."""
+
+    PROGRAM = """
+import ctypes, mmap, sys
+address, pages = int(sys.argv[1]), int(sys.argv[2])
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap(ctypes.c_void_p(address), ctypes.c_size_t(pages * 4096), 3,
+          mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x100000, -1, ctypes.c_long(0))
+for number in range(pages):
+    ctypes.memmove(address + number * 4096, (number + 1000).to_bytes(8, "little"), 8)
+print(flush=True)
+sys.stdin.read()
+"""
+
+    def __init__(self, address: int) -> None:
+        words = [sys.executable, "-c", self.PROGRAM, str(address), str(PAGES)]
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process.stdout.readline()
+        self.pid = self._process.pid
+
+    def close(self) -> None:
+        self._process.communicate()

@@ -1,0 +1,76 @@
+"""The source's end of a memory that follows its container: two streams to the target's keeper.
+
+On one the target demands what its processes wait for, on the other everything that it lacks is
+pushed. Both read the frozen tasks. Streams that break are made anew by whoever calls `drain` again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from transship.api.placement import Compression
+from transship.common.errors import Unreachable
+from transship.runtime.page_stream import RemotePages, dial
+from transship.transfer.drain import Drain, Processes
+from transship.transfer.page_sender import PageSender
+
+
+class Draining:
+    """One container's, to one keeper."""
+
+    def __init__(
+        self, keeper: RemotePages, processes: Processes, *, compression: Compression
+    ) -> None:
+        self._keeper = keeper
+        self._drain = Drain(processes)
+        self._compression = compression
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="drain")
+        self._senders: set[PageSender] = set()
+        self._answering: asyncio.Future[None] | None = None
+
+    async def answer(self) -> None:
+        """Have the target's demands answered from now on. Raises Unreachable."""
+        if self._answering is None or self._answering.done():
+            self._answering = await self._begin(self._drain.answer)
+            self._answering.add_done_callback(_note_end)
+
+    async def drain(self) -> None:
+        """Return when the target has said that it has every page. Raises TransshipError."""
+        await self.answer()
+        pushing = await self._begin(self._drain.push)
+        watched = {pushing} if self._answering is None else {pushing, self._answering}
+        try:
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            if not pushing.done():
+                raise Unreachable("draining memory: the stream of demands has ended")
+            pushing.result()
+        finally:
+            await self._break_off()
+
+    async def close(self) -> None:
+        await self._break_off()
+        await asyncio.to_thread(self._threads.shutdown)
+
+    async def _begin(self, work: Callable[[PageSender], None]) -> asyncio.Future[None]:
+        channel = await asyncio.to_thread(dial, self._keeper)
+        sender = PageSender(channel, compression=self._compression)
+        self._senders.add(sender)
+        return asyncio.get_running_loop().run_in_executor(self._threads, work, sender)
+
+    async def _break_off(self) -> None:
+        senders, self._senders = self._senders, set()
+        for sender in senders:
+            sender.abort()
+        if self._answering is not None:
+            await asyncio.wait([self._answering])
+        for sender in senders:
+            sender.close()
+
+
+def _note_end(answering: asyncio.Future[None]) -> None:
+    """How it has ended is of no interest: `drain` makes another one."""
+    with contextlib.suppress(asyncio.CancelledError):
+        answering.exception()

@@ -1,0 +1,98 @@
+"""Moves in which the memory follows its container, and what breaks while it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from world import World, condition
+
+pytestmark = pytest.mark.lab
+
+ENV = [{"name": "MEMORY_MIB", "value": "192"}, {"name": "DIRTY_MIB_PER_SECOND", "value": "5"}]
+SLOW = "200mbit"
+"""192 MiB take 8 s: time enough to break something."""
+
+
+def start(world: World) -> None:
+    world.apply("counter", container={"env": ENV}, migration={"strategy": "PostCopy"})
+    world.await_running("counter", node="node-a")
+
+
+def phase(world: World) -> str:
+    [migration] = world.migrations("counter")
+    return migration.get("status", {}).get("phase", "")
+
+
+def drains(world: World) -> bool:
+    return phase(world) == "Draining"
+
+
+def test_the_memory_follows_and_the_connection_goes_on(world: World) -> None:
+    start(world)
+    with world.client("counter") as client:
+        world.goes_on(client)
+        world.move("counter", "node-b")
+        world.await_running("counter", node="node-b")
+        world.goes_on(client)
+        [migration] = world.migrations("counter")
+        status = migration["status"]
+        assert status["strategy"] == "PostCopy"
+        assert status["phase"] == "Succeeded"
+        assert "Drain" in [step["name"] for step in status["steps"]]
+        world.await_one_copy("counter", node="node-b")
+        world.move("counter", "node-a")  # back, with what has come
+        world.await_running("counter", node="node-a")
+        world.goes_on(client)
+
+
+def cut_off(world: World) -> None:
+    world.partition("node-a", "node-b")
+
+    def said() -> bool:
+        [migration] = world.migrations("counter")
+        return condition(migration["status"], "Succeeded")["reason"] == "AwaitingMemory"
+
+    world.until(said, "the migration says what it waits for")
+    assert phase(world) == "Draining"
+    world.heal()
+    world.limit_rate(SLOW)
+
+
+def restart_source(world: World) -> None:
+    world.kill("agent:node-a")
+
+    def said() -> bool:
+        [migration] = world.migrations("counter")
+        return condition(migration["status"], "Succeeded")["reason"] == "MemoryUnreachable"
+
+    world.until(said, "the migration says whom it waits for")
+    world.restart("agent:node-a")
+
+
+def restart_target(world: World) -> None:
+    world.kill("agent:node-b")
+    world.restart("agent:node-b")
+
+
+def kill_server(world: World) -> None:
+    """The younger of the keeper's two processes."""
+    found = world.on_node("node-b", "pgrep", "--newest", "--full", "transship.agent.page_keeper")
+    world.on_node("node-b", "kill", "-9", found.strip())
+
+
+@pytest.mark.parametrize("breaks", [cut_off, restart_source, restart_target, kill_server])
+def test_what_breaks_in_the_middle_of_it_costs_no_page(
+    world: World, breaks: Callable[[World], None]
+) -> None:
+    start(world)
+    world.limit_rate(SLOW)
+    with world.client("counter") as client:
+        world.goes_on(client)
+        world.move("counter", "node-b")
+        world.until(lambda: drains(world), "the memory follows")
+        breaks(world)
+        world.until(lambda: phase(world) == "Succeeded", "the memory has come")
+        world.await_running("counter", node="node-b")
+        world.goes_on(client)
+    world.await_one_copy("counter", node="node-b")

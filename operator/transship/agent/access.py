@@ -20,6 +20,7 @@ CALLS_OF_PEERS = frozenset(
     {
         ("GET", paths.INCOMING),
         ("POST", paths.INCOMING_MEMORY),
+        ("GET", paths.INCOMING_MEMORY),
         ("POST", paths.INCOMING_HOLD),
         ("POST", paths.INCOMING_RESTORE),
         ("POST", paths.INCOMING_VERDICT),

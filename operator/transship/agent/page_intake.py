@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 
 from loguru import logger
@@ -46,9 +47,10 @@ class Intake:
         threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
 
     def see_out(self, seconds: float) -> None:
-        """Wait for the end of the streams that are open."""
+        """Wait for the end of the streams that are open: the source wants to hear that all came."""
+        deadline = time.monotonic() + seconds
         for thread in tuple(self._streams):
-            thread.join(seconds)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _accept(self, listener: socket.socket) -> None:
         while True:

@@ -114,6 +114,7 @@ class Keeper:
         threading.Thread(target=self._watch_guard, daemon=True).start()
         self._server.run()
         self._server.close()
+        self._intake.see_out(LINGER_SECONDS)  # who asked for the end is likely to kill this then
         (self._held.images / "work" / keeper_words.SOCKET_NAME).unlink(missing_ok=True)
         self._ended.set()
         self._intake.see_out(LINGER_SECONDS)  # first: who waits for the source's end is asking

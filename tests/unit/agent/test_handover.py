@@ -181,7 +181,7 @@ def test_a_relayed_abort_ends_a_held_copy(pair: Pair) -> None:
     pair.assert_lives_on(pair.a, epoch=1)
 
 
-@pytest.mark.parametrize("strategy", [Strategy.STOP_AND_COPY, Strategy.COLD])
+@pytest.mark.parametrize("strategy", [Strategy.STOP_AND_COPY, Strategy.POST_COPY, Strategy.COLD])
 def test_at_every_moment_the_operator_may_cancel(tmp_path: Path, strategy: Strategy) -> None:
     for moment in MOMENTS:
         with Pair(_folder(tmp_path, moment)) as pair:
@@ -202,7 +202,7 @@ def test_at_every_moment_the_operator_may_cancel(tmp_path: Path, strategy: Strat
                 assert pair.world.starts == 0
 
 
-@pytest.mark.parametrize("strategy", [Strategy.STOP_AND_COPY, Strategy.COLD])
+@pytest.mark.parametrize("strategy", [Strategy.STOP_AND_COPY, Strategy.POST_COPY, Strategy.COLD])
 @pytest.mark.parametrize("side", ["node-a", "node-b", "both"])
 @pytest.mark.parametrize("away_seconds", [0.0, 10.0])
 def test_at_every_moment_an_agent_may_be_killed(

@@ -37,6 +37,7 @@ STEPS = st.sampled_from(
     ]
 )  # fmt: skip
 NODES = st.sampled_from([0, 1])
+STRATEGIES = [Strategy.STOP_AND_COPY, Strategy.AUTO, Strategy.POST_COPY, Strategy.COLD]
 
 
 class Handovers(RuleBasedStateMachine):
@@ -53,7 +54,7 @@ class Handovers(RuleBasedStateMachine):
         self.power_was_lost = False
 
     @initialize(
-        strategy=st.sampled_from([Strategy.STOP_AND_COPY, Strategy.AUTO, Strategy.COLD]),
+        strategy=st.sampled_from(STRATEGIES),
         writing=st.sampled_from([10, 10_000, 10_000_000]),
     )
     def choose(self, strategy: Strategy, writing: int) -> None:

@@ -13,9 +13,18 @@ import pytest
 from fakes.stored import content
 from transship.transfer import write_faults
 from transship.transfer.changed_pages import DigestTracker, Untracked
+from transship.transfer.drain import Drain
 from transship.transfer.memory_copy import MemoryCopy, Meter, selected
 from transship.transfer.pace import Pace
-from transship.transfer.page_ranges import CHUNK_BYTES, PAGE_BYTES, PageRange, Process, batches
+from transship.transfer.page_ranges import (
+    CHUNK_BYTES,
+    PAGE_BYTES,
+    PageRange,
+    PageSet,
+    Process,
+    batches,
+    joined,
+)
 from transship.transfer.page_receiver import PageReceiver
 from transship.transfer.page_sender import PageSender
 from transship.transfer.page_store import PageStore
@@ -148,6 +157,39 @@ def test_after_rounds_and_the_last_part_the_target_has_all_pages_as_they_are(
     ranges = private_pages(child.process)
     copy.finish([child.process], ranges)
     assert target.holds(child.process, ranges)
+
+
+def test_what_is_promised_is_not_there_as_it_was_and_follows_as_it_is(
+    child, tracker, target
+) -> None:
+    copy = MemoryCopy(target.sender, tracker)
+    copy.round([child.process])
+    child.tell("write 3")
+    child.tell("map 9")
+    child.freeze()
+    ranges = private_pages(child.process)
+    target.store.expect(ranges)
+    copy.promise([child.process], ranges)
+    assert target.store.final
+    lacking = target.store.lacking_ranges()
+    assert lacking
+    there = PageSet()
+    there.add(ranges)
+    there.discard(lacking)
+    assert target.holds(child.process, joined(_within(there, ranges)))
+    Drain(lambda: [child.process]).push(target.sender)
+    assert target.store.lacking == 0
+    assert target.holds(child.process, ranges)
+
+
+def _within(pages: PageSet, ranges: tuple[PageRange, ...]) -> list[PageRange]:
+    """Those of the ranges' pages that are in the set."""
+    each = [
+        PageRange(one.pid, one.address + number * PAGE_BYTES, 1)
+        for one in ranges
+        for number in range(one.pages)
+    ]
+    return [page for page in each if not pages.missing([page])]
 
 
 def test_without_a_round_the_last_part_copies_everything(child, target) -> None:

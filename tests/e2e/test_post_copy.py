@@ -77,8 +77,12 @@ def restart_target(world: World) -> None:
 
 def kill_server(world: World) -> None:
     """The younger of the keeper's two processes."""
-    found = world.on_node("node-b", "pgrep", "--newest", "--full", "transship.agent.page_keeper")
-    world.on_node("node-b", "kill", "-9", found.strip())
+    script = "grep -la agent.page_keepe[r] /proc/[0-9]*/cmdline"
+    found = [
+        int(line.split("/")[2]) for line in world.on_node("node-b", "sh", "-c", script).split()
+    ]
+    _guard, server = sorted(found)
+    world.on_node("node-b", "kill", "-9", str(server))
 
 
 @pytest.mark.parametrize("breaks", [cut_off, restart_source, restart_target, kill_server])

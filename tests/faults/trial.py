@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from table import Case
 
-from transship.api.migration import MigrationPhase
+from transship.api.migration import MigrationPhase, StepName
 from transship.api.placement import Strategy
 from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
@@ -171,8 +171,9 @@ def _end_of(world: World, made: Guest) -> str:
 def _ended_rightly(case: Case, *, at_target: bool) -> list[str]:
     if case.released and not at_target:
         return ["it was released, and yet did not end at the target"]
-    called_back = case.breakage.ending is Ending.STAYS and not case.released
-    if called_back and at_target:
+    # an agent that stands at Decide writes its verdict before it hears anything else
+    in_time = not case.released and case.step is not StepName.DECIDE
+    if case.breakage.ending is Ending.STAYS and in_time and at_target:
         return ["it was called back before the release, and yet moved"]
     return []
 

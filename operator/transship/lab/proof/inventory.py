@@ -24,6 +24,8 @@ FOLDERS = ("var/lib/transship", "run/transship")
 NOT_LOOKED_INTO = frozenset({"var/lib/transship/images", "var/lib/transship/lost+found"})
 LASTS = ("process", "link")  # of what is there at rest, what has to be there always
 FORWARD = "forward"  # what a node keeps on purpose for a while after a container has left
+LOCAL_TABLE = "255"  # follows from the links' addresses
+SHARED_CGROUPS = frozenset({"conmon"})  # made with a node's first container, gone with a reboot
 LASTING = 0x80  # NUD_PERMANENT
 IPV4 = 2
 PROCESSES_OF_THE_LAB = ("nsenter", "node-init")
@@ -62,7 +64,8 @@ def _cgroups(cgroup: str) -> Iterator[str]:
     for hierarchy in cgroups.hierarchies():
         top = hierarchy / cgroup.strip("/")
         for folder, _, _ in os.walk(top):
-            yield f"cgroup {Path(folder).relative_to(top)}"
+            if (name := str(Path(folder).relative_to(top))) not in SHARED_CGROUPS:
+                yield f"cgroup {name}"
 
 
 def _network(pid: int) -> Iterator[str]:
@@ -73,8 +76,8 @@ def _network(pid: int) -> Iterator[str]:
             table = _of(route, "RTA_TABLE")
             if route["proto"] == ROUTE_PROTOCOL and dict(route["attrs"]).get("RTA_GATEWAY"):
                 yield f"{FORWARD} {_of(route, 'RTA_DST')}"
-                continue
-            yield f"route {_of(route, 'RTA_DST')}/{route['dst_len']} table {table}"
+            elif table != LOCAL_TABLE:
+                yield f"route {_of(route, 'RTA_DST')}/{route['dst_len']} table {table}"
         for rule in inside.get_rules():
             yield f"rule {_of(rule, 'FRA_PRIORITY')} table {_of(rule, 'FRA_TABLE')}"
         for neighbour in inside.get_neighbours(family=IPV4):

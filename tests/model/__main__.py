@@ -6,13 +6,15 @@ import argparse
 import sys
 import time
 
-from model.explorer import AGAIN, BACK, THERE, Bounds, Explorer
+from model.explorer import AGAIN, BACK, POST_COPY, THERE, Bounds, Explorer
 from model.mutants import MUTANTS
 
 SEARCHES = {
     "one move, every fault": Bounds((THERE,)),
     "a retry, disks fail": Bounds((THERE, AGAIN), power_fails=False),
     "a retry, power fails": Bounds((THERE, AGAIN), disks_fail=False),
+    "a post-copy, every fault": Bounds((POST_COPY,)),
+    "a post-copy and a return": Bounds((POST_COPY, BACK), disks_fail=False, power_fails=False),
     "a return, disks fail": Bounds((THERE, BACK), power_fails=False),
     "a return, power fails": Bounds((THERE, BACK), disks_fail=False),
     "a return, every fault": Bounds((THERE, BACK)),

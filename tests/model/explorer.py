@@ -32,6 +32,7 @@ class Bounds:
 
 
 THERE = Move(0, "move", source=0, epoch=1)
+POST_COPY = Move(0, "post-copy", source=0, epoch=1, follows=True)
 AGAIN = Move(1, "retry", source=0, epoch=1)
 BACK = Move(1, "move-back", source=1, epoch=2)
 
@@ -109,6 +110,10 @@ class Explorer:
             permitted = has(world, move, Said.PROMISED | Said.FENCED)
             if has(world, move, Said.ARRIVED) and not permitted:
                 return f"the target of {move.name} owns the container without a release"
+            waits = move.follows and self.scene.awaits_memory(world, move.target)
+            source = world.nodes[move.source]
+            if waits and source.copy != Copy.FROZEN and not source.rebooted:
+                return "a copy waits for memory that nobody has any more"
             if has(world, move, Said.LOST):
                 return "the container is started from its image although no node lost power"
         return ""

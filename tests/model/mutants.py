@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from model.explorer import AGAIN, BACK, THERE, Bounds
+from model.explorer import AGAIN, BACK, POST_COPY, THERE, Bounds
 from model.rules import Rules
 from transship.agent import duties, records, supervision
 from transship.agent.duties import Answer, Duty
@@ -16,6 +16,7 @@ from transship.plan.migration_steps import Seen, Step
 from transship.protocol.states import RecordState, Verdict
 
 EVERY_FAULT = Bounds((THERE,))
+A_POST_COPY = Bounds((POST_COPY,), disks_fail=False, power_fails=False)
 ONE_MOVE = Bounds((THERE,), power_fails=False)
 A_RETRY = Bounds((THERE, AGAIN), disks_fail=False, power_fails=False)
 A_RETURN = Bounds((THERE, BACK), disks_fail=False, power_fails=False)
@@ -98,6 +99,18 @@ def _takes_silence_for_fencing(seen: Seen) -> Step:
     return migration_plan.next_step(seen)
 
 
+def _operator_does_not_wait_for_memory(seen: Seen) -> Step:
+    held = seen.target.container
+    if held is not None:
+        whole = held.model_copy(update={"awaits_memory": False})
+        seen = replace(seen, target=replace(seen.target, container=whole))
+    return migration_plan.next_step(seen)
+
+
+def _releases_without_draining(record: Record, **release: Any) -> Record:
+    return records.released(record, epoch=release["epoch"])
+
+
 REAL = Rules()
 MUTANTS: dict[str, tuple[Rules, Bounds]] = {
     "a released copy is aborted": (
@@ -139,6 +152,17 @@ MUTANTS: dict[str, tuple[Rules, Bounds]] = {
     "an order wakes a released copy": (replace(REAL, ordered=_orders_over_a_release), ONE_MOVE),
     "a node that returns starts what it had without an order": (
         replace(REAL, next_instance_step=_starts_without_an_order), EVERY_FAULT,
+    ),
+    "a copy is destroyed before its memory has followed": (
+        replace(
+            REAL,
+            require_drained=lambda _: None,
+            next_migration_step=_operator_does_not_wait_for_memory,
+        ),
+        A_POST_COPY,
+    ),
+    "a restarted source forgets that memory has to follow": (
+        replace(REAL, released=_releases_without_draining), A_POST_COPY,
     ),
     "the operator takes silence for fencing": (
         replace(REAL, next_migration_step=_takes_silence_for_fencing), ONE_MOVE,

@@ -19,6 +19,7 @@ from model.world import (
     Step,
     World,
     comes,
+    has,
     leaves,
     says,
     with_node,
@@ -55,12 +56,18 @@ class Nodes:
         if self._power_fails and world.nodes[at].fencing != Fencing.GONE:
             lost = self._power_lost(world, at)
             yield Step((NODES[at], "loses power"), lost, fair=False)
-            never = world.nodes[at].fencing == Fencing.NEVER
-            if never and at == self._scene.moves[0].source:
-                # only a node without power may be declared gone: that is what the word means. A
-                # target that is gone takes what was released to it along: nothing to be explored
+            if self._may_be_declared_gone(world, at):
                 gone = with_node(lost, at, lost.nodes[at]._replace(fencing=Fencing.GONE))
                 yield Step((NODES[at], "loses power, and is declared gone"), gone, fair=False)
+
+    def _may_be_declared_gone(self, world: World, at: int) -> bool:
+        """Only a node without power may be: that is what the word means.
+
+        A target that is gone takes what was released to it along: there is nothing to explore.
+        """
+        never = world.nodes[at].fencing == Fencing.NEVER
+        created = [move for move in self._scene.moves if has(world, move, Said.CREATED)]
+        return never and all(move.source == at for move in created)
 
     def _starts(self, world: World, at: int) -> Iterator[Step]:
         node, other = world.nodes[at], world.nodes[1 - at]
@@ -90,6 +97,9 @@ class Nodes:
         world = self._ended(world, at)
         node = world.nodes[at]
         aged = self._scene.aged(node.disk)
+        for move in self._scene.moves:
+            if move.follows and move.target == at and node.copy != Copy.ABSENT:
+                world = says(world, move, Said.WHOLE)  # nobody waits for memory any more
         return with_node(world, at, node._replace(disk=aged, copy=Copy.ABSENT, rebooted=True))
 
     def _started(self, world: World, at: int) -> World:

@@ -32,6 +32,7 @@ from model.world import (
 )
 from transship.agent import supervision
 from transship.api.migration import MigrationSpec
+from transship.api.placement import Strategy
 from transship.api.reasons import Reason
 from transship.plan.migration_steps import (
     AbortSource,
@@ -47,6 +48,7 @@ from transship.plan.migration_steps import (
 )
 from transship.plan.migration_steps import Step as PlanStep
 from transship.plan.obstacles import obstacle
+from transship.plan.owner import OWNING
 from transship.protocol.containers import ContainerReport
 from transship.protocol.migrations import MigrationReport
 from transship.protocol.states import SideState, Verdict
@@ -194,8 +196,8 @@ class Overseer:
         memories = [node.memory for node in world.nodes]
         known = [m.epoch + 1 for m in self._scene.moves if has(world, m, Said.KNOWN)]
         if DOWN not in memories:
-            owned = [m for m in memories if m != NONE and self._scene.owned(m)]
-            known = [self._scene.ledger.record(m).epoch for m in owned] or known
+            owning = [m for m in memories if self._scene.state(m) in OWNING]
+            known = [self._scene.ledger.record(m).epoch for m in owning] or known
         return epoch == max([1, *known])
 
     # What it sees and decides.
@@ -209,11 +211,12 @@ class Overseer:
         source = (world.leaving[move.number], here.memory, here.copy)
         target = (world.coming[move.number], there.memory, there.copy)
         gone = (here.fencing == Fencing.GONE, there.fencing == Fencing.GONE)
+        awaits = self._scene.awaits_memory(world, move.target)
 
         def plans() -> tuple[dict[type[PlanStep], PlanStep], bool]:
-            fair = self._plan(move, source, target, gone, waited=True, give_up=False)
+            fair = self._plan(move, source, target, gone, awaits, waited=True, give_up=False)
             possible = [
-                self._plan(move, a, b, gone, waited=waited, give_up=give_up)
+                self._plan(move, a, b, gone, awaits, waited=waited, give_up=give_up)
                 for a, b in ((source, target), (source, None), (None, target))
                 for waited in (False, True)
                 for give_up in (False, True)
@@ -221,19 +224,20 @@ class Overseer:
             return {type(fair): fair}, any(isinstance(step, Finish) for step in possible)
 
         found: tuple[dict[type[PlanStep], PlanStep], bool] = self._scene.ledger.find(
-            ("plans", move.number, source, target, gone), plans
+            ("plans", move.number, source, target, gone, awaits), plans
         )
         return found
 
     def _plan(
         self, move: Move, source: Told | None, target: Told | None, gone: tuple[bool, bool],
+        awaits: bool,
         *, waited: bool, give_up: bool,
     ) -> PlanStep:  # fmt: skip
         step: PlanStep = self._scene.rules.next_migration_step(
             Seen(
                 spec=_spec(move),
                 source=replace(self._source_side(move, source), gone=gone[0]),
-                target=replace(self._target_side(move, target), gone=gone[1]),
+                target=_awaiting(replace(self._target_side(move, target), gone=gone[1]), awaits),
                 verdict=self._verdict(move, source),
                 give_up=WITHDRAWN if give_up else None,
                 waiting_seconds=A_LONG_TIME_SECONDS if waited else 0.0,
@@ -274,7 +278,12 @@ class Overseer:
         report = container = None
         if state is not None:
             report = MigrationReport(
-                migration=move.name, container=ID, epoch=move.epoch, state=state, verdict=verdict
+                migration=move.name,
+                container=ID,
+                epoch=move.epoch,
+                state=state,
+                verdict=verdict,
+                strategy=Strategy.POST_COPY if move.follows else Strategy.STOP_AND_COPY,
             )
         if found is not None:
             container = ContainerReport(
@@ -282,6 +291,12 @@ class Overseer:
                 record=found.state, run=RUN_STATES[copy],
             )  # fmt: skip
         return Side(node, answered=True, report=report, container=container)
+
+
+def _awaiting(side: Side, awaits: bool) -> Side:
+    if side.container is None or not awaits:
+        return side
+    return replace(side, container=side.container.model_copy(update={"awaits_memory": True}))
 
 
 def _spec(move: Move) -> MigrationSpec:

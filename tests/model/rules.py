@@ -29,6 +29,7 @@ class Rules:
     departing: Rule = records.departing
     frozen: Rule = records.frozen
     released: Rule = records.released
+    drained: Rule = records.drained
     aborted: Rule = records.aborted
     arriving: Rule = records.arriving
     held: Rule = records.held
@@ -44,6 +45,7 @@ class Rules:
     owes_abort: Rule = duties.owes_abort
     may_run_on_unwritten: Rule = duties.may_run_on_unwritten
     released_to: Rule = duties.released_to
+    require_drained: Rule = duties.require_drained
     next_instance_step: Rule = supervision.next_step
     next_migration_step: Rule = migration_plan.next_step
 

@@ -7,7 +7,13 @@ from model.rules import NONE, Ledger, Rules
 from model.world import DOWN, Copy, Fencing, Move, Node, Said, World, has, says, with_node
 from transship.agent.records import LONG_AGO, OWNED, Record
 from transship.api.placement import LastExit, Strategy
-from transship.protocol.migrations import IncomingOrder, OutgoingOrder, Peer, VerdictNotice
+from transship.protocol.migrations import (
+    IncomingOrder,
+    MemoryEndpoint,
+    OutgoingOrder,
+    Peer,
+    VerdictNotice,
+)
 from transship.protocol.states import RecordState, Verdict
 
 NODES = ("node-a", "node-b")
@@ -53,9 +59,18 @@ class Scene:
 
     def released(self, record: int, move: Move) -> int:
         def rule() -> Record:
-            return self.rules.released(self.ledger.record(record), epoch=move.epoch + 1)
+            keeper = MemoryEndpoint(address="10.0.0.9", port=1) if move.follows else None
+            return self.rules.released(
+                self.ledger.record(record), epoch=move.epoch + 1, drains_to=keeper
+            )
 
         return self.ledger.next(("released", record, move.number), rule)
+
+    def drained(self, record: int) -> int:
+        def rule() -> Record:
+            return self.rules.drained(self.ledger.record(record))
+
+        return self.ledger.next(("drained", record), rule)
 
     def aborted(self, record: int, move: Move) -> int:
         def rule() -> Record:
@@ -171,11 +186,26 @@ class Scene:
         return self.ledger.allows(("require_unheld", record, move.number), rule)
 
     def may_be_destroyed(self, record: int) -> bool:
-        def rule() -> Peer:
-            peer: Peer = self.rules.released_to(self.ledger.record(record))
-            return peer
+        def rule() -> None:
+            found = self.ledger.record(record)
+            self.rules.released_to(found)
+            self.rules.require_drained(found)
 
         return record != NONE and self.ledger.allows(("released_to", record), rule)
+
+    def drains(self, record: int) -> bool:
+        found = self.ledger.maybe(record)
+        return found is not None and found.drains_to is not None
+
+    def awaits_memory(self, world: World, at: int) -> bool:
+        """The copy that runs here, or is about to, has pages that only an earlier source has."""
+        return world.nodes[at].copy in (Copy.RUNNING, Copy.HELD) and any(
+            move.follows
+            and move.target == at
+            and has(world, move, Said.ARRIVED)
+            and not has(world, move, Said.WHOLE)
+            for move in self.moves
+        )
 
     # Disks.
 

@@ -6,7 +6,20 @@ from collections.abc import Iterator
 
 from model.rules import NONE
 from model.scene import NODES, Scene
-from model.world import Coming, Copy, Leaving, Move, Said, Step, World, has, leaves, says, with_node
+from model.world import (
+    DOWN,
+    Coming,
+    Copy,
+    Leaving,
+    Move,
+    Said,
+    Step,
+    World,
+    has,
+    leaves,
+    says,
+    with_node,
+)
 from transship.protocol.states import RecordState
 
 UNDECIDED = (Leaving.COPYING, Leaving.FREEZING, Leaving.FROZEN)
@@ -63,6 +76,8 @@ class Source:
             case Leaving.OVER:
                 return leaves(world, move, Leaving.NONE)
             case Leaving.RELEASED | Leaving.HEARD | Leaving.DONE:
+                if not self._scene.may_be_destroyed(world.nodes[move.source].memory):
+                    return None  # it ends by itself once it is drained
                 return leaves(world, move, Leaving.FORGETTING)
             case _:
                 return None
@@ -83,6 +98,8 @@ class Source:
                 yield from self._make_durable(world, move)
             case Leaving.RELEASED if has(world, move, Said.RUNS):
                 yield self._step(move, "hears that it runs", leaves(world, move, Leaving.HEARD))
+            case Leaving.HEARD if self._scene.drains(world.nodes[move.source].memory):
+                yield from self._drain(world, move)
             case Leaving.HEARD | Leaving.FORGETTING:
                 yield from self._destroy(world, move, phase)
 
@@ -93,8 +110,8 @@ class Source:
 
     def _freeze(self, world: World, move: Move) -> Iterator[Step]:
         record = self._scene.frozen(world.nodes[move.source].memory, move)
-        if record == NONE:
-            return
+        if record == NONE or self._scene.awaits_memory(world, move.source):
+            return  # what is still to come cannot be dumped
         yield self._written(world, move, record, Leaving.FREEZING, "writes Frozen")
         yield from self._failures(world, move, record, Leaving.ROLLING_BACK, "Frozen")
 
@@ -146,6 +163,18 @@ class Source:
         record = self._scene.aborted(memory, move)
         if record != NONE:
             yield self._written(world, move, record, Leaving.OVER, "writes Aborted at last")
+
+    def _drain(self, world: World, move: Move) -> Iterator[Step]:
+        """The memory follows; a container that has ended meanwhile waits for none."""
+        there, memory = world.nodes[move.target], world.nodes[move.source].memory
+        if self._scene.awaits_memory(world, move.target):
+            if there.memory != DOWN and world.nodes[move.source].copy == Copy.FROZEN:
+                yield self._step(move, "sends its memory", says(world, move, Said.WHOLE))
+            return
+        arrived = there.memory == NONE or self._scene.has_arrived(there.memory, move)
+        if there.memory != DOWN and (arrived or has(world, move, Said.WHOLE)):
+            record = self._scene.drained(memory)
+            yield self._written(world, move, record, Leaving.HEARD, "notes that it is drained")
 
     def _destroy(self, world: World, move: Move, phase: int) -> Iterator[Step]:
         """Told to forget, it drops the record as well."""

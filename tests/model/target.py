@@ -103,6 +103,9 @@ class Target:
         if self._scene.state(memory) is not RecordState.RELEASED:
             yield self._step(move, "has room", comes(world, move, Coming.PREPARING))
             return
+        if not self._scene.may_be_destroyed(memory):
+            yield self._step(move, "is refused: not drained", comes(world, move, Coming.OVER))
+            return
         for earlier in self._scene.moves:
             phase = world.leaving[earlier.number]
             known = phase in (Leaving.RELEASED, Leaving.HEARD, Leaving.DONE)

@@ -54,15 +54,28 @@ class Fencing:
 class Said:
     """What has happened in one migration. Messages stay: they can arrive late, and again.
 
-    CREATED and OVER are the operator's: from then on it may order, or tell to forget. For the
+    CREATED and OVER are the operator's: from then on it may order, or tell to forget. WHOLE: the
+    target has all of its memory (post-copy). For the
     judge: PROMISED (the source's disk has held Released), ARRIVED (the target's has held Running),
     KNOWN (and its agent has known it, so that the operator may have heard of it), LOST (a
     container was started from its image although no node had lost power).
     """
 
-    CREATED, ASKED, HOLDS, RELEASED, ABORTED, FENCED, RUNS, OVER, PROMISED, ARRIVED, KNOWN, LOST = (
-        1 << n for n in range(12)
-    )
+    (
+        CREATED,
+        ASKED,
+        HOLDS,
+        RELEASED,
+        ABORTED,
+        FENCED,
+        RUNS,
+        OVER,
+        WHOLE,
+        PROMISED,
+        ARRIVED,
+        KNOWN,
+        LOST,
+    ) = (1 << n for n in range(13))
 
 
 class Node(NamedTuple):
@@ -85,12 +98,16 @@ class World(NamedTuple):
 
 @dataclass(frozen=True)
 class Move:
-    """One migration of the scenario; number is its place in World's tuples."""
+    """One migration of the scenario; number is its place in World's tuples.
+
+    follows: its memory comes after the release (post-copy).
+    """
 
     number: int
     name: str
     source: int
     epoch: int
+    follows: bool = False
 
     @property
     def target(self) -> int:

@@ -2,10 +2,12 @@
 
 # what the lab runs on the machine itself; all the rest runs in the nodes' image
 PACKAGES := buildah debian-archive-keyring e2fsprogs gcc libc6-dev mmdebstrap python3-venv rsync skopeo socat
+# what virtual machines as nodes need besides (make test-vm)
+VM_PACKAGES := busybox-static qemu-system-x86
 PYTHON := python3
 BIN := .venv/bin
 
-.PHONY: help setup packages test test-unit test-e2e model lint format demo clean
+.PHONY: help setup packages test test-unit test-e2e test-faults-sample test-faults test-vm model lint format demo clean
 
 help:
 	@echo 'make setup      everything that the other targets need, into .venv and ~/.cache/transship'
@@ -14,6 +16,7 @@ help:
 	@echo 'make test-unit  the tests that need neither root nor a lab'
 	@echo 'make model      the handover, explored further than the unit tests have time for (minutes)'
 	@echo 'make test-faults  every fault at every step of a move (hours; it goes on where it was)'
+	@echo 'make test-vm    a move between two virtual machines, whose kernels track changes by soft-dirty'
 	@echo 'make lint       ruff, mypy and the import contracts'
 	@echo 'make clean      remove what these targets made in this folder'
 
@@ -21,7 +24,7 @@ setup: packages .venv/.installed
 	$(BIN)/python -m transship.lab.prepare
 
 packages:
-	@missing=$$(for package in $(PACKAGES); do \
+	@missing=$$(for package in $(PACKAGES) $(EXTRA_PACKAGES); do \
 	  dpkg-query --show --showformat='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
 	    || echo $$package; done); \
 	if [ -n "$$missing" ]; then \
@@ -60,6 +63,11 @@ test-faults-sample: setup
 # Hours; goes on where it was. FAULTS='--step Decide --fault killed --strategy PreCopy --again'
 test-faults: setup
 	$(BIN)/python tests/faults/run.py --labs 2 --publish $(FAULTS)
+
+# two kernels, by qemu without hardware's help: slow, and not a part of `make test`
+test-vm: EXTRA_PACKAGES := $(VM_PACKAGES)
+test-vm: setup
+	$(BIN)/pytest tests/vm
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -23,8 +23,11 @@ COUNTER_READY = {"tcpSocket": {"port": 7000}, "periodSeconds": 1}
 class World:
     """One lab, seen from outside."""
 
-    def __init__(self, lab: LabState, *, kubectl: Path) -> None:
+    def __init__(
+        self, lab: LabState, *, kubectl: Path, patience_seconds: float = TIMEOUT_SECONDS
+    ) -> None:
         self.lab = lab
+        self._patience = patience_seconds
         self._kubectl = kubectl
         self._directory = lab_dir(lab.name)
 
@@ -108,9 +111,8 @@ class World:
 
         self.until(answered, "the client's connection goes on")
 
-    def until(
-        self, holds: Callable[[], bool], what: str, *, seconds: float = TIMEOUT_SECONDS
-    ) -> None:
+    def until(self, holds: Callable[[], bool], what: str, *, seconds: float | None = None) -> None:
+        seconds = seconds or self._patience
         deadline = time.monotonic() + seconds
         while not holds():
             if time.monotonic() > deadline:

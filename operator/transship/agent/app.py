@@ -152,8 +152,8 @@ class Agent:
         copies, bundles = NodeCopies(runtime, page_tls), NodeBundles(runtime)
         experience = Experience()
         self.forecasts = Forecasts(
-            journal, bundles=bundles, processes=copies.processes, streams=self._tls.client,
-            experience=experience,
+            journal, bundles=bundles, processes=copies.processes, tracker=copies.tracker,
+            streams=self._tls.client, experience=experience,
         )  # fmt: skip
         wires = NodeWires(self.network)
         source = Source(

@@ -31,7 +31,7 @@ from transship.runtime.layout import Layout
 from transship.runtime.lazy_memory import require_whole, still_arriving
 from transship.runtime.page_stream import RemotePages
 from transship.runtime.restore import Restorer, RestoreRequest
-from transship.transfer.changed_pages import Untracked
+from transship.transfer.changed_pages import Tracker, Untracked
 from transship.transfer.mappings import mapped_files
 from transship.transfer.page_ranges import Process
 from transship.transfer.rounds import CopyRound
@@ -95,7 +95,7 @@ class NodeCopies:
         memory = await DepartingMemory.connect(
             keeper,
             lambda: self.processes(container),
-            tracker=best_tracker() if in_rounds else Untracked(),
+            tracker=self.tracker(container) if in_rounds else Untracked(),
             wish=wish,
         )
         request = DumpRequest(container, self._layout, Pages.LAZY, timeout_seconds=DUMP_SECONDS)
@@ -175,6 +175,9 @@ class NodeCopies:
         freezer_of(self._layout, container).thaw()
         await self._clear_images(container)
 
+    def tracker(self, container: str) -> Tracker:
+        return best_tracker(freezer_of(self._layout, container).paused)
+
     def processes(self, container: str) -> tuple[Process, ...]:
         """The container's processes as they are now."""
         found = processes.named(freezer_of(self._layout, container).processes())
@@ -202,6 +205,8 @@ class NodeCopies:
         self._restorers[container] = await Restorer.ready(
             RestoreRequest(container, self._layout, console, pages=Pages.LAZY)
         )
+        # the source would wait for its greeting with a handshake's patience
+        await self._keepers[container].state()
         return MemoryEndpoint(address=self._tls.address, port=port)
 
     async def restore(self, container: str, *, timeout_seconds: float) -> Restored:

@@ -24,10 +24,10 @@ from transship.protocol.forecasts import Forecast, ForecastOrder
 from transship.protocol.paths import STREAM_PORT
 from transship.protocol.states import RecordState
 from transship.transfer import link_rate
+from transship.transfer.changed_pages import Tracker
 from transship.transfer.changes import look
 from transship.transfer.memory_look import Looker, MemoryLook
 from transship.transfer.page_ranges import PAGE_BYTES, Process
-from transship.transfer.write_tracker import best_tracker
 
 Processes = Callable[[str], Sequence[Process]]
 
@@ -47,12 +47,14 @@ class Forecasts:
         *,
         bundles: Bundles,
         processes: Processes,
+        tracker: Callable[[str], Tracker],
         streams: ssl.SSLContext,
         experience: Experience,
     ) -> None:
         self._journal = journal
         self._bundles = bundles
         self._processes = processes
+        self._tracker = tracker
         self._streams = streams
         self._experience = experience
         self._looking: dict[str, _Looking] = {}
@@ -101,7 +103,7 @@ class Forecasts:
 
     async def _look(self, container: str) -> MemoryLook:
         self._movable(container)  # it may have changed while the link was measured
-        looker = Looker(lambda: self._processes(container), best_tracker())
+        looker = Looker(lambda: self._processes(container), self._tracker(container))
         looking = self._looking[container] = _Looking(looker, asyncio.Event())
         task = asyncio.create_task(asyncio.to_thread(looker.look))
         task.add_done_callback(lambda _: self._ended(container, looking))

@@ -49,12 +49,15 @@ def up(
     link_rate: Annotated[
         str | None, typer.Option(help="Shape every node's link, such as 1gbit.")
     ] = None,
+    machines: Annotated[
+        bool, typer.Option("--machines", help="Nodes are virtual machines, by qemu (slow).")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Bring up a lab, in place of an earlier one of that name, and wait until it is ready."""
     _require_root()
     rate = None if link_rate is None else parse_rate(link_rate)
-    state = cluster.up(name, number, say=_progress(), link_rate=rate)
+    state = cluster.up(name, number, say=_progress(), link_rate=rate, machines=machines)
     if as_json:
         typer.echo(lab_status(lab_dir(name), state).model_dump_json(indent=2))
 

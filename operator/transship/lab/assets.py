@@ -154,7 +154,7 @@ def _debian(say: Say) -> Path:
 
     def unpack(draft: Path) -> None:
         say("fetching " + " and ".join(DEBIAN_PACKAGES))
-        _download(DEBIAN_PACKAGES, into=draft)
+        download(DEBIAN_PACKAGES, into=draft)
         for package in sorted(draft.glob("*.deb")):
             run_blocking(["dpkg-deb", "-x", package, draft])
             package.unlink()
@@ -163,7 +163,8 @@ def _debian(say: Say) -> Path:
     return ensure_entry(f"debian-{release}-{digest(map(str.encode, DEBIAN_PACKAGES))}", unpack)
 
 
-def _download(packages: Sequence[str], *, into: Path) -> None:
+def download(packages: Sequence[str], *, into: Path) -> None:
+    """Fetch packages of the machine's Debian release into a folder."""
     command = ["apt-get", "download", "-o", "APT::Sandbox::User=root", *packages]
     try:
         run_blocking(command, cwd=into, timeout_seconds=FETCH_TIMEOUT_SECONDS)

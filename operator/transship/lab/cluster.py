@@ -13,12 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transship.common.errors import TransshipError
-from transship.lab import cgroups, network, nodes, objects, sample_images, services
+from transship.lab import (
+    cgroups,
+    machines,
+    network,
+    nodes,
+    objects,
+    sample_images,
+    services,
+)
 from transship.lab.assets import Assets, ensure_assets
 from transship.lab.cache import Say
 from transship.lab.cleanup import remove_lab
 from transship.lab.control_plane import ControlPlane, start_control_plane
 from transship.lab.daemons import daemon_alive
+from transship.lab.machine_kernel import Kernel, ensure_kernel
 from transship.lab.node_image import ensure_node_image
 from transship.lab.readiness import log_tail
 from transship.lab.registry import start_registry
@@ -45,15 +54,19 @@ class Ingredients:
 
     assets: Assets
     image: Path
+    kernel: Kernel | None = None
 
 
-def up(name: str, count: int, *, say: Say, link_rate: int | None = None) -> LabState:
-    """Make a lab and return once its agents say Ready."""
+def up(
+    name: str, count: int, *, say: Say, link_rate: int | None = None, machines: bool = False
+) -> LabState:
+    """Make a lab and return once its agents say Ready; its nodes may be virtual machines."""
     directory, names = lab_dir(name), node_names(count)
     with locked(directory, timeout_seconds=UP_LOCK_TIMEOUT_SECONDS):
         remove_lab(directory)
-        ingredients = _gather(say)
+        ingredients = _gather(say, machines=machines)
         state = claim(directory, names, link_rate=link_rate, image=ingredients.image)
+        state = save_state(directory, state.model_copy(update={"machines": machines}))
         network.create_network(directory, state)
         return _Making(directory, ingredients, say).run(state)
 
@@ -79,6 +92,7 @@ class _Making:
 
     def __init__(self, directory: Path, ingredients: Ingredients, say: Say) -> None:
         self.directory, self.assets, self.say = directory, ingredients.assets, say
+        self.kernel = ingredients.kernel
         self.authority = services.lab_authority(directory)
 
     def run(self, state: LabState) -> LabState:
@@ -123,22 +137,31 @@ class _Making:
         return registry
 
     def hosts(self, state: LabState) -> None:
-        for member in (*state.nodes, OPERATOR):
+        booted = [] if self.kernel else state.nodes
+        for member in (*booted, OPERATOR):
             nodes.boot_node(self.directory, state, member)
-        self.say(f"{len(state.nodes)} nodes are up")
+        if self.kernel:
+            machines.make_image(self.directory, state)  # they boot with their agents
+        self.say(f"{len(booted)} nodes are up")
 
     def images(self, state: LabState) -> None:
         if state.registry is not None:
             sample_images.push_sample_images(state.registry, say=self.say)
 
     def agent(self, state: LabState, node: str, control_plane: ControlPlane) -> None:
-        services.configure_agent(
-            self.directory,
-            state,
-            node,
-            authority=self.authority,
-            kubeconfig=control_plane.agents[node],
+        configuration = services.agent_configuration(
+            state, node, authority=self.authority, kubeconfig=control_plane.agents[node]
         )
+        if self.kernel:
+            machines.start_machine(
+                *(self.directory, state, node),
+                kernel=self.kernel,
+                daemon=services.agent_daemon(node),
+                argv=services.agent_argv(state, node),
+                configuration=configuration,
+            )
+            return
+        nodes.configure_node(self.directory, node, configuration)
         services.start_agent(self.directory, state, node)
 
     def operator(self, state: LabState, control_plane: ControlPlane) -> None:
@@ -163,10 +186,11 @@ class _Making:
         self.say("the agents are ready")
 
 
-def _gather(say: Say) -> Ingredients:
+def _gather(say: Say, *, machines: bool) -> Ingredients:
     with ThreadPoolExecutor(2) as pool:
         assets, image = pool.submit(ensure_assets, say), pool.submit(ensure_node_image, say)
-        return Ingredients(assets.result(), image.result())
+        kernel = ensure_kernel(say) if machines else None
+        return Ingredients(assets.result(), image.result(), kernel)
 
 
 def claim(

@@ -76,6 +76,15 @@ def attach(directory: Path, state: LabState, member: str, *, pid: int) -> None:
         set_rate(directory, state, member, pid=pid)
 
 
+def join_tap(directory: Path, member: str) -> bool:
+    """Connect the tap that qemu has made for a virtual machine; False while it is not there."""
+    with _switch(directory) as switch:
+        for index in switch.link_lookup(ifname=member):
+            switch.link("set", index=index, master=_index(switch, BRIDGE), state="up")
+            return True
+    return False
+
+
 def detach(directory: Path, member: str) -> None:
     """Pull a member's cable: nothing that it still sends, a last FIN say, reaches anyone."""
     if not daemon_alive(directory, SWITCH):

@@ -27,6 +27,7 @@ POOL = "default"
 OPERATOR_SECRET = "transship-operator-tls"  # noqa: S105 - the name of it
 KUBECTL_TIMEOUT_SECONDS = 60.0
 AGENTS_TIMEOUT_SECONDS = 90.0  # a self-test by real dump and restore is part of it
+MACHINES_TIMEOUT_SECONDS = 600.0  # the same in emulation, ten times slower
 POLL_SECONDS = 0.1
 
 
@@ -74,7 +75,8 @@ def await_agents(kubeconfig: Path, state: LabState, *, check: Callable[[], None]
     """Return once every node's NodeAgent says Ready; `check` raises when that became hopeless."""
 
     async def wait() -> None:
-        deadline = time.monotonic() + AGENTS_TIMEOUT_SECONDS
+        limit = MACHINES_TIMEOUT_SECONDS if state.machines else AGENTS_TIMEOUT_SECONDS
+        deadline = time.monotonic() + limit
         async with await KubeClient.connect(kubeconfig) as client:
             while missing := await _not_ready(client, state):
                 check()

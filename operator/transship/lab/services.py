@@ -54,17 +54,18 @@ def lab_authority(state_dir: Path) -> Authority:
     return ensure_authority(state_dir / "pki", "transship", common_name="transship")
 
 
-def configure_agent(
-    state_dir: Path, state: LabState, node: str, *, authority: Authority, kubeconfig: Path
-) -> None:
-    """Place what the agent reads; once is enough, a node keeps it over its restarts."""
+def agent_configuration(
+    state: LabState, node: str, *, authority: Authority, kubeconfig: Path
+) -> dict[str, bytes]:
+    """What the agent reads; placed once, a node keeps it over its restarts."""
     credentials = authority.issue_agent(node, addresses=[str(state.address(node))])
-    _place(state_dir, node, kubeconfig, authority=authority, credentials=credentials)
+    return _files(kubeconfig, authority=authority, credentials=credentials)
 
 
 def configure_operator(state_dir: Path, *, authority: Authority, kubeconfig: Path) -> None:
     credentials = authority.issue_operator()
-    _place(state_dir, OPERATOR, kubeconfig, authority=authority, credentials=credentials)
+    files = _files(kubeconfig, authority=authority, credentials=credentials)
+    nodes.configure_node(state_dir, OPERATOR, files)
 
 
 def start_agent(state_dir: Path, state: LabState, node: str) -> None:
@@ -125,18 +126,10 @@ def agent_daemon(node: str) -> str:
     return f"agent-{node}"
 
 
-def _place(
-    state_dir: Path,
-    member: str,
-    kubeconfig: Path,
-    *,
-    authority: Authority,
-    credentials: Credentials,
-) -> None:
-    files = {
+def _files(kubeconfig: Path, *, authority: Authority, credentials: Credentials) -> dict[str, bytes]:
+    return {
         FILES.kubeconfig.name: kubeconfig.read_bytes(),
         FILES.authority.name: authority.credentials.certificate,
         FILES.certificate.name: credentials.certificate,
         FILES.key.name: credentials.key,
     }
-    nodes.configure_node(state_dir, member, files)

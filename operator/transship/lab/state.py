@@ -73,6 +73,7 @@ class LabState(BaseModel):
     kubectl: Path | None = None
     link_rate: int | None = None  # bits per second, each way, of each node
     cuts: tuple[Cut, ...] = ()
+    machines: bool = False  # the nodes are virtual machines
 
     @property
     def network(self) -> IPv4Network:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -132,12 +133,44 @@ class Freezer:
         except OSError as e:
             raise TransshipError(f"writing {word} to {self.control}: {e.strerror}") from e
 
+    @contextlib.contextmanager
+    def paused(self, *, timeout_seconds: float = FREEZE_TIMEOUT_SECONDS) -> Iterator[Paused]:
+        """All tasks stand still within the context; blocking. Raises DeadlineExceeded.
+
+        A container that was frozen before stays so.
+        """
+        before = self.state()
+        self._write(self.freeze_word)
+        try:
+            deadline = time.monotonic() + timeout_seconds
+            while not self._settles():
+                if time.monotonic() > deadline:
+                    raise DeadlineExceeded(
+                        f"pausing {self.path.name}: some task does not stop",
+                        reason=Reason.FREEZE_TIMED_OUT,
+                        hint=Reason.FREEZE_TIMED_OUT.hint,
+                    )
+            yield Paused(self)
+        finally:
+            if before is FreezerState.THAWED:
+                self.thaw()
+
     def stopped_tasks(self) -> tuple[int, ...]:
         """The processes that a signal has stopped (state T), whether the cgroup is frozen or not.
 
         Under a v1 freezer every task shows as D; where it waits in the kernel tells them apart.
         """
         return tuple(pid for pid in self.processes() if _is_stopped(pid))
+
+
+@dataclass(frozen=True)
+class Paused:
+    """A pause under way; somebody else who thaws the container breaks it."""
+
+    freezer: Freezer
+
+    def unbroken(self) -> bool:
+        return self.freezer.state() is FreezerState.FROZEN
 
 
 def freezer_of(layout: Layout, container: str) -> Freezer:

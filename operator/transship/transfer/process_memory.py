@@ -11,7 +11,7 @@ import ctypes
 import errno
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -78,10 +78,26 @@ def mappings_of(process: Process) -> tuple[Mapping, ...]:
     return mappings(maps)
 
 
+Select = Callable[[bytes], bytes]
+"""From entries of a pagemap (proc_pid_pagemap(5)) to a byte per page, 1 for those meant."""
+
+
 def private_pages(
     process: Process, within: Iterable[Mapping] | None = None
 ) -> tuple[PageRange, ...]:
     """Which pages the process has of its own, now; `within` limits it to some mappings."""
+    return marked_pages(process, private_marks, within)
+
+
+def private_marks(entries: bytes) -> bytes:
+    """Select the pages that are the process's own."""
+    return entries[7::8].translate(_PRIVATE)  # the top byte of each little-endian entry
+
+
+def marked_pages(
+    process: Process, select: Select, within: Iterable[Mapping] | None = None
+) -> tuple[PageRange, ...]:
+    """Those of a process's pages that `select` marks."""
     wanted = mappings_of(process) if within is None else within
     try:
         fd = os.open(f"/proc/{process.outside}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
@@ -90,18 +106,17 @@ def private_pages(
     found: list[PageRange] = []
     try:
         for one in wanted:
-            found += _present(fd, process.inside, one)
+            found += _marked(fd, process.inside, one, select)
     finally:
         os.close(fd)
     return tuple(found)
 
 
-def _present(fd: int, pid: int, mapping: Mapping) -> list[PageRange]:
+def _marked(fd: int, pid: int, mapping: Mapping, select: Select) -> list[PageRange]:
     found: list[PageRange] = []
     page, end = mapping.start // PAGE_BYTES, mapping.end // PAGE_BYTES
     while page < end:
-        entries = os.pread(fd, 8 * min(_SCAN_PAGES, end - page), 8 * page)
-        marks = entries[7::8].translate(_PRIVATE)  # the top byte of each little-endian entry
+        marks = select(os.pread(fd, 8 * min(_SCAN_PAGES, end - page), 8 * page))
         for run in _RUNS.finditer(marks):
             address = (page + run.start()) * PAGE_BYTES
             found.append(PageRange(pid, address, run.end() - run.start()))

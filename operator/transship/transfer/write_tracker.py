@@ -9,16 +9,18 @@ device that writes to pages which were pinned before the protection (direct I/O 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from loguru import logger
 
 from transship.common.errors import TransshipError
-from transship.transfer import write_faults
+from transship.transfer import soft_dirty, write_faults
 from transship.transfer.changed_pages import DigestTracker, Tracker
 from transship.transfer.page_ranges import PageRange, Process, joined, total
 from transship.transfer.process_memory import Mapping, mappings_of, private_pages
+from transship.transfer.soft_dirty import Pause, SoftDirtyTracker
 from transship.transfer.write_faults import NotTracked, WriteFaults
 
 
@@ -174,6 +176,8 @@ def within(ranges: Sequence[PageRange], mappings: Sequence[Mapping]) -> list[Pag
     ]
 
 
-def best_tracker() -> Tracker:
-    """What this kernel offers."""
-    return WriteTracker() if write_faults.supported() else DigestTracker()
+def best_tracker(pause: Callable[[], AbstractContextManager[Pause]]) -> Tracker:
+    """What this kernel offers; `pause` stops the container for a moment where that is needed."""
+    if write_faults.supported():
+        return WriteTracker()
+    return SoftDirtyTracker(pause) if soft_dirty.supported() else DigestTracker()

@@ -17,6 +17,7 @@ from transship.agent.journal import Journal
 from transship.common.errors import NotFound, Refused
 from transship.protocol.forecasts import ForecastOrder
 from transship.protocol.migrations import Peer
+from transship.transfer.changed_pages import Untracked
 from transship.transfer.memory_look import MemoryLook
 from transship.transfer.page_ranges import PAGE_BYTES
 
@@ -70,6 +71,7 @@ def forecasts(journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         journal,
         bundles=FakeBundles(Place("node-a", World(), Life(), tmp_path)),
         processes=lambda _: [],
+        tracker=lambda _: Untracked(),
         streams=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         experience=Experience(),
     )

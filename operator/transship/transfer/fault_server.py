@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import threading
 from collections.abc import Callable
 from functools import partial
 
@@ -51,6 +52,7 @@ class FaultServer:
         self._on_finished = on_finished
         self._listener = listener
         self._restore: socket.socket | None = None
+        self._closing = threading.Lock()
         self._news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
         self._watched: dict[int, Space] = {}
@@ -63,8 +65,10 @@ class FaultServer:
             self._watch(space)
 
     def notify(self) -> None:
-        """Something has come into the store."""
-        os.eventfd_write(self._news, 1)
+        """Something has come into the store. From any thread, also after the end."""
+        with self._closing:
+            if self._news >= 0:
+                os.eventfd_write(self._news, 1)
 
     def run(self) -> None:
         """Serve until nobody lacks a page any more."""
@@ -84,7 +88,9 @@ class FaultServer:
             self._gone(space)
         if self._restore is not None:
             self._restore.close()
-        os.close(self._news)
+        with self._closing:  # the stream that brought the last page is told of it right now
+            os.close(self._news)
+            self._news = -1
 
     def _patience_seconds(self) -> float:
         if self._pause_seconds:

@@ -106,6 +106,21 @@ def test_all_pages_are_given_once_the_restore_is_finished(node: Node) -> None:
     assert not node.demands
 
 
+def test_the_stream_that_brought_the_last_page_may_tell_of_it_after_the_end(node: Node) -> None:
+    server = node.server
+    node.put(0, PAGES)
+    node.final()
+    node.process.ask("finish()")
+    node.ended()
+    other = os.eventfd(0, os.EFD_NONBLOCK)  # takes the number of the server's own
+    try:
+        server.notify()
+        with pytest.raises(BlockingIOError):
+            os.eventfd_read(other)
+    finally:
+        os.close(other)
+
+
 def test_a_page_is_given_to_whoever_touches_it_during_the_restore(node: Node) -> None:
     node.put(0, PAGES)
     node.final()

@@ -14,6 +14,8 @@ from transship.lab.state import LabState, lab_dir
 pytestmark = pytest.mark.lab
 
 NODE = "node-a"
+TIMEOUT_SECONDS = 240.0
+"""Where runc is killed after its copy is held, its conmon is waited for in vain: 20 s each time."""
 PYTHON = "/opt/transship/bin/python"
 SOURCE = Path(checkpoint_scenarios.__file__)
 
@@ -22,4 +24,8 @@ SOURCE = Path(checkpoint_scenarios.__file__)
 def test_on_a_node(lab: LabState, scenario: str) -> None:
     words = [*enter_words(lab_dir(lab.name), NODE), PYTHON, "-", scenario]
     image = f"{lab.registry}/counter:1"
-    run_blocking([*words, image, lab.cgroup_of(NODE)], stdin=SOURCE.read_bytes())
+    run_blocking(
+        [*words, image, lab.cgroup_of(NODE)],
+        stdin=SOURCE.read_bytes(),
+        timeout_seconds=TIMEOUT_SECONDS,
+    )

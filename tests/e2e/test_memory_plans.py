@@ -33,7 +33,7 @@ def quota(world: World, node: str, name: str) -> str:
     """What the kernel says of the container's share of the processors."""
     uid = world.get("placement", name)["metadata"]["uid"]
     script = (
-        f"cd /sys/fs/cgroup; for f in $(find . -path '*{uid}*' "
+        f"cd /sys/fs/cgroup; for f in $(find . -path '*/{uid}/*' "
         "'(' -name cpu.max -o -name cpu.cfs_quota_us -o -name cpu.cfs_period_us ')'); "
         "do cat $f; done"
     )

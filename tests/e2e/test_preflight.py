@@ -99,7 +99,7 @@ def test_a_connection_to_the_node_hinders_for_as_long_as_it_lasts(world: World) 
     world.await_running("connected", node="node-a")
     await_migratable(world, "connected", "False")
     assert condition(world.status("connected"), "Migratable")["reason"] == "ExternalConnection"
-    world.on_node("node-a", "kill", server)
+    world.on_node("node-a", "sh", "-c", f"kill {server}")
     await_migratable(world, "connected", "True")
     world.move("connected", "node-b")
     world.await_running("connected", node="node-b")

@@ -115,6 +115,9 @@ class Restorer:
         if (error := self._launching.exception()) is not None:
             log = logger.bind(container=self._request.container, error=str(error))
             log.warning("the restored container is without its supervisor")
+        with contextlib.suppress(TransshipError):  # a gate that lingers: the janitor's, then
+            layout, container = self._request.layout, self._request.container
+            cgroups.remove(cgroups.detect(), layout.refuge_cgroup(container))
 
     async def close(self) -> None:
         """Leave nothing of the copy, held or not; can be repeated."""

@@ -20,8 +20,8 @@ def start(world: World) -> None:
 
 
 def phase(world: World) -> str:
-    [migration] = world.migrations("counter")
-    return migration.get("status", {}).get("phase", "")
+    moves = world.migrations("counter")
+    return moves[-1].get("status", {}).get("phase", "") if moves else ""
 
 
 def drains(world: World) -> bool:
@@ -82,7 +82,7 @@ def kill_server(world: World) -> None:
         int(line.split("/")[2]) for line in world.on_node("node-b", "sh", "-c", script).split()
     ]
     _guard, server = sorted(found)
-    world.on_node("node-b", "kill", "-9", str(server))
+    world.on_node("node-b", "sh", "-c", f"kill -9 {server}")
 
 
 @pytest.mark.parametrize("breaks", [cut_off, restart_source, restart_target, kill_server])

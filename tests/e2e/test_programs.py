@@ -35,23 +35,24 @@ def test_moved_three_times_it_forgets_nothing_that_it_acknowledged(
         loads = [
             clients.enter_context(program.load(address, number=n)) for n in range(1, 1 + CLIENTS)
         ]
-        goes_on(world, loads)
+        goes_on(world, loads, name)
         for node in ("node-b", "node-a", "node-b"):
             world.move(name, node)
             world.await_running(name, node=node)
-            goes_on(world, loads)
-    assert [load.error for load in loads] == [""] * CLIENTS
+            goes_on(world, loads, name)
+    assert [load.error for load in loads] == [""] * CLIENTS, world.output(name)
     assert [load.missing for load in loads] == [[]] * CLIENTS
     assert world.status(name)["epoch"] == 4
     assert world.status(name)["container"].get("restarts", 0) == 0
 
 
-def goes_on(world: World, loads: list[Load]) -> None:
+def goes_on(world: World, loads: list[Load], name: str) -> None:
     """Every connection gets further."""
     before = [load.acknowledged for load in loads]
 
     def further() -> bool:
-        assert not any(load.error for load in loads), [load.error for load in loads]
+        errors = [load.error for load in loads]
+        assert not any(errors), (errors, world.output(name))
         return all(
             load.acknowledged >= count + OPERATIONS
             for load, count in zip(loads, before, strict=True)

@@ -123,6 +123,14 @@ class World:
     def on_node(self, node: str, *command: str) -> str:
         return run_blocking([*enter_words(self._directory, node), *command]).stdout
 
+    def output(self, name: str) -> str:
+        """The end of what the container has said, on the node that it is on."""
+        placement = self.get("placement", name)
+        node, uid = placement["status"].get("node", ""), placement["metadata"]["uid"]
+        return self.on_node(
+            node, "tail", "-n", "30", f"/var/lib/transship/containers/{uid}/container.log"
+        )
+
     def copies(self, name: str) -> dict[str, int]:
         """How many processes of the container live on each node, whatever anybody says of them."""
         uid = self.get("placement", name)["metadata"]["uid"]

@@ -148,7 +148,7 @@ def test_pages_are_compressed_on_a_slow_link_and_not_where_it_is_forbidden(world
     world.patch("text", {"migration": {"compression": "Zstd"}})
     always = moved(world, "text", to="node-b")["memory"]
 
-    assert auto["compressedPercent"] < 90
+    assert auto["wireBytes"] < never["wireBytes"]  # how much depends on what the processors allow
     assert never["compressedPercent"] == 100
     assert always["compressedPercent"] < 50
     assert always["wireBytes"] < never["wireBytes"] / 2

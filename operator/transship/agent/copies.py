@@ -14,6 +14,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from transship.agent import relocking
 from transship.agent.departing_memory import DepartingMemory
 from transship.agent.draining import Draining
 from transship.agent.keepers import KeeperDead, PageKeeper, TlsFiles
@@ -214,6 +215,7 @@ class NodeCopies:
         if restorer is None:
             raise TransshipError(f"restoring {container}: nothing was received for it")
         done = await restorer.restore(timeout_seconds=timeout_seconds)
+        relocking.require_keepable(freezer_of(self._layout, container), self.images(container))
         return Restored(pid=done.pid)
 
     async def received(
@@ -231,7 +233,8 @@ class NodeCopies:
         return PageKeeper.find(self._layout, container) is not None
 
     async def resume(self, container: str) -> None:
-        restore.resume(self._layout, container)
+        freezer = freezer_of(self._layout, container)
+        await asyncio.to_thread(relocking.resume, freezer, self.images(container))
 
     async def settle(self, container: str) -> None:
         async with self._settling[container]:

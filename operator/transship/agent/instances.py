@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from transship.agent import relocking
 from transship.agent.keepers import PageKeeper
 from transship.agent.probes import Outcome
 from transship.agent.supervision import Seen
@@ -67,7 +68,9 @@ class Instances:
         await self.freezer(container_id).freeze()
 
     async def thaw(self, container_id: str) -> None:
-        self.freezer(container_id).thaw()
+        """It may be a copy whose agent died between Running and its thaw."""
+        images = self.runtime.layout.images(container_id)
+        await asyncio.to_thread(relocking.resume, self.freezer(container_id), images)
 
     async def stop(self, order: ContainerOrder) -> None:
         grace = order.container.termination_grace_period_seconds

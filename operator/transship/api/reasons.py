@@ -504,6 +504,11 @@ class Reason(StrEnum):
         "A connection was being made at the moment of the dump.",
         "it is tried again",
     )
+    FILE_LOCKS_LOST = (
+        "FileLocksLost",
+        "CRIU could not keep a process's lock on a file that it maps as well.",
+        "move it with strategy Cold; on x86-64 such locks are set again",
+    )
     LIMITS_UNREADABLE = (
         "LimitsUnreadable",
         "The agent may not read the resource limits of the container's processes.",

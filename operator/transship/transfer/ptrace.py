@@ -14,7 +14,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +23,8 @@ from transship.common.errors import DeadlineExceeded, Refused
 
 STOP_TIMEOUT_SECONDS = 0.2
 """A task that does not stop by then is frozen or waits for a disk; leaving it alone is harmless."""
+START_TIMEOUT_SECONDS = 5.0
+"""For thawed tasks to be scheduled; they are all but sure to take the trap then."""
 _POLL_SECONDS = 0.0001
 
 _CONT, _SINGLESTEP, _GETREGS, _SETREGS, _DETACH = 7, 9, 12, 13, 17
@@ -80,6 +82,20 @@ class Tracee:
             raise OSError(-result, os.strerror(-result))
         return result
 
+    def syscall_on(self, number: int, first: int, second: int, data: bytes) -> int:
+        """The same for a call whose third argument is the address of some data to read."""
+        place = self._saved.rsp & ~0xF  # whatever is there is put back
+        memory = os.open(f"/proc/{self._pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            before = os.pread(memory, len(data), place)
+            os.pwrite(memory, data, place)
+            try:
+                return self.syscall(number, first, second, place)
+            finally:
+                os.pwrite(memory, before, place)
+        finally:
+            os.close(memory)
+
     def _step(self) -> None:
         """No deadline: to leave it now would be to leave it with our registers."""
         while True:
@@ -91,19 +107,32 @@ class Tracee:
                 self.put_off = stop
 
 
+def supported() -> bool:
+    """Whether system calls can be injected on this machine."""
+    return platform.machine() == "x86_64"
+
+
 def in_process(pid: int, act: Callable[[Tracee], _T]) -> _T:
     """Stop the process's first task, let `act` use it, and let it go on.
 
-    Raises Refused (cannot be traced), DeadlineExceeded, OSError. A thread of its own is the tracer:
-    its end lets go of the task whatever has happened.
+    Raises Refused (cannot be traced), DeadlineExceeded, OSError.
     """
+
+    def work() -> _T:
+        with _stopped(pid) as tracee:
+            return act(tracee)
+
+    return _in_thread(work)
+
+
+def _in_thread(act: Callable[[], _T]) -> _T:
+    """A thread of its own is the tracer: its end lets go of the tasks whatever has happened."""
     results: list[_T] = []
     errors: list[Exception] = []
 
     def work() -> None:
         try:
-            with _stopped(pid) as tracee:
-                results.append(act(tracee))
+            results.append(act())
         except Exception as e:
             errors.append(e)
 
@@ -117,20 +146,24 @@ def in_process(pid: int, act: Callable[[Tracee], _T]) -> _T:
 
 @contextmanager
 def _stopped(pid: int) -> Iterator[Tracee]:
-    if platform.machine() != "x86_64":
+    if not supported():
         raise Refused(f"tracing {pid}: not done on {platform.machine()}")
     if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "TtZX":
         raise Refused(f"tracing {pid}: it is stopped or has ended")
     instruction = _syscall_instruction(pid)
+    _seize(pid)
+    _interrupt(pid)
+    with _held_still(pid, instruction) as tracee:
+        yield tracee
+
+
+def _seize(pid: int) -> None:
     try:
         _ptrace(_SEIZE, pid, data=_SUSPEND_SECCOMP)
     except PermissionError:  # the option is not for a tracer that has seccomp itself
         if _has_seccomp(pid):  # its filter might kill it for our call
             raise
         _ptrace(_SEIZE, pid)
-    _interrupt(pid)
-    with _held_still(pid, instruction) as tracee:
-        yield tracee
 
 
 def _has_seccomp(pid: int) -> bool:
@@ -140,7 +173,10 @@ def _has_seccomp(pid: int) -> bool:
 def _interrupt(pid: int) -> None:
     """Stop it in a trap of ours; signals on the way are delivered as if nobody looked."""
     _ptrace(_INTERRUPT, pid)
-    deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
+    _await_trap(pid, deadline=time.monotonic() + STOP_TIMEOUT_SECONDS)
+
+
+def _await_trap(pid: int, *, deadline: float) -> None:
     while True:
         status = _wait(pid, deadline=deadline)
         event, stop = status >> 16, os.WSTOPSIG(status)
@@ -154,7 +190,22 @@ def _interrupt(pid: int) -> None:
 
 @contextmanager
 def _held_still(pid: int, instruction: int) -> Iterator[Tracee]:
-    """Keep signals away, and put registers and mask back in the end."""
+    """The same as _as_it_was, and let it go in the end."""
+    put_off = 0
+    try:
+        with _as_it_was(pid, instruction) as tracee:
+            try:
+                yield tracee
+            finally:
+                put_off = tracee.put_off
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # killed meanwhile
+            _ptrace(_DETACH, pid, data=put_off)
+
+
+@contextmanager
+def _as_it_was(pid: int, instruction: int) -> Iterator[Tracee]:
+    """Keep signals away from a stopped task, and put registers and mask back in the end."""
     saved, mask = _Registers(), ctypes.c_uint64()
     _ptrace(_GETREGS, pid, data=ctypes.addressof(saved))
     _ptrace(_GETSIGMASK, pid, address=8, data=ctypes.addressof(mask))
@@ -169,7 +220,42 @@ def _held_still(pid: int, instruction: int) -> Iterator[Tracee]:
         with contextlib.suppress(ProcessLookupError):  # killed meanwhile
             _ptrace(_SETREGS, pid, data=ctypes.addressof(saved))
             _ptrace(_SETSIGMASK, pid, address=8, data=ctypes.addressof(mask))
-            _ptrace(_DETACH, pid, data=tracee.put_off)
+
+
+def start_after(
+    tasks: Sequence[int], *, start: Callable[[], None], acts: Mapping[int, Callable[[Tracee], None]]
+) -> None:
+    """Let frozen tasks run (`start` thaws them all), but none before all of `acts` are done.
+
+    `acts` are by task, each one of `tasks`. A task that is seized and interrupted while it is
+    frozen takes that trap before its first instruction. Whatever fails, all of them run in the end.
+    Raises what `start` or an act raises, DeadlineExceeded, OSError.
+    """
+    _in_thread(lambda: _start_after(tasks, start, acts))
+
+
+def _start_after(
+    tasks: Sequence[int], start: Callable[[], None], acts: Mapping[int, Callable[[Tracee], None]]
+) -> None:
+    put_off = dict.fromkeys(tasks, 0)
+    try:
+        for task in tasks:
+            with contextlib.suppress(ProcessLookupError):  # killed meanwhile
+                _seize(task)
+                _ptrace(_INTERRUPT, task)
+        start()
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        for task in tasks:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                _await_trap(task, deadline=deadline)
+        for task, act in acts.items():
+            with _as_it_was(task, _syscall_instruction(task)) as tracee:
+                act(tracee)
+                put_off[task] = tracee.put_off
+    finally:
+        for task, signal_number in put_off.items():
+            with contextlib.suppress(OSError):  # ended, or never seized
+                _ptrace(_DETACH, task, data=signal_number)
 
 
 def _wait(pid: int, *, deadline: float | None) -> int:

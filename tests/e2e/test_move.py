@@ -62,6 +62,24 @@ def test_ten_moves_in_a_row_keep_one_connection_and_never_go_back(world: World) 
     assert world.status("counter")["epoch"] == 11
 
 
+def test_nothing_that_it_says_is_lost(world: World) -> None:
+    program = "import time\nn = 0\nwhile True: n += 1; print(n, flush=True); time.sleep(0.01)"
+    container = {"image": world.image("counter"), "command": ["python3", "-c", program]}
+    world.apply("talker", container={**container, "terminationGracePeriodSeconds": 1})
+    world.await_running("talker", node="node-a")
+
+    def said() -> list[int]:
+        return [int(line.split()[-1]) for line in world.output("talker").splitlines()]
+
+    for node in ("node-b", "node-c", "node-b"):
+        world.move("talker", node)
+        world.await_running("talker", node=node)
+        before = said()[-1]
+        world.until(lambda: said()[-1] > before, "it talks on")  # noqa: B023
+    numbers = said()
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
 def test_redis_keeps_every_acknowledged_write(world: World) -> None:
     world.apply("redis", container={"image": world.image("redis")})
     address = world.await_running("redis", node="node-a")["address"]

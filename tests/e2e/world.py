@@ -124,12 +124,10 @@ class World:
         return run_blocking([*enter_words(self._directory, node), *command]).stdout
 
     def output(self, name: str) -> str:
-        """The end of what the container has said, on the node that it is on."""
+        """What the container has said, as the node that it is on has noted it."""
         placement = self.get("placement", name)
         node, uid = placement["status"].get("node", ""), placement["metadata"]["uid"]
-        return self.on_node(
-            node, "tail", "-n", "30", f"/var/lib/transship/containers/{uid}/container.log"
-        )
+        return self.on_node(node, "cat", f"/var/lib/transship/containers/{uid}/container.log")
 
     def copies(self, name: str) -> dict[str, int]:
         """How many processes of the container live on each node, whatever anybody says of them."""

@@ -56,6 +56,17 @@ class FakePeer:
         self.runs.append(f"files {' '.join(sorted(files))}")
         return Sent(bytes=sum(self._take(root, name) for name in files))
 
+    async def send_in_place(
+        self, root: Path, name: str, *, stream: FakeStream, timeout_seconds: float
+    ) -> Sent:
+        assert stream.is_open
+        self.runs.append(f"in place {name}")
+        data = (root / name).read_bytes()
+        with (self.root / name).open("r+b" if (self.root / name).exists() else "wb") as file:
+            file.write(data)
+            file.truncate()
+        return Sent(bytes=len(data))
+
     def content(self) -> dict[str, str]:
         return content(self.root)
 

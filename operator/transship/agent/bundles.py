@@ -32,10 +32,10 @@ class NodeBundles:
 
     def trees(self, record: Record) -> Trees:
         home, log = self.home(record.id), self._runtime.layout.log(record.id)
-        names = (*TREES, log.name)
         return Trees(
-            names=tuple(name for name in names if (home / name).exists()),
+            names=tuple(name for name in TREES if (home / name).exists()),
             opaque=("shm", *in_memory(record)),
+            log=log.name if log.exists() else None,
         )
 
     def mapped(self, record: Record, paths: frozenset[str]) -> frozenset[str]:

@@ -1,6 +1,7 @@
 """The files of a container on their way: all while it runs, the difference inside the freeze.
 
-Two streams per migration: one for the copy, one opened before the freeze for the difference.
+Two streams per migration: one for the copy, one opened before the freeze for the difference; and
+the same for the log, which goes apart: a conmon waits at the target with its file already open.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from transship.agent.ports import Trees
 from transship.common.errors import TransshipError
 from transship.protocol.migrations import Peer
 from transship.protocol.paths import STREAM_PORT
-from transship.transfer.changes import Look, changes, look
-from transship.transfer.files import send_files, send_trees
+from transship.transfer.changes import Changes, Look, changes, look
+from transship.transfer.files import send_files, send_in_place, send_trees
 from transship.transfer.pace import Pace
 from transship.transfer.streams import Hello, Stream, StreamKind, open_stream
 
@@ -48,6 +49,7 @@ class FileCopy:
         self._home = home
         self._trees = trees.names
         self._opaque = trees.opaque
+        self._log = _Log(home, trees.log)
         self._peer = peer
         self._migration = migration
         self._context = context
@@ -56,12 +58,15 @@ class FileCopy:
         self._last: Look | None = None
         self._looking: asyncio.Task[Look] | None = None
         self._ready: Stream | None = None
+        self._ready_for_log: Stream | None = None
         self.bytes = 0
 
     async def copy(self) -> None:
         """All files, then what changed meanwhile."""
         self._last = await self._look()
         await self._run_whole(await self._open(), timeout_seconds=COPY_TIMEOUT_SECONDS)
+        if self._log.has_changed():
+            await self._run_log(await self._open(), timeout_seconds=COPY_TIMEOUT_SECONDS)
         await self.catch_up()
 
     async def catch_up(self) -> None:
@@ -83,6 +88,8 @@ class FileCopy:
         if self._last is not None:
             await asyncio.to_thread(lambda last: last.unsettled, self._last)
         self._ready = await self._open()
+        if self._log.name is not None:
+            self._ready_for_log = await self._open()
 
     def look_ahead(self) -> None:
         """Begin to look for what has changed: nothing of the container runs any more."""
@@ -97,7 +104,18 @@ class FileCopy:
         if ahead is not None and look_again:
             now = await self._look()
         found = changes(self._last, now, always=self._mapped(), below=self._opaque)
+        log = asyncio.create_task(self._send_log())
+        try:
+            await self._send_changes(found)
+            await log
+        finally:
+            log.cancel()
+            await asyncio.wait([log])
+        self._last = now
+
+    async def _send_changes(self, found: Changes) -> None:
         stream, self._ready = self._ready, None
+        assert stream is not None
         try:
             if found.removed:
                 await self._run_whole(stream, timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS)
@@ -106,13 +124,23 @@ class FileCopy:
                 await self._run_files(found.files, stream)
         finally:
             await stream.close()
-        self._last = now
+
+    async def _send_log(self) -> None:
+        stream, self._ready_for_log = self._ready_for_log, None
+        if stream is None:
+            return
+        try:
+            if self._log.has_changed():
+                await self._run_log(stream, timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS)
+        finally:
+            await stream.close()
 
     async def close(self) -> None:
         if self._looking is not None:
             self._looking.cancel()
-        if self._ready is not None:
-            await self._ready.close()
+        for stream in (self._ready, self._ready_for_log):
+            if stream is not None:
+                await stream.close()
 
     async def _look(self) -> Look:
         return await asyncio.to_thread(look, self._home, self._trees)
@@ -140,8 +168,40 @@ class FileCopy:
             await stream.close()
         self.bytes += sent.bytes
 
+    async def _run_log(self, stream: Stream, *, timeout_seconds: float) -> None:
+        name = self._log.note()
+        try:
+            sent = await send_in_place(
+                self._home, name, stream=stream, timeout_seconds=timeout_seconds
+            )
+        finally:
+            await stream.close()
+        self.bytes += sent.bytes
+
     async def _run_files(self, files: tuple[str, ...], stream: Stream) -> None:
         sent = await send_files(
             self._home, files, stream=stream, timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS
         )
         self.bytes += sent.bytes
+
+
+class _Log:
+    """The container's log, and what was last sent of it."""
+
+    def __init__(self, home: Path, name: str | None) -> None:
+        self.name = name
+        self._home = home
+        self._sent: tuple[int, int] | None = None
+
+    def has_changed(self) -> bool:
+        return self.name is not None and self._now() != self._sent
+
+    def note(self) -> str:
+        """It is about to be sent as it is now."""
+        assert self.name is not None
+        self._sent = self._now()
+        return self.name
+
+    def _now(self) -> tuple[int, int]:
+        found = (self._home / (self.name or "")).stat()
+        return found.st_size, found.st_mtime_ns

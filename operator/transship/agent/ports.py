@@ -43,10 +43,12 @@ class Trees:
 
     `opaque` are those whose files can change without a trace in their times (on tmpfs, where a
     mapping's stores never touch them): every file there counts as changed.
+    `log` is what the container has said: the target's conmon has that file open already.
     """
 
     names: tuple[str, ...]
     opaque: tuple[str, ...] = ()
+    log: str | None = None
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,15 @@ async def send_files(
     return await _send(root, options, stream=stream, timeout_seconds=timeout_seconds, stdin=listing)
 
 
+async def send_in_place(root: Path, name: str, *, stream: Stream, timeout_seconds: float) -> Sent:
+    """Send one file into the peer's file of that name, which somebody there may have open.
+
+    For a single name only: by another one that the peer's file has, the content would change too.
+    """
+    options = ["--inplace", "--ignore-times", name]
+    return await _send(root, options, stream=stream, timeout_seconds=timeout_seconds)
+
+
 async def _send(
     root: Path,
     words: Sequence[str],

@@ -31,7 +31,7 @@ def home(tmp_path: Path) -> Path:
 def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePeer]:
     made = FakePeer(tmp_path / "peer")
     made.root.mkdir()
-    for name in ("open_stream", "send_trees", "send_files"):
+    for name in ("open_stream", "send_trees", "send_files", "send_in_place"):
         monkeypatch.setattr(filecopy, name, getattr(made, name))
     # else every file of these tests has just changed
     monkeypatch.setattr(changes, "TICK_NANOSECONDS", -(10**12))
@@ -52,11 +52,15 @@ def blind(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def copy_of(
-    home: Path, *, mapped: frozenset[str] = frozenset(), opaque: tuple[str, ...] = ()
+    home: Path,
+    *,
+    mapped: frozenset[str] = frozenset(),
+    opaque: tuple[str, ...] = (),
+    log: str | None = None,
 ) -> FileCopy:
     return FileCopy(
         home,
-        Trees(names=("upper", "volumes", "shm"), opaque=opaque),
+        Trees(names=("upper", "volumes", "shm"), opaque=opaque, log=log),
         peer=peer_called(),
         migration="m-1",
         context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
@@ -87,6 +91,29 @@ async def test_what_changed_since_the_copy_is_sent_while_frozen(home: Path, peer
     assert peer.runs == ["trees", "files upper upper/kept upper/new"]
     assert peer.content() == content(home)
     assert files.bytes == 8 + 10
+
+
+async def test_a_log_goes_into_the_file_that_the_target_has_open(
+    home: Path, peer: FakePeer
+) -> None:
+    (home / "log").write_text("one\n")
+    files = copy_of(home, log="log")
+    with (peer.root / "log").open("a") as supervisor:
+        await files.copy()
+        with (home / "log").open("a") as log:
+            log.write("two\n")
+        await hand_over(files)
+        supervisor.write("three\n")
+    assert peer.runs == ["trees", "in place log", "in place log"]
+    assert (peer.root / "log").read_text() == "one\ntwo\nthree\n"
+
+
+async def test_a_log_that_says_nothing_more_is_sent_once(home: Path, peer: FakePeer) -> None:
+    (home / "log").write_text("one\n")
+    files = copy_of(home, log="log")
+    await files.copy()
+    await hand_over(files)
+    assert peer.runs == ["trees", "in place log"]
 
 
 async def test_what_was_removed_since_is_removed_there(home: Path, peer: FakePeer) -> None:

@@ -22,7 +22,7 @@ STRATEGIES = tuple(
 )
 AFTER_RELEASE = frozenset({StepName.RESUME, StepName.DRAIN, StepName.DESTROY})
 ONLY_IN = {
-    StepName.COPY_MEMORY: frozenset({Strategy.PRE_COPY, Strategy.POST_COPY}),
+    StepName.COPY_MEMORY: frozenset({Strategy.PRE_COPY}),
     StepName.DRAIN: frozenset({Strategy.POST_COPY}),
 }
 # where the target stands when the step is its own and it is the one that breaks

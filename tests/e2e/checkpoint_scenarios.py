@@ -11,10 +11,8 @@ import contextlib
 import os
 import shutil
 import signal
-import ssl
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -23,7 +21,6 @@ from typing import Any
 
 from transship.api.container import Container, SecurityContext
 from transship.api.reasons import Reason
-from transship.common.certificates import agent_name, new_authority, write_credentials
 from transship.runtime import conmon, criu, logs, mounts, orders, restore
 from transship.runtime.checkpoint import Dump, Dumper, DumpRequest, Pages
 from transship.runtime.containers import Runtime, State
@@ -32,8 +29,6 @@ from transship.runtime.freezer import Freezer, FreezerState, freezer_of
 from transship.runtime.images import ImageStore
 from transship.runtime.layout import Layout
 from transship.runtime.orders import Order
-from transship.runtime.page_server import PageServer
-from transship.runtime.page_stream import RemotePages
 from transship.runtime.processes import descendants
 from transship.runtime.restore import Restorer
 from transship.runtime.selftest import run_selftest
@@ -172,8 +167,6 @@ class Corner:
 class Stage:
     source: Corner
     target: Corner
-    server: ssl.SSLContext
-    client: ssl.SSLContext
 
     async def start(self, *words: str) -> None:
         """Run the container on the source, and prepare for it on the target."""
@@ -181,30 +174,18 @@ class Stage:
         await self.target.runtime.prepare(self.target.order(*words))
         await until(lambda: len(self.source.numbers()) > 5)
 
-    async def page_server(self) -> PageServer:
-        shutil.rmtree(self.target.layout.images(NAME), ignore_errors=True)
-        return await PageServer.start(
-            images=self.target.layout.images(NAME),
-            address=ADDRESS,
-            context=self.server,
-            peer=agent_name("source"),
-        )
-
-    async def dumper(self, server: PageServer, *, seconds: float = TIMEOUT_SECONDS) -> Dumper:
+    async def dumper(self, *, seconds: float = TIMEOUT_SECONDS) -> Dumper:
         shutil.rmtree(self.source.layout.images(NAME), ignore_errors=True)
-        pages = RemotePages(ADDRESS, server.port, node="target", context=self.client)
-        return await Dumper.ready(DumpRequest(NAME, self.source.layout, pages, seconds))
+        return await Dumper.ready(DumpRequest(NAME, self.source.layout, Pages.IN_IMAGES, seconds))
 
     async def dump(self) -> Dump:
-        """Dump to the target; the small images are brought there too."""
-        server = await self.page_server()
-        async with await self.dumper(server) as dumper:
+        """Dump, and bring the images to the target."""
+        async with await self.dumper() as dumper:
             await dumper.freeze()
             done = await dumper.dump()
-        await server.finish(timeout_seconds=TIMEOUT_SECONDS)
-        for path in done.images.iterdir():
-            if path.is_file():
-                shutil.copy(path, self.target.layout.images(NAME))
+        images = self.target.layout.images(NAME)
+        shutil.rmtree(images, ignore_errors=True)
+        shutil.copytree(done.images, images, ignore=shutil.ignore_patterns("work"))
         return done
 
 
@@ -260,7 +241,7 @@ async def a_moved_container_moves_again_and_its_exit_code_is_known(stage: Stage)
     await restore.discard(stage.source.layout, NAME)
     mounts.unmount(stage.source.layout.netns(NAME))
     await stage.source.runtime.prepare(stage.source.order())
-    back = Stage(stage.target, stage.source, stage.server, stage.client)
+    back = Stage(stage.target, stage.source)
     await back.dump()  # of a copy that has never run
     await stage.source.restore()
     restore.resume(stage.source.layout, NAME)
@@ -314,14 +295,12 @@ async def a_cancelled_dump_leaves_the_container_and_its_connections_alive(stage:
     for words in ((), ("stopped",)):
         await stage.start(*words)
         for delay in (0.0, 0.02, 0.06):
-            server = await stage.page_server()
-            async with await stage.dumper(server) as dumper:
+            async with await stage.dumper() as dumper:
                 await dumper.freeze()
                 dumping = asyncio.create_task(dumper.dump())
                 await asyncio.sleep(delay)
                 dumping.cancel()
                 await asyncio.wait([dumping])
-            await server.close()
             stage.source.freezer.thaw()
             await stage.source.goes_on()
         await stage.source.clear()
@@ -329,28 +308,11 @@ async def a_cancelled_dump_leaves_the_container_and_its_connections_alive(stage:
 
 
 @scenario
-async def a_dump_without_a_target_fails_and_leaves_the_container_alive(stage: Stage) -> None:
+async def a_dump_that_takes_too_long_leaves_the_container_alive(stage: Stage) -> None:
     await stage.start()
-    server = await stage.page_server()
-    async with await stage.dumper(server) as dumper:
-        await dumper.freeze()
-        await server.close()
-        error = await failure(dumper.dump())
-    assert error.reason == Reason.PAGE_STREAM_BROKEN, error
-    assert error.log_tail
-    stage.source.freezer.thaw()
-    await stage.source.goes_on()
-
-
-@scenario
-async def a_stalled_target_makes_the_dump_time_out(stage: Stage) -> None:
-    await stage.start()
-    server = await stage.page_server()
-    os.kill(server.pid, signal.SIGSTOP)
-    async with await stage.dumper(server, seconds=1) as dumper:
+    async with await stage.dumper(seconds=0.01) as dumper:
         await dumper.freeze()
         error = await failure(dumper.dump())
-    await server.close()
     assert error.reason == Reason.DUMP_TIMED_OUT, error
     stage.source.freezer.thaw()
     await stage.source.goes_on()
@@ -359,18 +321,14 @@ async def a_stalled_target_makes_the_dump_time_out(stage: Stage) -> None:
 @scenario
 async def what_is_made_ready_can_be_closed_unused(stage: Stage) -> None:
     await stage.start("stopped")
-    server = await stage.page_server()
-    dumper = await stage.dumper(server)
+    dumper = await stage.dumper()
     await dumper.close()
     await stage.source.goes_on()
-    await server.close()
-    server = await stage.page_server()
-    dumper = await stage.dumper(server)
+    dumper = await stage.dumper()
     await dumper.freeze()
     await dumper.close()
     stage.source.freezer.thaw()
     await stage.source.goes_on()
-    await server.close()
 
 
 @scenario
@@ -585,11 +543,9 @@ async def a_container_with_a_terminal_is_moved(stage: Stage) -> None:
 @scenario
 async def a_multipath_socket_is_named_as_the_cause(stage: Stage) -> None:
     await stage.start("mptcp")
-    server = await stage.page_server()
-    async with await stage.dumper(server) as dumper:
+    async with await stage.dumper() as dumper:
         await dumper.freeze()
         error = await failure(dumper.dump())
-    await server.close()
     assert error.reason == Reason.MPTCP_SOCKET, error
     assert "GODEBUG" in error.hint
     stage.source.freezer.thaw()
@@ -613,27 +569,6 @@ async def perform(name: str, *, stage: Stage) -> None:
         await stage.target.clear()
 
 
-def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """TLS of the target as server and of the source as client."""
-    authority = new_authority("test")
-    made = []
-    for node, purpose in (
-        ("target", ssl.Purpose.CLIENT_AUTH),
-        ("source", ssl.Purpose.SERVER_AUTH),
-    ):
-        context = ssl.create_default_context(
-            purpose, cadata=authority.credentials.certificate.decode()
-        )
-        context.verify_mode = ssl.CERT_REQUIRED
-        with tempfile.TemporaryDirectory() as folder:
-            files = write_credentials(
-                authority.issue_agent(node, addresses=[ADDRESS]), Path(folder), node
-            )
-            context.load_cert_chain(files.certificate, files.key)
-        made.append(context)
-    return made[0], made[1]
-
-
 def corner(side: str, *, image: str, cgroup: str) -> Corner:
     """Both have one store of images, as if each had pulled the same."""
     layout = Layout(
@@ -649,9 +584,8 @@ def corner(side: str, *, image: str, cgroup: str) -> Corner:
 
 
 def main(name: str, image: str, cgroup: str) -> None:
-    server, client = contexts()
     source, target = (corner(side, image=image, cgroup=cgroup) for side in ("source", "target"))
-    asyncio.run(perform(name, stage=Stage(source, target, server, client)))
+    asyncio.run(perform(name, stage=Stage(source, target)))
 
 
 if __name__ == "__main__":

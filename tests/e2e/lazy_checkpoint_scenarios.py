@@ -31,7 +31,7 @@ from transship.runtime import pagemaps, pidfds, restore, veil
 from transship.runtime.checkpoint import Dump, Dumper, DumpRequest, Pages
 from transship.runtime.criu_rpc import split
 from transship.runtime.freezer import FreezerState
-from transship.runtime.page_stream import RemotePages, dial
+from transship.transfer.page_channel import RemotePages, dial
 from transship.transfer.page_ranges import PageRange, batches
 from transship.transfer.page_sender import PageSender
 

@@ -30,10 +30,10 @@ from transship.runtime.containers import Runtime
 from transship.runtime.freezer import freezer_of
 from transship.runtime.layout import Layout
 from transship.runtime.lazy_memory import require_whole, still_arriving
-from transship.runtime.page_stream import RemotePages
 from transship.runtime.restore import Restorer, RestoreRequest
 from transship.transfer.changed_pages import Tracker, Untracked
 from transship.transfer.mappings import mapped_files
+from transship.transfer.page_channel import RemotePages
 from transship.transfer.page_ranges import Process
 from transship.transfer.rounds import CopyRound
 from transship.transfer.write_tracker import best_tracker

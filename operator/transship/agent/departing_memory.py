@@ -12,10 +12,10 @@ from typing import Self, TypeVar
 
 from transship.agent.ports import StreamWish
 from transship.api.migration import MemoryTraffic
-from transship.runtime.page_stream import RemotePages, dial
 from transship.runtime.pagemaps import LazyRange
 from transship.transfer.changed_pages import Tracker
 from transship.transfer.memory_copy import MemoryCopy
+from transship.transfer.page_channel import RemotePages, dial
 from transship.transfer.page_ranges import PAGE_BYTES, PageRange, Process
 from transship.transfer.page_sender import PageSender
 from transship.transfer.rounds import CopyRound

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from transship.api.placement import Compression
 from transship.common.errors import Unreachable
-from transship.runtime.page_stream import RemotePages, dial
 from transship.transfer.drain import Drain, Processes
+from transship.transfer.page_channel import RemotePages, dial
 from transship.transfer.page_sender import PageSender
 
 

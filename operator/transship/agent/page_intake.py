@@ -11,8 +11,8 @@ from collections.abc import Callable
 from loguru import logger
 
 from transship.common.errors import Refused, TransshipError
-from transship.runtime.page_stream import admit
 from transship.transfer.demands import Demands
+from transship.transfer.page_channel import admit
 from transship.transfer.page_index import Milestone
 from transship.transfer.page_receiver import PageReceiver
 from transship.transfer.page_store import PageStore

@@ -554,11 +554,6 @@ class Reason(StrEnum):
         "There is no room for the images of the container's memory.",
         "they lie in the agent's runtime directory, a tmpfs: enlarge it, or free memory",
     )
-    PAGE_STREAM_BROKEN = (
-        "PageStreamBroken",
-        "The stream of pages to the target broke off.",
-        "check the network between the nodes, and the room for images on the target",
-    )
     FREEZE_TIMED_OUT = (
         "FreezeTimedOut",
         "Some task of the container could not be frozen in time.",
@@ -591,7 +586,6 @@ class Reason(StrEnum):
         "CRIU is not installed on the node.",
         "install CRIU 4.2 or newer",
     )
-    PAGE_SERVER_FAILED = ("PageServerFailed", "CRIU's page server could not be started.")
 
     # what an agent meets on its node
     AGENT_RESTARTED = ("AgentRestarted", "The agent was restarted in the middle of a move.")

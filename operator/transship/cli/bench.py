@@ -23,7 +23,7 @@ from transship.lab.state import LabState, find_state, lab_dir
 app = typer.Typer(no_args_is_help=True)
 
 SOAK_NODES = 3
-COLUMNS = ("STRATEGY", "BLACKOUT-MS", "CRIU-MS", "STALL-MS", "TOTAL-MS", "BYTES")
+COLUMNS = ("STRATEGY", "BLACKOUT-MS", "CRIU-MS", "STALL-MS", "TOTAL-MS", "BYTES", "COPY-MB/S")
 
 
 @app.callback()
@@ -59,7 +59,7 @@ def migrate(  # noqa: PLR0917 - typer hands options over by position
 
 
 def _print(result: bench.Result) -> None:
-    keys = ("blackout_ms", "criu_ms", "stall_ms", "total_ms", "bytes_sent")
+    keys = ("blackout_ms", "criu_ms", "stall_ms", "total_ms", "bytes_sent", "copy_mb_per_second")
     rows = [(run.strategy, *(getattr(run, key) for key in keys)) for run in result.runs]
     medians = result.medians()
     print_table(COLUMNS, [*rows, ("median", *(medians[key] for key in keys))])

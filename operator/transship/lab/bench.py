@@ -16,7 +16,7 @@ from statistics import median
 from transship.api.base import ObjectMeta
 from transship.api.conditions import is_true
 from transship.api.container import Container, EnvVar, Probe, TcpSocketAction
-from transship.api.migration import ContainerMigration, MigrationPhase
+from transship.api.migration import ContainerMigration, MigrationPhase, Round
 from transship.api.placement import (
     ContainerPlacement,
     MigrationSettings,
@@ -34,7 +34,10 @@ START_TIMEOUT_SECONDS = 120.0
 MOVE_TIMEOUT_SECONDS = 600.0
 POLL_SECONDS = 0.02
 SETTLED_REPLIES = 100
-FIGURES = ("memory_bytes", "blackout_ms", "stall_ms", "total_ms", "bytes_sent", "criu_ms")
+FIGURES = (
+    "memory_bytes", "blackout_ms", "stall_ms", "total_ms", "bytes_sent", "criu_ms",
+    "copy_mb_per_second",
+)  # fmt: skip
 CRIU_PARTS = ("CriuDump", "TargetRestore")
 ANSWERS = Probe(tcp_socket=TcpSocketAction(port=PORT), period_seconds=1)
 
@@ -62,6 +65,8 @@ class Run:
     bytes_sent: int
     criu_ms: float = 0.0
     """Of the blackout: CRIU's own processes at work, dumping and restoring."""
+    copy_mb_per_second: float = 0.0
+    """Of the first round of pre-copy, in 10^6 bytes; 0 where there was none."""
     rest_us: int = 0
     """Of the blackout: what no part accounts for."""
     parts_us: dict[str, int] = field(default_factory=dict)
@@ -102,9 +107,14 @@ def run_of(migration: ContainerMigration, *, memory: int, stall_ms: float, total
         total_ms=total_ms,
         bytes_sent=status.bytes or 0,
         criu_ms=sum(parts.get(name, 0) for name in CRIU_PARTS) / 1e3,
+        copy_mb_per_second=_first_round_rate(status.rounds),
         rest_us=blackout_ms * 1000 - accounted,
         parts_us=parts,
     )
+
+
+def _first_round_rate(rounds: Sequence[Round]) -> float:
+    return round(rounds[0].bytes / max(rounds[0].milliseconds, 1) / 1e3, 1) if rounds else 0.0
 
 
 async def measure(state: LabState, job: Job, *, say: Say) -> Result:

@@ -1,4 +1,4 @@
-"""Dumping a frozen container: the memory to a page server or not at all, the rest to small images.
+"""Dumping a frozen container: to images, of which its memory is a part or not.
 
 What holds after `dump` returned: CRIU is gone, the images are complete, the container is frozen,
 and nothing of it has run since the snapshot. After any failure CRIU is gone too, and the container
@@ -42,7 +42,6 @@ from transship.runtime.freezer import (
     freezer_of,
 )
 from transship.runtime.lazy_memory import require_whole
-from transship.runtime.page_stream import PageStream, RemotePages, open_stream
 from transship.runtime.processes import Process, named
 from transship.runtime.veil import Unveiled
 
@@ -61,7 +60,6 @@ class Dump:
 
     images: Path
     stopped: tuple[int, ...]
-    page_bytes: int
     processes: tuple[Process, ...]
     criu_seconds: float
 
@@ -83,34 +81,29 @@ class Dumper:
         request: DumpRequest,
         *,
         criu: Worker,
-        stream: PageStream | None,
         criu_end: socket.socket,
         behind: Unveiled,
     ) -> None:
         self._request = request
         self._freezer = freezer_of(request.layout, request.container)
         self._criu = criu
-        self._stream = stream
         self._veil = behind
         self._frozen = False
         self._stopped: tuple[int, ...] = ()
         self._seized, self._may_dump = asyncio.Event(), asyncio.Event()
         self._asking: asyncio.Task[None] | None = None
         self._page_fd = criu_end.fileno()
-        criu_end.close()  # CRIU has its own by now; so its end shows on ours
+        criu_end.close()  # CRIU has its own by now
 
     @classmethod
     async def ready(cls, request: DumpRequest) -> Self:
-        """Start CRIU, and connect to the page server. Raises Unreachable when that is not there.
+        """Start CRIU.
 
         Raises CheckpointFailed when the container's memory has not all come from its last move.
         """
         freezer = freezer_of(request.layout, request.container)
         await asyncio.to_thread(require_whole, freezer.processes())
-        stream = None
-        if isinstance(request.pages, RemotePages):
-            stream = await open_stream(request.pages)
-        criu_end = _hung_up() if stream is None else stream.criu_end
+        criu_end = _hung_up()
         behind = _veil(request, freezer.processes)
         try:
             await behind.begin()
@@ -124,10 +117,8 @@ class Dumper:
         except BaseException:
             behind.close()
             criu_end.close()
-            if stream is not None:
-                stream.close()
             raise
-        return cls(request, criu=criu, stream=stream, criu_end=criu_end, behind=behind)
+        return cls(request, criu=criu, criu_end=criu_end, behind=behind)
 
     async def freeze(self) -> None:
         """Stop all tasks of the container; it may be frozen already. Raises DeadlineExceeded."""
@@ -165,7 +156,6 @@ class Dumper:
         try:
             async with asyncio.timeout(request.timeout_seconds):
                 await self._asking
-                sent = 0 if self._stream is None else await self._stream.finish()
         except CriuFailed as e:
             raise _failed(self._log, e) from e
         except TimeoutError as e:
@@ -184,7 +174,6 @@ class Dumper:
         return Dump(
             images=self._images,
             stopped=self._stopped,
-            page_bytes=sent,
             processes=processes,
             criu_seconds=criu_seconds,
         )
@@ -209,7 +198,6 @@ class Dumper:
                 freezer=freezer,
                 images_fd=images_fd,
                 work_fd=work_fd,
-                page_fd=self._page_fd if self._stream is not None else None,
                 config=self._configure(),
             )
             await self._criu.ask(Request(kind=Kind.DUMP, options=options), on_notice=on_notice)
@@ -239,12 +227,10 @@ class Dumper:
         """End CRIU, also in the middle of a dump, without harm to the container.
 
         A CRIU that is killed leaves its own code in the container's tasks, and their connections
-        in repair mode: seen, the container died of it. One whose page stream or answer fails undoes
-        all that it did and ends by itself; so that is how it is ended.
+        in repair mode: seen, the container died of it. One whose answer fails undoes all that it
+        did and ends by itself; so that is how it is ended.
         """
         self._veil.close()
-        if self._stream is not None:
-            self._stream.close()
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.wait([self._asking])

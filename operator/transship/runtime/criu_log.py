@@ -105,12 +105,6 @@ _NODE = (
         "the memory did not suffice: {line}",
     ),
     Rule(
-        r"page server|Can't send PSI|Can't (?:write|read) pages"
-        r"|page.*(?:Broken pipe|reset by peer)",
-        Reason.PAGE_STREAM_BROKEN,
-        "the stream of pages to the target broke off: {line}",
-    ),
-    Rule(
         r"Unable to freeze cgroup|Timeout reached",
         Reason.FREEZE_TIMED_OUT,
         "some task of the container does not stop",

@@ -49,14 +49,6 @@ def numbered(number: int) -> Any:
 
 
 @dataclass(frozen=True)
-class PageServerInfo:
-    address: str | None = numbered(1)
-    port: int | None = numbered(2)
-    pid: int | None = numbered(3)
-    fd: int | None = numbered(4)  # CRIU's own number for a connected socket it inherits
-
-
-@dataclass(frozen=True)
 class Features:
     memory_tracking: bool | None = numbered(1)
     lazy_pages: bool | None = numbered(2)
@@ -83,7 +75,6 @@ class Options:
     file_locks: bool | None = numbered(8)
     log_level: int | None = numbered(9)
     log_file: str | None = numbered(10)
-    page_server: PageServerInfo | None = numbered(11)
     notify_scripts: bool | None = numbered(12)
     root: str | None = numbered(13)
     work_dir_fd: int | None = numbered(17)
@@ -136,7 +127,6 @@ class Response:
     error: str = ""
     notice: str = ""  # the name of the script that CRIU waits for
     pid: int = 0  # with some notices: the container's process 1
-    page_server: PageServerInfo = PageServerInfo()
     features: Features = Features()
     version: tuple[int, int, int] = (0, 0, 0)
     status: int | None = None  # of the process waited for, as wait(2) has it
@@ -174,14 +164,13 @@ Parsed = dict[int, "int | bytes"]
 
 
 def _response(seen: Parsed) -> Response:
-    notice, server, features, version = (_inner(seen, number) for number in (5, 6, 8, 10))
+    notice, features, version = (_inner(seen, number) for number in (5, 8, 10))
     return Response(
         kind=number_in(seen, 1),
         success=bool(number_in(seen, 2)),
         error=_bytes(seen, 9).decode(errors="replace"),
         notice=_bytes(notice, 1).decode(),
         pid=number_in(notice, 2),
-        page_server=PageServerInfo(port=number_in(server, 2) & 0xFFFF, pid=number_in(server, 3)),
         features=Features(*(bool(number_in(features, number)) for number in (1, 2, 3))),
         version=(number_in(version, 1), number_in(version, 2), number_in(version, 4)),
         status=number_in(seen, 11) if 11 in seen else None,

@@ -7,10 +7,9 @@ from enum import Enum
 from pathlib import Path
 
 from transship.runtime import externals
-from transship.runtime.criu_rpc import CgroupMode, NetworkLock, Options, PageServerInfo
+from transship.runtime.criu_rpc import CgroupMode, NetworkLock, Options
 from transship.runtime.freezer import Freezer
 from transship.runtime.layout import Layout
-from transship.runtime.page_stream import RemotePages
 
 LOG_NAME = "dump.log"
 LOG_LEVEL = 2
@@ -22,7 +21,7 @@ GHOST_LIMIT_BYTES = 256 << 20
 
 
 class Pages(Enum):
-    """What becomes of the memory when it goes to no page server.
+    """What becomes of the memory.
 
     LAZY: it stays where it is, in the frozen tasks, to be read there by others through
     /proc/PID/mem. Only what a restore cannot get later is in the images: shared memory, stacks.
@@ -38,7 +37,7 @@ class DumpRequest:
 
     container: str
     layout: Layout
-    pages: RemotePages | Pages
+    pages: Pages
     timeout_seconds: float
 
 
@@ -50,12 +49,11 @@ def dump_options(
     freezer: Freezer | None,
     images_fd: int,
     work_fd: int,
-    page_fd: int | None,
     config: Path | None,
 ) -> Options:
     """`freezer` is the one that CRIU may use; without it CRIU stops for answers at each stage.
 
-    `page_fd` is a page server's; `config` makes it a lazy dump (see lazy_configuration).
+    `config` makes it a lazy dump (see lazy_configuration).
     """
     spec = externals.read_spec(layout.bundle(container))
     return Options(
@@ -79,7 +77,6 @@ def dump_options(
         link_remap=True,
         orphan_pts_master=True,
         ghost_limit=GHOST_LIMIT_BYTES,
-        page_server=None if page_fd is None else PageServerInfo(fd=page_fd),
         lazy_pages=None if config is None else True,
         config_file=None if config is None else str(config),
     )

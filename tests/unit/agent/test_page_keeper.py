@@ -20,8 +20,8 @@ from transship.common.errors import TransshipError
 from transship.common.tls import client_context
 from transship.runtime import pidfds
 from transship.runtime.layout import Layout
-from transship.runtime.page_stream import RemotePages, dial
 from transship.transfer.drain import Drain
+from transship.transfer.page_channel import RemotePages, dial
 from transship.transfer.page_ranges import PageRange, Process
 from transship.transfer.page_sender import PageSender
 from transship.transfer.restore_link import SOCKET_NAME

@@ -122,11 +122,6 @@ CASES = {
         Reason.INSUFFICIENT_MEMORY,
         "memory",
     ),
-    "the page stream": (
-        "Error (criu/page-xfer.c:148): page-xfer: Can't send PSI 2 to server: Broken pipe",
-        Reason.PAGE_STREAM_BROKEN,
-        "Broken pipe",
-    ),
     "the freezer": (
         "Error (criu/seize.c:635): Unable to freeze cgroup /sys/fs/cgroup/freezer/x",
         Reason.FREEZE_TIMED_OUT,

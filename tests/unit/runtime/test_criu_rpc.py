@@ -5,10 +5,10 @@ import pytest
 from transship.common.errors import TransshipError
 from transship.runtime.criu_rpc import (
     CgroupMode,
+    InheritedFile,
     Kind,
     NetworkLock,
     Options,
-    PageServerInfo,
     Request,
     decode,
 )
@@ -25,8 +25,8 @@ def test_what_is_none_is_left_out_and_what_is_false_or_zero_is_sent() -> None:
 
 
 def test_texts_lists_and_messages_are_encoded_with_their_length() -> None:
-    options = Options(external=("a", "bc"), page_server=PageServerInfo(fd=7))
-    inner = b"\x5a\x02\x20\x07" + b"\xaa\x02\x01a" + b"\xaa\x02\x02bc"
+    options = Options(external=("a", "bc"), inherited=(InheritedFile(key="k", fd=7),))
+    inner = b"\xda\x01\x05\x0a\x01k\x10\x07" + b"\xaa\x02\x01a" + b"\xaa\x02\x02bc"
     assert Request(options=options).encode() == b"\x12" + bytes([len(inner)]) + inner
 
 
@@ -55,13 +55,6 @@ def test_the_status_of_a_process_that_was_waited_for_is_read() -> None:
     assert decode(b"\x08\x0b\x10\x01\x58\x00").status == 0
 
 
-def test_the_port_of_a_page_server_is_unsigned() -> None:
-    port = 40000 - (1 << 16)
-    body = bytes([0x10]) + _varint(port) + b"\x18\x07"
-    seen = decode(b"\x08\x05\x10\x01\x32" + bytes([len(body)]) + body)
-    assert (seen.page_server.port, seen.page_server.pid) == (40000, 7)
-
-
 def test_a_version_is_read() -> None:
     assert decode(b"\x08\x0a\x10\x01\x52\x06\x08\x04\x10\x02\x20\x01").version == (4, 2, 1)
 
@@ -70,12 +63,3 @@ def test_a_version_is_read() -> None:
 def test_what_is_no_message_is_refused(message: bytes) -> None:
     with pytest.raises(TransshipError):
         decode(message)
-
-
-def _varint(value: int) -> bytes:
-    value &= (1 << 64) - 1
-    out = b""
-    while value >= 0x80:
-        out += bytes([value & 0x7F | 0x80])
-        value >>= 7
-    return out + bytes([value])

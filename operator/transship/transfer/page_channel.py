@@ -1,0 +1,60 @@
+"""The connection that a move's pages take: mutual TLS between the agents' own programs."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+
+from transship.common.errors import Refused, Unreachable
+from transship.common.sockets import make_prompt
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class RemotePages:
+    """The target's page keeper; `node` is the name that its certificate has to bear."""
+
+    address: str
+    port: int
+    node: str
+    context: ssl.SSLContext
+
+
+def dial(pages: RemotePages) -> ssl.SSLSocket:
+    """Connect, blocking. Raises Unreachable."""
+    where = (pages.address, pages.port)
+    try:
+        plain = socket.create_connection(where, timeout=CONNECT_TIMEOUT_SECONDS)
+        make_prompt(plain)
+        return pages.context.wrap_socket(plain, server_hostname=pages.node)
+    except OSError as e:  # ssl.SSLError is one
+        raise Unreachable(
+            f"opening the page stream to {pages.node} at {pages.address}:{pages.port}: {e}"
+        ) from e
+
+
+def admit(plain: socket.socket, context: ssl.SSLContext, *, peer: str | None) -> ssl.SSLSocket:
+    """Secure an accepted connection. Raises Unreachable or Refused, and closes it then."""
+    plain.settimeout(CONNECT_TIMEOUT_SECONDS)
+    make_prompt(plain)
+    try:
+        secured = context.wrap_socket(plain, server_side=True)
+    except OSError as e:
+        plain.close()
+        raise Unreachable(f"accepting a page stream: {e}") from e
+    name = _common_name(secured)
+    if peer is not None and name != peer:
+        secured.close()
+        raise Refused(f"accepting a page stream: {name} is not {peer}", reason="Forbidden")
+    return secured
+
+
+def _common_name(secured: ssl.SSLSocket) -> str:
+    certificate = secured.getpeercert() or {}
+    for rdn in certificate.get("subject", ()):
+        for pair in rdn:
+            if pair[0] == "commonName":
+                return str(pair[1])
+    return ""

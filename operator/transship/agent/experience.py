@@ -15,7 +15,10 @@ REMEMBERED = 9
 _BESIDE = (StepName.SYNC_FILES.value, StepName.SEND_STATE.value, StepName.RESTORE.value)
 """What the last pages are sent at the same time as; see way_forward."""
 WAIT_FOR_PAGES = "TargetReceivePages"
-"""The one part that depends on how much memory was left."""
+"""The one part that depends on nothing but how much memory was left."""
+SEND_MEMORY = "SendMemory"
+BOUND_SHARE = 0.75
+"""Where sending the pages took so much of what it was beside, that has waited for it."""
 
 
 class Experience:
@@ -35,7 +38,7 @@ class Experience:
         )
 
     def note(self, *, blackout: float, parts: Iterable[BlackoutPart]) -> None:
-        self._costs.append(cost_of(blackout, tuple(parts)))
+        self._costs.append(cost_of(blackout, tuple(parts), known=self.cost))
 
     def rate_to(self, node: str) -> float | None:
         """Bytes per second that went there last."""
@@ -46,9 +49,16 @@ class Experience:
             self._rates[node] = rate
 
 
-def cost_of(blackout: float, parts: Sequence[BlackoutPart]) -> Cost:
-    """The cost of one handover without what it waited for memory."""
+def cost_of(blackout: float, parts: Sequence[BlackoutPart], *, known: Cost) -> Cost:
+    """The cost of one handover without what it waited for memory.
+
+    A restore wants pages itself, and waits for those that are still under way. What it takes longer
+    than is known is then no cost of its own: else the next handover would leave so much the more.
+    """
     took = {part.name: part.microseconds / 1e6 for part in parts}
     waited = took.get(WAIT_FOR_PAGES, 0.0)
     beside = sum(took.get(name, 0.0) for name in _BESIDE) - waited
+    if took.get(SEND_MEMORY, 0.0) > BOUND_SHARE * beside > BOUND_SHARE * known.beside:
+        waited += beside - known.beside
+        beside = known.beside
     return Cost(fixed=max(0.0, blackout - waited), beside=max(0.0, beside))

@@ -79,12 +79,22 @@ class MemoryRounds:
         while not await place.wait(seconds=KEEP_UP_SECONDS):
             if departure.copied and departure.copied[-1].left_pages is not None:
                 await self._catch_up(departure)  # else each look would read all of the memory
+
+    async def close_in(self, departure: Departure) -> None:
+        """Once more what has changed since: the last thing before the freeze.
+
+        What is between this and the freeze counts at the rate at which the container writes: at
+        50 MiB/s over 1 Gbit/s each 100 ms of it are 40 ms of blackout.
+        """
+        if not departure.copied:
+            return
         await self._catch_up(departure)
+        while decide(self._seen(departure)).act is Act.ROUND:
+            await self._round(departure)
+        self._foretell(departure)
 
     async def _catch_up(self, departure: Departure) -> None:
         """One more round if what has changed since the last one would be noticed."""
-        if not departure.copied:
-            return
         left = await self._with.copies.left_pages(departure.order.container)
         departure.copied = (*departure.copied[:-1], replace(departure.copied[-1], left_pages=left))
         if not is_good(self._seen(departure)):

@@ -49,7 +49,7 @@ class WayForward:
             await self._copy_memory(departure)
             await files.catch_up()
             await self._rounds.keep_up(departure)
-            await self._require_movable(departure)  # as it is now: the copy may have taken long
+            await self._require_movable(departure)  # as it is now: all that may have taken long
         await self._hand_over(departure, files)
 
     async def _require_movable(self, departure: Departure) -> None:
@@ -95,6 +95,7 @@ class WayForward:
         await files.make_ready()
         await self._with.residents.quieten(order.container)
         await self._with.peers.hold(order.target, order.migration)
+        await self._rounds.close_in(departure)
         with departure.watch.step(StepName.FREEZE):
             await self._freeze(departure)
         files.look_ahead()

@@ -11,11 +11,28 @@ def parts(**milliseconds: int) -> tuple[BlackoutPart, ...]:
 
 def test_waiting_for_pages_is_no_cost_of_a_handover_itself() -> None:
     cost = cost_of(
-        0.3, parts(Dump=50, SyncFiles=5, SendState=2, Restore=193, TargetReceivePages=100)
+        0.3,
+        parts(Dump=50, SyncFiles=5, SendState=2, Restore=193, TargetReceivePages=100),
+        known=DEFAULT_COST,
     )
     assert cost.fixed == pytest.approx(0.2)
     assert cost.beside == pytest.approx(0.1)
     assert cost.measured
+
+
+def test_a_restore_that_waited_for_its_own_pages_does_not_make_room_for_more_of_them() -> None:
+    experience = Experience()
+    for sent in (60, 180, 300):
+        experience.note(
+            blackout=0.1 + sent / 1e3, parts=parts(SendMemory=sent, SendState=5, Restore=sent)
+        )
+    assert experience.cost.beside <= DEFAULT_COST.beside
+
+
+def test_a_restore_that_is_slow_by_itself_does() -> None:
+    experience = Experience()
+    experience.note(blackout=0.4, parts=parts(SendMemory=30, Restore=300))
+    assert experience.cost.beside == pytest.approx(0.3)
 
 
 def test_an_agent_without_experience_says_so() -> None:

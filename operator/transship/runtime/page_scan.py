@@ -1,7 +1,9 @@
-"""Which pages of a process CRIU would dump: the same PAGEMAP_SCAN that it does.
+"""Which anonymous pages of a process CRIU would dump: the same PAGEMAP_SCAN that it does.
 
-Pages in memory or swapped out, but for those of files, the one page of zeros, and guard pages
-(which read as swapped out). Works for running and for frozen processes.
+Pages in memory or swapped out, but for the one page of zeros, and guard pages (which read as
+swapped out). Works for running and for frozen processes. CRIU leaves out pages of files too:
+anonymous memory has none, and a kernel that is asked for them looks each page up, which makes it
+five times slower (4 GiB: 90 ms instead of 17, on a busy machine).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 _PAGEMAP_SCAN = 0xC0606610
-_FILE, _PRESENT, _SWAPPED, _ZERO, _GUARD = 1 << 2, 1 << 3, 1 << 4, 1 << 5, 1 << 8
+_PRESENT, _SWAPPED, _ZERO, _GUARD = 1 << 3, 1 << 4, 1 << 5, 1 << 8
 _ARGUMENT = struct.Struct("=12Q")
 _REGION = struct.Struct("=3Q")
 _REGIONS = 4096
@@ -48,7 +50,7 @@ class Found:
 
 
 def scan(pid: int, within: Iterable[Range]) -> Found:
-    """Look through ranges of a process. Raises OSError, also for one that has ended."""
+    """Look through anonymous ranges of a process. Raises OSError, also for one that has ended."""
     fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     try:
         regions = [region for start, end in within for region in _scan(fd, start, end)]
@@ -68,7 +70,7 @@ def _scan(fd: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:
             _ARGUMENT.pack(
                 *(_ARGUMENT.size, 0, start, stop, 0),
                 *(ctypes.addressof(regions), _REGIONS, 0),
-                *(_ZERO | _FILE, _ZERO | _FILE, _PRESENT | _SWAPPED, _GUARD),
+                *(_ZERO, _ZERO, _PRESENT | _SWAPPED, _GUARD),
             )
         )
         count = fcntl.ioctl(fd, _PAGEMAP_SCAN, asked)

@@ -12,7 +12,7 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -48,10 +48,11 @@ _libc.process_vm_readv.argtypes = (
 
 @dataclass(frozen=True, slots=True, order=True)
 class Mapping:
-    """A mapping whose pages can be private."""
+    """A mapping whose pages can be private; those of an anonymous one all are."""
 
     start: int
     end: int
+    anonymous: bool = field(default=False, compare=False)
 
 
 def mappings(maps: str) -> tuple[Mapping, ...]:
@@ -65,7 +66,7 @@ def mappings(maps: str) -> tuple[Mapping, ...]:
         if name.startswith("/dev/") and not name.startswith(("/dev/shm/", "/dev/zero")):  # noqa: S108
             continue
         start, end = (int(part, 16) for part in fields[0].split("-"))
-        found.append(Mapping(start, end))
+        found.append(Mapping(start, end, anonymous=fields[4] == "0"))
     return tuple(found)
 
 

@@ -40,6 +40,7 @@ def test_the_memory_follows_and_the_connection_goes_on(world: World) -> None:
         assert status["strategy"] == "PostCopy"
         assert status["phase"] == "Succeeded"
         assert "Drain" in [step["name"] for step in status["steps"]]
+        assert status["memory"]["pageBytes"] >= 192 << 20  # what followed is told too
         world.await_one_copy("counter", node="node-b")
         world.move("counter", "node-a")  # back, with what has come
         world.await_running("counter", node="node-a")

@@ -260,11 +260,12 @@ class FakeCopies:
         self.at.world.undrained[self.at.node] = target
         return traffic
 
-    async def drain(self, container: str, *, to: MemoryEndpoint, node: str) -> None:
+    async def drain(self, container: str, *, to: MemoryEndpoint, node: str) -> MemoryTraffic:
         await self.at.step("drain")
         if self.at.copy.state is not State.FROZEN:
             self.at.world.violations.append(f"{self.at.node} drains memory that is not frozen")
         self.at.world.undrained.pop(self.at.node, None)
+        return MemoryTraffic(page_bytes=100, wire_bytes=100)
 
     def awaits_memory(self, container: str) -> bool:
         return self.at.node in self.at.world.undrained.values()

@@ -158,10 +158,10 @@ class NodeCopies:
         await self._draining[container].answer()
         return memory.traffic
 
-    async def drain(self, container: str, *, to: MemoryEndpoint, node: str) -> None:
+    async def drain(self, container: str, *, to: MemoryEndpoint, node: str) -> MemoryTraffic:
         if container not in self._draining:
             self._prepare_draining(container, to=to, node=node, compression=Compression.AUTO)
-        await self._draining[container].drain()
+        return await self._draining[container].drain()
 
     def _prepare_draining(
         self, container: str, *, to: MemoryEndpoint, node: str, compression: Compression

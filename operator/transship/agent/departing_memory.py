@@ -6,7 +6,7 @@ Reading, comparing and sending happen in one thread, outside of the agent's even
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
 
@@ -47,14 +47,7 @@ class DepartingMemory:
 
     @property
     def traffic(self) -> MemoryTraffic:
-        sender = self._sender
-        content = sender.content_bytes
-        return MemoryTraffic(
-            page_bytes=content,
-            zero_page_bytes=sender.zero_pages * PAGE_BYTES,
-            wire_bytes=sender.sent_bytes,
-            compressed_percent=round(100 * sender.body_bytes / content) if content else None,
-        )
+        return traffic_of([self._sender])
 
     async def announce(self) -> int:
         """Have the target make room, when nothing is sent before the freeze; returns the pages."""
@@ -87,3 +80,16 @@ class DepartingMemory:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def traffic_of(senders: Iterable[PageSender]) -> MemoryTraffic:
+    """What went over all of these."""
+    senders = tuple(senders)
+    content = sum(sender.content_bytes for sender in senders)
+    body = sum(sender.body_bytes for sender in senders)
+    return MemoryTraffic(
+        page_bytes=content,
+        zero_page_bytes=sum(sender.zero_pages for sender in senders) * PAGE_BYTES,
+        wire_bytes=sum(sender.sent_bytes for sender in senders),
+        compressed_percent=round(100 * body / content) if content else None,
+    )

@@ -89,6 +89,11 @@ class Departure:
         if self.place is not None:
             self.place.leave()
 
+    def note_drained(self, drained: MemoryTraffic) -> None:
+        """What followed after the resume is a part of the whole."""
+        self.bytes += drained.wire_bytes
+        self.traffic = drained if self.traffic is None else _both(self.traffic, drained)
+
     def report(self) -> MigrationReport:
         failure = self.failure
         step = f"{self.failed_step.value}: " if self.failed_step is not None else ""
@@ -120,3 +125,14 @@ class Departure:
             return 100
         current = self.watch.current
         return 0 if current is None else _PERCENT.get(current, 0)
+
+
+def _both(one: MemoryTraffic, other: MemoryTraffic) -> MemoryTraffic:
+    content = one.page_bytes + other.page_bytes
+    left = sum(each.page_bytes * (each.compressed_percent or 0) for each in (one, other))
+    return MemoryTraffic(
+        page_bytes=content,
+        zero_page_bytes=one.zero_page_bytes + other.zero_page_bytes,
+        wire_bytes=one.wire_bytes + other.wire_bytes,
+        compressed_percent=round(left / content) if content else None,
+    )

@@ -11,6 +11,8 @@ import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from transship.agent.departing_memory import traffic_of
+from transship.api.migration import MemoryTraffic
 from transship.api.placement import Compression
 from transship.common.errors import Unreachable
 from transship.transfer.drain import Drain, Processes
@@ -28,7 +30,8 @@ class Draining:
         self._drain = Drain(processes)
         self._compression = compression
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="drain")
-        self._senders: set[PageSender] = set()
+        self._senders: list[PageSender] = []
+        self._open: set[PageSender] = set()
         self._answering: asyncio.Future[None] | None = None
 
     async def answer(self) -> None:
@@ -37,8 +40,11 @@ class Draining:
             self._answering = await self._begin(self._drain.answer)
             self._answering.add_done_callback(_note_end)
 
-    async def drain(self) -> None:
-        """Return when the target has said that it has every page. Raises TransshipError."""
+    async def drain(self) -> MemoryTraffic:
+        """Return when the target has said that it has every page. Raises TransshipError.
+
+        Returns what went there, also by streams that have broken.
+        """
         await self.answer()
         pushing = await self._begin(self._drain.push)
         watched = {pushing} if self._answering is None else {pushing, self._answering}
@@ -49,6 +55,7 @@ class Draining:
             pushing.result()
         finally:
             await self._break_off()
+        return traffic_of(self._senders)
 
     async def close(self) -> None:
         await self._break_off()
@@ -57,11 +64,12 @@ class Draining:
     async def _begin(self, work: Callable[[PageSender], None]) -> asyncio.Future[None]:
         channel = await asyncio.to_thread(dial, self._keeper)
         sender = PageSender(channel, compression=self._compression)
-        self._senders.add(sender)
+        self._senders.append(sender)
+        self._open.add(sender)
         return asyncio.get_running_loop().run_in_executor(self._threads, work, sender)
 
     async def _break_off(self) -> None:
-        senders, self._senders = self._senders, set()
+        senders, self._open = self._open, set()
         for sender in senders:
             sender.abort()
         if self._answering is not None:

@@ -87,19 +87,23 @@ class Keeper:
         self._spaces = Spaces(EventLog(held.log), self._lazy_pages)
         kept = {space.fd for space in self._spaces.alive.values()}
         close_all_but(held.descriptors | kept)
-        demands = Demands()
+        self._demands = Demands()
         self._server = FaultServer(
             self._store,
             self._spaces,
             listener=socket.socket(fileno=held.restore),
-            demand=demands.add,
+            demand=self._demands.add,
             on_finished=self._progressed,
         )
         context = server_context(
             authority=held.authority, certificate=held.certificate, key=held.key
         )
         self._intake = Intake(
-            self._store, context=context, peer=held.peer, news=self._arrived, demands=demands
+            self._store,
+            context=context,
+            peer=held.peer,
+            news=self._arrived,
+            demands=self._demands,
         )
         self._progress = threading.Condition()
         self._guarded = True
@@ -114,6 +118,7 @@ class Keeper:
         threading.Thread(target=self._watch_guard, daemon=True).start()
         self._server.run()
         self._server.close()
+        self._demands.close()
         self._intake.see_out(LINGER_SECONDS)  # who asked for the end is likely to kill this then
         (self._held.images / "work" / keeper_words.SOCKET_NAME).unlink(missing_ok=True)
         self._ended.set()

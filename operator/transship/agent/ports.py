@@ -106,9 +106,10 @@ class Copies(Protocol):
         """After the dump, instead of send_memory: it follows. Demands are answered from now on."""
         ...
 
-    async def drain(self, container: str, *, to: MemoryEndpoint, node: str) -> None:
+    async def drain(self, container: str, *, to: MemoryEndpoint, node: str) -> MemoryTraffic:
         """Send what the target lacks of a frozen copy's memory; returns when it lacks nothing.
 
+        Returns what this agent has sent for it.
         Raises TransshipError when it cannot go on; it can be repeated, also by another agent.
         """
         ...

@@ -65,9 +65,10 @@ class Release:
         with departure.watch.step(StepName.DRAIN):
             while True:
                 try:
-                    await self._with.copies.drain(
+                    drained = await self._with.copies.drain(
                         record.id, to=record.drains_to, node=departure.order.target.node
                     )
+                    departure.note_drained(drained)
                     break
                 except TransshipError as e:
                     logger.bind(migration=departure.order.migration).warning(

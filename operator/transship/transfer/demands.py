@@ -25,6 +25,7 @@ class Demands:
         self._changed = threading.Condition()
         self._open: dict[PageRange, bool] = {}  # whether it was asked for on this stream
         self._stream = 0
+        self.closed = False
 
     def add(self, pages: PageRange) -> None:
         """Somebody waits for these; a repetition changes nothing."""
@@ -33,8 +34,16 @@ class Demands:
                 self._open[pages] = False
                 self._changed.notify_all()
 
+    def close(self) -> None:
+        """Nobody will wait for anything any more: whoever serves is let go."""
+        with self._changed:
+            self.closed = True
+            self._changed.notify_all()
+
     def serve(self, channel: socket.socket, receive: Callable[[Header], None]) -> None:
-        """Ask on this stream, until another one follows it. Raises Unreachable when it breaks.
+        """Ask on this stream, until another one follows it or all is closed.
+
+        Raises Unreachable when it breaks.
 
         `receive` stores an answer.
         """
@@ -56,8 +65,10 @@ class Demands:
     def _next(self, stream: int) -> list[PageRange]:
         """What to ask for next, of one process; nothing once there is another stream."""
         with self._changed:
-            self._changed.wait_for(lambda: stream != self._stream or not all(self._open.values()))
-            if stream != self._stream:
+            self._changed.wait_for(
+                lambda: self.closed or stream != self._stream or not all(self._open.values())
+            )
+            if self.closed or stream != self._stream:
                 return []
             found: list[PageRange] = []
             for one in [one for one, asked in self._open.items() if not asked]:

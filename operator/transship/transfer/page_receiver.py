@@ -49,10 +49,18 @@ class PageReceiver:
         self.bytes = 0
 
     def run(self) -> None:
-        """Receive until the source says that it is done. Raises Unreachable when it just ends."""
+        """Receive until the source says that it is done, or it has offered and is not needed.
+
+        Raises Unreachable when it just ends.
+        """
         while (header := page_wire.receive_header(self._channel)).kind is not Kind.END:
             if header.kind is Kind.PAGES:
                 self._receive(header)
+            elif header.kind is Kind.OFFER and self._demands is not None:
+                self._demands.serve(self._channel, self._receive)
+                if self._demands.closed:
+                    return
+                raise Unreachable("demanding pages: another stream has followed")
             else:
                 self._hear(header)
 
@@ -72,9 +80,6 @@ class PageReceiver:
                 for group in page_wire.grouped(self._store.lacking_ranges()):
                     page_wire.send_all(self._channel, page_wire.encode(Kind.LACKING, group))
                 page_wire.send_all(self._channel, page_wire.encode(Kind.LACKING))
-            case Kind.OFFER if self._demands is not None:
-                self._demands.serve(self._channel, self._receive)
-                raise Unreachable("demanding pages: another stream has followed")
             case _:
                 pass
 

@@ -1,0 +1,79 @@
+"""Demands over a socket pair, whose other end answers as a source does."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from transship.transfer import page_wire
+from transship.transfer.demands import Demands
+from transship.transfer.page_ranges import PageRange
+from transship.transfer.page_wire import Header, Kind
+
+SECONDS = 20.0
+WANTED = PageRange(1, 0x7F0000000000, 2)
+
+
+@dataclass
+class Stream:
+    """One stream that demands are served on, in a thread of its own."""
+
+    demands: Demands
+    got: list[Header] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.source, self._target = socket.socketpair()
+        self.source.settimeout(SECONDS)
+        self._thread = threading.Thread(
+            target=self.demands.serve, args=(self._target, self.got.append)
+        )
+        self._thread.start()
+
+    def asked(self) -> tuple[PageRange, ...]:
+        return page_wire.receive_ranges(self.source, Kind.WANT)
+
+    def answer(self, pages: PageRange) -> None:
+        page_wire.send_all(self.source, page_wire.encode(Kind.PAGES, [pages]))
+
+    @property
+    def has_ended(self) -> bool:
+        self._thread.join(SECONDS)
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        self.source.close()
+        self._target.close()
+
+
+@pytest.fixture
+def demands() -> Iterator[Demands]:
+    made = Demands()
+    yield made
+    made.close()
+
+
+def test_what_was_not_answered_is_asked_for_on_the_next_stream(demands: Demands) -> None:
+    demands.add(WANTED)
+    first = Stream(demands)
+    assert first.asked() == (WANTED,)
+    second = Stream(demands)
+    assert second.asked() == (WANTED,)
+    second.answer(WANTED)
+    demands.close()
+    assert second.has_ended
+    assert [header.pages for header in second.got] == [WANTED.pages]
+    second.close()
+    first.answer(WANTED)
+    assert first.has_ended
+    first.close()
+
+
+def test_whoever_serves_is_let_go_when_nobody_will_wait_any_more(demands: Demands) -> None:
+    stream = Stream(demands)
+    demands.close()
+    assert stream.has_ended
+    stream.close()

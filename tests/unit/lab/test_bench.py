@@ -6,6 +6,7 @@ from transship.api.migration import (
     ContainerMigration,
     MigrationSpec,
     MigrationStatus,
+    Round,
 )
 from transship.api.placement import Strategy
 from transship.lab.bench import Result, Run, run_of
@@ -28,6 +29,10 @@ def moved(blackout_ms: int, **parts: int) -> Run:
             strategy=Strategy.PRE_COPY,
             blackout_milliseconds=blackout_ms,
             bytes=7,
+            rounds=(
+                Round(number=0, bytes=64 * MEBI, milliseconds=128),
+                Round(number=1, bytes=9, milliseconds=1),
+            ),
             blackout_parts=tuple(
                 BlackoutPart(name=name, microseconds=size) for name, size in parts.items()
             ),
@@ -64,6 +69,7 @@ def test_the_median_is_of_each_figure_by_itself() -> None:
     assert found == {
         "strategy": "PreCopy", "memory_bytes": 64 * MEBI, "blackout_ms": 70.0, "stall_ms": 70.0,
         "total_ms": 900.0, "bytes_sent": 7, "criu_ms": 70.0,
+        "copy_mb_per_second": 524.3,
     }  # fmt: skip
 
 

@@ -312,7 +312,7 @@ def test_a_line_of_a_restored_process_counts_too() -> None:
 
 def test_the_cause_that_is_named_first_is_the_cause() -> None:
     log = "\n".join(
-        f"(00.1) {CASES[case][0]}" for case in ("multipath TCP", "the page stream", "no memory")
+        f"(00.1) {CASES[case][0]}" for case in ("multipath TCP", "no room", "no memory")
     )
     assert diagnose(log, otherwise=Reason.DUMP_FAILED).reason is Reason.MPTCP_SOCKET
 

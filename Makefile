@@ -7,7 +7,8 @@ VM_PACKAGES := busybox-static qemu-system-x86
 PYTHON := python3
 BIN := .venv/bin
 
-.PHONY: help setup packages test test-unit test-e2e test-faults-sample test-faults test-vm model lint format demo clean
+.PHONY: help setup packages test test-unit test-e2e test-faults-sample test-faults test-vm bench-podman \
+  model lint format demo clean
 
 help:
 	@echo 'make setup      everything that the other targets need, into .venv and ~/.cache/transship'
@@ -17,6 +18,7 @@ help:
 	@echo 'make model      the handover, explored further than the unit tests have time for (minutes)'
 	@echo 'make test-faults  every fault at every step of a move (hours; it goes on where it was)'
 	@echo 'make test-vm    a move between two virtual machines, whose kernels track changes by soft-dirty'
+	@echo 'make bench-podman  the same container moved by Transship and by podman: both blackouts'
 	@echo 'make lint       ruff, mypy and the import contracts'
 	@echo 'make clean      remove what these targets made in this folder'
 
@@ -68,6 +70,10 @@ test-faults: setup
 test-vm: EXTRA_PACKAGES := $(VM_PACKAGES)
 test-vm: setup
 	$(BIN)/pytest tests/vm
+
+# podman gets into the nodes of this lab alone. make bench-podman BENCH='--runs 3 --memory 64Mi --json'
+bench-podman: setup
+	$(BIN)/python tests/bench/run.py $(BENCH)
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -58,13 +58,22 @@ class Ingredients:
 
 
 def up(
-    name: str, count: int, *, say: Say, link_rate: int | None = None, machines: bool = False
+    name: str,
+    count: int,
+    *,
+    say: Say,
+    link_rate: int | None = None,
+    machines: bool = False,
+    addition: str = "",
 ) -> LabState:
-    """Make a lab and return once its agents say Ready; its nodes may be virtual machines."""
+    """Make a lab and return once its agents say Ready; its nodes may be virtual machines.
+
+    `addition` is what its nodes' image has besides, as lines of a Dockerfile.
+    """
     directory, names = lab_dir(name), node_names(count)
     with locked(directory, timeout_seconds=UP_LOCK_TIMEOUT_SECONDS):
         remove_lab(directory)
-        ingredients = _gather(say, machines=machines)
+        ingredients = _gather(say, machines=machines, addition=addition)
         state = claim(directory, names, link_rate=link_rate, image=ingredients.image)
         state = save_state(directory, state.model_copy(update={"machines": machines}))
         network.create_network(directory, state)
@@ -186,9 +195,10 @@ class _Making:
         self.say("the agents are ready")
 
 
-def _gather(say: Say, *, machines: bool) -> Ingredients:
+def _gather(say: Say, *, machines: bool, addition: str) -> Ingredients:
     with ThreadPoolExecutor(2) as pool:
-        assets, image = pool.submit(ensure_assets, say), pool.submit(ensure_node_image, say)
+        assets = pool.submit(ensure_assets, say)
+        image = pool.submit(ensure_node_image, say, addition=addition)
         kernel = ensure_kernel(say) if machines else None
         return Ingredients(assets.result(), image.result(), kernel)
 

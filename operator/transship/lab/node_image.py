@@ -21,23 +21,27 @@ from transship.lab.cache import Say, cache_root, digest, ensure_entry
 REPOSITORY = Path(__file__).resolve().parents[3]
 INPUTS = (".dockerignore", "Dockerfile", "LICENSE", "README.md", "pyproject.toml", "operator")
 TAG = "localhost/transship:lab"
+EXTENDED_TAG = f"{TAG}-extended"
 PREFIX = "node-image-"
 EXPORT_TIMEOUT_SECONDS = 600.0
 # an unused folder is kept this long: a lab that has just asked for it has not mounted it yet
 KEEP_SECONDS = 3600.0
 
 
-def ensure_node_image(say: Say) -> Path:
-    """The folder for the sources as they are; the image is built if it is not there."""
+def ensure_node_image(say: Say, *, addition: str = "") -> Path:
+    """The folder for the sources as they are; the image is built if it is not there.
+
+    `addition` is put at the end of the Dockerfile, for nodes that need more than a cluster's.
+    """
     _check_repository()
-    folder = cache_root() / f"{PREFIX}{image_key(REPOSITORY)}"
+    folder = cache_root() / f"{PREFIX}{image_key(REPOSITORY, addition=addition)}"
     if not folder.is_dir():
-        folder = _build(say)
+        folder = _build(say, addition=addition)
     os.utime(folder)
     return folder
 
 
-def image_key(repository: Path) -> str:
+def image_key(repository: Path, *, addition: str = "") -> str:
     """What the image is made from, as a short key: names, contents, and which files can be run."""
 
     def parts() -> Iterator[bytes]:
@@ -45,21 +49,26 @@ def image_key(repository: Path) -> str:
             yield str(path.relative_to(repository)).encode()
             yield b"x" if os.access(path, os.X_OK) else b"-"
             yield path.read_bytes()
+        yield addition.encode()
 
     return digest(parts())
 
 
-def _build(say: Say) -> Path:
+def _build(say: Say, *, addition: str) -> Path:
     with tempfile.TemporaryDirectory(prefix="transship-context-") as name:
         context = Path(name)
         _copy_inputs(context)  # sources may change meanwhile: the key is that of what is built
+        key = image_key(context, addition=addition)
+        with (context / "Dockerfile").open("a") as dockerfile:
+            dockerfile.write(addition)
 
         def make(draft: Path) -> None:
-            with image_store.built(context, TAG, say=say) as image:
+            tag = EXTENDED_TAG if addition else TAG
+            with image_store.built(context, tag, say=say) as image:
                 say("unpacking the node image")
                 _export(image, draft)
 
-        folder = ensure_entry(f"{PREFIX}{image_key(context)}", make)
+        folder = ensure_entry(f"{PREFIX}{key}", make)
     _prune(keep=folder)
     return folder
 

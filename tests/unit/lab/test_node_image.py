@@ -43,3 +43,8 @@ def test_what_is_not_part_of_the_image_asks_for_none(repository):
     compiled.mkdir()
     (compiled / "cli.pyc").touch()
     assert image_key(repository) == before
+
+
+def test_what_is_added_to_the_image_asks_for_another_one(repository):
+    plain = image_key(repository)
+    assert image_key(repository, addition="RUN true\n") != plain

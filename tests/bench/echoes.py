@@ -1,0 +1,66 @@
+"""Whether anything answers: datagrams to the counter image's echo, one every other millisecond.
+
+Unlike a connection it has no retransmission, whose timer would add to a silence of seconds as
+much again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+PORT = 7001
+PAUSE_SECONDS = 0.002
+
+
+class Echoes:
+    """Asks in a thread between `with` and its end."""
+
+    def __init__(self, address: str) -> None:
+        self._target = (address, PORT)
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._last = time.monotonic()
+        self._gap = 0.0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def reset(self) -> None:
+        """Measure from now on."""
+        with self._lock:
+            self._gap = 0.0
+
+    def longest_gap_milliseconds(self) -> float:
+        with self._lock:
+            return round(self._gap * 1e3, 1)
+
+    def _run(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(PAUSE_SECONDS)
+            while not self._ended.wait(PAUSE_SECONDS):
+                with contextlib.suppress(OSError):  # nobody there: nobody answers
+                    sock.sendto(b"echo", self._target)
+                with contextlib.suppress(TimeoutError):
+                    sock.recv(16)
+                    self._note(time.monotonic())
+
+    def _note(self, now: float) -> None:
+        with self._lock:
+            self._gap = max(self._gap, now - self._last)
+            self._last = now

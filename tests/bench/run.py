@@ -1,0 +1,147 @@
+"""`make bench-podman`: the same container moved by Transship and by podman, in the same lab.
+
+    python tests/bench/run.py [--memory 256Mi]... [--dirty 20Mi] [--runs N] [--json]
+
+Our blackout is what `transship bench migrate` says, podman's the time without an answer, from the
+last one of the copy on the one node to the first of that on the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from echoes import Echoes
+from podman import ADDITION, PodmanContainer, Steps
+
+from transship.api.placement import Strategy
+from transship.api.quantity import bytes_of
+from transship.common.errors import DeadlineExceeded, TransshipError
+from transship.lab import bench, cluster
+from transship.lab.counter_client import CounterClient
+from transship.lab.state import LabState
+
+SETTLED_REPLIES = 100
+SETTLE_TIMEOUT_SECONDS = 120.0
+POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class PodmanRun:
+    blackout_ms: float
+    steps: Steps
+
+
+@dataclass(frozen=True)
+class Comparison:
+    memory_bytes: int
+    dirty_bytes_per_second: int
+    transship: bench.Result
+    podman: Sequence[PodmanRun]
+
+    @property
+    def ours(self) -> float:
+        return median(run.blackout_ms for run in self.transship.runs)
+
+    @property
+    def podmans(self) -> float:
+        return median(run.blackout_ms for run in self.podman)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "memory_bytes": self.memory_bytes,
+            "dirty_bytes_per_second": self.dirty_bytes_per_second,
+            "transship": {
+                "runs": [asdict(run) for run in self.transship.runs],
+                "median": self.transship.medians(),
+            },
+            "podman": {
+                "runs": [asdict(run) for run in self.podman],
+                "median": {"blackout_ms": self.podmans},
+            },
+            "times": self.podmans / self.ours,
+        }
+
+    def line(self) -> str:
+        return (
+            f"{self.memory_bytes >> 20} MiB: Transship {self.ours:.0f} ms, "
+            f"podman {self.podmans:.0f} ms, {self.podmans / self.ours:.0f} times as long"
+        )
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--memory", action="append", help="can be repeated; 256Mi and 1Gi")
+    parser.add_argument("--dirty", default="20Mi", help="memory rewritten per second")
+    parser.add_argument("--runs", type=int, default=10, help="measured moves of each")
+    parser.add_argument("--compress", default="zstd", help="podman's archive (its default: zstd)")
+    parser.add_argument("--name", default="bench-podman", help="the lab, made and removed")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args(words)
+
+
+def compare(state: LabState, given: argparse.Namespace, *, memory: int) -> Comparison:
+    dirty = bytes_of(given.dirty)
+    job = bench.Job(memory=memory, dirty=dirty, strategy=Strategy.AUTO, runs=given.runs)
+    ours = asyncio.run(bench.measure(state, job, say=say))
+    with PodmanContainer(state, memory=memory, dirty=dirty, compress=given.compress) as container:
+        podmans = moves_of(container, state.nodes, runs=given.runs)
+    return Comparison(memory, dirty, ours, podmans)
+
+
+def moves_of(container: PodmanContainer, nodes: Sequence[str], *, runs: int) -> list[PodmanRun]:
+    """To and fro; the first move is not measured."""
+    done: list[PodmanRun] = []
+    with Echoes(container.address) as echoes, CounterClient(container.address) as client:
+        for number in range(runs + 1):
+            echoes.reset()
+            steps = container.move(nodes[number % 2], nodes[(number + 1) % 2])
+            await_answers(client)
+            done.append(PodmanRun(echoes.longest_gap_milliseconds(), steps))
+            say(f"podman, run {number} of {runs}: blackout {done[-1].blackout_ms:.0f} ms")
+    return done[1:]
+
+
+def await_answers(client: CounterClient) -> None:
+    """On the connection that was there before."""
+    deadline = time.monotonic() + SETTLE_TIMEOUT_SECONDS
+    client.reset()
+    while client.seen().replies < SETTLED_REPLIES:
+        if error := client.seen().error:
+            raise TransshipError(f"the client's connection broke: {error}")
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded("waiting for replies after the move: there are none")
+        time.sleep(POLL_SECONDS)
+
+
+def say(text: str) -> None:
+    sys.stderr.write(f"  {text}\n")
+    sys.stderr.flush()
+
+
+def main(words: list[str]) -> None:
+    given = parse(words)
+    sizes = [bytes_of(size) for size in given.memory or ["256Mi", "1Gi"]]
+    try:
+        state = cluster.up(given.name, 2, say=say, addition=ADDITION)
+        compared = [compare(state, given, memory=size) for size in sizes]
+    finally:
+        cluster.down(given.name)
+    if given.json:
+        print(json.dumps([each.as_json() for each in compared], indent=2))
+    else:
+        print("\n".join(each.line() for each in compared))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

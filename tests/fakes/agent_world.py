@@ -242,6 +242,9 @@ class FakeCopies:
         (folder / "pages").write_text(str(copy.memory))
         return Dumped(images=folder)
 
+    def begin_memory(self, container: str) -> None:
+        pass
+
     async def send_memory(self, container: str) -> MemoryTraffic:
         await self.at.step("send_memory")
         copy, servers = self.at.copy, self.at.world.servers

@@ -147,6 +147,9 @@ class NodeCopies:
             made_files=(done.images / REMAPS).exists(),
         )
 
+    def begin_memory(self, container: str) -> None:
+        self._ready(container).memory.begin_ahead()
+
     async def send_memory(self, container: str) -> MemoryTraffic:
         memory = self._ready(container).memory
         await memory.finish(pagemaps.read(self.images(container)))

@@ -34,6 +34,7 @@ class DepartingMemory:
         self._tracker = tracker
         self._processes = processes
         self._copy = MemoryCopy(sender, tracker)
+        self._ahead: asyncio.Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="memory")
 
     @classmethod
@@ -61,8 +62,14 @@ class DepartingMemory:
         """How many pages have changed since the last round; None where that cannot be told."""
         return await self._run(lambda: self._copy.left(self._processes()))
 
+    def begin_ahead(self) -> None:
+        """Inside the freeze, beside the dump: begin to send what that leaves alone."""
+        self._ahead = self._submit(lambda: self._copy.ahead(self._processes()))
+
     async def finish(self, ranges: Sequence[LazyRange]) -> None:
         """Inside the freeze: everything that CRIU left to be restored lazily is at the target."""
+        if self._ahead is not None:
+            await self._ahead
         wanted = [PageRange(each.process, each.address, each.pages) for each in ranges]
         await self._run(lambda: self._copy.finish(self._processes(), wanted))
 
@@ -74,12 +81,18 @@ class DepartingMemory:
     async def close(self) -> None:
         """Break off whatever is under way."""
         self._sender.abort()
+        if self._ahead is not None:
+            await asyncio.wait([self._ahead])
+            self._ahead.exception()  # of a move that was given up, nobody has asked for it
         await asyncio.to_thread(self._thread.shutdown)
         self._tracker.close()
         self._sender.close()
 
     async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await self._submit(work)
+
+    def _submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
 def traffic_of(senders: Iterable[PageSender]) -> MemoryTraffic:

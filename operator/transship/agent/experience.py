@@ -12,13 +12,13 @@ from transship.plan.convergence import DEFAULT_COST, Cost
 REMEMBERED = 9
 """Handovers; the median of them is told, so that a few slow ones change nothing."""
 
-_BESIDE = (StepName.SYNC_FILES.value, StepName.SEND_STATE.value, StepName.RESTORE.value)
-"""What the last pages are sent at the same time as; see way_forward."""
+_AFTER_DUMP = (StepName.SYNC_FILES.value, StepName.SEND_STATE.value, StepName.RESTORE.value)
+"""What the last pages are sent at the same time as, besides the dump; see way_forward."""
 WAIT_FOR_PAGES = "TargetReceivePages"
 """The one part that depends on nothing but how much memory was left."""
 SEND_MEMORY = "SendMemory"
 BOUND_SHARE = 0.75
-"""Where sending the pages took so much of what it was beside, that has waited for it."""
+"""Where sending the pages took so much of what follows the dump, that has waited for it."""
 
 
 class Experience:
@@ -57,8 +57,9 @@ def cost_of(blackout: float, parts: Sequence[BlackoutPart], *, known: Cost) -> C
     """
     took = {part.name: part.microseconds / 1e6 for part in parts}
     waited = took.get(WAIT_FOR_PAGES, 0.0)
-    beside = sum(took.get(name, 0.0) for name in _BESIDE) - waited
-    if took.get(SEND_MEMORY, 0.0) > BOUND_SHARE * beside > BOUND_SHARE * known.beside:
+    after_dump = sum(took.get(name, 0.0) for name in _AFTER_DUMP) - waited
+    beside = took.get(StepName.DUMP.value, 0.0) + after_dump
+    if took.get(SEND_MEMORY, 0.0) > BOUND_SHARE * after_dump and beside > known.beside:
         waited += beside - known.beside
         beside = known.beside
     return Cost(fixed=max(0.0, blackout - waited), beside=max(0.0, beside))

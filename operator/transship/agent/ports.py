@@ -98,6 +98,10 @@ class Copies(Protocol):
         """Dump everything but the memory; the container is frozen."""
         ...
 
+    def begin_memory(self, container: str) -> None:
+        """After the freeze, beside the dump: begin to send what the dump leaves alone."""
+        ...
+
     async def send_memory(self, container: str) -> MemoryTraffic:
         """After the dump: send what the target does not have yet; returns all that was sent."""
         ...

@@ -102,6 +102,8 @@ class WayForward:
         if order.strategy is Strategy.COLD:
             await self._restore(departure, files, None)
         else:
+            if not departure.memory_follows:
+                self._with.copies.begin_memory(order.container)
             dumped = await self._dump(departure)
             # the copy is restored around its memory while that is still on its way
             await _both(self._send_memory(departure), self._restore(departure, files, dumped))

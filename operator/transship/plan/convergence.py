@@ -55,7 +55,7 @@ class Cost:
     measured: bool = True
 
 
-DEFAULT_COST = Cost(fixed=0.15, beside=0.08, measured=False)
+DEFAULT_COST = Cost(fixed=0.15, beside=0.07, measured=False)
 """Of one small container on the machines that this was written on."""
 
 

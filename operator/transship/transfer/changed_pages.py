@@ -13,7 +13,7 @@ from xxhash import xxh3_128_digest
 
 from transship.transfer.page_ranges import CHUNK_PAGES, PAGE_BYTES, PageRange, Piece, Process
 from transship.transfer.page_ranges import pieces as pieces_of
-from transship.transfer.process_memory import private_pages
+from transship.transfer.process_memory import data_of, private_pages
 
 DIGEST_BYTES = 16
 """128 bits: two contents of one page with the same digest are no risk worth a number."""
@@ -35,6 +35,13 @@ class Tracker(Protocol):
         self, process: Process, ranges: Sequence[PageRange]
     ) -> tuple[PageRange, ...]:
         """The same of a frozen process; only its `ranges` matter. They may be fewer or more."""
+        ...
+
+    def settled_candidates(self, process: Process) -> tuple[PageRange, ...]:
+        """Those of a frozen process's candidates that its dump leaves alone, as far as is known.
+
+        They are asked for beside the dump; what is missing among them is found by last_candidates.
+        """
         ...
 
     def count_changed(self, process: Process) -> int | None:
@@ -59,6 +66,9 @@ class Untracked:
     ) -> tuple[PageRange, ...]:
         return tuple(ranges)
 
+    def settled_candidates(self, process: Process) -> tuple[PageRange, ...]:
+        return private_pages(process, data_of(process))
+
     def count_changed(self, process: Process) -> int | None:
         return None
 
@@ -82,6 +92,9 @@ class DigestTracker:
         self, process: Process, ranges: Sequence[PageRange]
     ) -> tuple[PageRange, ...]:
         return tuple(ranges)
+
+    def settled_candidates(self, process: Process) -> tuple[PageRange, ...]:
+        return ()  # all of the memory would be read twice
 
     def count_changed(self, process: Process) -> int | None:
         return None

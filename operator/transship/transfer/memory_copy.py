@@ -37,6 +37,7 @@ class MemoryCopy:
         self._sender = sender
         self._tracker = tracker
         self._sent = PageSet()
+        self._settled = PageSet()  # sent inside the freeze
         self._buffer = bytearray(BATCH_PAGES * PAGE_BYTES)
         self._meter = Meter()
         self.rounds: list[CopyRound] = []
@@ -66,7 +67,7 @@ class MemoryCopy:
                 # while it makes room it reads nothing: a window shut for seconds looks like a
                 # dead peer to TCP_USER_TIMEOUT
                 self._sender.flush()
-            self._copy_running(process, changed)
+            self._copy_what_can_be_read(process, changed)
         with self._meter.timing():
             self._sender.flush()
         done = start.result(self._sender, rate=self._meter.rate)
@@ -79,10 +80,19 @@ class MemoryCopy:
         known = [count for count in counts if count is not None]
         return sum(known) if len(known) == len(counts) else None
 
+    def ahead(self, processes: Sequence[Process]) -> None:
+        """Inside the freeze, beside the dump: send what that leaves alone."""
+        if not self.rounds:
+            self._sender.final()
+        for process in processes:
+            changed = self._tracker.settled_candidates(process)
+            self._sent.discard(changed)
+            self._settled.add(self._copy_what_can_be_read(process, changed))
+
     def finish(self, processes: Sequence[Process], ranges: Sequence[PageRange]) -> CopyRound:
         """Inside the freeze: have every page of `ranges` at the target as it is now."""
         start = _Start.of(self._sender)
-        if not self.rounds:
+        if not self.rounds and not self._settled:
             self._sender.final()
         by_pid = {process.inside: process for process in processes}
         for pid in sorted({one.pid for one in ranges}):
@@ -90,7 +100,8 @@ class MemoryCopy:
                 raise TransshipError(f"copying memory: process {pid} of the dump is not known")
             wanted = [one for one in ranges if one.pid == pid]
             if self.rounds:
-                self._sent.discard(self._tracker.last_candidates(by_pid[pid], wanted))
+                changed = self._tracker.last_candidates(by_pid[pid], wanted)
+                self._sent.discard(self._settled.missing(changed))
             self._copy_frozen(by_pid[pid], self._sent.missing(wanted))
         if self.rounds:  # only now is nothing there any more that has changed since
             self._sender.final()
@@ -106,15 +117,21 @@ class MemoryCopy:
         self._sender.final()
         self._sender.flush()
 
-    def _copy_running(self, process: Process, ranges: Sequence[PageRange]) -> None:
+    def _copy_what_can_be_read(
+        self, process: Process, ranges: Sequence[PageRange]
+    ) -> list[PageRange]:
         """What has vanished meanwhile is left out: it is new if it comes back."""
+        copied: list[PageRange] = []
         try:
             reader = MemoryReader(process)
         except (FileNotFoundError, ProcessLookupError):
-            return
+            return copied
         with reader:
             for batch in batches(ranges, pages=BATCH_PAGES):
-                self._send(reader.read(batch, self._buffer))
+                got = reader.read(batch, self._buffer)
+                self._send(got)
+                copied += got
+        return copied
 
     def _copy_frozen(self, process: Process, ranges: Sequence[PageRange]) -> None:
         with MemoryReader(process) as reader:

@@ -53,6 +53,7 @@ class Mapping:
     start: int
     end: int
     anonymous: bool = field(default=False, compare=False)
+    executable: bool = field(default=True, compare=False)
 
 
 def mappings(maps: str) -> tuple[Mapping, ...]:
@@ -66,7 +67,8 @@ def mappings(maps: str) -> tuple[Mapping, ...]:
         if name.startswith("/dev/") and not name.startswith(("/dev/shm/", "/dev/zero")):  # noqa: S108
             continue
         start, end = (int(part, 16) for part in fields[0].split("-"))
-        found.append(Mapping(start, end, anonymous=fields[4] == "0"))
+        anonymous, executable = fields[4] == "0", fields[1][2] == "x"
+        found.append(Mapping(start, end, anonymous=anonymous, executable=executable))
     return tuple(found)
 
 
@@ -77,6 +79,11 @@ def mappings_of(process: Process) -> tuple[Mapping, ...]:
     except (FileNotFoundError, ProcessLookupError):
         return ()
     return mappings(maps)
+
+
+def data_of(process: Process) -> tuple[Mapping, ...]:
+    """Those that no code is run in: CRIU lays calls of its own over code for the time of a dump."""
+    return tuple(one for one in mappings_of(process) if not one.executable)
 
 
 Select = Callable[[bytes], bytes]

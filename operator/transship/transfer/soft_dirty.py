@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import Protocol
 
 from transship.transfer.page_ranges import PAGE_BYTES, PageRange, Process, joined, total
-from transship.transfer.process_memory import marked_pages, private_marks, private_pages
+from transship.transfer.process_memory import (
+    data_of,
+    marked_pages,
+    private_marks,
+    private_pages,
+)
 
 _CLEAR_SOFT_DIRTY = "4"  # proc_pid_clear_refs(5)
 _ENTRY_BYTES = 8
@@ -54,6 +59,11 @@ class SoftDirtyTracker:
         self, process: Process, ranges: Sequence[PageRange]
     ) -> tuple[PageRange, ...]:
         return self._written(process) if self._known(process) else tuple(ranges)
+
+    def settled_candidates(self, process: Process) -> tuple[PageRange, ...]:
+        if not self._known(process):
+            return ()
+        return joined(marked_pages(process, _written_marks, data_of(process)))
 
     def count_changed(self, process: Process) -> int | None:
         return total(self._written(process)) if self._known(process) else None

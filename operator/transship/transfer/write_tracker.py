@@ -19,7 +19,7 @@ from transship.common.errors import TransshipError
 from transship.transfer import soft_dirty, write_faults
 from transship.transfer.changed_pages import DigestTracker, Tracker
 from transship.transfer.page_ranges import PageRange, Process, joined, total
-from transship.transfer.process_memory import Mapping, mappings_of, private_pages
+from transship.transfer.process_memory import Mapping, data_of, mappings_of, private_pages
 from transship.transfer.soft_dirty import Pause, SoftDirtyTracker
 from transship.transfer.write_faults import NotTracked, WriteFaults
 
@@ -68,6 +68,16 @@ class WriteTracker:
             except NotTracked:
                 doubtful.append(one)
         return joined([*found, *within(ranges, doubtful)])
+
+    def settled_candidates(self, process: Process) -> tuple[PageRange, ...]:
+        followed = self._followed.get(process)
+        if followed is None:
+            return self._digests.settled_candidates(process)
+        found: list[PageRange] = []
+        for one in data_of(process):
+            with contextlib.suppress(NotTracked):
+                found += _peek(followed, one)
+        return joined(found)
 
     def count_changed(self, process: Process) -> int | None:
         followed = self._followed.get(process)

@@ -16,7 +16,7 @@ def test_waiting_for_pages_is_no_cost_of_a_handover_itself() -> None:
         known=DEFAULT_COST,
     )
     assert cost.fixed == pytest.approx(0.2)
-    assert cost.beside == pytest.approx(0.1)
+    assert cost.beside == pytest.approx(0.15)
     assert cost.measured
 
 

@@ -28,7 +28,7 @@ from transship.transfer.page_ranges import (
 from transship.transfer.page_receiver import PageReceiver
 from transship.transfer.page_sender import PageSender
 from transship.transfer.page_store import PageStore
-from transship.transfer.process_memory import BATCH_PAGES, MemoryReader, private_pages
+from transship.transfer.process_memory import BATCH_PAGES, MemoryReader, data_of, private_pages
 from transship.transfer.write_tracker import WriteTracker
 
 CHILD = """
@@ -157,6 +157,39 @@ def test_after_rounds_and_the_last_part_the_target_has_all_pages_as_they_are(
     ranges = private_pages(child.process)
     copy.finish([child.process], ranges)
     assert target.holds(child.process, ranges)
+
+
+@pytest.mark.parametrize("acts", [["write 3"], ["map 300"], ["replace 5", "map 9"], []])
+def test_with_what_was_sent_beside_the_dump_the_target_has_all_pages_as_they_are(
+    child, tracker, target, acts
+) -> None:
+    copy = MemoryCopy(target.sender, tracker)
+    for _ in range(2):
+        copy.round([child.process])
+        for act in acts:
+            child.tell(act)
+    child.freeze()
+    copy.ahead([child.process])
+    ranges = private_pages(child.process)
+    copy.finish([child.process], ranges)
+    assert target.holds(child.process, ranges)
+
+
+@pytest.mark.parametrize("kind", ["writes", "untracked"])
+def test_what_was_sent_beside_the_dump_is_not_sent_again(child, target, kind) -> None:
+    tracker = tracker_of(kind)
+    copy = MemoryCopy(target.sender, tracker)
+    if kind == "writes":
+        copy.round([child.process])
+    child.tell("write 3")
+    child.freeze()
+    before = target.sender.sent_pages
+    copy.ahead([child.process])
+    ahead = target.sender.sent_pages - before
+    result = copy.finish([child.process], private_pages(child.process, data_of(child.process)))
+    tracker.close()
+    assert ahead > 0
+    assert result.pages == 0
 
 
 def test_what_is_promised_is_not_there_as_it_was_and_follows_as_it_is(

@@ -31,6 +31,8 @@ from transship.protocol.migrations import (
 )
 
 CALL_TIMEOUT_SECONDS = 5.0
+READY_TIMEOUT_SECONDS = 30.0
+"""For what starts programs; nothing is frozen yet, and a host that is gone is noticed sooner."""
 RESTORE_HEADER = "Transship-Restore"
 
 M = TypeVar("M", bound=Message)
@@ -52,7 +54,13 @@ class PeerClient:
             await self._session.close()
 
     async def memory(self, peer: Peer, migration: str) -> MemoryEndpoint:
-        return await self._post(peer, paths.INCOMING_MEMORY, migration, reply=MemoryEndpoint)
+        return await self._post(
+            peer,
+            paths.INCOMING_MEMORY,
+            migration,
+            reply=MemoryEndpoint,
+            timeout_seconds=READY_TIMEOUT_SECONDS,
+        )
 
     async def memory_state(self, peer: Peer, migration: str) -> MemoryState:
         return await self._call("GET", peer, paths.INCOMING_MEMORY, migration, reply=MemoryState)

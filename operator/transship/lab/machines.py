@@ -94,18 +94,29 @@ def start(state_dir: Path, state: LabState, node: str, *, kernel: Kernel, daemon
 def _words(
     state: LabState, node: str, *, kernel: Kernel, folder: Path, image: Path
 ) -> list[str | Path]:
-    address = f"{state.address(node)}/{state.network.prefixlen}"
-    line = f"console=ttyS0 quiet panic=-1 node={node} address={address}"
+    line = f"console=ttyS0 quiet panic=-1 node={node} {_addresses(state, node)}"
     return [
         program(QEMU), "-accel", "tcg", "-cpu", "max", "-m", str(MEMORY_MIB), "-smp", "1",
         "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
         "-kernel", kernel.image, "-initrd", folder / "initial",
-        "-append", f"{line} gateway={state.address(MACHINE)}",
+        "-append", line,
         "-drive", f"file={image},format=raw,if=virtio,readonly=on",
         "-drive", f"file={folder / 'disk.img'},format=raw,if=virtio,cache=unsafe",
         "-netdev", f"tap,id=lab,ifname={node},script=no,downscript=no",
         "-device", f"virtio-net-pci,netdev=lab,mac={state.mac(node)}",
     ]  # fmt: skip
+
+
+def _addresses(state: LabState, node: str) -> str:
+    """For `machine/init`."""
+    found = {
+        "address": f"{state.address(node)}/{state.network.prefixlen}",
+        "gateway": f"{state.address(MACHINE)}",
+    }
+    if network.has_ipv6():
+        found["address6"] = f"{state.address_v6(node)}/{state.network_v6.prefixlen}"
+        found["gateway6"] = f"{state.address_v6(MACHINE)}"
+    return " ".join(f"{name}={value}" for name, value in found.items())
 
 
 def _configure(

@@ -13,8 +13,11 @@ import time
 from types import TracebackType
 from typing import Self
 
+from transship.common.errors import DeadlineExceeded
+
 PORT = 7001
 PAUSE_SECONDS = 0.002
+TIMEOUT_SECONDS = 60.0
 
 
 class Echoes:
@@ -23,6 +26,7 @@ class Echoes:
     def __init__(self, address: str) -> None:
         self._target = (address, PORT)
         self._ended = threading.Event()
+        self._answered = threading.Event()
         self._lock = threading.Lock()
         self._last = time.monotonic()
         self._gap = 0.0
@@ -47,6 +51,10 @@ class Echoes:
             self._gap = 0.0
 
     def longest_gap_milliseconds(self) -> float:
+        """Returns once there are answers again."""
+        self._answered.clear()
+        if not self._answered.wait(TIMEOUT_SECONDS):
+            raise DeadlineExceeded(f"waiting for an echo: none in {TIMEOUT_SECONDS:g} s")
         with self._lock:
             return round(self._gap * 1e3, 1)
 
@@ -64,3 +72,4 @@ class Echoes:
         with self._lock:
             self._gap = max(self._gap, now - self._last)
             self._last = now
+        self._answered.set()

@@ -22,6 +22,7 @@ from pyroute2 import IPRoute
 
 from transship.common.errors import InvalidInput, NotFound, Refused
 from transship.network import Address, ContainerNetwork, Forward, namespaces
+from transship.network.addresses import gateways, link_name
 
 pytestmark = pytest.mark.lab
 
@@ -431,6 +432,31 @@ def test_a_held_copy_is_not_heard_before_its_release(
     assert receiver.recv(100) == b"too early"
     sender.close()
     receiver.close()
+
+
+def test_the_door_of_a_container_outlasts_a_loss_of_its_carrier(
+    lan: Lan, b: ContainerNetwork
+) -> None:
+    path = b.create(ID, [V4, V6])
+    lan.inside(NODE_B, lambda: set_link(link_name(ID), "down"))
+
+    def seen() -> tuple[str, set[str]]:
+        with IPRoute() as routing:
+            (link,) = routing.get_links(ifname="eth0")
+            found = routing.get_neighbours(ifindex=link["index"])
+            return link.get_attr("IFLA_OPERSTATE"), {str(e.get_attr("NDA_DST")) for e in found}
+
+    def has_lost_it() -> bool:  # told late, by a worker of the kernel
+        return namespaces.run_inside(path, seen)[0] != "UP"
+
+    assert within(PATIENCE_SECONDS, has_lost_it)
+    assert {str(each) for each in gateways([V4, V6])} <= namespaces.run_inside(path, seen)[1]
+
+
+def set_link(name: str, state: str) -> None:
+    with IPRoute() as routing:
+        (index,) = routing.link_lookup(ifname=name)
+        routing.link("set", index=index, state=state)
 
 
 def test_an_abort_loses_nothing_in_either_direction(

@@ -72,7 +72,12 @@ def create(owner: Owner, *, namespace: Path, mtu: int) -> Link:
         namespaces.run_inside(namespace, lambda: _make_container_end(owner, node=node, mtu=mtu))
     finally:
         os.close(node)
-    return _finish_node_end(owner)
+    link = _raise_node_end(owner)
+    # only now: a link that has no carrier yet may lose its neighbours a moment later, and a
+    # container that asks for its gateway by ARP tells the node its own hardware address: held
+    # packets would go in before there are sockets for them
+    namespaces.run_inside(namespace, lambda: _shut_outwards(owner))
+    return _finish_node_end(link)
 
 
 def _make_container_end(owner: Owner, *, node: int, mtu: int) -> None:
@@ -99,9 +104,7 @@ def _make_container_end(owner: Owner, *, node: int, mtu: int) -> None:
                 "add", index=CONTAINER_LINK_INDEX, address=str(each), prefixlen=each.max_prefixlen
             )
         routing.link("set", index=CONTAINER_LINK_INDEX, state="up")
-        hops = gateways(owner.addresses)
-        _apply_once(netlink.unresolve(each, index=CONTAINER_LINK_INDEX) for each in hops)
-        for each in hops:
+        for each in gateways(owner.addresses):
             routing.route(
                 "add",
                 dst="default",
@@ -112,16 +115,26 @@ def _make_container_end(owner: Owner, *, node: int, mtu: int) -> None:
             )
 
 
-def _finish_node_end(owner: Owner) -> Link:
+def _raise_node_end(owner: Owner) -> Link:
     name = link_name(owner.container_id)
     with IPRoute() as routing:
         (index,) = routing.link_lookup(ifname=name)
         sysctls.write(sysctls.of_link(name, ipv6=owner.has_ipv6))
         sysctls.write(sysctls.of_node_end(name))
         routing.link("set", index=index, state="up")
-        _apply_once(netlink.unresolve(each, index=index) for each in owner.addresses)
-        routing.link("set", index=index, ifalias=owner.alias())
     return Link(int(index), owner)
+
+
+def _shut_outwards(owner: Owner) -> None:
+    hops = gateways(owner.addresses)
+    _apply_once(netlink.unresolve(each, index=CONTAINER_LINK_INDEX) for each in hops)
+
+
+def _finish_node_end(link: Link) -> Link:
+    _apply_once(netlink.unresolve(each, index=link.index) for each in link.owner.addresses)
+    with IPRoute() as routing:
+        routing.link("set", index=link.index, ifalias=link.owner.alias())
+    return link
 
 
 def turn_back(link: Link, *, namespace: Path) -> None:

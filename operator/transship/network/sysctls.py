@@ -44,6 +44,9 @@ def of_link(name: str, *, ipv6: bool) -> Settings:
         f"ipv6/neigh/{name}/unres_qlen_bytes": QUEUE_BYTES,
         f"ipv6/neigh/{name}/mcast_solicit": PROBES,
         f"ipv4/conf/{name}/arp_ignore": 8,
+        # the doors are neighbours, which a link without a carrier loses (Linux 5.11; from 5.16 not)
+        f"ipv4/conf/{name}/arp_evict_nocarrier": 0,
+        f"ipv6/conf/{name}/ndisc_evict_nocarrier": 0,
         f"ipv4/conf/{name}/send_redirects": 0,
         f"ipv6/conf/{name}/disable_ipv6": int(not ipv6),
         f"ipv6/conf/{name}/addr_gen_mode": 1,

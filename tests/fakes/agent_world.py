@@ -399,6 +399,12 @@ class FakeWires:
     def divert(self, record: Record, *, via: Peer) -> None:
         self._turn("divert", "diverted")
 
+    async def take_up(self, record: Record) -> None:
+        await self.at.step("take_up")
+
+    def shut(self, record: Record) -> None:
+        self.at.quick_step("shut")
+
     def undivert(self, record: Record) -> None:
         self._turn("undivert", "serving")
 

@@ -212,7 +212,15 @@ class Wires(Protocol):
         ...
 
     def divert(self, record: Record, *, via: Peer) -> None:
-        """Send packets for the address to the target's node; let none reach or leave the copy."""
+        """Send packets for the address to the target's node; what the copy says goes out."""
+        ...
+
+    async def take_up(self, record: Record) -> None:
+        """Give the program of a diverted copy a moment for what has come: a dump loses it."""
+        ...
+
+    def shut(self, record: Record) -> None:
+        """Let nothing leave a diverted copy any more."""
         ...
 
     def undivert(self, record: Record) -> None: ...

@@ -94,8 +94,9 @@ class WayForward:
         order = departure.order
         await files.make_ready()
         await self._with.residents.quieten(order.container)
-        await self._with.peers.hold(order.target, order.migration)
         await self._rounds.close_in(departure)
+        # not before: from here on clients on the target's node wait
+        await self._with.peers.hold(order.target, order.migration)
         with departure.watch.step(StepName.FREEZE):
             await self._freeze(departure)
         files.look_ahead()
@@ -121,13 +122,17 @@ class WayForward:
         self._with.residents.disown(order.container)
         departure.pace.lift()  # from here on every byte that waits is blackout
         departure.state = SideState.FROZEN
-        departure.frozen_at = self._with.clock.monotonic()
         if order.strategy is Strategy.COLD:
+            departure.frozen_at = self._with.clock.monotonic()
             await self._with.residents.stop(order.container)
+            self._with.wires.divert(record, via=order.target)
         else:
+            self._with.wires.divert(record, via=order.target)
+            await self._with.wires.take_up(record)
+            departure.frozen_at = self._with.clock.monotonic()
             await self._with.copies.freeze(order.container)
             self._release_brake(order.container)
-        self._with.wires.divert(record, via=order.target)
+        self._with.wires.shut(record)
         frozen = self._with.clock.monotonic() - departure.frozen_at
         departure.watch.note(StepName.FREEZE, seconds=frozen)
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 from ipaddress import ip_address
 
+from loguru import logger
+
 from transship.agent.instances import addresses_of
 from transship.agent.records import Record
 from transship.network import Address, ContainerNetwork
 from transship.protocol.migrations import Peer
+
+TAKE_UP_PAUSE_SECONDS = 0.0005
+TAKE_UP_TRIES = 40  # clients stall meanwhile: longer than a program that is not busy ever takes
 
 
 class NodeWires:
@@ -39,6 +44,24 @@ class NodeWires:
     def divert(self, record: Record, *, via: Peer) -> None:
         if record.order.addresses:
             self._network.divert(record.id, via=_hops(via))
+
+    async def take_up(self, record: Record) -> None:
+        if not record.order.addresses:
+            return
+        untaken = self._network.untaken(record.id)
+        for _ in range(TAKE_UP_TRIES):
+            await asyncio.sleep(TAKE_UP_PAUSE_SECONDS)
+            # seen empty twice: another processor may have been delivering one
+            before, untaken = untaken, self._network.untaken(record.id)
+            if not before and not untaken:
+                return
+        if untaken:
+            log = logger.bind(container=record.id, datagram_bytes=untaken.datagram_bytes)
+            log.bind(connections=untaken.connections).warning("the program takes nothing up")
+
+    def shut(self, record: Record) -> None:
+        if record.order.addresses:
+            self._network.shut(record.id)
 
     def undivert(self, record: Record) -> None:
         if record.order.addresses:

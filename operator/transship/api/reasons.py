@@ -501,8 +501,8 @@ class Reason(StrEnum):
     )
     CONNECTION_IN_FLIGHT = (
         "ConnectionInFlight",
-        "A connection was being made at the moment of the dump.",
-        "it is tried again",
+        "The program had not accepted a connection yet at the moment of the dump.",
+        "it is tried again: a program that accepts nothing for long is not moved",
     )
     FILE_LOCKS_LOST = (
         "FileLocksLost",

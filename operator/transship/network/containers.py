@@ -5,13 +5,14 @@
 | created | create | nowhere | wait | wait | no |
 | held | hold | to the link | wait | wait | yes |
 | serving | serve, release, undivert | to the link | pass | pass | yes |
-| diverted | divert | to the other node | do not come | wait | no |
+| diverted | divert | to the other node | do not come | pass | no |
+| shut | shut | to the other node | do not come | wait | no |
 | returning | give_back | to the other node | go there | wait | no |
 | gone, forwarded | forward | to the other node | | | no |
 
-`hold`, `release`, `divert` and `undivert` stand inside a handover: they only send netlink requests
-(0.2 to 0.5 ms in all) and may be called on an event loop. All else takes milliseconds and threads:
-call it by `asyncio.to_thread`.
+`hold`, `release`, `divert`, `untaken`, `shut` and `undivert` stand inside a handover: they only
+send netlink requests (0.1 to 0.5 ms each) and may be called on an event loop. All else takes
+milliseconds and threads: call it by `asyncio.to_thread`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from transship.network.announcements import Announcer
 from transship.network.doors import Doors, answer_no_more
 from transship.network.links import Link
 from transship.network.netlink import Rtnl
+from transship.network.sockets import Untaken
 
 # a frame may be lost, and a bridge port may not forward yet
 ANNOUNCE_AGAIN_SECONDS = (0.05, 0.3, 1.0, 3.0)
@@ -65,7 +67,7 @@ class ContainerNetwork:
 
     def close(self) -> None:
         for doors in self._doors.values():
-            doors.inside.close()
+            doors.close()
         self._doors.clear()
         self._serving.clear()
         self._announcer.close()
@@ -78,6 +80,7 @@ class ContainerNetwork:
 
         def settle() -> None:
             sysctls.write(sysctls.of_underlay(name))
+            sysctls.write(sysctls.spread_filter())
             sysctls.write(sysctls.loosened(name))
 
         self._on_node(settle)
@@ -138,16 +141,25 @@ class ContainerNetwork:
         self.announce(container_id)
 
     def divert(self, container_id: str, *, via: Sequence[Address]) -> None:
-        """Send what comes for the address to another node, and keep in what the container says.
+        """Send what comes for the address to another node; what the container says still goes out.
 
-        Once this returns, no packet goes in or out. One that another processor was just
-        delivering may still reach a receive queue, before the dump reads it.
+        One packet that another processor was just delivering may still reach a receive queue.
         """
         doors = self._doors_of(container_id)
         with self._turning:
             self._serving.discard(container_id)
             self._routing.apply(*doors.lead_away(self._underlay, via=via))
-            doors.shut_outwards()
+
+    def untaken(self, container_id: str) -> Untaken:
+        """What a dump would lose now: after divert the programs can take it up, none is added."""
+        return self._doors_of(container_id).queues.untaken()
+
+    def shut(self, container_id: str) -> None:
+        """Keep in what the container says, which is frozen: its kernel repeats, its end says FIN.
+
+        Only what it said before reaches anyone: all of it is in the dump.
+        """
+        self._doors_of(container_id).shut_outwards()
 
     def undivert(self, container_id: str) -> None:
         """Undo divert: what the container tried to say goes out, what comes goes in."""
@@ -236,7 +248,7 @@ class ContainerNetwork:
             self._serving.discard(container_id)
         doors = self._doors.pop(container_id, None)
         if doors is not None:
-            doors.inside.close()  # it keeps the namespace alive
+            doors.close()
 
     def _doors_of(self, container_id: str) -> Doors:
         known = self._doors.get(container_id)
@@ -246,7 +258,7 @@ class ContainerNetwork:
         if not namespaces.is_namespace(path):
             raise NotFound(f"container {container_id} has no network here", reason="NoNetwork")
         link = self._on_node(lambda: links.find(container_id))
-        doors = Doors(link or Link(0, Owner(container_id, ())), namespaces.run_inside(path, Rtnl))
+        doors = Doors.of(link or Link(0, Owner(container_id, ())), path)
         self._doors[container_id] = doors
         return doors
 

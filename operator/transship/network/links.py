@@ -28,6 +28,7 @@ from transship.network.addresses import (
 CONTAINER_LINK = "eth0"
 # the same on every node, whatever tunnels a kernel puts into each namespace: programs may hold it
 CONTAINER_LINK_INDEX = 100
+IFA_F_NODAD = 0x02
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,12 @@ def _make_container_end(owner: Owner, *, node: int, mtu: int) -> None:
         sysctls.write(sysctls.of_link(CONTAINER_LINK, ipv6=owner.has_ipv6))
         for each in owner.addresses:
             routing.addr(
-                "add", index=CONTAINER_LINK_INDEX, address=str(each), prefixlen=each.max_prefixlen
+                "add",
+                index=CONTAINER_LINK_INDEX,
+                address=str(each),
+                prefixlen=each.max_prefixlen,
+                # without: tentative until a kernel thread has run, and no restore can bind to it
+                flags=IFA_F_NODAD if each.version == 6 else 0,
             )
         routing.link("set", index=CONTAINER_LINK_INDEX, state="up")
         for each in gateways(owner.addresses):

@@ -15,7 +15,13 @@ import threading
 from dataclasses import dataclass
 
 from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST
-from pyroute2.netlink.rtnl import RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWNEIGH, RTM_NEWROUTE
+from pyroute2.netlink.rtnl import (
+    RTM_DELNEIGH,
+    RTM_DELROUTE,
+    RTM_NEWLINK,
+    RTM_NEWNEIGH,
+    RTM_NEWROUTE,
+)
 from pyroute2.netlink.rtnl.ndmsg import (
     NTF_EXT_LEARNED,
     NTF_PROXY,
@@ -30,6 +36,8 @@ from transship.network.addresses import Address
 
 HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 ERROR_CODE = struct.Struct("=i")
+ATTRIBUTE = struct.Struct("=HH")  # length, type
+LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
 NLMSG_ERROR = 2
 RECEIVE_BYTES = 65536
 TIMEOUT_SECONDS = 5.0  # the kernel answers within the send; RTNL may be taken for tens of ms
@@ -41,6 +49,10 @@ RT_SCOPE_NOWHERE = 255
 RTN_UNSPEC = 0
 RTN_UNICAST = 1
 RTNH_F_ONLINK = 4
+IFLA_AF_SPEC = 26
+IFLA_INET_CONF = 1
+IPV4_DEVCONF_RP_FILTER = 8
+NLA_F_NESTED = 0x8000
 REPLACE = NLM_F_CREATE | NLM_F_REPLACE
 GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
 
@@ -198,6 +210,16 @@ def route_via(address: Address, *, via: Address, index: int, source: Address | N
     if source is not None:
         message["attrs"].append(("RTA_PREFSRC", str(source)))
     return _request(f"routing {address} via {via}", message, kind=RTM_NEWROUTE, flags=REPLACE)
+
+
+def filter_sources(*, index: int, mode: int) -> Request:
+    """Set rp_filter of a link, as the sysctl of that name does but from any thread."""
+    attributes = ATTRIBUTE.pack(8, IPV4_DEVCONF_RP_FILTER) + struct.pack("=I", mode)
+    for kind in (IFLA_INET_CONF, int(socket.AF_INET), IFLA_AF_SPEC):
+        attributes = ATTRIBUTE.pack(4 + len(attributes), kind | NLA_F_NESTED) + attributes
+    body = LINK.pack(0, 0, index, 0, 0) + attributes
+    head = HEADER.pack(HEADER.size + len(body), RTM_NEWLINK, NLM_F_REQUEST | NLM_F_ACK, 0, 0)
+    return Request(f"setting rp_filter to {mode}", head + body, GONE)
 
 
 def delete_route(address: Address, *, index: int) -> Request:

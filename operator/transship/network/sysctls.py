@@ -16,6 +16,7 @@ QUEUE_BYTES = (
     16 * 1024 * 1024
 )  # what waits for one held address; the default holds 92 datagrams of 1 KB
 PROBES = 100_000  # one a second: outlives any migration, and their sum must not overflow an int
+RP_OFF = 0
 RP_STRICT = 1
 RP_LOOSE = 2
 
@@ -58,7 +59,7 @@ def of_link(name: str, *, ipv6: bool) -> Settings:
 def of_node_end(name: str) -> Settings:
     """The node's end: routes for the container, and lets it speak only from its own address.
 
-    Strict filtering also means that a diverted container is not heard: its way back is elsewhere.
+    While it is diverted, and its way back is elsewhere, the filter is lifted (see doors).
     """
     return {f"ipv4/conf/{name}/forwarding": 1, f"ipv4/conf/{name}/rp_filter": RP_STRICT}
 
@@ -88,6 +89,20 @@ def of_underlay(name: str) -> Settings:
         f"ipv4/conf/{name}/send_redirects": 0,
         "ipv4/conf/all/send_redirects": 0,
     }
+
+
+def spread_filter() -> Settings:
+    """Say for each link what is said for all, which could not be lifted for one: the same policy.
+
+    A container's link has no address at the node: loose filtering hears nothing on it either.
+    """
+    every = int(read("ipv4/conf/all/rp_filter") or 0)
+    if every == 0:
+        return {}
+    links = [each.name for each in (ROOT / "ipv4/conf").iterdir() if each.name != "all"]
+    present = {each: int(read(f"ipv4/conf/{each}/rp_filter") or 0) for each in links}
+    each_alone = {f"ipv4/conf/{name}/rp_filter": max(every, own) for name, own in present.items()}
+    return {**each_alone, "ipv4/conf/all/rp_filter": RP_OFF}
 
 
 def loosened(name: str) -> Settings:

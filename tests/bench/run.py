@@ -40,7 +40,7 @@ POLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class PodmanRun:
-    """kept: the client's connection went on. It was seen to be reset, once in 60 moves."""
+    """kept: the client's connection went on. Podman loses one in 40 or so."""
 
     blackout_ms: float
     kept: bool

@@ -101,3 +101,42 @@ def test_what_breaks_in_the_middle_of_it_costs_no_page(
         world.await_running("counter", node="node-b")
         world.goes_on(client)
     world.await_one_copy("counter", node="node-b")
+
+
+def source_comes_back(world: World) -> None:
+    """Without the frozen copy, which nobody but it had the rest of the memory of."""
+    world.restart("node:node-a")
+
+
+def source_is_given_up(world: World) -> None:
+    """An administrator says that it will not come back."""
+    world.kubectl("delete", "nodeagent", "node-a")
+
+
+@pytest.mark.parametrize("ends", [source_comes_back, source_is_given_up])
+def test_where_the_rest_is_lost_with_its_node_the_container_is_started_anew(
+    world: World, ends: Callable[[World], None]
+) -> None:
+    start(world)
+    world.limit_rate(SLOW)
+    world.move("counter", "node-b")
+    world.until(lambda: drains(world), "the memory follows")
+    world.kill("node:node-a")
+    try:
+        ends(world)
+        world.until(lambda: phase(world) == "Failed", "the migration says that it has failed")
+        [migration] = world.migrations("counter")
+        assert condition(migration["status"], "Succeeded")["reason"] == "ContainerLost"
+        assert "node-a" in migration["status"]["message"]
+        world.await_running("counter", node="node-b")
+        with world.client("counter") as client:
+            world.goes_on(client)
+    finally:
+        world.restart("node:node-a")
+        world.until(lambda: is_ready(world, "node-a"), "the node is there again")
+    world.await_one_copy("counter", node="node-b")
+
+
+def is_ready(world: World, node: str) -> bool:
+    found = [each for each in world.list("nodeagent") if each["metadata"]["name"] == node]
+    return bool(found) and condition(found[0].get("status", {}), "Ready")["status"] == "True"

@@ -270,6 +270,12 @@ class FakeCopies:
         self.at.world.undrained.pop(self.at.node, None)
         return MemoryTraffic(page_bytes=100, wire_bytes=100)
 
+    async def lose_memory(self, container: str) -> bool:
+        if not self.awaits_memory(container):
+            return False
+        await self.destroy(container)
+        return True
+
     def awaits_memory(self, container: str) -> bool:
         return self.at.node in self.at.world.undrained.values()
 

@@ -239,6 +239,9 @@ class FakeAgent:
             raise Refused("held", reason="Held")
         self._drop(migration)
 
+    async def lose_memory(self, migration: str) -> None:
+        self._enter("lose_memory")
+
     async def relay(self, notice: VerdictNotice) -> ResumeReply | None:
         self._enter("relay")
         return self.decide(notice)

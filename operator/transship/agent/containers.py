@@ -168,6 +168,7 @@ class Containers:
                 for each in self.lookout.seen(record.id)
             ),
             awaits_memory=seen.awaits_memory,
+            owes_memory=record.drains_to is not None,
             reason=note.reason,
             message=note.message,
             hint=note.hint,

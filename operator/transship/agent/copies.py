@@ -232,6 +232,14 @@ class NodeCopies:
         else:
             await keeper.all_stored(timeout_seconds=timeout_seconds)
 
+    async def lose_memory(self, container: str) -> bool:
+        keeper = PageKeeper.find(self._layout, container)
+        if keeper is None or not (await keeper.state()).lacking:
+            return False
+        logger.bind(container=container).error("the rest of its memory is lost, it ends")
+        await self._runtime.destroy(container)  # the keeper ends with the last process
+        return True
+
     def awaits_memory(self, container: str) -> bool:
         return PageKeeper.find(self._layout, container) is not None
 

@@ -131,6 +131,10 @@ class Copies(Protocol):
         """
         ...
 
+    async def lose_memory(self, container: str) -> bool:
+        """End a copy that lacks pages, which will never come; whether it was one."""
+        ...
+
     def awaits_memory(self, container: str) -> bool:
         """Whether a copy that was moved here has not got all of its memory yet."""
         ...

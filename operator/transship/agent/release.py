@@ -19,6 +19,7 @@ from transship.protocol.states import SideState, Verdict
 
 GO_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Between tries to bring the verdict to a target that does not answer; the last one repeats."""
+DESTROY_RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 class Release:
@@ -38,13 +39,8 @@ class Release:
             await self._give_go(departure, notice)
         await self._drain(departure)
         await self._way_back.put_away(departure)
-        try:
-            with departure.watch.step(StepName.DESTROY):
-                async with departure.lock:
-                    await self.destroy(self._with.record(order.container))
-        except Exception as e:  # it stays frozen and Released; forget tries again
-            logger.bind(migration=order.migration).warning("frozen copy not destroyed: {}", e)
-            return
+        with departure.watch.step(StepName.DESTROY):
+            await self._end_frozen_copy(departure)
         if departure.forgotten:
             record = self._with.record(order.container)
             self._with.journal.remove(record.id, floor=record.epoch + 1)
@@ -55,6 +51,20 @@ class Release:
             container=order.container,
             blackout_ms=(departure.blackout_microseconds or 0) / 1e3,
         ).info("migration done")
+
+    async def _end_frozen_copy(self, departure: Departure) -> None:
+        """Until it is done: the copy stays frozen and Released as long as it cannot be ended."""
+        tries = 0
+        while True:
+            try:
+                async with departure.lock:
+                    await self.destroy(self._with.record(departure.order.container))
+                return
+            except Exception as e:
+                migration = departure.order.migration
+                logger.bind(migration=migration).warning("frozen copy not destroyed yet: {}", e)
+            await asyncio.sleep(DESTROY_RETRY_SECONDS[min(tries, len(DESTROY_RETRY_SECONDS) - 1)])
+            tries += 1
 
     async def _drain(self, departure: Departure) -> None:
         """Where the memory follows: until the target has all of it, however often streams break."""

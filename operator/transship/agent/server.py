@@ -204,6 +204,10 @@ def _handover_routes(target: TargetRole) -> list[web.RouteDef]:
     async def memory_state(request: web.Request) -> web.Response:
         return _reply(target.memory_state(_migration(request)))
 
+    async def lose_memory(request: web.Request) -> web.Response:
+        await target.lose_memory(_migration(request))
+        return web.Response(status=204)
+
     async def hold(request: web.Request) -> web.Response:
         await target.hold(_migration(request))
         return web.Response(status=204)
@@ -222,6 +226,7 @@ def _handover_routes(target: TargetRole) -> list[web.RouteDef]:
     return [
         web.post(paths.INCOMING_MEMORY, memory),
         web.get(paths.INCOMING_MEMORY, memory_state),
+        web.delete(paths.INCOMING_MEMORY, lose_memory),
         web.post(paths.INCOMING_HOLD, hold),
         web.post(paths.INCOMING_RESTORE, restore),
         web.post(paths.INCOMING_VERDICT, decide),

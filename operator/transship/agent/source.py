@@ -111,10 +111,10 @@ class Source:
         self._departures.pop(migration, None)
 
     async def _end_released(self, departure: Departure) -> None:
-        if departure.task is not None:
-            departure.task.cancel()
-            await asyncio.wait([departure.task])
         async with departure.lock:  # a repetition finds nothing more, or somebody else's record
+            if departure.task is not None:  # not in mid-unmount, where a second one finds it busy
+                departure.task.cancel()
+                await asyncio.wait([departure.task])
             record = self._with.journal.get(departure.order.container)
             if record is not None and record.migration == departure.order.migration:
                 await self._release.destroy(record)
@@ -173,5 +173,5 @@ def _order_of(record: Record) -> OutgoingOrder:
         container=record.id,
         epoch=record.epoch - 1 if released else record.epoch,
         target=record.peer,
-        strategy=Strategy.STOP_AND_COPY,
+        strategy=Strategy.STOP_AND_COPY if record.drains_to is None else Strategy.POST_COPY,
     )

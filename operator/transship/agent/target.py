@@ -20,6 +20,7 @@ from transship.agent.records import OWNED, Record
 from transship.agent.stopwatch import Stopwatch
 from transship.agent.takeover import Takeover
 from transship.agent.target_parts import TargetParts
+from transship.api.reasons import Reason
 from transship.common.errors import NotFound, Refused, TransshipError
 from transship.protocol.migrations import (
     IncomingOrder,
@@ -83,6 +84,24 @@ class Target:
             return MemoryState(awaited=False)
         arrived = record.arrived_by == migration
         return MemoryState(awaited=not arrived or self._with.copies.awaits_memory(record.id))
+
+    async def lose_memory(self, migration: str) -> None:
+        """The operator knows that the source has lost what is still to come.
+
+        The copy ends, and its supervisor starts it anew as after any other end. One that has all of
+        its pages by now runs on. A repetition finds nothing more to end.
+        """
+        record = self._with.journal.of_migration(migration)
+        if record is None or record.arrived_by != migration:
+            raise NotFound(f"migration {migration} has brought no container here")
+        if not await self._with.copies.lose_memory(record.id):
+            return
+        if (arrival := self._arrivals.get(migration)) is not None:
+            arrival.failure = TransshipError(
+                "the container's memory had not followed completely, and the rest of it is lost",
+                reason=Reason.CONTAINER_LOST,
+                hint=Reason.CONTAINER_LOST.hint,
+            )
 
     async def hold(self, migration: str) -> None:
         """Queue what is diverted here until the copy runs."""

@@ -149,6 +149,9 @@ class AgentClient:
     async def abort_incoming(self, migration: str) -> None:
         await self._end("POST", _path(paths.INCOMING_ABORT, migration))
 
+    async def lose_memory(self, migration: str) -> None:
+        await self._end("DELETE", _path(paths.INCOMING_MEMORY, migration))
+
     async def relay(self, notice: VerdictNotice) -> ResumeReply | None:
         path = _path(paths.INCOMING_VERDICT, notice.migration)
         try:

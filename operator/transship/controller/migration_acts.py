@@ -17,6 +17,7 @@ from transship.plan.migration_steps import (
     AbortSource,
     AbortTarget,
     Begin,
+    LoseMemory,
     Prepare,
     Relay,
     Step,
@@ -66,6 +67,8 @@ class MigrationActs:
                 )
             case AbortTarget():
                 return await self._abort_target()
+            case LoseMemory():
+                await self._deps.fleet.agent(self._spec.target_node).lose_memory(self._uid)
             case Relay():
                 return await self._relay(step.verdict)
             case _:

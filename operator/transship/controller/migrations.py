@@ -7,7 +7,6 @@ themselves. Killed at any moment, the next operator's loop goes on from what the
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import dataclass
 
 from loguru import logger
@@ -45,6 +44,7 @@ from transship.protocol.states import RecordState, SideState
 UNFORESEEN_PAUSE_SECONDS = 5.0
 SILENCE_PAUSE_SECONDS = 0.5
 CANCEL_NOTE_PATIENCE_SECONDS = 5.0
+FORGET_RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0)
 CROWD_WITHOUT_THROTTLE = 4  # moves at a time that may each poll as fast as they like
 
 
@@ -284,12 +284,21 @@ class MigrationLoop:
         await let_go(migration, cluster=self._deps.cluster)
 
     async def _forget(self, node: str, *, outgoing: bool) -> None:
-        with suppress(TransshipError):
-            agent = self._deps.fleet.agent(node)
-            if outgoing:
-                await agent.forget_outgoing(self._uid)
-            else:
-                await agent.forget_incoming(self._uid)
+        for pause in FORGET_RETRY_SECONDS:
+            try:
+                agent = self._deps.fleet.agent(node)
+                if outgoing:
+                    return await agent.forget_outgoing(self._uid)
+                return await agent.forget_incoming(self._uid)
+            except Unreachable:
+                return None
+            except TransshipError as e:  # it cannot just now: no room for its journal, say
+                logger.bind(migration=self._uid, node=node).debug("not forgotten yet: {}", e)
+            if self._life.over:
+                return None
+            self._wake.clear()
+            await self._life.wait(self._wake, seconds=pause)
+        return None
 
     async def _await_note_of_cancel(self, migration: ContainerMigration) -> None:
         """The object is the only sign of a user's cancel: it stays until its placement noted it."""

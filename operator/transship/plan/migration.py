@@ -16,6 +16,7 @@ from transship.plan.migration_steps import (
     Begin,
     Finish,
     GiveUp,
+    LoseMemory,
     Outcome,
     Prepare,
     Relay,
@@ -73,9 +74,13 @@ def _target_owns(seen: Seen) -> bool:
 
 def _arrived(seen: Seen) -> Step:
     """The container runs on the target. The source still has to end its frozen copy."""
+    source, report = seen.source, seen.target.report
+    if report is not None and report.reason == Reason.CONTAINER_LOST:
+        return Finish(Outcome.FAILED, _memory_lost(seen))
     if _awaits_memory(seen):
+        if _has_lost_memory(source):
+            return LoseMemory()
         return Wait(HANDOVER_POLL_SECONDS, _still_draining(seen))
-    source = seen.source
     ending = source.state is not None and source.state != SideState.DONE
     if (ending or not source.answered) and seen.waiting_seconds < SOURCE_END_PATIENCE_SECONDS:
         return Wait(SHORT_POLL_SECONDS)
@@ -87,6 +92,23 @@ def _awaits_memory(seen: Seen) -> bool:
     held, report = seen.target.container, seen.source.report
     follows = report is None or report.strategy in {None, Strategy.POST_COPY}
     return held is not None and held.awaits_memory and follows
+
+
+def _has_lost_memory(source: Side) -> bool:
+    """Its node is gone for good, or was restarted: the frozen copy is not there any more."""
+    held = source.container
+    restarted = held is not None and held.owes_memory and held.run == RunState.ABSENT
+    return source.gone or (source.answered and restarted)
+
+
+def _memory_lost(seen: Seen) -> Obstacle:
+    source, target = seen.source.node, seen.target.node
+    why = "is gone for good" if seen.source.gone else "was restarted"
+    return obstacle(
+        Reason.CONTAINER_LOST,
+        f"{source} {why} with memory that had not followed the container to {target} yet: it is "
+        "started anew there",
+    )
 
 
 def _still_draining(seen: Seen) -> Obstacle:

@@ -94,6 +94,11 @@ class Relay:
 
 
 @dataclass(frozen=True)
+class LoseMemory:
+    """Have the target end a copy whose memory can never follow completely, to start it anew."""
+
+
+@dataclass(frozen=True)
 class Wait:
     seconds: float
     why: Obstacle | None = None
@@ -105,4 +110,4 @@ class Finish:
     why: Obstacle | None = None
 
 
-Step = Prepare | Begin | AbortSource | AbortTarget | Relay | Wait | Finish
+Step = Prepare | Begin | AbortSource | AbortTarget | Relay | LoseMemory | Wait | Finish

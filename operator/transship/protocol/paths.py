@@ -32,7 +32,9 @@ INCOMING_ABORT = "/v1/incoming/{migration}/abort"
 INCOMING_MEMORY = "/v1/incoming/{migration}/memory"
 """POST by the source: get ready for the coming dump's memory; the reply is MemoryEndpoint.
 
-GET by the source whose memory follows: MemoryState."""
+GET by the source whose memory follows: MemoryState.
+
+DELETE by the operator: what is still to come will never come; ends the copy that waits for it."""
 INCOMING_HOLD = "/v1/incoming/{migration}/hold"
 """POST by the source: from now on queue the packets that are diverted here."""
 INCOMING_RESTORE = "/v1/incoming/{migration}/restore"

@@ -6,14 +6,17 @@ System calls by ctypes, since mount(8) costs 5 ms and one of these stands in the
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
+import time
 from pathlib import Path
 
 from transship.common.errors import Refused, TransshipError
 
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 UMOUNT_NOFOLLOW = 8
+BUSY_SECONDS, BUSY_POLL_SECONDS = 5.0, 0.05
 _ESCAPED = {r"\040": " ", r"\011": "\t", r"\012": "\n", r"\134": "\\"}
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -34,6 +37,22 @@ def unmount(target: Path) -> None:
         return
     if _libc.umount2(os.fsencode(target), UMOUNT_NOFOLLOW) != 0:
         _raise_errno(target)
+
+
+def unmount_patiently(target: Path) -> None:
+    """The same, for a file system that nobody uses any more.
+
+    Whoever reads the memory of a process that was killed keeps its program open until it is done;
+    and two unmounts at once find it busy with each other.
+    """
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return unmount(target)
+        except OSError as e:
+            if e.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(BUSY_POLL_SECONDS)
 
 
 def _raise_errno(target: Path) -> None:

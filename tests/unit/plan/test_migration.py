@@ -17,6 +17,7 @@ from transship.plan.migration_steps import (
     Begin,
     Finish,
     GiveUp,
+    LoseMemory,
     Outcome,
     Prepare,
     Relay,
@@ -272,3 +273,32 @@ def test_a_wait_ends(scene: Seen) -> None:
     step = next_step(scene)
     if isinstance(step, Wait):
         assert 0 < step.seconds <= 1
+
+
+def draining(**more: object) -> Seen:
+    """The container runs on the target, and some of its memory is still at the source."""
+    arrived = report(epoch=2, awaits_memory=True)
+    return seen(held_at_target=arrived, target=SideState.RUNNING, **more)
+
+
+FROZEN = report(epoch=2, record=RecordState.RELEASED, run=RunState.FROZEN, owes_memory=True)
+GONE = report(epoch=2, record=RecordState.RELEASED, run=RunState.ABSENT, owes_memory=True)
+
+
+@pytest.mark.parametrize("source", [{"held_at_source": FROZEN}, {"source_answers": False}])
+def test_memory_that_may_still_come_is_waited_for(source: dict[str, object]) -> None:
+    assert isinstance(next_step(draining(**source)), Wait)
+
+
+@pytest.mark.parametrize(
+    "source", [{"held_at_source": GONE}, {"source_answers": False, "source_gone": True}]
+)
+def test_a_copy_whose_memory_will_never_come_is_ended_and_told_of(
+    source: dict[str, object],
+) -> None:
+    now = draining(**source)
+    assert next_step(now) == LoseMemory()
+    told = said(SideState.RUNNING, reason=Reason.CONTAINER_LOST)
+    step = next_step(replace(now, target=replace(now.target, report=told)))
+    assert isinstance(step, Finish)
+    assert (step.outcome, step.why.reason) == (Outcome.FAILED, Reason.CONTAINER_LOST)

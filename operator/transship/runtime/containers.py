@@ -189,9 +189,8 @@ class Runtime:
         foreign = (layout.images(container_id), layout.runc_root / container_id)
         for point in (point for path in foreign for point in mounts.mounts_below(path)):
             mounts.unmount(point)  # CRIU leaves some behind when a restore fails
-        await asyncio.to_thread(
-            mounts.unmount_patiently, merged
-        )  # writes the upper layer's dirty pages
+        # in a thread: it writes the upper layer's dirty pages
+        await asyncio.to_thread(mounts.unmount_patiently, merged)
         await volumes.withdraw(container_id=container_id, layout=layout)
         for path in (layout.container(container_id), layout.persist(container_id), *foreign):
             await asyncio.to_thread(mounts.remove_tree, path)

@@ -20,7 +20,6 @@ from transship.lab import boot, cgroups, limits, network
 from transship.lab.daemons import (
     daemon_alive,
     daemon_pid,
-    kill_daemon,
     log_path,
     program,
     start_daemon,
@@ -28,6 +27,7 @@ from transship.lab.daemons import (
 from transship.lab.state import MACHINE, OPERATOR, LabState
 
 DISK_BYTES = 20 << 30  # sparse: costs what is written
+END_TIMEOUT_SECONDS = 20.0
 BOOT_TIMEOUT_SECONDS = 30.0
 BOOT_POLL_SECONDS = 0.01
 SYSTEM_CGROUP = "system"  # a node's own processes, beside its containers
@@ -149,9 +149,15 @@ def _end(state_dir: Path, state: LabState, member: str) -> None:
     init = init_daemon(member)
     if daemon_alive(state_dir, init):
         os.kill(daemon_pid(state_dir, init), signal.SIGKILL)
-    cgroups.kill(state.cgroup_of(member))
-    cgroups.remove(state.cgroup_of(member))
-    kill_daemon(state_dir, init)
+    deadline = time.monotonic() + END_TIMEOUT_SECONDS
+    while True:  # a restore may freeze its tasks just after they were thawed
+        cgroups.kill(state.cgroup_of(member))
+        cgroups.remove(state.cgroup_of(member))
+        if not daemon_alive(state_dir, init):
+            return
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(f"ending {member}: not done in {END_TIMEOUT_SECONDS:g} s")
+        time.sleep(BOOT_POLL_SECONDS)
 
 
 def _make_disk(disk: Path) -> None:

@@ -12,10 +12,11 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from transship.common.errors import CommandFailed, DeadlineExceeded
 from transship.transfer.pace import Pace
@@ -178,10 +179,21 @@ def _daemon_config(root: Path) -> Iterator[Path]:
 async def _bridged(
     sock: socket.socket, stream: Stream, *, pace: Pace | None = None
 ) -> AsyncIterator[None]:
-    """Join a local socket and a stream both ways for as long as the body runs."""
+    """Join a local socket and a stream both ways for as long as the body runs.
+
+    When the stream breaks the local end hangs up: rsync would wait for the rest of it for ever.
+    """
     reader, writer = await asyncio.open_connection(sock=sock)
-    out = asyncio.create_task(pump(reader, stream.writer, pace=pace))
-    into = asyncio.create_task(pump(stream.reader, writer))
+
+    async def carry(work: Coroutine[Any, Any, int]) -> None:
+        try:
+            await work
+        except OSError:
+            writer.transport.abort()
+            raise
+
+    out = asyncio.create_task(carry(pump(reader, stream.writer, pace=pace)))
+    into = asyncio.create_task(carry(pump(stream.reader, writer)))
     try:
         yield
         # the child is done and its end closed: what it wrote last is still on its way to the peer

@@ -49,10 +49,10 @@ class Draining:
         pushing = await self._begin(self._drain.push)
         watched = {pushing} if self._answering is None else {pushing, self._answering}
         try:
-            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-            if not pushing.done():
-                raise Unreachable("draining memory: the stream of demands has ended")
-            pushing.result()
+            ended, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            if pushing not in ended and any(one.exception() for one in ended):
+                raise Unreachable("draining memory: the stream of demands has broken")
+            await pushing
         finally:
             await self._break_off()
         return traffic_of(self._senders)

@@ -31,7 +31,7 @@ class Drain:
         sender.end()
 
     def answer(self, sender: PageSender) -> None:
-        """Answer the target's demands, until the stream ends."""
+        """Answer the target's demands, until it says that it has no more."""
         buffer = bytearray(0)
         sender.offer()
         while wanted := sender.next_demand():

@@ -59,6 +59,7 @@ class PageReceiver:
             elif header.kind is Kind.OFFER and self._demands is not None:
                 self._demands.serve(self._channel, self._receive)
                 if self._demands.closed:
+                    page_wire.send_all(self._channel, page_wire.encode(Kind.WANT))
                     return
                 raise Unreachable("demanding pages: another stream has followed")
             else:

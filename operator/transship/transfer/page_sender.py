@@ -114,7 +114,7 @@ class PageSender:
         self._send(page_wire.encode(Kind.OFFER))
 
     def next_demand(self) -> tuple[PageRange, ...]:
-        """Wait for the next. Raises Unreachable when the stream has ended."""
+        """Wait for the next; nothing when there will be no more. Raises Unreachable."""
         return page_wire.receive_ranges(self._channel, Kind.WANT)
 
     def _tell(self, kind: Kind, ranges: Iterable[PageRange]) -> None:

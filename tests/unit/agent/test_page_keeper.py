@@ -270,8 +270,10 @@ async def test_memory_that_follows_is_demanded_pushed_and_asked_for_anew(node: N
     await node.killed(node.server)
     with pytest.raises(TransshipError):
         await answering
+    again = loop.run_in_executor(None, drain.answer, node.sender())
     await asyncio.to_thread(drain.push, node.sender())
     await node.keeper.ended()
+    await asyncio.wait_for(again, 20)  # it was told that nothing is wanted any more
     assert node.process.ask(f"words(0, {PAGES})") == numbered(0, PAGES)
     source.close()
 

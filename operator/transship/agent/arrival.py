@@ -24,6 +24,7 @@ class Arrival:
     order: IncomingOrder | None = None  # None: known from the journal alone, after a restart
     state: SideState = SideState.PREPARING
     preparation: asyncio.Task[None] | None = None
+    restoring: asyncio.Task[None] | None = None
     asking: asyncio.Task[None] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     settling: asyncio.Task[None] | None = None
@@ -50,6 +51,12 @@ class Arrival:
         if self.preparation is not None:
             self.preparation.cancel()
             await asyncio.wait([self.preparation])
+
+    async def end_restoring(self) -> None:
+        """Before it is held: the rest of what it waits for will not come."""
+        if self.restoring is not None:
+            self.restoring.cancel()
+            await asyncio.wait([self.restoring])
 
     async def end_receiving(self) -> None:
         """Nothing writes below the container's home any more."""

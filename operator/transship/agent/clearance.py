@@ -64,6 +64,7 @@ class Clearance:
     async def give_up(self, arrival: Arrival) -> None:
         """The source has said Aborted, after it has undone its detour."""
         await arrival.end_preparation()
+        await arrival.end_restoring()
         async with arrival.lock:
             if arrival.holding and self._with.state(arrival) is not None:
                 with suppress(Exception):  # packets that are lost are sent again

@@ -5,6 +5,8 @@ Nothing of it runs here yet, and nothing is promised: whatever fails is cleared 
 
 from __future__ import annotations
 
+import asyncio
+
 from loguru import logger
 
 from transship.agent import records
@@ -16,7 +18,7 @@ from transship.agent.target_parts import TargetParts, in_thread
 from transship.api.migration import StepName
 from transship.api.placement import Strategy
 from transship.common.certificates import agent_name
-from transship.common.errors import Refused
+from transship.common.errors import Refused, TransshipError
 from transship.protocol.migrations import IncomingOrder, MemoryEndpoint, RestoreRequest
 from transship.protocol.states import SideState
 from transship.transfer import images
@@ -90,7 +92,9 @@ class Reception:
                 boot = "" if cold else self._with.journal.boot
                 self._with.journal.put(records.held(self._with.record(arrival), boot=boot))
         except BaseException as e:
-            await self._clearance.fail(arrival, e)
+            called_off = isinstance(e, asyncio.CancelledError)
+            cause = TransshipError("the restore was called off") if called_off else e
+            await self._clearance.fail(arrival, cause)
             raise
         arrival.state = SideState.HELD
 

@@ -123,7 +123,17 @@ class Target:
             arrival = self._prepared(migration)  # it may have ended while this waited
             if self._with.record(arrival).state is RecordState.HELD:
                 return RestoreReply()
-            await self._reception.restore(arrival, request, body=body, watch=watch)
+            work = self._reception.restore(arrival, request, body=body, watch=watch)
+            arrival.restoring = asyncio.create_task(work)
+            try:
+                await arrival.restoring
+            except asyncio.CancelledError as e:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                raise Refused(f"migration {migration} was called off here") from e
+            finally:
+                arrival.restoring = None
             self._inquiry.begin(arrival)
         return RestoreReply(parts=watch.parts)
 
@@ -147,7 +157,8 @@ class Target:
         """Throw away what was prepared. A held copy is refused: its source may have released it."""
         arrival = self._arrival(migration)
         await arrival.end_preparation()
-        async with arrival.lock:  # a restore under way is waited for: it may end as held
+        await arrival.end_restoring()
+        async with arrival.lock:  # it may have ended as held
             duties.require_unheld(self._with.journal.get(arrival.container), migration)
             await self._clearance.throw_away(arrival)
         return arrival.report()

@@ -9,6 +9,7 @@ from loguru import logger
 
 from transship.agent.instances import addresses_of
 from transship.agent.records import Record
+from transship.common.errors import TransshipError
 from transship.network import Address, ContainerNetwork
 from transship.protocol.migrations import Peer
 
@@ -48,6 +49,13 @@ class NodeWires:
     async def take_up(self, record: Record) -> None:
         if not record.order.addresses:
             return
+        try:
+            await self._take_up(record)
+        except TransshipError as e:  # a kernel without sock_diag's modules, say
+            log = logger.bind(container=record.id)
+            log.warning("nobody knows what the program has not taken up: {}", e)
+
+    async def _take_up(self, record: Record) -> None:
         untaken = self._network.untaken(record.id)
         for _ in range(TAKE_UP_TRIES):
             await asyncio.sleep(TAKE_UP_PAUSE_SECONDS)

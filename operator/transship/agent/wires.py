@@ -52,8 +52,7 @@ class NodeWires:
         try:
             await self._take_up(record)
         except TransshipError as e:  # a kernel without sock_diag's modules, say
-            log = logger.bind(container=record.id)
-            log.warning("nobody knows what the program has not taken up: {}", e)
+            logger.bind(container=record.id).warning("what it has not taken up is unknown: {}", e)
 
     async def _take_up(self, record: Record) -> None:
         untaken = self._network.untaken(record.id)

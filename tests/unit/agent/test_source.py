@@ -259,10 +259,22 @@ def test_a_move_under_way_is_not_forgotten(pair: Pair) -> None:
     assert pair.source_state() is SideState.DONE
 
 
-def test_forgetting_a_release_ends_the_frozen_copy_and_the_record(pair: Pair) -> None:
-    pair.world.fail("node-a", "destroy")
+def test_a_frozen_copy_that_cannot_be_ended_at_once_is_ended_later(pair: Pair) -> None:
+    pair.world.fail("node-a", "destroy", times=3)
     pair.move()
-    assert pair.source_state() is SideState.RELEASED
+    pair.until(lambda: pair.source_state() is SideState.DONE, equals=True)
+    pair.forget()
+    assert pair.source_state() is None
+    pair.assert_lives_on(pair.b, epoch=2)
+
+
+def test_forgetting_a_release_ends_the_frozen_copy_and_the_record(pair: Pair) -> None:
+    pair.world.fail("node-a", "destroy", times=5)
+    pair.prepare()
+    pair.begin()
+    pair.until(lambda: pair.source_state() is SideState.RELEASED, equals=True)
+    pair.until(lambda: pair.world.failing["node-a", "destroy"] < 5, equals=True)
+    pair.world.failing.clear()
     pair.forget()
     assert pair.source_state() is None
     pair.assert_lives_on(pair.b, epoch=2)

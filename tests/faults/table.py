@@ -21,6 +21,8 @@ STRATEGIES = tuple(
     if resolve_strategy(strategy, stopped=False)[0] is strategy
 )
 AFTER_RELEASE = frozenset({StepName.RESUME, StepName.DRAIN, StepName.DESTROY})
+BEFORE_WHOLE = frozenset({StepName.RESUME, StepName.DRAIN})
+"""Released, while memory that follows is still at the source."""
 ONLY_IN = {
     StepName.COPY_MEMORY: frozenset({Strategy.PRE_COPY}),
     StepName.DRAIN: frozenset({Strategy.POST_COPY}),
@@ -59,9 +61,12 @@ class Case:
 
     @property
     def loses_the_container(self) -> bool:
-        """The node died on which the only copy was that could still run."""
+        """A node died that had the only copy that could still run, or a part of its memory."""
+        if self.breakage.dies is None:
+            return False
+        follows = self.strategy is Strategy.POST_COPY and self.step in BEFORE_WHOLE
         holder = Side.TARGET if self.released else Side.SOURCE
-        return self.breakage.dies is holder
+        return follows or self.breakage.dies is holder
 
     def __str__(self) -> str:
         return f"{self.strategy} {self.step}: {self.breakage.name}"

@@ -13,11 +13,13 @@ from transship.api.migration import MigrationPhase, StepName
 from transship.api.placement import Strategy
 from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
+from transship.lab import faults
 from transship.lab.counter_client import CounterClient
+from transship.lab.daemons import daemon_alive
 from transship.lab.proof import breakpoints, guests, witness, world_check
 from transship.lab.proof.breakages import Ending, Missed
 from transship.lab.proof.copies import CopyWatch
-from transship.lab.proof.scene import Scene
+from transship.lab.proof.scene import OPERATOR, Scene, Side
 from transship.lab.proof.world_check import Guest, World, until_none
 from transship.lab.state import lab_dir
 
@@ -132,7 +134,7 @@ def _aftermath(world: World, made: Guest, case: Case, scene: Scene) -> tuple[lis
     if case.breakage.ending is Ending.DELETED:
         return [], "deleted"
     made.restarted = case.loses_the_container
-    findings = until_none(lambda: world_check.unfinished(world, made), seconds=END_SECONDS)
+    findings = until_none(lambda: _unfinished(world, made, scene), seconds=END_SECONDS)
     if findings:
         return findings, "it did not end"
     node = _belongs_on(world, made, scene)
@@ -147,6 +149,17 @@ def _aftermath(world: World, made: Guest, case: Case, scene: Scene) -> tuple[lis
         lambda: [item for each in others for item in world.leftovers(each)], seconds=CLEAN_SECONDS
     )
     return findings, story
+
+
+def _unfinished(world: World, made: Guest, scene: Scene) -> list[str]:
+    """Whatever has ended is started again meanwhile, as by a service manager.
+
+    An operator that could not renew its lease in time ends itself, for instance.
+    """
+    for target in (OPERATOR, scene.agent(Side.SOURCE), scene.agent(Side.TARGET)):
+        if not daemon_alive(scene.directory, target.daemon):
+            faults.restart(scene.directory, scene.state, target)
+    return world_check.unfinished(world, made)
 
 
 def _belongs_on(world: World, made: Guest, scene: Scene) -> str:

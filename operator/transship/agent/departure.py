@@ -57,6 +57,7 @@ class Departure:
     traffic: MemoryTraffic | None = None
     choice: str = ""  # what was chosen, and why
     keeper: MemoryEndpoint | None = None  # what receives the memory
+    is_drained: bool = False  # the target has all of the memory that was to follow
     forgotten: bool = False  # by the operator, before the memory was drained
     place: Place | None = None  # in the queue for the handover
     bytes: int = 0

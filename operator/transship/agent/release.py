@@ -13,7 +13,7 @@ from transship.agent.source_parts import SourceParts
 from transship.agent.way_back import WayBack
 from transship.api.migration import StepName
 from transship.api.placement import Strategy
-from transship.common.errors import TransshipError
+from transship.common.errors import NotFound, TransshipError
 from transship.protocol.migrations import ResumeReply, VerdictNotice
 from transship.protocol.states import SideState, Verdict
 
@@ -41,9 +41,6 @@ class Release:
         await self._way_back.put_away(departure)
         with departure.watch.step(StepName.DESTROY):
             await self._end_frozen_copy(departure)
-        if departure.forgotten:
-            record = self._with.record(order.container)
-            self._with.journal.remove(record.id, floor=record.epoch + 1)
         departure.total_milliseconds = round((self._with.clock.monotonic() - departure.began) * 1e3)
         departure.state = SideState.DONE
         logger.bind(
@@ -58,7 +55,14 @@ class Release:
         while True:
             try:
                 async with departure.lock:
-                    await self.destroy(self._with.record(departure.order.container))
+                    record = self._with.record(departure.order.container)
+                    if departure.is_drained and record.drains_to is not None:
+                        record = self._with.journal.put(records.drained(record))
+                    await self.destroy(record)
+                    if departure.forgotten:
+                        self._with.journal.remove(record.id, floor=record.epoch + 1)
+                return
+            except NotFound:
                 return
             except Exception as e:
                 migration = departure.order.migration
@@ -88,7 +92,7 @@ class Release:
                     break
                 await asyncio.sleep(GO_RETRY_SECONDS[min(tries, len(GO_RETRY_SECONDS) - 1)])
                 tries += 1
-        self._with.journal.put(records.drained(self._with.record(record.id)))
+        departure.is_drained = True
 
     async def _is_whole(self, departure: Departure) -> bool:
         """A keeper that has given all of its pages is gone: then its agent knows."""

@@ -69,7 +69,7 @@ class DepartingMemory:
     async def finish(self, ranges: Sequence[LazyRange]) -> None:
         """Inside the freeze: everything that CRIU left to be restored lazily is at the target."""
         if self._ahead is not None:
-            await self._ahead
+            await asyncio.shield(self._ahead)  # whoever gives the move up still closes this
         wanted = [PageRange(each.process, each.address, each.pages) for each in ranges]
         await self._run(lambda: self._copy.finish(self._processes(), wanted))
 

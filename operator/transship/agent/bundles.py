@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 from transship.agent.instances import runtime_order
 from transship.agent.ports import Trees
 from transship.agent.records import Record
+from transship.agent.target_parts import in_thread
 from transship.api.container import EmptyDirMedium
 from transship.runtime.containers import TREES, Runtime
 
@@ -22,7 +22,8 @@ class NodeBundles:
         return (await self._runtime.prepare(runtime_order(record.order))).digest
 
     async def mount(self, container: str) -> None:
-        await asyncio.to_thread(self._runtime.mount, container)
+        # a restore that is called off deletes all of this: not beside a mount that is being made
+        await in_thread(self._runtime.mount, container)
 
     async def remove(self, container: str) -> None:
         await self._runtime.remove(container)

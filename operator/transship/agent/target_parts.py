@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from transship.agent.arrival import Arrival
 from transship.agent.journal import Journal
@@ -14,6 +15,8 @@ from transship.agent.records import Record
 from transship.common.clock import Clock
 from transship.common.errors import NotFound
 from transship.protocol.states import RecordState
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,9 @@ class TargetParts:
         return record.ordered_boot == self.journal.boot
 
 
-async def in_thread(work: Callable[[Record], None], record: Record) -> None:
+async def in_thread(work: Callable[[T], None], about: T) -> None:
     """A thread cannot be cancelled: whoever is, waits for it, so that nothing passes it."""
-    thread = asyncio.create_task(asyncio.to_thread(work, record))
+    thread = asyncio.create_task(asyncio.to_thread(work, about))
     try:
         await asyncio.shield(thread)
     except asyncio.CancelledError:

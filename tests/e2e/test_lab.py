@@ -15,7 +15,14 @@ import pytest
 
 from transship.lab import cgroups, cluster, faults, network, nodes
 from transship.lab.cleanup import remove_lab, traces
-from transship.lab.daemons import daemon_alive, daemon_names, kill_daemon, log_path
+from transship.lab.daemons import (
+    daemon_alive,
+    daemon_names,
+    daemon_pid,
+    kill_daemon,
+    log_path,
+    signal_daemon,
+)
 from transship.lab.node_image import ensure_node_image
 from transship.lab.state import LabState, lab_dir, load_state, node_names
 
@@ -86,6 +93,11 @@ class BareLab:
             assert time.monotonic() < deadline, said
             time.sleep(0.01)
         return said
+
+
+def stat_of(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the name: state, parent and more."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def make_bare_lab(name: str, count: int) -> BareLab:
@@ -185,6 +197,21 @@ def test_a_partition_outlasts_the_restart_of_a_node(bare):
     nodes.boot_node(bare.directory, bare.state, "node-a")
     assert not bare.reaches("node-a", "node-b")
     assert bare.reaches("node-a", "node-c")
+
+
+def test_a_node_loses_its_power_whatever_has_become_of_its_services(bare):
+    """Process 1 must be the one to reap them: nsenter stops for good beside a child that stops."""
+    listening = bare.serve("node-a", ECHO)
+    pid = daemon_pid(bare.directory, listening)
+    for number, state in ((signal.SIGSTOP, "T"), (signal.SIGCONT, "S")):
+        signal_daemon(bare.directory, listening, number)
+        deadline = time.monotonic() + 5
+        while (fields := stat_of(pid))[0] != state:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert int(fields[1]) == nodes.node_pid(bare.directory, "node-a")
+    nodes.cut_power(bare.directory, bare.state, "node-a")
+    assert not nodes.node_alive(bare.directory, "node-a")
 
 
 def test_nobody_hears_a_last_word_of_a_node_that_lost_power(bare):

@@ -93,7 +93,9 @@ def start_in_node(
         name,
         argv,
         env={**ENVIRONMENT, **(env or {})},
-        enter=enter_words(state_dir, member),
+        # a child of the node's process 1: nsenter stops for good beside a child that is stopped,
+        # and the kernel does not end a pid namespace before all in it are reaped
+        enter=[*enter_words(state_dir, member), "setsid", "--fork"],
         cgroup=_system_cgroup(state, member),
     )
 

@@ -21,7 +21,10 @@ DOWNTIME_SECONDS = 0.3
 MEMORY_SECONDS = 0.2
 """On a node whose handovers are slow the memory may add this much all the same."""
 UNNOTICED_SECONDS = 0.01
-"""More than this is worth another round, where nobody has said what is good enough."""
+EASY_SHARE = 0.5
+"""What takes longer than both together, the latter of the time beside the rest of a handover, is
+worth another round where nobody has said what is good enough: a restore that waits for its last
+pages shows in full, a round more in nothing."""
 OVERHEAD_SECONDS = 0.002
 """Of the last part besides the pages: the scan, the flush."""
 MIN_SHRINK = 0.9
@@ -186,7 +189,7 @@ def is_good(seen: Seen) -> bool:
     """Good enough to hand over at once."""
     if seen.max_downtime is not None:
         return _fits(seen)
-    return _added_seconds(seen) <= UNNOTICED_SECONDS
+    return memory_seconds(seen) <= UNNOTICED_SECONDS + EASY_SHARE * seen.cost.beside
 
 
 def _another_helps(seen: Seen) -> bool:

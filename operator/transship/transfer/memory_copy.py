@@ -26,6 +26,9 @@ from transship.transfer.page_sender import PageSender
 from transship.transfer.process_memory import BATCH_PAGES, MemoryReader, private_pages
 from transship.transfer.rounds import CopyRound
 
+ROOM_PAGES = 4096
+"""Room is made for so many at a time at the target: 16 MiB, 20 ms in which it reads nothing, and
+for which the buffers of a connection last. For all at once it took seconds, the link idle."""
 PROBE_PAGES = 64
 """A batch of at least so many pages with content tells what the link can do."""
 
@@ -62,12 +65,10 @@ class MemoryCopy:
         for process in processes:
             changed = self._tracker.candidates(process)
             self._sent.discard(changed)
-            if not self.rounds:
-                self._sender.reserve(changed)
-                # while it makes room it reads nothing: a window shut for seconds looks like a
-                # dead peer to TCP_USER_TIMEOUT
-                self._sender.flush()
-            self._copy_what_can_be_read(process, changed)
+            for part in batches(changed, pages=ROOM_PAGES):
+                if not self.rounds:
+                    self._sender.reserve(part)
+                self._copy_what_can_be_read(process, part)
         with self._meter.timing():
             self._sender.flush()
         done = start.result(self._sender, rate=self._meter.rate)

@@ -38,6 +38,9 @@ _PAGE_THERE = 1 << 3 | 1 << 4
 which reads as swapped out ever after, to CRIU too (seen: 90,000 pages of stacks nobody used)."""
 
 _REGIONS = 4096
+_SLICE_BYTES, _SLICES = 64 << 20, 256
+"""Scanned in one go: calls in the process that map memory, CRIU's too, wait for the end of it.
+At most so many, for what is reserved by the terabyte and hardly used."""
 _SCAN = struct.Struct("=12Q")
 _API = struct.Struct("=3Q")
 _REGISTER = struct.Struct("=4Q")
@@ -107,10 +110,12 @@ class WriteFaults:
     def _scan_all(self, pagemap: int, mapping: Mapping, flags: int, unless: int) -> list[PageRange]:
         found: list[PageRange] = []
         start = mapping.start
+        piece = max(_SLICE_BYTES, (mapping.end - start) // _SLICES)
         while start < mapping.end:
+            stop = min(mapping.end, start + piece)
             asked = bytearray(
                 _SCAN.pack(
-                    *(_SCAN.size, flags, start, mapping.end, 0),
+                    *(_SCAN.size, flags, start, stop, 0),
                     *(ctypes.addressof(self._regions), _REGIONS, 0),
                     *(unless, _PAGE_WRITTEN | unless, _PAGE_THERE, _PAGE_WRITTEN),
                 )

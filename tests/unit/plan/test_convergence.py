@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from transship.api.placement import Strategy
 from transship.plan.convergence import (
     DEFAULT_COST,
+    EASY_SHARE,
     MAX_ROUNDS,
     SLOWEST,
     UNNOTICED_SECONDS,
@@ -94,8 +95,16 @@ def test_a_large_busy_container_has_the_blackout_of_a_small_one() -> None:
     """4 GiB rewritten at 50 MiB/s over 1 Gbit/s."""
     now, decision = Container(4096 * MEBI, writes=50 * MEBI, link=115e6).play(seen())
     assert decision.act is Act.HAND_OVER
-    assert expected(now).blackout <= COST.fixed + UNNOTICED_SECONDS
+    assert expected(now).blackout == COST.fixed  # the last pages are there before the rest is done
+    assert memory_seconds(now) <= UNNOTICED_SECONDS + EASY_SHARE * COST.beside
     assert now.share == 1.0
+
+
+def test_rounds_that_come_to_less_and_less_go_on_until_the_last_part_is_easy() -> None:
+    """What would just be there in time, were all as foretold, is worth another round."""
+    tight = round(COST.beside * 0.9 * 100e6) // PAGE_BYTES
+    assert decide(seen(a_round(10 * tight, left=tight, rate=100e6))).act is Act.ROUND
+    assert decide(seen(a_round(tight, left=tight, rate=100e6))).act is Act.HAND_OVER
 
 
 def test_where_a_limit_is_given_it_is_handed_over_as_soon_as_it_fits() -> None:

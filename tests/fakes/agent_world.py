@@ -270,11 +270,13 @@ class FakeCopies:
         self.at.world.undrained.pop(self.at.node, None)
         return MemoryTraffic(page_bytes=100, wire_bytes=100)
 
-    async def lose_memory(self, container: str) -> bool:
-        if not self.awaits_memory(container):
-            return False
-        await self.destroy(container)
-        return True
+    async def lacks_memory(self, container: str) -> bool:
+        return self.awaits_memory(container)
+
+    async def lose_memory(self, container: str) -> None:
+        if self.awaits_memory(container):
+            self.at.world.undrained.clear()  # its keeper ends with it
+            self.at.world.end(self.at.node, by="stop")
 
     def awaits_memory(self, container: str) -> bool:
         return self.at.node in self.at.world.undrained.values()

@@ -61,7 +61,9 @@ class Case:
 
     @property
     def loses_the_container(self) -> bool:
-        """A node died that had the only copy that could still run, or a part of its memory."""
+        """What died had the only copy that could still run, or a part of its memory."""
+        if self.breakage.may_lose_memory:
+            return self.released or self.step is StepName.DECIDE
         if self.breakage.dies is None:
             return False
         follows = self.strategy is Strategy.POST_COPY and self.step in BEFORE_WHOLE

@@ -144,6 +144,8 @@ def _aftermath(world: World, made: Guest, case: Case, scene: Scene) -> tuple[lis
     findings += until_none(
         lambda: world_check.whole(world, made, node=node), seconds=SETTLE_SECONDS
     )
+    if case.breakage.may_lose_memory:
+        findings += _honest(world, made)
     others = [each for each in world.state.nodes if each != node]
     findings += until_none(
         lambda: [item for each in others for item in world.leftovers(each)], seconds=CLEAN_SECONDS
@@ -189,6 +191,13 @@ def _ended_rightly(case: Case, *, at_target: bool) -> list[str]:
     if case.breakage.ending is Ending.STAYS and in_time and at_target:
         return ["it was called back before the release, and yet moved"]
     return []
+
+
+def _honest(world: World, made: Guest) -> list[str]:
+    """A program that was started anew has a migration that says so."""
+    told = world.cluster.migrations(made.name)[-1].status.reason == LOST
+    anew = witness.hear(made.address).name != made.run
+    return [] if anew is told else [f"started anew: {anew}, and the migration says so: {told}"]
 
 
 def _removed(world: World, made: Guest) -> list[str]:

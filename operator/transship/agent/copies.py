@@ -232,13 +232,21 @@ class NodeCopies:
         else:
             await keeper.all_stored(timeout_seconds=timeout_seconds)
 
-    async def lose_memory(self, container: str) -> bool:
+    async def lacks_memory(self, container: str) -> bool:
         keeper = PageKeeper.find(self._layout, container)
-        if keeper is None or not (await keeper.state()).lacking:
-            return False
+        try:
+            return keeper is not None and bool((await keeper.state()).lacking)
+        except KeeperDead:
+            return True
+
+    async def lose_memory(self, container: str) -> None:
+        if not await self.lacks_memory(container):
+            return
         logger.bind(container=container).error("the rest of its memory is lost, it ends")
-        await self._runtime.destroy(container)  # the keeper ends with the last process
-        return True
+        await self._runtime.destroy(container)  # a keeper ends with the last process
+        async with self._settling[container]:
+            await self._end_keeper(container)
+            await self._clear_images(container)
 
     def awaits_memory(self, container: str) -> bool:
         return PageKeeper.find(self._layout, container) is not None
@@ -254,13 +262,8 @@ class NodeCopies:
             keeper = PageKeeper.find(self._layout, container)
             if keeper is None and container not in self._keepers:
                 return
-            try:
-                if keeper is not None:
-                    await keeper.ended()
-            except KeeperDead as e:
-                # the kernel gives zeros for what is missing: it must not run on with them
-                logger.bind(container=container).error("its memory is lost, it ends: {}", e)
-                await self._runtime.destroy(container)
+            if keeper is not None:
+                await keeper.ended()
             # not when this task is cancelled, with the agent: the keeper goes on without it
             await self._end_keeper(container)
             await self._clear_images(container)

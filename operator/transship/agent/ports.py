@@ -131,8 +131,12 @@ class Copies(Protocol):
         """
         ...
 
-    async def lose_memory(self, container: str) -> bool:
-        """End a copy that lacks pages, which will never come; whether it was one."""
+    async def lacks_memory(self, container: str) -> bool:
+        """Whether pages of a copy that was moved here are still to come."""
+        ...
+
+    async def lose_memory(self, container: str) -> None:
+        """End a copy that lacks pages, which will never come."""
         ...
 
     def awaits_memory(self, container: str) -> bool:
@@ -146,7 +150,7 @@ class Copies(Protocol):
         ...
 
     async def settle(self, container: str) -> None:
-        """Drop what the restore needed, once the copy runs."""
+        """Drop what the restore needed, once the copy runs. KeeperDead: lose_memory is due."""
         ...
 
     async def destroy(self, container: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from loguru import logger
 
 from transship.agent import records
 from transship.agent.arrival import Arrival
+from transship.agent.keepers import KeeperDead
 from transship.agent.records import Record
 from transship.agent.stopwatch import Stopwatch
 from transship.agent.target_parts import TargetParts
@@ -19,8 +21,10 @@ from transship.protocol.states import RecordState, SideState
 class Takeover:
     """Lets one arrival after the other run."""
 
-    def __init__(self, parts: TargetParts) -> None:
+    def __init__(self, parts: TargetParts, *, lose: Callable[[str], Awaitable[None]]) -> None:
+        """`lose` ends a container whose memory is lost, and says so."""
         self._with = parts
+        self._lose = lose
 
     async def go(self, arrival: Arrival, notice: VerdictNotice, *, began: float) -> ResumeReply:
         """A repetition is answered with what the first one has led to."""
@@ -71,7 +75,10 @@ class Takeover:
     async def settle(self, container: str) -> None:
         """Wait until it has all of its memory, and drop what was needed for that."""
         try:
-            await self._with.copies.settle(container)
+            try:
+                await self._with.copies.settle(container)
+            except KeeperDead:  # the kernel gives zeros for what is missing: it must not run on
+                await self._lose(container)
         except Exception as e:  # memory is lost until the next dump or the container's end
             log = logger.bind(container=container, error=str(e))
             log.warning("what the restore needed is left")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 
-from transship.agent import duties
+from transship.agent import duties, records
 from transship.agent.arrival import Arrival
 from transship.agent.clearance import Clearance
 from transship.agent.duties import Answer, Duty
@@ -47,7 +47,7 @@ class Target:
         self._settling: set[asyncio.Task[None]] = set()  # of moves before this agent's start
         self._clearance = Clearance(parts)
         self._reception = Reception(parts, self._clearance)
-        self._takeover = Takeover(parts)
+        self._takeover = Takeover(parts, lose=self._lose)
         self._inquiry = Inquiry(parts, self.decide)
 
     async def begin(self, order: IncomingOrder) -> MigrationReport:
@@ -86,7 +86,7 @@ class Target:
         return MemoryState(awaited=not arrived or self._with.copies.awaits_memory(record.id))
 
     async def lose_memory(self, migration: str) -> None:
-        """The operator knows that the source has lost what is still to come.
+        """What is still to come is lost: its source has lost it, says the operator, or its keeper.
 
         The copy ends, and its supervisor starts it anew as after any other end. One that has all of
         its pages by now runs on. A repetition finds nothing more to end.
@@ -94,14 +94,34 @@ class Target:
         record = self._with.journal.of_migration(migration)
         if record is None or record.arrived_by != migration:
             raise NotFound(f"migration {migration} has brought no container here")
-        if not await self._with.copies.lose_memory(record.id):
-            return
-        if (arrival := self._arrivals.get(migration)) is not None:
-            arrival.failure = TransshipError(
-                "the container's memory had not followed completely, and the rest of it is lost",
-                reason=Reason.CONTAINER_LOST,
-                hint=Reason.CONTAINER_LOST.hint,
+        if not record.memory_lost:
+            if not await self._with.copies.lacks_memory(record.id):
+                return
+            # first: this agent may end before it could say what it has done
+            record = self._with.journal.put(records.memory_lost(record))
+        await self._with.copies.lose_memory(record.id)
+        self._note_lost_memory(record, migration)
+
+    async def _lose(self, container: str) -> None:
+        record = self._with.journal.get(container)
+        if record is not None and record.arrived_by is not None:
+            await self.lose_memory(record.arrived_by)
+
+    def _note_lost_memory(self, record: Record, migration: str) -> None:
+        arrival = self._arrivals.get(migration)
+        if arrival is None:
+            arrival = self._arrivals[migration] = Arrival(
+                migration=migration,
+                container=record.id,
+                epoch=record.epoch,
+                watch=Stopwatch(self._with.clock),
             )
+        arrival.state = SideState.RUNNING
+        arrival.failure = TransshipError(
+            "the container's memory had not followed completely, and the rest of it is lost",
+            reason=Reason.CONTAINER_LOST,
+            hint=Reason.CONTAINER_LOST.hint,
+        )
 
     async def hold(self, migration: str) -> None:
         """Queue what is diverted here until the copy runs."""
@@ -174,6 +194,9 @@ class Target:
             if arrival.settling is not None:  # a next dump writes where this removes
                 await asyncio.wait([arrival.settling])
         self._arrivals.pop(migration, None)
+        record = self._with.journal.of_migration(migration)
+        if record is not None and record.arrived_by == migration and record.memory_lost:
+            self._with.journal.put(record.but(memory_lost=False))  # it has been told
 
     async def recover(self) -> None:
         """After a restart: what was prepared is thrown away, what is held waits for the verdict."""
@@ -184,7 +207,11 @@ class Target:
                 await self._clearance.fail(self._arrival_of(record), cause)
             elif duty is Duty.ASK:
                 self._inquiry.begin(self._arrival_of(record))
-            elif record.state in OWNED and self._with.copies.awaits_memory(record.id):
+            elif record.state not in OWNED:
+                continue
+            elif record.memory_lost and record.arrived_by is not None:
+                self._settling.add(asyncio.create_task(self.lose_memory(record.arrived_by)))
+            elif self._with.copies.awaits_memory(record.id):
                 self._settling.add(asyncio.create_task(self._takeover.settle(record.id)))
 
     def _arrival_of(self, record: Record) -> Arrival:

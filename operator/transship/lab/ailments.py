@@ -131,15 +131,23 @@ def certify(directory: Path, state: LabState, node: str, *, days: int) -> None:
 class Hunter:
     """Treats processes of a node as they come by, between `start` and `stop`, each of them once.
 
-    A process is meant when all `words` stand in its command line.
+    A process is meant when all `words` stand in its command line; with `children` only when they
+    stand in its parent's as well.
     """
 
     def __init__(
-        self, state: LabState, node: str, words: Sequence[str], treat: Callable[[int], object]
+        self,
+        state: LabState,
+        node: str,
+        words: Sequence[str],
+        treat: Callable[[int], object],
+        *,
+        children: bool = False,
     ) -> None:
         self._cgroup, self._root = state.cgroup_of(node), cgroups.freezing()
         self._words = [word.encode() for word in words]
         self._treat = treat
+        self._children = children
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.hit: set[int] = set()
@@ -163,10 +171,17 @@ class Hunter:
     def _look(self) -> None:
         for pid in cgroups.members(self._cgroup, root=self._root) - self.hit:
             with suppress(OSError):
-                line = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if all(word in line for word in self._words):
+                if self._is_meant(pid) and (not self._children or self._is_meant(_parent(pid))):
                     self._treat(pid)
                     self.hit.add(pid)
+
+    def _is_meant(self, pid: int) -> bool:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return all(word in line for word in self._words)
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def killed(pid: int) -> None:

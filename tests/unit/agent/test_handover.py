@@ -13,6 +13,7 @@ from loguru import logger
 from fakes.agent_pair import Disk, Pair
 from fakes.orders import ID
 from transship.api.placement import Strategy
+from transship.api.reasons import Reason
 from transship.protocol.states import RecordState, SideState, Verdict
 
 MOMENTS = [round(0.003 * n, 3) for n in range(56)]
@@ -225,6 +226,39 @@ def test_at_every_moment_an_agent_may_be_killed(
             pair.assert_settled()
             if strategy is not Strategy.COLD:
                 assert pair.world.starts == 0
+
+
+@pytest.mark.parametrize("moment", [None, "before", "after"])
+def test_a_container_whose_memory_is_lost_is_told_of_whatever_happens_to_the_agent(
+    pair: Pair, moment: str | None
+) -> None:
+    """Killed around its record of it: what the operator asks for again ends the same."""
+    pair.strategy = Strategy.POST_COPY
+    pair.prepare()
+    pair.begin()
+    pair.until(lambda: pair.b.state, equals=RecordState.RUNNING)
+    pair.until(pair.target_state, equals=SideState.RUNNING)
+    pair.a.power_cut()
+    assert pair.world.undrained
+    killed = {f"killed_{moment}": RecordState.RUNNING} if moment else {}
+    for name, value in killed.items():
+        setattr(pair.b.live.journal, name, value)
+    pair.background(pair.b.live.serve(pair.b.live.target.lose_memory("m-1")))
+    pair.loop.pass_time(0.5)
+    pair.b.up()
+    pair.background(pair.b.live.serve(pair.b.live.target.lose_memory("m-1")))
+    pair.loop.pass_time(0.5)
+    pair.b.restart()
+    pair.loop.pass_time(0.5)
+    assert set(pair.world.violations) <= {"node-b takes the container for lost"}  # so it is
+    pair.world.violations.clear()
+    assert pair.world.running() == ["node-b"]  # anew
+    report = pair.b.live.target.report("m-1")
+    assert report is not None
+    assert (report.state, report.reason) == (SideState.RUNNING, Reason.CONTAINER_LOST)
+    pair.call(pair.b.live.target.forget("m-1"), on=pair.b)
+    pair.b.restart()
+    assert pair.b.live.target.report("m-1") is None
 
 
 @pytest.mark.parametrize("side", ["node-a", "node-b"])

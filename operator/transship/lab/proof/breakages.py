@@ -41,7 +41,7 @@ KEEPER = ("transship.agent.page_keeper",)
 COPYING = frozenset({StepName.COPY_FILES, StepName.COPY_MEMORY})
 DUMPING = frozenset({StepName.FREEZE, StepName.DUMP})
 RESTORING = frozenset({StepName.SEND_STATE, StepName.RESTORE})
-KEEPING = frozenset(StepName) - {StepName.PREPARE, StepName.COPY_FILES}
+KEEPING = frozenset(StepName) - {StepName.PREPARE, StepName.COPY_FILES, StepName.DESTROY}
 
 
 class Missed(TransshipError):
@@ -65,6 +65,7 @@ class Breakage:
     undo: Act = lambda _: None
     seconds: float = 0.0
     dies: Side | None = None  # the node that ends with all that runs on it
+    may_lose_memory: bool = False  # of a copy that has none but what its keeper gives
     steps: frozenset[StepName] = frozenset(StepName)  # at which it means something
     ending: Ending = Ending.ANY
 
@@ -181,13 +182,15 @@ def _certificate_over(side: Side) -> Breakage:
 
 def _hunted(
     name: str, side: Side, words: tuple[str, ...], treat: Callable[[int], object],
-    *, steps: frozenset[StepName], seconds: float = TOOL_SECONDS,
+    *, steps: frozenset[StepName], seconds: float = TOOL_SECONDS, children: bool = False,
+    may_lose_memory: bool = False,
 ) -> Breakage:  # fmt: skip
     """Programs of a node that come by meanwhile are treated so."""
     hunters: dict[str, ailments.Hunter] = {}
 
     def do(scene: Scene) -> None:
-        hunter = ailments.Hunter(scene.state, scene.node(side), words, treat)
+        node = scene.node(side)
+        hunter = ailments.Hunter(scene.state, node, words, treat, children=children)
         hunters[scene.container] = hunter
         hunter.start()
 
@@ -199,7 +202,7 @@ def _hunted(
         if not hunter.hit:
             raise Missed(f"no {' '.join(words)} came by on {scene.node(side)}")
 
-    return Breakage(name, do, undo, seconds, steps=steps)
+    return Breakage(name, do, undo, seconds, steps=steps, may_lose_memory=may_lose_memory)
 
 
 def _edit_back(scene: Scene) -> None:
@@ -278,7 +281,17 @@ BREAKAGES: tuple[Breakage, ...] = (
     ),
     _hunted("conmon killed in the restore", Side.TARGET, CONMON, ailments.killed, steps=RESTORING),
     _hunted("source's conmon killed", Side.SOURCE, CONMON, ailments.killed, steps=COPYING),
-    _hunted("page keeper killed", Side.TARGET, KEEPER, ailments.killed, steps=KEEPING),
+    _hunted(
+        "page keeper killed", Side.TARGET, KEEPER, ailments.killed, steps=KEEPING, children=True
+    ),
+    _hunted(
+        "page keeper and its guard killed",
+        Side.TARGET,
+        KEEPER,
+        ailments.killed,
+        steps=KEEPING,
+        may_lose_memory=True,
+    ),
     Breakage("edited back", _edit_back, ending=Ending.STAYS),
     Breakage("migration deleted", _delete_migration, ending=Ending.STAYS),
     Breakage(

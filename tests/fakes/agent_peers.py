@@ -12,6 +12,7 @@ from transship.agent.server import status_of
 from transship.agent.source import Source
 from transship.agent.target import Target
 from transship.common.errors import TransshipError, Unreachable
+from transship.common.patience import Progress
 from transship.protocol.containers import Failure
 from transship.protocol.migrations import (
     MemoryEndpoint,
@@ -134,6 +135,7 @@ class FakePeers:
         request: RestoreRequest,
         images: bytes,
         timeout_seconds: float,
+        progress: Progress | None = None,
     ) -> RestoreReply:
         return await self._call(
             peer,

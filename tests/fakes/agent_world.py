@@ -270,6 +270,9 @@ class FakeCopies:
         self.at.world.undrained.pop(self.at.node, None)
         return MemoryTraffic(page_bytes=100, wire_bytes=100)
 
+    def sent_bytes(self, container: str) -> int:
+        return 0
+
     async def lacks_memory(self, container: str) -> bool:
         return self.awaits_memory(container)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from transship.agent import relocking
+from transship.agent import deadlines, relocking
 from transship.agent.departing_memory import DepartingMemory
 from transship.agent.draining import Draining
 from transship.agent.keepers import KeeperDead, PageKeeper, TlsFiles
@@ -23,6 +23,7 @@ from transship.api.migration import MemoryTraffic
 from transship.api.placement import Compression, Strategy
 from transship.common.certificates import agent_name
 from transship.common.errors import TransshipError
+from transship.common.patience import unless_failed
 from transship.protocol.migrations import MemoryEndpoint
 from transship.runtime import mounts, orders, pagemaps, processes, restore
 from transship.runtime.checkpoint import Dumper, DumpRequest, Pages
@@ -38,8 +39,6 @@ from transship.transfer.page_ranges import Process
 from transship.transfer.rounds import CopyRound
 from transship.transfer.write_tracker import best_tracker
 
-DUMP_SECONDS = 15.0
-"""For a dump without memory: 50 to 80 ms for one process, more with many of them."""
 REMAPS = "remap-fpath.img"
 """There when files that are open have lost a name: CRIU may have given them one."""
 SETTLE_SECONDS = 60.0
@@ -99,7 +98,8 @@ class NodeCopies:
             tracker=self.tracker(container) if in_rounds else Untracked(),
             wish=wish,
         )
-        request = DumpRequest(container, self._layout, Pages.LAZY, timeout_seconds=DUMP_SECONDS)
+        limit = deadlines.dump_seconds(shared_bytes=self._shared_bytes(container))
+        request = DumpRequest(container, self._layout, Pages.LAZY, timeout_seconds=limit)
         try:
             self._departing[container] = Departing(await Dumper.ready(request), memory)
             self._prepare_draining(container, to=to, node=node, compression=wish.compression)
@@ -147,6 +147,9 @@ class NodeCopies:
             made_files=(done.images / REMAPS).exists(),
         )
 
+    def sent_bytes(self, container: str) -> int:
+        return self._ready(container).memory.traffic.wire_bytes
+
     def begin_memory(self, container: str) -> None:
         self._ready(container).memory.begin_ahead()
 
@@ -187,6 +190,11 @@ class NodeCopies:
         found = processes.named(freezer_of(self._layout, container).processes())
         return tuple(Process(each.inside, each.outside) for each in found)
 
+    def _shared_bytes(self, container: str) -> int:
+        """Those of the process that has most: it is the same memory, mostly."""
+        found = freezer_of(self._layout, container).processes()
+        return max(map(processes.shared_memory, found), default=0)
+
     def _ready(self, container: str) -> Departing:
         if container not in self._departing:
             raise TransshipError(f"dumping {container}: nothing was made ready for it")
@@ -217,7 +225,11 @@ class NodeCopies:
         restorer = self._restorers.get(container)
         if restorer is None:
             raise TransshipError(f"restoring {container}: nothing was received for it")
-        done = await restorer.restore(timeout_seconds=timeout_seconds)
+        keeper = self._keepers.get(container)
+        if keeper is None:
+            raise TransshipError(f"restoring {container}: nothing receives its memory")
+        work = restorer.restore(timeout_seconds=timeout_seconds, progress=keeper.received)
+        done = await unless_failed(work, keeper.ended())
         relocking.require_keepable(freezer_of(self._layout, container), self.images(container))
         return Restored(pid=done.pid)
 

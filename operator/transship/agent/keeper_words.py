@@ -26,9 +26,13 @@ class Question(StrEnum):
 
 @dataclass(frozen=True)
 class Answer:
-    """How far it is; `error` says why what was asked for will not be."""
+    """How far it is; `error` says why what was asked for will not be.
+
+    received: pages that this server has stored, repeated ones too.
+    """
 
     lacking: int = 0
+    received: int = 0
     finished: bool = False
     guarded: bool = True
     error: str = ""

@@ -23,6 +23,7 @@ from transship.agent import keeper_words
 from transship.agent.keeper_words import Answer, Question
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, TransshipError
+from transship.common.patience import patience
 from transship.runtime.apart import leave_agent
 from transship.runtime.layout import Layout
 from transship.runtime.processes import start_time
@@ -106,7 +107,10 @@ class PageKeeper:
         return cls(layout.images(container) / "work")
 
     async def all_stored(self, *, timeout_seconds: float) -> None:
-        """Return when every page of the dump is here. Raises TransshipError when it will not be."""
+        """Return when every page of the dump is here. Raises TransshipError when it will not be.
+
+        The time is how long no page may have come.
+        """
         await self._require(Question.ALL_STORED, timeout_seconds)
 
     async def final(self, *, timeout_seconds: float) -> None:
@@ -115,7 +119,7 @@ class PageKeeper:
 
     async def _require(self, question: Question, timeout_seconds: float) -> None:
         try:
-            async with asyncio.timeout(timeout_seconds):
+            async with patience(timeout_seconds, self.received):
                 answer = await self._ask(question)
         except TimeoutError as e:
             raise DeadlineExceeded("receiving pages: not all have arrived in time") from e
@@ -130,6 +134,10 @@ class PageKeeper:
                 f"receiving pages: {answer.lacking} have not arrived: {answer.error}",
                 reason=Reason.PAGES_LOST,
             )
+
+    async def received(self) -> int:
+        """A number that changes as pages come. Raises KeeperDead."""
+        return (await self.state()).received
 
     async def state(self) -> Answer:
         """How far it is. Raises KeeperDead."""

@@ -200,6 +200,7 @@ class Keeper:
                 pass
         return Answer(
             lacking=self._store.lacking,
+            received=self._store.received,
             finished=self._spaces.finished,
             guarded=self._guarded,
             error=error,

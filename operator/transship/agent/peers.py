@@ -5,7 +5,6 @@ One session with kept-alive connections: the handshake of TLS happens before the
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import ssl
 from typing import TypeVar
@@ -14,6 +13,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from transship.common.errors import NotFound, Refused, TransshipError, Unreachable
+from transship.common.patience import Progress, patience
 from transship.common.sockets import make_prompt
 from transship.protocol import paths
 from transship.protocol.base import Message
@@ -76,7 +76,9 @@ class PeerClient:
         request: RestoreRequest,
         images: bytes,
         timeout_seconds: float,
+        progress: Progress | None = None,
     ) -> RestoreReply:
+        """The time is counted from the last progress of what the target waits for."""
         return await self._post(
             peer,
             paths.INCOMING_RESTORE,
@@ -85,6 +87,7 @@ class PeerClient:
             body=images,
             headers={RESTORE_HEADER: request.model_dump_json(by_alias=True)},
             timeout_seconds=timeout_seconds,
+            progress=progress,
         )
 
     async def decide(self, peer: Peer, notice: VerdictNotice) -> ResumeReply:
@@ -112,6 +115,7 @@ class PeerClient:
         body: bytes = b"",
         headers: dict[str, str] | None = None,
         timeout_seconds: float = CALL_TIMEOUT_SECONDS,
+        progress: Progress | None = None,
     ) -> M:
         return await self._call(
             "POST",
@@ -122,6 +126,7 @@ class PeerClient:
             body=body,
             headers=headers,
             timeout_seconds=timeout_seconds,
+            progress=progress,
         )
 
     async def _call(
@@ -135,11 +140,12 @@ class PeerClient:
         body: bytes = b"",
         headers: dict[str, str] | None = None,
         timeout_seconds: float = CALL_TIMEOUT_SECONDS,
+        progress: Progress | None = None,
     ) -> M:
         url = peer.endpoint + path.format(migration=migration)
         try:
             async with (
-                asyncio.timeout(timeout_seconds),
+                patience(timeout_seconds, progress),
                 self._open().request(
                     method, url, data=body, headers=headers, server_hostname=peer.node
                 ) as response,

@@ -131,6 +131,10 @@ class Copies(Protocol):
         """
         ...
 
+    def sent_bytes(self, container: str) -> int:
+        """What has gone to the target of a memory that is being sent."""
+        ...
+
     async def lacks_memory(self, container: str) -> bool:
         """Whether pages of a copy that was moved here are still to come."""
         ...

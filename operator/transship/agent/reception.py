@@ -9,7 +9,7 @@ import asyncio
 
 from loguru import logger
 
-from transship.agent import records
+from transship.agent import deadlines, records
 from transship.agent.arrival import Arrival
 from transship.agent.clearance import Clearance
 from transship.agent.records import Record
@@ -26,8 +26,7 @@ from transship.transfer.files import receive_trees
 from transship.transfer.streams import Stream, accept
 
 RECEIVE_TIMEOUT_SECONDS = 24 * 3600.0
-PAGES_TIMEOUT_SECONDS = 10.0
-RESTORE_TIMEOUT_SECONDS = 30.0
+PAGES_TIMEOUT_SECONDS = 10.0  # without a page that comes
 
 
 class Reception:
@@ -107,7 +106,8 @@ class Reception:
         with watch.part("Mount"):
             await self._with.bundles.mount(container)
         with watch.part("Restore"):
-            restored = await copies.restore(container, timeout_seconds=RESTORE_TIMEOUT_SECONDS)
+            limit = deadlines.restore_seconds(image_bytes=len(body))
+            restored = await copies.restore(container, timeout_seconds=limit)
         with watch.part("ReceivePages"):
             await copies.received(
                 container, follows=request.memory_follows, timeout_seconds=PAGES_TIMEOUT_SECONDS

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 
 from loguru import logger
 
-from transship.agent import records
+from transship.agent import deadlines, records
 from transship.agent.departure import Departure
 from transship.agent.filecopy import FileCopy
 from transship.agent.memory_rounds import MemoryRounds
@@ -23,9 +24,6 @@ from transship.common.errors import Refused, TransshipError
 from transship.protocol.migrations import RestoreRequest
 from transship.protocol.states import SideState, Verdict
 from transship.transfer import images
-
-RESTORE_TIMEOUT_SECONDS = 45.0
-"""Longer than the target's own, whose failure says more."""
 
 
 class WayForward:
@@ -188,10 +186,14 @@ class WayForward:
                 departure.order.migration,
                 request=request,
                 images=body,
-                timeout_seconds=RESTORE_TIMEOUT_SECONDS,
+                timeout_seconds=deadlines.answer_seconds(image_bytes=len(body)),
+                progress=None if dumped is None else partial(self._sent, departure),
             )
         departure.bytes += len(body)
         departure.watch.add(reply.parts, prefix="Target")
+
+    async def _sent(self, departure: Departure) -> int:
+        return self._with.copies.sent_bytes(departure.order.container)
 
     def _decide(self, departure: Departure) -> None:
         """The point of no return. No await here: a cancel comes before it or after it."""

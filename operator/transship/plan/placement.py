@@ -227,7 +227,9 @@ def _back_off(failed: Migrations, pause: datetime, wanted: str, *, now: datetime
 
 
 def _patience(seen: Seen, owner: Owner) -> float:
-    """Look often at a container that is about to run, seldom at one that does."""
+    """Look often at what is about to run or to be tidied, seldom at a container that runs."""
+    if any(each.report.migration is not None for each in seen.sightings):
+        return STARTING_POLL_SECONDS
     sighting = sighting_at(seen.sightings, owner.node)
     if sighting is None:
         return SILENCE_POLL_SECONDS
@@ -236,7 +238,7 @@ def _patience(seen: Seen, owner: Owner) -> float:
         RunState.CREATING,
         RunState.ABSENT,
     }
-    return STARTING_POLL_SECONDS if starting or report.migration is not None else STEADY_SECONDS
+    return STARTING_POLL_SECONDS if starting else STEADY_SECONDS
 
 
 def _end(seen: Seen) -> Decision:

@@ -84,6 +84,7 @@ class Runtime:
 
     async def prepare(self, order: Order) -> Prepared:
         """Image, volumes, bundle: all but overlay and network namespace. Can be repeated."""
+        await asyncio.to_thread(lambda: self.overlay_features)  # tried out before any freeze
         image = await self.images.pull(order.container.image, digest=order.digest)
         return await orders.write(order, image=image, layout=self.layout)
 

@@ -18,6 +18,7 @@ from loguru import logger
 
 from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
+from transship.common.patience import Progress, patience
 from transship.runtime import (
     cgroups,
     conmon,
@@ -92,10 +93,15 @@ class Restorer:
             await restorer._unless_over(entry.hear(Said.READY))
         return restorer
 
-    async def restore(self, *, timeout_seconds: float) -> Restored:
-        """Restore from the images that are there by now. Raises CheckpointFailed."""
+    async def restore(
+        self, *, timeout_seconds: float, progress: Progress | None = None
+    ) -> Restored:
+        """Restore from the images that are there by now. Raises CheckpointFailed.
+
+        Its time is over so long after the last `progress` of what it may be waiting for.
+        """
         began = time.monotonic()
-        async with self._or_nothing(timeout_seconds):
+        async with self._or_nothing(timeout_seconds, progress):
             await self._entry.say(Said.GO)
             word = await self._unless_over(self._entry.hear(Said.HELD))
             _require_held(freezer_of(self._request.layout, self._request.container))
@@ -140,11 +146,13 @@ class Restorer:
             waiting.cancel()
 
     @contextlib.asynccontextmanager
-    async def _or_nothing(self, seconds: float) -> AsyncIterator[None]:
+    async def _or_nothing(
+        self, seconds: float, progress: Progress | None = None
+    ) -> AsyncIterator[None]:
         """Leave nothing of the copy when this fails, and explain why it did."""
         log = _work(self._request) / LOG_NAME
         try:
-            async with asyncio.timeout(seconds):
+            async with patience(seconds, progress):
                 yield
         except BaseException as e:
             await self.close()

@@ -70,9 +70,9 @@ def discard_changes(overlay: Overlay) -> None:
 def features(scratch: Path) -> str:
     """The mount options that this kernel and file system accept, by trying them."""
     trial = Overlay(*(scratch / name for name in ("lower", "upper", "work", "merged")))
-    trial.lower.mkdir(parents=True, exist_ok=True)
-    trial.make_directories()
     try:
+        trial.lower.mkdir(parents=True, exist_ok=True)
+        trial.make_directories()
         _mount(trial, features=WITH_HANDLES)
     except OSError as e:
         if e.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ESTALE):
@@ -82,7 +82,7 @@ def features(scratch: Path) -> str:
         return _as_shown(trial.merged)
     finally:
         mounts.unmount(trial.merged)
-        shutil.rmtree(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _as_shown(merged: Path) -> str:

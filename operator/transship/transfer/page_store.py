@@ -81,6 +81,8 @@ class PageStore:
         self._lacking = sum(self._index.marks(slot).count(_LACKING) for slot in range(len(self)))
         self.arrivals: deque[PageRange] = deque(maxlen=ARRIVALS_KEPT)
         """What has come, the newest last: to be taken by whoever gives it away."""
+        self.received = 0
+        """Pages that were kept here, repeated ones too."""
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -131,13 +133,17 @@ class PageStore:
     def keep(self, pages: PageRange) -> None:
         """What was put into the room of these pages is their content."""
         self._change_all([pages], page_index.TO_STORED)
-        self.arrivals.append(pages)
+        self._note_arrival(pages)
 
     def keep_zero(self, pages: PageRange) -> None:
         """These pages are known to be all zeros."""
         table = page_index.ABSENT_TO_ZERO if self.final else page_index.TO_ZERO
         self._change_all([pages], table)
+        self._note_arrival(pages)
+
+    def _note_arrival(self, pages: PageRange) -> None:
         self.arrivals.append(pages)
+        self.received += pages.pages  # a sign of progress: two threads at once may lose one
 
     def forget(self, ranges: Sequence[PageRange]) -> None:
         """What is stored of these pages is not what they are any more."""

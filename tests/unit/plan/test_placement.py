@@ -208,6 +208,7 @@ def test_what_a_finished_migration_left_behind_is_tidied() -> None:
     here = Sighting("node-a", report())
     soon = step_of(made, sightings=(here, left), migrations=(failed,)).step
     assert isinstance(soon, Wait)
+    assert soon.seconds < 1  # no event will tell when it is time
     later = NOW + seconds(4)
     step = step_of(made, sightings=(here, left), migrations=(failed,), now=later).step
     assert step == Tidy("node-b", "uid-web-1-1", RecordState.INCOMING)

@@ -28,6 +28,16 @@ def test_not_being_allowed_to_mount_is_an_error_not_a_lack(tmp_path, monkeypatch
         rootfs.features(tmp_path / "trial")
 
 
+def test_a_trial_on_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def make_directories(_self: Overlay) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(Overlay, "make_directories", make_directories)
+    with pytest.raises(TransshipError, match="mounting an overlay"):
+        rootfs.features(tmp_path / "trial")
+    assert not (tmp_path / "trial").exists()
+
+
 def test_discarding_leaves_the_image_alone(tmp_path):
     overlay = Overlay(*(tmp_path / name for name in ("lower", "upper", "work", "merged")))
     overlay.make_directories()

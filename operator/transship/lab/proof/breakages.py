@@ -32,8 +32,8 @@ DOWN_SECONDS = 1.0
 SLOW_RATE = "1mbit"
 ILL_SECONDS = 3.0
 TOOL_SECONDS = 2.0
-DUMP_HANGS_SECONDS = 20.0  # longer than the agent waits for a dump
-RESTORE_HANGS_SECONDS = 35.0  # and for a restore
+DUMP_HANGS_SECONDS = 14.0  # longer than the agent waits for a dump
+RESTORE_HANGS_SECONDS = 25.0  # and for a restore
 ONE_YEAR_DAYS = 365
 
 CRIU, RUNC, CONMON = ("criu", "swrk"), ("runc", "restore"), ("conmon", "--api-version")

@@ -154,6 +154,20 @@ def test_pages_are_compressed_on_a_slow_link_and_not_where_it_is_forbidden(world
     assert always["wireBytes"] < never["wireBytes"] / 2
 
 
+def test_a_freeze_may_last_as_long_as_the_memory_keeps_coming(world: World) -> None:
+    """Longer than anybody waits for a step that stands still: 72 MiB in 30 s."""
+    world.limit_rate("20mbit")
+    settings = {"strategy": "StopAndCopy", "compression": "None"}
+    world.apply("counter", container=counter(memory=72, dirty=1), migration=settings)
+    world.await_running("counter", node="node-a")
+    with world.client("counter") as client:
+        status = moved(world, "counter", to="node-b")
+        world.goes_on(client)
+
+    assert status["phase"] == "Succeeded"
+    assert status["blackoutMilliseconds"] > 20_000
+
+
 COMPRESSIBLE = """
 import time
 memory = bytearray(b"".join(b"%016d transship " % number for number in range(64 << 15)))

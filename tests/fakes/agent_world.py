@@ -215,6 +215,9 @@ class FakeCopies:
         await self.at.step("announce_memory")
         return 1000
 
+    async def copy_shared(self, container: str) -> None:
+        self.at.quick_step("copy_shared")
+
     async def copy_round(self, container: str) -> CopyRound:
         """1,000 pages at first, at 1,000 pages in 50 ms."""
         await self.at.step("copy_round")

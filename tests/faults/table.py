@@ -78,8 +78,9 @@ def all_cases() -> Iterator[Case]:
     for strategy in STRATEGIES:
         for step in StepName:
             if strategy in ONLY_IN.get(step, frozenset(Strategy)):
+                more = strategy is Strategy.POST_COPY
                 yield from (
                     Case(step, breakage, strategy)
                     for breakage in BREAKAGES
-                    if step in breakage.steps
+                    if step in breakage.steps or (more and step in breakage.post_copy_steps)
                 )

@@ -32,6 +32,7 @@ from transship.runtime.freezer import freezer_of
 from transship.runtime.layout import Layout
 from transship.runtime.lazy_memory import require_whole, still_arriving
 from transship.runtime.restore import Restorer, RestoreRequest
+from transship.transfer import shared_images
 from transship.transfer.changed_pages import Tracker, Untracked
 from transship.transfer.mappings import mapped_files
 from transship.transfer.page_channel import RemotePages
@@ -119,6 +120,9 @@ class NodeCopies:
     async def announce_memory(self, container: str) -> int:
         return await self._ready(container).memory.announce()
 
+    async def copy_shared(self, container: str) -> None:
+        await self._ready(container).memory.copy_shared()
+
     async def copy_round(self, container: str) -> CopyRound:
         return await self._ready(container).memory.round()
 
@@ -139,7 +143,9 @@ class NodeCopies:
         await (departing.dumper if departing else freezer_of(self._layout, container)).freeze()
 
     async def dump(self, container: str) -> Dumped:
-        done = await self._ready(container).dumper.dump()
+        departing = self._ready(container)
+        done = await departing.dumper.dump()
+        await departing.memory.reduce(pagemaps.shared(done.images))
         return Dumped(
             images=done.images,
             asleep=done.stopped,
@@ -228,6 +234,8 @@ class NodeCopies:
         keeper = self._keepers.get(container)
         if keeper is None:
             raise TransshipError(f"restoring {container}: nothing receives its memory")
+        if shared_images.waiting(self.images(container)):
+            await keeper.compose()
         work = restorer.restore(timeout_seconds=timeout_seconds, progress=keeper.received)
         done = await unless_failed(work, keeper.ended())
         relocking.require_keepable(freezer_of(self._layout, container), self.images(container))

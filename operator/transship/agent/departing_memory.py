@@ -12,13 +12,15 @@ from typing import Self, TypeVar
 
 from transship.agent.ports import StreamWish
 from transship.api.migration import MemoryTraffic
-from transship.runtime.pagemaps import LazyRange
+from transship.runtime.pagemaps import LazyRange, SharedImage
 from transship.transfer.changed_pages import Tracker
 from transship.transfer.memory_copy import MemoryCopy
 from transship.transfer.page_channel import RemotePages, dial
 from transship.transfer.page_ranges import PAGE_BYTES, PageRange, Process
 from transship.transfer.page_sender import PageSender
 from transship.transfer.rounds import CopyRound
+from transship.transfer.shared_images import Image
+from transship.transfer.shared_memory import SharedMemory
 
 T = TypeVar("T")
 
@@ -34,6 +36,7 @@ class DepartingMemory:
         self._tracker = tracker
         self._processes = processes
         self._copy = MemoryCopy(sender, tracker)
+        self._shared = SharedMemory(sender)
         self._ahead: asyncio.Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="memory")
 
@@ -53,6 +56,19 @@ class DepartingMemory:
     async def announce(self) -> int:
         """Have the target make room, when nothing is sent before the freeze; returns the pages."""
         return await self._run(lambda: self._copy.reserve(self._processes()))
+
+    async def copy_shared(self) -> None:
+        """Copy what has changed of what the running processes share; all of it at first."""
+        await self._run(lambda: self._shared.copy(self._processes()))
+
+    async def reduce(self, images: Sequence[SharedImage]) -> None:
+        """Inside the freeze: leave out of the dump's images what was copied so, and is the same.
+
+        Beside what is sent meanwhile, to which it adds nothing.
+        """
+        if images:
+            found = [Image(each.path, each.runs) for each in images]
+            await asyncio.to_thread(self._shared.reduce, found)
 
     async def round(self) -> CopyRound:
         """Copy what has changed while the container runs; all of it at first."""

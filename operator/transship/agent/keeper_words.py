@@ -21,6 +21,7 @@ class Question(StrEnum):
     ALL_STORED = "AllStored"  # every page of the dump is here
     FINAL = "Final"  # the source is frozen, and nothing stale is here any more
     END = "End"  # answered once the processes have all of their pages
+    COMPOSE = "Compose"  # answered once the images beside it are whole (transfer.shared_images)
     STATE = "State"  # answered at once
 
 

@@ -135,6 +135,12 @@ class PageKeeper:
                 reason=Reason.PAGES_LOST,
             )
 
+    async def compose(self) -> None:
+        """Have the images of shared memory made whole. Raises TransshipError."""
+        answer = await self._asked(Question.COMPOSE)
+        if answer.error:
+            raise TransshipError(answer.error, reason=Reason.PAGES_LOST)
+
     async def received(self) -> int:
         """A number that changes as pages come. Raises KeeperDead."""
         return (await self.state()).received

@@ -38,6 +38,7 @@ class MemoryRounds:
 
     async def converge(self, departure: Departure) -> None:
         """Return when to hand over. Raises TransshipError (DowntimeTooLong) when that never is."""
+        await self._with.copies.copy_shared(departure.order.container)
         while True:
             decision = self._decide(departure)
             match decision.act:
@@ -60,6 +61,8 @@ class MemoryRounds:
     async def announce(self, departure: Departure) -> None:
         """Nothing is copied before the freeze: have the target make room, foretell the rest."""
         order = departure.order
+        if departure.memory_follows:  # what is shared does not follow
+            await self._with.copies.copy_shared(order.container)
         pages = await self._with.copies.announce_memory(order.container)
         rate = self._with.experience.rate_to(order.target.node)
         if rate is not None:
@@ -86,6 +89,8 @@ class MemoryRounds:
         What is between this and the freeze counts at the rate at which the container writes: at
         50 MiB/s over 1 Gbit/s each 100 ms of it are 40 ms of blackout.
         """
+        if departure.copied or departure.memory_follows:
+            await self._with.copies.copy_shared(departure.order.container)
         if not departure.copied:
             return
         await self._catch_up(departure)

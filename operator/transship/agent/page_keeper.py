@@ -34,9 +34,11 @@ from loguru import logger
 from transship.agent import keeper_words
 from transship.agent.keeper_words import Answer, Question
 from transship.agent.page_intake import Intake
+from transship.common.errors import TransshipError
 from transship.common.shared_fork import close_all_but, fork_sharing_files
 from transship.common.tls import server_context
 from transship.runtime import pagemaps
+from transship.transfer import shared_images
 from transship.transfer.demands import Demands
 from transship.transfer.event_log import EventLog
 from transship.transfer.fault_server import FaultServer
@@ -183,6 +185,13 @@ class Keeper:
                 lines.write(keeper_words.encode(self._answer(Question(line))))
         self._asked.discard(threading.current_thread())
 
+    def _compose(self) -> str:
+        try:
+            shared_images.compose(self._held.images, self._store)
+        except (TransshipError, OSError) as e:
+            return str(e)
+        return ""
+
     def _answer(self, question: Question) -> Answer:
         error = ""
         match question:
@@ -196,6 +205,8 @@ class Keeper:
                 error = self._wait_until(lambda: self._store.final)
             case Question.END:
                 self._ended.wait()
+            case Question.COMPOSE:
+                error = self._compose()
             case Question.STATE:
                 pass
         return Answer(

@@ -86,6 +86,13 @@ class Copies(Protocol):
         """
         ...
 
+    async def copy_shared(self, container: str) -> None:
+        """Copy what has changed of the memory that the running container's processes share.
+
+        The dump has all of it: what the target has by then is left out of the images.
+        """
+        ...
+
     async def copy_round(self, container: str) -> CopyRound:
         """Copy what has changed of the running container's memory; all of it at first."""
         ...

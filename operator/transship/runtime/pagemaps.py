@@ -26,6 +26,8 @@ _NAME = re.compile(r"pagemap-(\d+)\.img")
 _HEADER = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
 
+# a field of pagemap_head
+_PAGES_ID = 1
 # fields of pagemap_entry
 _ADDRESS, _PAGES_32, _FLAGS, _PAGES = 1, 2, 4, 5
 
@@ -39,6 +41,18 @@ class LazyRange:
     pages: int
 
 
+@dataclass(frozen=True)
+class SharedImage:
+    """A file of pages of shared memory; runs: first position and number, in the file's order."""
+
+    path: Path
+    runs: tuple[tuple[int, int], ...]
+
+    @property
+    def pages(self) -> int:
+        return sum(pages for _, pages in self.runs)
+
+
 def read(images: Path) -> tuple[LazyRange, ...]:
     """The ranges of all processes in a dump's directory. Raises TransshipError."""
     found = []
@@ -46,6 +60,24 @@ def read(images: Path) -> tuple[LazyRange, ...]:
         name = _NAME.fullmatch(path.name)  # not of shared memory: pagemap-shmem-<id>.img
         if name is not None:
             found += lazy_ranges(path.read_bytes(), process=int(name[1]))
+    return tuple(found)
+
+
+def shared(images: Path) -> tuple[SharedImage, ...]:
+    """The files of pages of shared memory, memfds included. Raises TransshipError."""
+    found = []
+    for path in sorted(images.glob("pagemap-shmem-*.img")):
+        try:
+            head, *entries = map(parse, _messages(path.read_bytes()))
+        except (ValueError, IndexError, struct.error) as e:
+            raise TransshipError(f"reading {path.name}: malformed image") from e
+        if all(number_in(entry, _FLAGS) == PRESENT for entry in entries):
+            runs = tuple(
+                (number_in(entry, _ADDRESS) // PAGE_BYTES, _pages(entry)) for entry in entries
+            )
+            image = SharedImage(images / f"pages-{number_in(head, _PAGES_ID)}.img", runs)
+            if image.path.exists() and image.path.stat().st_size == image.pages * PAGE_BYTES:
+                found.append(image)
     return tuple(found)
 
 

@@ -205,6 +205,11 @@ class PageStore:
                 found = _range(piece.chunk, first, piece.first + run.end())
                 yield Run(found, marks[run.start()] & ~EXPECTED, where)
 
+    def content(self, run: Run) -> memoryview:
+        """What is stored of a run."""
+        offset = run.content - self._base
+        return self._view[offset : offset + run.pages.bytes]
+
     def spend(self, pages: PageRange) -> None:
         """All who want these pages have them. Frees the chunks of which nothing is left to give."""
         for piece in pieces(pages):

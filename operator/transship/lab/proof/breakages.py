@@ -41,7 +41,11 @@ KEEPER = ("transship.agent.page_keeper",)
 COPYING = frozenset({StepName.COPY_FILES, StepName.COPY_MEMORY})
 DUMPING = frozenset({StepName.FREEZE, StepName.DUMP})
 RESTORING = frozenset({StepName.SEND_STATE, StepName.RESTORE})
-KEEPING = frozenset(StepName) - {StepName.PREPARE, StepName.COPY_FILES, StepName.DESTROY}
+KEEPING = frozenset(StepName) - {
+    StepName.PREPARE, StepName.COPY_FILES, StepName.RESUME, StepName.DESTROY
+}  # fmt: skip
+STILL_KEEPING = frozenset({StepName.RESUME})
+"""After the release a keeper has pages to give in a post-copy alone."""
 
 
 class Missed(TransshipError):
@@ -68,6 +72,7 @@ class Breakage:
     may_lose_memory: bool = False  # of a copy that has none but what its keeper gives
     steps: frozenset[StepName] = frozenset(StepName)  # at which it means something
     ending: Ending = Ending.ANY
+    post_copy_steps: frozenset[StepName] = frozenset()  # and at which in a post-copy
 
 
 def _agent_killed(side: Side) -> Breakage:
@@ -183,7 +188,7 @@ def _certificate_over(side: Side) -> Breakage:
 def _hunted(
     name: str, side: Side, words: tuple[str, ...], treat: Callable[[int], object],
     *, steps: frozenset[StepName], seconds: float = TOOL_SECONDS, children: bool = False,
-    may_lose_memory: bool = False,
+    may_lose_memory: bool = False, post_copy_steps: frozenset[StepName] = frozenset(),
 ) -> Breakage:  # fmt: skip
     """Programs of a node that come by meanwhile are treated so."""
     hunters: dict[str, ailments.Hunter] = {}
@@ -202,7 +207,10 @@ def _hunted(
         if not hunter.hit:
             raise Missed(f"no {' '.join(words)} came by on {scene.node(side)}")
 
-    return Breakage(name, do, undo, seconds, steps=steps, may_lose_memory=may_lose_memory)
+    return Breakage(
+        name, do, undo, seconds,
+        steps=steps, post_copy_steps=post_copy_steps, may_lose_memory=may_lose_memory,
+    )  # fmt: skip
 
 
 def _edit_back(scene: Scene) -> None:
@@ -282,7 +290,13 @@ BREAKAGES: tuple[Breakage, ...] = (
     _hunted("conmon killed in the restore", Side.TARGET, CONMON, ailments.killed, steps=RESTORING),
     _hunted("source's conmon killed", Side.SOURCE, CONMON, ailments.killed, steps=COPYING),
     _hunted(
-        "page keeper killed", Side.TARGET, KEEPER, ailments.killed, steps=KEEPING, children=True
+        "page keeper killed",
+        Side.TARGET,
+        KEEPER,
+        ailments.killed,
+        steps=KEEPING,
+        post_copy_steps=STILL_KEEPING,
+        children=True,
     ),
     _hunted(
         "page keeper and its guard killed",
@@ -290,6 +304,7 @@ BREAKAGES: tuple[Breakage, ...] = (
         KEEPER,
         ailments.killed,
         steps=KEEPING,
+        post_copy_steps=STILL_KEEPING,
         may_lose_memory=True,
     ),
     Breakage("edited back", _edit_back, ending=Ending.STAYS),

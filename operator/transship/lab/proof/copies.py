@@ -22,7 +22,7 @@ from transship.lab import cgroups
 from transship.lab.state import LabState
 
 LOOK_SECONDS = 0.04
-BACK_AGAIN_SECONDS = 1.0  # no move and its way back are faster
+BACK_AGAIN_SECONDS = 0.4  # no blackout and the move back after it are faster: 0.98 s was seen
 LOOKS_OF_A_PROGRAM = 3  # the last steps of a restore are seen in one or two
 WORK_NANOSECONDS = 200_000  # in one look; a witness under a client does several times as much
 Process = tuple[str, str, str]  # container, node, pid

@@ -1,0 +1,187 @@
+"""Memory that processes share: copied ahead, so that of CRIU's images of it only a part has to go.
+
+CRIU leaves private pages to be fetched later; what is shared it writes into its images, inside the
+freeze. So it is sent while the container runs, over the page stream, under numbers that no process
+has, and a digest of each page is kept. Inside the freeze those pages of the images go that have
+another digest, and the target puts the images together (shared_images). What they say is decided
+by the dump alone: nothing here needs to know how such memory is restored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xxhash import xxh3_128_digest
+
+from transship.transfer import shared_images
+from transship.transfer.page_ranges import PAGE_BYTES, PageRange, Process
+from transship.transfer.page_sender import PageSender
+from transship.transfer.process_memory import BATCH_PAGES
+from transship.transfer.shared_images import Image, Part
+
+FIRST_NUMBER = 1 << 30
+"""Of the first piece of shared memory, where the page stream has a pid: beyond every pid."""
+LEAST_PAGES = 256
+"""Of an image: less goes as it is, which costs less than looking at it."""
+SAMPLES = 16
+DIGEST_BYTES = 16
+_NAMES = ("/dev/zero (deleted)", "/memfd:", "/SYSV")
+"""Of what has no file: MAP_SHARED | MAP_ANONYMOUS, memfd_create(2), shmget(2)."""
+
+
+@dataclass
+class _Known:
+    """One piece of shared memory: its number, and a digest for each page that was sent."""
+
+    number: int
+    digests: bytearray = field(default_factory=bytearray)
+
+    def differing(self, first: int, new: bytes) -> bytes:
+        """A byte per page, 1 where the digest is not the one that is known."""
+        start = first * DIGEST_BYTES
+        old = self.digests[start : start + len(new)].ljust(len(new), b"\0")
+        if old == new:
+            return bytes(len(new) // DIGEST_BYTES)
+        return bytes(
+            not new.startswith(old[at : at + DIGEST_BYTES], at)
+            for at in range(0, len(new), DIGEST_BYTES)
+        )
+
+    def note(self, first: int, new: bytes) -> None:
+        start, end = first * DIGEST_BYTES, first * DIGEST_BYTES + len(new)
+        if len(self.digests) < end:
+            self.digests.extend(bytes(end - len(self.digests)))
+        self.digests[start:end] = new
+
+
+class SharedMemory:
+    """That of one container. Blocking; `copy` and `reduce` not at the same time."""
+
+    def __init__(self, sender: PageSender) -> None:
+        self._sender = sender
+        self._known: dict[tuple[str, str], _Known] = {}
+        self._buffer = bytearray(BATCH_PAGES * PAGE_BYTES)
+
+    def copy(self, processes: Sequence[Process]) -> None:
+        """Send what has changed since the last time, while the container runs; all of it at first.
+
+        One core reads and digests 2,500 MB/s.
+        """
+        for key, path in _found(processes).items():
+            known = self._known.setdefault(key, _Known(FIRST_NUMBER + len(self._known)))
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # gone meanwhile
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    for first, pages in _data(fd):
+                        self._copy_batch(known, fd, first, pages)
+                finally:
+                    os.close(fd)
+        if self._known:
+            self._sender.flush()
+
+    def _copy_batch(self, known: _Known, fd: int, first: int, pages: int) -> None:
+        view = memoryview(self._buffer)[: pages * PAGE_BYTES]
+        size = os.preadv(fd, [view], first * PAGE_BYTES) // PAGE_BYTES * PAGE_BYTES
+        new = _digests(view[:size])
+        changed = known.differing(first, new)
+        known.note(first, new)
+        for at, count in _runs(changed):
+            data = bytearray(view[at * PAGE_BYTES : (at + count) * PAGE_BYTES])
+            self._sender.send([_range(known, first + at, count)], data)
+
+    def reduce(self, images: Sequence[Image]) -> None:
+        """Inside the freeze: leave of CRIU's images what the target does not have."""
+        for image in images:
+            if self._known and image.pages >= LEAST_PAGES:
+                self._reduce(image)
+
+    def _reduce(self, image: Image) -> None:
+        with image.path.open("rb") as file, mmap.mmap(
+            file.fileno(), 0, prot=mmap.PROT_READ
+        ) as content, memoryview(content) as view:  # fmt: skip
+            known = self._origin(image, view)
+            if known is None:
+                return
+            parts: list[Part] = []
+            literals: list[bytes] = []
+            at = 0
+            for position, pages in image.runs:
+                piece = view[at * PAGE_BYTES : (at + pages) * PAGE_BYTES]
+                changed = known.differing(position, _digests(piece))
+                for first, count, literal in _all_runs(changed):
+                    parts.append(Part(position + first, count, literal=literal))
+                    if literal:
+                        literals.append(bytes(piece[first * PAGE_BYTES :][: count * PAGE_BYTES]))
+                at += pages
+                piece.release()
+        shared_images.replace(image.path, number=known.number, parts=parts, literals=literals)
+
+    def _origin(self, image: Image, view: memoryview) -> _Known | None:
+        """The piece that an image is of, by samples: CRIU has numbers of its own for some kinds."""
+        positions = [position + i for position, pages in image.runs for i in range(pages)]
+        step = max(1, len(positions) // SAMPLES)
+        scores: dict[int, int] = {}
+        found = {known.number: known for known in self._known.values()}
+        for at in range(0, len(positions), step):
+            digest = _digests(view[at * PAGE_BYTES : (at + 1) * PAGE_BYTES])
+            for known in found.values():
+                same = known.differing(positions[at], digest) == b"\0"
+                scores[known.number] = scores.get(known.number, 0) + same
+        best = max(scores, key=lambda number: scores[number], default=None)
+        return found[best] if best is not None and scores[best] else None
+
+
+def _found(processes: Sequence[Process]) -> dict[tuple[str, str], Path]:
+    """Where each piece can be read, by device and inode."""
+    found: dict[tuple[str, str], Path] = {}
+    for process in processes:
+        folder = Path(f"/proc/{process.outside}")
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for line in (folder / "maps").read_text(errors="surrogateescape").splitlines():
+                fields = line.split(maxsplit=5)
+                if len(fields) == 6 and fields[1][3] == "s" and fields[5].startswith(_NAMES):
+                    start, end = (int(part, 16) for part in fields[0].split("-"))
+                    path = folder / "map_files" / f"{start:x}-{end:x}"
+                    found.setdefault((fields[3], fields[4]), path)
+    return found
+
+
+def _data(fd: int) -> Iterator[tuple[int, int]]:
+    """First page and number of pages of what is there, in batches."""
+    at = 0
+    while True:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA) // PAGE_BYTES
+        except OSError:  # ENXIO: no more
+            return
+        at = os.lseek(fd, start * PAGE_BYTES, os.SEEK_HOLE)
+        for first in range(start, -(-at // PAGE_BYTES), BATCH_PAGES):
+            yield first, min(BATCH_PAGES, -(-at // PAGE_BYTES) - first)
+
+
+def _digests(view: memoryview) -> bytes:
+    cuts = range(0, len(view), PAGE_BYTES)
+    return b"".join([xxh3_128_digest(view[at : at + PAGE_BYTES]) for at in cuts])
+
+
+def _range(known: _Known, first: int, pages: int) -> PageRange:
+    return PageRange(known.number, first * PAGE_BYTES, pages)
+
+
+def _runs(marks: bytes) -> Iterator[tuple[int, int]]:
+    return ((first, count) for first, count, marked in _all_runs(marks) if marked)
+
+
+def _all_runs(marks: bytes) -> Iterator[tuple[int, int, bool]]:
+    """Runs of equal marks: where, how many, which."""
+    at = 0
+    while at < len(marks):
+        end = marks.find(1 - marks[at], at)
+        end = len(marks) if end < 0 else end
+        yield at, end - at, bool(marks[at])
+        at = end

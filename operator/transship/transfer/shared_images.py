@@ -67,14 +67,20 @@ def waiting(folder: Path) -> list[Path]:
 
 
 def compose(folder: Path, store: PageStore) -> None:
-    """Make all images of a folder whole. Raises TransshipError where the store lacks a page."""
+    """Make all images of a folder whole. Raises TransshipError where the store lacks a page.
+
+    The store is free of those pages then, but not before: a page may be in more than one image.
+    """
+    used: list[PageRange] = []
     for path in waiting(folder):
         with path.open("rb") as told, path.with_suffix("").open("wb") as image:
-            _compose(told, image, store)
+            used += _compose(told, image, store)
         path.unlink()
+    for pages in used:
+        store.spend(pages)
 
 
-def _compose(told: BinaryIO, image: BinaryIO, store: PageStore) -> None:
+def _compose(told: BinaryIO, image: BinaryIO, store: PageStore) -> list[PageRange]:
     number, count = _HEAD.unpack(_exactly(told, _HEAD.size))
     parts = [_PART.unpack(_exactly(told, _PART.size)) for _ in range(count)]
     for position, pages, literal in parts:
@@ -92,8 +98,7 @@ def _compose(told: BinaryIO, image: BinaryIO, store: PageStore) -> None:
             else:
                 image.write(store.content(run))
     image.truncate(sum(pages for _, pages, _ in parts) * PAGE_BYTES)
-    for position, pages, _ in parts:  # not before: it frees chunks, whatever else is in them
-        store.spend(PageRange(number, position * PAGE_BYTES, pages))
+    return [PageRange(number, position * PAGE_BYTES, pages) for position, pages, _ in parts]
 
 
 def _exactly(file: BinaryIO, size: int) -> bytes:

@@ -159,6 +159,17 @@ def test_an_image_of_something_else_and_a_small_one_go_as_they_are(
     assert {path.name for path in tmp_path.iterdir()} == {other.name, small.name}
 
 
+def test_two_images_may_be_of_the_same_pages(program: Program, link: Link, tmp_path: Path) -> None:
+    """Two pieces with the same content are told apart by nothing."""
+    shared = SharedMemory(link.sender)
+    shared.copy([program.process])
+    images = [program.image(tmp_path, number) for number in (3, 4)]
+    whole = images[0].path.read_bytes()
+    shared.reduce(images)
+    shared_images.compose(tmp_path, link.store)
+    assert [image.path.read_bytes() for image in images] == [whole, whole]
+
+
 def test_a_page_that_the_target_lost_is_no_page_of_zeros(
     program: Program, link: Link, tmp_path: Path
 ) -> None:

@@ -108,6 +108,7 @@ def _disturb(scene: Scene, case: Case) -> None:
         except TransshipError as e:
             raise NotReached(f"{e.message}; {_told(scene)}") from e
         case.breakage.do(scene)
+        time.sleep(case.breakage.lead_seconds)  # a part of the fault, not a wait for something
     finally:
         breakpoints.disarm(scene.directory, node)
     try:

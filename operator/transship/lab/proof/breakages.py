@@ -29,6 +29,7 @@ HANG_SECONDS = 7.0
 API_AWAY_SECONDS = 12.0  # longer than the client's 10 s
 SLOW_SECONDS = 6.0
 DOWN_SECONDS = 1.0
+SPREADING_SECONDS = 1.0  # from the API server to the operator, and from there to an agent's door
 SLOW_RATE = "1mbit"
 ILL_SECONDS = 3.0
 TOOL_SECONDS = 2.0
@@ -72,6 +73,7 @@ class Breakage:
     may_lose_memory: bool = False  # of a copy that has none but what its keeper gives
     steps: frozenset[StepName] = frozenset(StepName)  # at which it means something
     ending: Ending = Ending.ANY
+    lead_seconds: float = 0.0  # in which its word spreads before the move goes on
     post_copy_steps: frozenset[StepName] = frozenset()  # and at which in a post-copy
 
 
@@ -307,8 +309,10 @@ BREAKAGES: tuple[Breakage, ...] = (
         post_copy_steps=STILL_KEEPING,
         may_lose_memory=True,
     ),
-    Breakage("edited back", _edit_back, ending=Ending.STAYS),
-    Breakage("migration deleted", _delete_migration, ending=Ending.STAYS),
+    Breakage("edited back", _edit_back, ending=Ending.STAYS, lead_seconds=SPREADING_SECONDS),
+    Breakage(
+        "migration deleted", _delete_migration, ending=Ending.STAYS, lead_seconds=SPREADING_SECONDS
+    ),
     Breakage(
         "placement deleted",
         lambda scene: scene.cluster.delete(scene.placement),

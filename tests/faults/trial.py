@@ -13,13 +13,11 @@ from transship.api.migration import MigrationPhase, StepName
 from transship.api.placement import Strategy
 from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
-from transship.lab import faults
 from transship.lab.counter_client import CounterClient
-from transship.lab.daemons import daemon_alive
 from transship.lab.proof import breakpoints, guests, witness, world_check
 from transship.lab.proof.breakages import Ending, Missed
 from transship.lab.proof.copies import CopyWatch
-from transship.lab.proof.scene import OPERATOR, Scene, Side
+from transship.lab.proof.scene import OPERATOR, Scene, Side, revive
 from transship.lab.proof.world_check import Guest, World, until_none
 from transship.lab.state import lab_dir
 
@@ -155,13 +153,9 @@ def _aftermath(world: World, made: Guest, case: Case, scene: Scene) -> tuple[lis
 
 
 def _unfinished(world: World, made: Guest, scene: Scene) -> list[str]:
-    """Whatever has ended is started again meanwhile, as by a service manager.
-
-    An operator that could not renew its lease in time ends itself, for instance.
-    """
-    for target in (OPERATOR, scene.agent(Side.SOURCE), scene.agent(Side.TARGET)):
-        if not daemon_alive(scene.directory, target.daemon):
-            faults.restart(scene.directory, scene.state, target)
+    """Whatever has ended is started again meanwhile."""
+    services = (OPERATOR, scene.agent(Side.SOURCE), scene.agent(Side.TARGET))
+    revive(scene.directory, scene.state, services)
     return world_check.unfinished(world, made)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from transship.lab import faults
+from transship.lab.daemons import daemon_alive
 from transship.lab.proof.cluster import Cluster
 from transship.lab.state import LabState, load_state
 
@@ -43,3 +45,13 @@ class Scene:
 
 
 OPERATOR = faults.Target(faults.Kind.OPERATOR, "operator")
+
+
+def revive(directory: Path, state: LabState, targets: Iterable[faults.Target]) -> None:
+    """Start again whatever has ended, as a service manager does.
+
+    An operator that could not renew its lease in time ends itself, for instance.
+    """
+    for target in targets:
+        if not daemon_alive(directory, target.daemon):
+            faults.restart(directory, state, target)

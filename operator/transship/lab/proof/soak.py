@@ -21,7 +21,7 @@ from transship.lab.counter_client import CounterClient
 from transship.lab.proof import guests, witness, world_check
 from transship.lab.proof.breakages import BREAKAGES, Breakage, Ending, Missed
 from transship.lab.proof.copies import CopyWatch, nodes_with_copies
-from transship.lab.proof.scene import Scene
+from transship.lab.proof.scene import OPERATOR, Scene, revive
 from transship.lab.proof.world_check import Guest, World, until_none
 from transship.lab.state import LabState, lab_dir, load_state
 
@@ -32,7 +32,7 @@ SETTLE_SECONDS = 180.0  # a failed move is tried again after 10 s, then 20 s
 END_SECONDS = 120.0
 SHOWN = 6  # of what is found again and again
 CLIENT_PAUSE_SECONDS = 0.01
-STRATEGIES = (Strategy.AUTO, Strategy.PRE_COPY, Strategy.STOP_AND_COPY)
+STRATEGIES = (Strategy.AUTO, Strategy.PRE_COPY, Strategy.POST_COPY, Strategy.STOP_AND_COPY)
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Report:
     moves_ordered: int = 0
     migrations: dict[str, int] = field(default_factory=dict)  # by how they ended
     faults: dict[str, int] = field(default_factory=dict)
-    restarted: int = 0  # containers whose node lost its power
+    restarted: int = 0  # containers whose node lost its power, or whose keeper and guard died
     longest_blackout_milliseconds: int = 0
     violations: list[str] = field(default_factory=list)
 
@@ -57,7 +57,7 @@ class Report:
             ("moves ordered", self.moves_ordered),
             *((f"migrations {how}", count) for how, count in sorted(self.migrations.items())),
             *((f"fault: {name}", count) for name, count in sorted(self.faults.items())),
-            ("containers started anew after their node died", self.restarted),
+            ("containers started anew after their node or keeper died", self.restarted),
             ("longest blackout, ms", self.longest_blackout_milliseconds),
             *(("VIOLATION", text) for text in self.violations),
         ]
@@ -144,6 +144,8 @@ class Soak:
     def _break(self, breakage: Breakage, scene: Scene) -> None:
         if breakage.dies is not None:
             self._expect_deaths(scene.node(breakage.dies))
+        elif breakage.may_lose_memory:
+            self._expect_deaths(scene.target)
         try:
             breakage.do(scene)
             time.sleep(breakage.seconds)  # the length of the fault, not a wait for something
@@ -172,6 +174,9 @@ class Soak:
         return findings
 
     def _unsettled(self) -> list[str]:
+        state = self._world.state
+        agents = (faults.Target(faults.Kind.AGENT, node) for node in state.nodes)
+        revive(lab_dir(state.name), state, (OPERATOR, *agents))
         for guest in self._guests.values():
             placement = self._placement(guest.name)
             if is_true(placement.status.conditions, "Stalled") and placement.status.node:

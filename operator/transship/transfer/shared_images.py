@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -42,6 +42,15 @@ class Image:
     @property
     def pages(self) -> int:
         return sum(pages for _, pages in self.runs)
+
+    def samples(self, number: int) -> Iterator[tuple[int, int]]:
+        """About so many pages of it: their places in the file, and their positions."""
+        step, at, start = max(1, self.pages // number), 0, 0
+        for position, pages in self.runs:
+            while at < start + pages:
+                yield at, position + at - start
+                at += step
+            start += pages
 
 
 @dataclass(frozen=True)

@@ -123,17 +123,16 @@ class SharedMemory:
 
     def _origin(self, image: Image, view: memoryview) -> _Known | None:
         """The piece that an image is of, by samples: CRIU has numbers of its own for some kinds."""
-        positions = [position + i for position, pages in image.runs for i in range(pages)]
-        step = max(1, len(positions) // SAMPLES)
-        scores: dict[int, int] = {}
-        found = {known.number: known for known in self._known.values()}
-        for at in range(0, len(positions), step):
-            digest = _digests(view[at * PAGE_BYTES : (at + 1) * PAGE_BYTES])
-            for known in found.values():
-                same = known.differing(positions[at], digest) == b"\0"
-                scores[known.number] = scores.get(known.number, 0) + same
-        best = max(scores, key=lambda number: scores[number], default=None)
-        return found[best] if best is not None and scores[best] else None
+        samples = [
+            (position, _digests(view[at * PAGE_BYTES : (at + 1) * PAGE_BYTES]))
+            for at, position in image.samples(SAMPLES)
+        ]
+        scores = {
+            known.number: sum(known.differing(*sample) == b"\0" for sample in samples)
+            for known in self._known.values()
+        }
+        best = max(self._known.values(), key=lambda known: scores[known.number])
+        return best if scores[best.number] else None
 
 
 def _found(processes: Sequence[Process]) -> dict[tuple[str, str], Path]:

@@ -54,4 +54,4 @@ async def unless_failed(work: Coroutine[Any, Any, T], other: Coroutine[Any, Any,
     finally:
         working.cancel()
         watching.cancel()
-        await asyncio.wait({working, watching})
+        await asyncio.gather(working, watching, return_exceptions=True)

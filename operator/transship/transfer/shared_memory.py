@@ -74,13 +74,15 @@ class SharedMemory:
         """
         for key, path in _found(processes).items():
             known = self._known.setdefault(key, _Known(FIRST_NUMBER + len(self._known)))
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # gone meanwhile
+            try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    for first, pages in _data(fd):
-                        self._copy_batch(known, fd, first, pages)
-                finally:
-                    os.close(fd)
+            except OSError:  # gone meanwhile, or not for us: it goes with the images
+                continue
+            try:
+                for first, pages in _data(fd):
+                    self._copy_batch(known, fd, first, pages)
+            finally:
+                os.close(fd)
         if self._known:
             self._sender.flush()
 

@@ -17,6 +17,8 @@ from transship.api.migration import BlackoutPart
 from transship.protocol.migrations import ResumeReply, VerdictNotice
 from transship.protocol.states import RecordState, SideState
 
+LOSE_AGAIN_SECONDS = 0.5
+
 
 class Takeover:
     """Lets one arrival after the other run."""
@@ -75,10 +77,18 @@ class Takeover:
     async def settle(self, container: str) -> None:
         """Wait until it has all of its memory, and drop what was needed for that."""
         try:
-            try:
-                await self._with.copies.settle(container)
-            except KeeperDead:  # the kernel gives zeros for what is missing: it must not run on
-                await self._lose(container)
+            await self._with.copies.settle(container)
+        except KeeperDead:  # the kernel gives zeros for what is missing: it must not run on
+            await self._end_lost(container)
         except Exception as e:  # memory is lost until the next dump or the container's end
             log = logger.bind(container=container, error=str(e))
             log.warning("what the restore needed is left")
+
+    async def _end_lost(self, container: str) -> None:
+        """Until it is done and noted: it may be ending, and starting anew, by itself just now."""
+        while True:
+            try:
+                return await self._lose(container)
+            except Exception as e:
+                logger.bind(container=container, error=str(e)).warning("not ended yet")
+            await asyncio.sleep(LOSE_AGAIN_SECONDS)

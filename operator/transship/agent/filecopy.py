@@ -114,6 +114,8 @@ class FileCopy:
         self._last = now
 
     async def _send_changes(self, found: Changes) -> None:
+        if not found.removed and not found.files:
+            return  # closing the stream that stands ready is not for the freeze either
         stream, self._ready = self._ready, None
         assert stream is not None
         try:
@@ -126,14 +128,10 @@ class FileCopy:
             await stream.close()
 
     async def _send_log(self) -> None:
-        stream, self._ready_for_log = self._ready_for_log, None
-        if stream is None:
+        if self._ready_for_log is None or not self._log.has_changed():
             return
-        try:
-            if self._log.has_changed():
-                await self._run_log(stream, timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS)
-        finally:
-            await stream.close()
+        stream, self._ready_for_log = self._ready_for_log, None
+        await self._run_log(stream, timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS)
 
     async def close(self) -> None:
         if self._looking is not None:

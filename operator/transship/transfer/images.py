@@ -18,7 +18,10 @@ def pack(folder: Path) -> bytes:
     with tarfile.open(fileobj=body, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for path in sorted(folder.iterdir()):
             if path.is_file() and not path.is_symlink():
-                archive.add(path, arcname=path.name, recursive=False)
+                content = path.read_bytes()
+                about = tarfile.TarInfo(path.name)  # `add` would look up whose the file is
+                about.size = len(content)
+                archive.addfile(about, io.BytesIO(content))
     return body.getvalue()
 
 

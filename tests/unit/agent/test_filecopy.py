@@ -71,6 +71,7 @@ def copy_of(
 async def hand_over(files: FileCopy) -> None:
     await files.make_ready()
     await files.send_difference()
+    await files.close()  # of all moves, however they end
 
 
 async def test_what_does_not_change_is_sent_once(home: Path, peer: FakePeer) -> None:

@@ -19,6 +19,9 @@ from transship.common.errors import TransshipError
 from transship.protocol.paths import PORT
 from transship.runtime.layout import Layout
 
+SWITCH_SECONDS = 0.0005
+"""A thread that reads pages must not keep the others waiting for Python's 5 ms, inside a freeze."""
+
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="transship-agent", description=__doc__)
@@ -84,6 +87,7 @@ def _raise_descriptor_limit() -> None:
 
 def main() -> int:
     flags = parse()
+    sys.setswitchinterval(SWITCH_SECONDS)
     logs.configure(level=flags.log_level)
     _raise_descriptor_limit()
     try:

@@ -20,6 +20,7 @@ from transship.lab.daemons import daemon_alive, signal_daemon
 from transship.lab.network import parse_rate
 from transship.lab.proof import connections
 from transship.lab.proof.scene import OPERATOR, Scene, Side
+from transship.lab.state import MACHINE
 from transship.lab.state import OPERATOR as OPERATORS_HOST
 
 Act = Callable[[Scene], object]
@@ -123,12 +124,16 @@ def _heal(scene: Scene) -> None:
     faults.heal(scene.directory, scene.state)
 
 
-def _half_open(scene: Scene) -> None:
+def _half_open(ends: Callable[[Scene], tuple[str, str]]) -> Act:
     """The connections that there are go dead without a word; new ones work."""
-    one, other = scene.source, scene.target
-    flows = connections.between(scene.directory, scene.state, one, other)
-    if flows:
-        faults.partition(scene.directory, scene.state, source=one, target=other, flows=flows)
+
+    def do(scene: Scene) -> None:
+        one, other = ends(scene)
+        directory, state = scene.directory, scene.state
+        if flows := connections.between(directory, state, one, other):
+            faults.partition(directory, state, source=one, target=other, flows=flows)
+
+    return do
 
 
 def _slow(rate: str | None) -> Act:
@@ -227,6 +232,10 @@ def _agents(scene: Scene) -> tuple[str, str]:
     return scene.source, scene.target
 
 
+def _operator_and_server(_scene: Scene) -> tuple[str, str]:
+    return OPERATORS_HOST, MACHINE
+
+
 BREAKAGES: tuple[Breakage, ...] = (
     *(make(side) for side in Side for make in (_agent_killed, _agent_hung, _power_cut)),
     Breakage(
@@ -246,7 +255,9 @@ BREAKAGES: tuple[Breakage, ...] = (
     _link("target not heard", lambda scene: (scene.target, scene.source), one_way=True),
     _link("operator and source cut", lambda scene: (OPERATORS_HOST, scene.source)),
     _link("operator and target cut", lambda scene: (OPERATORS_HOST, scene.target)),
-    Breakage("connections half-open", _half_open, _heal, CUT_SECONDS),
+    _link("operator and API server cut", _operator_and_server, seconds=API_AWAY_SECONDS),
+    Breakage("connections half-open", _half_open(_agents), _heal, CUT_SECONDS),
+    Breakage("operator's watches half-open", _half_open(_operator_and_server), _heal, CUT_SECONDS),
     _link("1 % loss", _agents, percent=1, seconds=SLOW_SECONDS),
     Breakage("slow link", _slow(SLOW_RATE), _slow(None), SLOW_SECONDS),
     *(

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from transship.api.migration import StepName
 from transship.api.placement import Strategy
-from transship.lab.proof.breakages import BREAKAGES, Breakage
+from transship.lab.proof.breakage import Breakage
+from transship.lab.proof.breakages import BREAKAGES
 from transship.lab.proof.scene import Side
 from transship.plan.moves import resolve_strategy
 

@@ -15,7 +15,7 @@ from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
 from transship.lab.counter_client import CounterClient
 from transship.lab.proof import breakpoints, guests, witness, world_check
-from transship.lab.proof.breakages import Ending, Missed
+from transship.lab.proof.breakage import Ending, Missed
 from transship.lab.proof.copies import CopyWatch
 from transship.lab.proof.scene import OPERATOR, Scene, Side, revive
 from transship.lab.proof.world_check import Guest, World, until_none

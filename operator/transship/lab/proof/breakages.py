@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 from transship.api.migration import StepName
-from transship.common.errors import TransshipError
 from transship.lab import ailments, faults
 from transship.lab.control_plane import API_SERVER
 from transship.lab.daemons import daemon_alive, signal_daemon
 from transship.lab.network import parse_rate
 from transship.lab.proof import connections
+from transship.lab.proof.breakage import Act, Breakage, Ending, Missed
 from transship.lab.proof.scene import OPERATOR, Scene, Side
 from transship.lab.state import MACHINE
 from transship.lab.state import OPERATOR as OPERATORS_HOST
-
-Act = Callable[[Scene], object]
 
 CUT_SECONDS = 7.0  # longer than the 5 s that an agent waits for another's answer
 HANG_SECONDS = 7.0
@@ -48,34 +44,6 @@ KEEPING = frozenset(StepName) - {
 }  # fmt: skip
 STILL_KEEPING = frozenset({StepName.RESUME})
 """After the release a keeper has pages to give in a post-copy alone."""
-
-
-class Missed(TransshipError):
-    """Nothing was there to be broken."""
-
-
-class Ending(Enum):
-    """How a disturbed move may end, where that does not follow from the step alone."""
-
-    ANY = "any"
-    STAYS = "stays"  # before the release; after it the move cannot be called back
-    DELETED = "deleted"
-
-
-@dataclass(frozen=True)
-class Breakage:
-    """One thing that goes wrong."""
-
-    name: str
-    do: Act
-    undo: Act = lambda _: None
-    seconds: float = 0.0
-    dies: Side | None = None  # the node that ends with all that runs on it
-    may_lose_memory: bool = False  # of a copy that has none but what its keeper gives
-    steps: frozenset[StepName] = frozenset(StepName)  # at which it means something
-    ending: Ending = Ending.ANY
-    lead_seconds: float = 0.0  # in which its word spreads before the move goes on
-    post_copy_steps: frozenset[StepName] = frozenset()  # and at which in a post-copy
 
 
 def _agent_killed(side: Side) -> Breakage:

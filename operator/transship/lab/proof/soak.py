@@ -19,7 +19,8 @@ from transship.lab import faults
 from transship.lab.cache import Say
 from transship.lab.counter_client import CounterClient
 from transship.lab.proof import guests, witness, world_check
-from transship.lab.proof.breakages import BREAKAGES, Breakage, Ending, Missed
+from transship.lab.proof.breakage import Breakage, Ending, Missed
+from transship.lab.proof.breakages import BREAKAGES
 from transship.lab.proof.copies import CopyWatch, nodes_with_copies
 from transship.lab.proof.scene import OPERATOR, Scene, revive
 from transship.lab.proof.world_check import Guest, World, until_none

@@ -103,6 +103,11 @@ def _has_lost_memory(source: Side) -> bool:
 
 def _memory_lost(seen: Seen) -> Obstacle:
     source, target = seen.source.node, seen.target.node
+    if not _has_lost_memory(seen.source):  # what gives the container its pages has died there
+        return obstacle(
+            Reason.CONTAINER_LOST,
+            f"{target} lost memory that the container had not got yet: it is started anew there",
+        )
     why = "is gone for good" if seen.source.gone else "was restarted"
     return obstacle(
         Reason.CONTAINER_LOST,

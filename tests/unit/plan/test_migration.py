@@ -302,3 +302,14 @@ def test_a_copy_whose_memory_will_never_come_is_ended_and_told_of(
     step = next_step(replace(now, target=replace(now.target, report=told)))
     assert isinstance(step, Finish)
     assert (step.outcome, step.why.reason) == (Outcome.FAILED, Reason.CONTAINER_LOST)
+    assert str(now.source.node) in step.why.message
+
+
+def test_memory_that_the_target_itself_has_lost_is_not_laid_at_the_source() -> None:
+    """What gave the container its pages was killed."""
+    now = draining(held_at_source=FROZEN)
+    told = said(SideState.RUNNING, reason=Reason.CONTAINER_LOST)
+    step = next_step(replace(now, target=replace(now.target, report=told)))
+    assert isinstance(step, Finish)
+    assert (step.outcome, step.why.reason) == (Outcome.FAILED, Reason.CONTAINER_LOST)
+    assert step.why.message.startswith(now.target.node)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import platform
 import signal
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from transship.common.errors import DeadlineExceeded, Refused
+from transship.transfer.page_ranges import PAGE_BYTES
 
 STOP_TIMEOUT_SECONDS = 0.2
 """A task that does not stop by then is frozen or waits for a disk; leaving it alone is harmless."""
@@ -84,10 +86,10 @@ class Tracee:
 
     def syscall_on(self, number: int, first: int, second: int, data: bytes) -> int:
         """The same for a call whose third argument is the address of some data to read."""
-        place = self._saved.rsp & ~0xF  # whatever is there is put back
+        place = _room_in_page(self._saved.rsp, len(data))
         memory = os.open(f"/proc/{self._pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         try:
-            before = os.pread(memory, len(data), place)
+            before = _read_arrived(memory, len(data), place)  # it is put back
             os.pwrite(memory, data, place)
             try:
                 return self.syscall(number, first, second, place)
@@ -105,6 +107,24 @@ class Tracee:
                 return
             if stop < _EVENT_STOP:
                 self.put_off = stop
+
+
+def _room_in_page(address: int, size: int) -> int:
+    """Near an address, in its own page: of a stack that is arriving this one is surely there."""
+    end = (address | (PAGE_BYTES - 1)) + 1
+    return min(address & ~0xF, (end - size) & ~0xF)
+
+
+def _read_arrived(memory: int, size: int, place: int) -> bytes:
+    """Read a page that may still be given: a userfaultfd's missing page is an error (EIO) here."""
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while True:
+        try:
+            return os.pread(memory, size, place)
+        except OSError as e:
+            if e.errno != errno.EIO or time.monotonic() > deadline:
+                raise
+        time.sleep(_POLL_SECONDS)
 
 
 def supported() -> bool:

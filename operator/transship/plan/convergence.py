@@ -21,7 +21,7 @@ DOWNTIME_SECONDS = 0.3
 MEMORY_SECONDS = 0.2
 """On a node whose handovers are slow the memory may add this much all the same."""
 UNNOTICED_SECONDS = 0.01
-EASY_SHARE = 0.5
+EASY_SHARE = 0.1
 """What takes longer than both together, the latter of the time beside the rest of a handover, is
 worth another round where nobody has said what is good enough: a restore that waits for its last
 pages shows in full, a round more in nothing."""

@@ -177,9 +177,13 @@ class World:
             self.limit_rate(None)
 
     def clear(self) -> None:
-        """Delete all placements and wait until they are gone."""
+        """Delete all placements and wait until they are gone, with their migrations.
+
+        A control plane that has just begun collects no garbage of ours for half a minute.
+        """
         self.kubectl("delete", "placements", "--all", "--wait=false")
         self.until(lambda: not self.list("placement"), "all placements are gone")
+        self.until(lambda: not self.list("cmig"), "their migrations are gone")
 
     def _state(self) -> LabState:
         return load_state(self._directory)

@@ -16,11 +16,9 @@ from transship.agent.facts import Identity
 from transship.agent.slots import HANDOVERS_AT_ONCE
 from transship.common import logs
 from transship.common.errors import TransshipError
+from transship.common.threads import take_short_turns
 from transship.protocol.paths import PORT
 from transship.runtime.layout import Layout
-
-SWITCH_SECONDS = 0.0005
-"""A thread that reads pages must not keep the others waiting for Python's 5 ms, inside a freeze."""
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -87,7 +85,7 @@ def _raise_descriptor_limit() -> None:
 
 def main() -> int:
     flags = parse()
-    sys.setswitchinterval(SWITCH_SECONDS)
+    take_short_turns()
     logs.configure(level=flags.log_level)
     _raise_descriptor_limit()
     try:

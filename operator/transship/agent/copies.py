@@ -99,7 +99,7 @@ class NodeCopies:
             tracker=self.tracker(container) if in_rounds else Untracked(),
             wish=wish,
         )
-        limit = deadlines.dump_seconds(shared_bytes=self._shared_bytes(container))
+        limit = deadlines.DUMP_SECONDS
         request = DumpRequest(container, self._layout, Pages.LAZY, timeout_seconds=limit)
         try:
             self._departing[container] = Departing(await Dumper.ready(request), memory)
@@ -150,6 +150,7 @@ class NodeCopies:
             images=done.images,
             asleep=done.stopped,
             criu_seconds=done.criu_seconds,
+            image_bytes=done.image_bytes,
             made_files=(done.images / REMAPS).exists(),
         )
 
@@ -196,11 +197,6 @@ class NodeCopies:
         found = processes.named(freezer_of(self._layout, container).processes())
         return tuple(Process(each.inside, each.outside) for each in found)
 
-    def _shared_bytes(self, container: str) -> int:
-        """Those of the process that has most: it is the same memory, mostly."""
-        found = freezer_of(self._layout, container).processes()
-        return max(map(processes.shared_memory, found), default=0)
-
     def _ready(self, container: str) -> Departing:
         if container not in self._departing:
             raise TransshipError(f"dumping {container}: nothing was made ready for it")
@@ -235,7 +231,7 @@ class NodeCopies:
         if keeper is None:
             raise TransshipError(f"restoring {container}: nothing receives its memory")
         if shared_images.waiting(self.images(container)):
-            await keeper.compose()
+            await keeper.compose(timeout_seconds=timeout_seconds)
         work = restorer.restore(timeout_seconds=timeout_seconds, progress=keeper.received)
         done = await unless_failed(work, keeper.ended())
         relocking.require_keepable(freezer_of(self._layout, container), self.images(container))
@@ -262,11 +258,15 @@ class NodeCopies:
     async def lose_memory(self, container: str) -> None:
         if not await self.lacks_memory(container):
             return
-        logger.bind(container=container).error("the rest of its memory is lost, it ends")
-        await self._runtime.destroy(container)  # a keeper ends with the last process
+        await self._end_lacking(container)
         async with self._settling[container]:
             await self._end_keeper(container)
             await self._clear_images(container)
+
+    async def _end_lacking(self, container: str) -> None:
+        if self.awaits_memory(container):  # else another instance follows: it has no keeper
+            logger.bind(container=container).error("the rest of its memory is lost, it ends")
+            await self._runtime.kill(container)
 
     def awaits_memory(self, container: str) -> bool:
         return PageKeeper.find(self._layout, container) is not None
@@ -282,8 +282,12 @@ class NodeCopies:
             keeper = PageKeeper.find(self._layout, container)
             if keeper is None and container not in self._keepers:
                 return
-            if keeper is not None:
-                await keeper.ended()
+            try:
+                if keeper is not None:
+                    await keeper.ended()
+            except KeeperDead:  # the kernel gives zeros for what is missing
+                await self._end_lacking(container)
+                raise
             # not when this task is cancelled, with the agent: the keeper goes on without it
             await self._end_keeper(container)
             await self._clear_images(container)

@@ -58,6 +58,8 @@ class Instances:
         return (await self.runtime.prepare(runtime_order(order))).digest
 
     async def start(self, order: ContainerOrder) -> None:
+        # of the instance before: whoever ends that for its lost memory knows it by its keeper
+        await PageKeeper.left(self.runtime.layout, order.id).close()
         await self._connect(order)
         await self.runtime.start(order.id)
 

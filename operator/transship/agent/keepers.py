@@ -135,9 +135,13 @@ class PageKeeper:
                 reason=Reason.PAGES_LOST,
             )
 
-    async def compose(self) -> None:
+    async def compose(self, *, timeout_seconds: float) -> None:
         """Have the images of shared memory made whole. Raises TransshipError."""
-        answer = await self._asked(Question.COMPOSE)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                answer = await self._asked(Question.COMPOSE)
+        except TimeoutError as e:
+            raise DeadlineExceeded("putting images together: not done in time") from e
         if answer.error:
             raise TransshipError(answer.error, reason=Reason.PAGES_LOST)
 
@@ -155,6 +159,7 @@ class PageKeeper:
 
     async def _asked(self, question: Question) -> Answer:
         """Ask until there is an answer, of this server or of one that follows it."""
+        pause = 0.0  # at first: a container whose keeper is dead must not run on for so long
         while True:
             try:
                 return await self._ask(question)
@@ -163,7 +168,8 @@ class PageKeeper:
             except ConnectionRefusedError as e:  # the guard would hold the listener
                 raise KeeperDead("giving a container its memory: its keeper was killed") from e
             except (OSError, ValueError):
-                await asyncio.sleep(RETRY_SECONDS)  # the server was killed, another follows
+                await asyncio.sleep(pause)  # the server was killed, another follows
+                pause = RETRY_SECONDS
 
     async def _ask(self, question: Question) -> Answer:
         with _path_to(self._work, keeper_words.SOCKET_NAME) as path:

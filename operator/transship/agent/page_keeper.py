@@ -36,6 +36,7 @@ from transship.agent.keeper_words import Answer, Question
 from transship.agent.page_intake import Intake
 from transship.common.errors import TransshipError
 from transship.common.shared_fork import close_all_but, fork_sharing_files
+from transship.common.threads import take_short_turns
 from transship.common.tls import server_context
 from transship.runtime import pagemaps
 from transship.transfer import shared_images
@@ -52,8 +53,6 @@ RESTART_SECONDS = 0.05
 
 LINGER_SECONDS = 5.0
 """For the source to hear that all it has sent was stored, and to say that this was all."""
-SWITCH_SECONDS = 0.0005
-"""A thread that receives must not keep the one that gives pages waiting for Python's 5 ms."""
 ANSWER_SECONDS = 1.0
 """For those who have asked for the end to be told of it."""
 
@@ -246,7 +245,7 @@ def _serve(held: Holdings) -> None:
 
 
 def main(words: Sequence[str]) -> None:
-    sys.setswitchinterval(SWITCH_SECONDS)
+    take_short_turns()
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("--pages", "--restore", "--control"):
         parser.add_argument(name, type=int, required=True, help="an inherited listener")

@@ -25,6 +25,7 @@ class Dumped:
     images: Path
     asleep: tuple[int, ...] = ()
     criu_seconds: float = 0.0
+    image_bytes: int = 0  # as CRIU wrote them; less goes of shared memory that was copied ahead
     made_files: bool = False  # in the container's file systems (link remap)
 
 

@@ -106,7 +106,7 @@ class Reception:
         with watch.part("Mount"):
             await self._with.bundles.mount(container)
         with watch.part("Restore"):
-            limit = deadlines.restore_seconds(image_bytes=len(body))
+            limit = deadlines.restore_seconds(image_bytes=request.image_bytes)
             restored = await copies.restore(container, timeout_seconds=limit)
         with watch.part("ReceivePages"):
             await copies.received(

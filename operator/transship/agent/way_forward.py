@@ -179,6 +179,7 @@ class WayForward:
             request = RestoreRequest(
                 asleep=() if dumped is None else dumped.asleep,
                 memory_follows=departure.memory_follows,
+                image_bytes=0 if dumped is None else dumped.image_bytes,
             )
         with departure.watch.step(StepName.RESTORE):
             reply = await self._with.peers.restore(
@@ -186,7 +187,9 @@ class WayForward:
                 departure.order.migration,
                 request=request,
                 images=body,
-                timeout_seconds=deadlines.answer_seconds(image_bytes=len(body)),
+                timeout_seconds=deadlines.answer_seconds(
+                    image_bytes=request.image_bytes, sent_bytes=len(body)
+                ),
                 progress=None if dumped is None else partial(self._sent, departure),
             )
         departure.bytes += len(body)

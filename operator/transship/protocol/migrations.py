@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from transship.api.base import MicroTime
 from transship.api.migration import BlackoutPart, MemoryTraffic, Prediction, Round, Step
 from transship.api.placement import LastExit, MigrationSettings, Strategy
@@ -94,7 +98,7 @@ class RestoreRequest(Message):
     """Goes before the images: what the target must know that they do not say."""
 
     memory_follows: bool = False  # after the resume: not all pages will come before it
-
+    image_bytes: Annotated[int, Field(ge=0)] = 0  # of all images, once they are whole
     asleep: tuple[int, ...] = ()  # pids inside the container that were stopped before the freeze
 
 

@@ -11,6 +11,7 @@ way to dump a container with a stopped task.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from loguru import logger
 
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded
+from transship.common.patience import patience
 from transship.runtime import externals, failures, runc_state, veil
 from transship.runtime.criu import CriuFailed, OnNotice, Worker
 from transship.runtime.criu_rpc import Kind, Request
@@ -53,7 +55,9 @@ ABORT_TIMEOUT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Dump:
-    """A complete dump. `stopped` are tasks that a signal had stopped: restored, they still are.
+    """A complete dump, `image_bytes` on disk.
+
+    `stopped` are tasks that a signal had stopped: restored, they still are.
 
     `processes` are all of the container, without their threads; criu_seconds is CRIU's share.
     """
@@ -62,6 +66,7 @@ class Dump:
     stopped: tuple[int, ...]
     processes: tuple[Process, ...]
     criu_seconds: float
+    image_bytes: int
 
 
 class Dumper:
@@ -154,7 +159,7 @@ class Dumper:
         if self._asking is None:
             self._asking = asyncio.create_task(self._ask(self._freezer, None))
         try:
-            async with asyncio.timeout(request.timeout_seconds):
+            async with patience(request.timeout_seconds, self._written):
                 await self._asking
         except CriuFailed as e:
             raise _failed(self._log, e) from e
@@ -176,7 +181,13 @@ class Dumper:
             stopped=self._stopped,
             processes=processes,
             criu_seconds=criu_seconds,
+            image_bytes=await self._written(),
         )
+
+    async def _written(self) -> int:
+        """Bytes in images so far: CRIU writes shared memory there, at 1 GB/s or so."""
+        with os.scandir(self._images) as entries:
+            return sum(entry.stat().st_size for entry in entries if entry.is_file())
 
     @property
     def _images(self) -> Path:

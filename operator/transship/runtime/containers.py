@@ -153,11 +153,18 @@ class Runtime:
 
     async def destroy(self, container_id: str) -> None:
         """End it at once; a frozen, stopped or half restored copy does not run on for that."""
+        await self.kill(container_id)
+        await self._exit_file(container_id)
+        await self._clear(container_id)
+
+    async def kill(self, container_id: str) -> None:
+        """Kill the instance that is there at the call, before anything is awaited.
+
+        Whoever looks after the container sees an end like any other.
+        """
         seen = self.inspect(container_id)
         with pidfds.handle(seen.pid if seen.state is not State.STOPPED else None) as process:
             await self._kill(container_id, process=process)
-        await self._exit_file(container_id)
-        await self._clear(container_id)
 
     async def _kill(self, container_id: str, *, process: int | None) -> None:
         cgroups.kill(self.hierarchies, self.layout.cgroup(container_id))

@@ -44,15 +44,6 @@ def start_time(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
-def shared_memory(pid: int) -> int:
-    """Bytes of shared memory that a process has mapped and used; 0 for one that is gone."""
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        line = next(line for line in lines if line.startswith("RssShmem:"))
-        return int(line.split()[1]) << 10
-    return 0
-
-
 def _innermost(status: str) -> int:
     """The last of NSpid: one number for each pid namespace, from the reader's own inwards."""
     line = next(line for line in status.splitlines() if line.startswith("NSpid:"))

@@ -16,9 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xxhash import xxh3_128_digest
-
 from transship.transfer import shared_images
+from transship.transfer.page_digests import PageDigests, digests
 from transship.transfer.page_ranges import PAGE_BYTES, PageRange, Process
 from transship.transfer.page_sender import PageSender
 from transship.transfer.process_memory import BATCH_PAGES
@@ -29,34 +28,16 @@ FIRST_NUMBER = 1 << 30
 LEAST_PAGES = 256
 """Of an image: less goes as it is, which costs less than looking at it."""
 SAMPLES = 16
-DIGEST_BYTES = 16
 _NAMES = ("/dev/zero (deleted)", "/memfd:", "/SYSV")
 """Of what has no file: MAP_SHARED | MAP_ANONYMOUS, memfd_create(2), shmget(2)."""
 
 
 @dataclass
 class _Known:
-    """One piece of shared memory: its number, and a digest for each page that was sent."""
+    """One piece of shared memory: its number, and what was sent of it."""
 
     number: int
-    digests: bytearray = field(default_factory=bytearray)
-
-    def differing(self, first: int, new: bytes) -> bytes:
-        """A byte per page, 1 where the digest is not the one that is known."""
-        start = first * DIGEST_BYTES
-        old = self.digests[start : start + len(new)].ljust(len(new), b"\0")
-        if old == new:
-            return bytes(len(new) // DIGEST_BYTES)
-        return bytes(
-            not new.startswith(old[at : at + DIGEST_BYTES], at)
-            for at in range(0, len(new), DIGEST_BYTES)
-        )
-
-    def note(self, first: int, new: bytes) -> None:
-        start, end = first * DIGEST_BYTES, first * DIGEST_BYTES + len(new)
-        if len(self.digests) < end:
-            self.digests.extend(bytes(end - len(self.digests)))
-        self.digests[start:end] = new
+    digests: PageDigests = field(default_factory=PageDigests)
 
 
 class SharedMemory:
@@ -68,10 +49,7 @@ class SharedMemory:
         self._buffer = bytearray(BATCH_PAGES * PAGE_BYTES)
 
     def copy(self, processes: Sequence[Process]) -> None:
-        """Send what has changed since the last time, while the container runs; all of it at first.
-
-        One core reads and digests 2,500 MB/s.
-        """
+        """Send what has changed since the last time, while the container runs; at first, all."""
         for key, path in _found(processes).items():
             known = self._known.setdefault(key, _Known(FIRST_NUMBER + len(self._known)))
             try:
@@ -89,9 +67,9 @@ class SharedMemory:
     def _copy_batch(self, known: _Known, fd: int, first: int, pages: int) -> None:
         view = memoryview(self._buffer)[: pages * PAGE_BYTES]
         size = os.preadv(fd, [view], first * PAGE_BYTES) // PAGE_BYTES * PAGE_BYTES
-        new = _digests(view[:size])
-        changed = known.differing(first, new)
-        known.note(first, new)
+        new = digests(view[:size])
+        changed = known.digests.differing(first, new)
+        known.digests.note(first, new)
         for at, count in _runs(changed):
             data = bytearray(view[at * PAGE_BYTES : (at + count) * PAGE_BYTES])
             self._sender.send([_range(known, first + at, count)], data)
@@ -114,7 +92,7 @@ class SharedMemory:
             at = 0
             for position, pages in image.runs:
                 piece = view[at * PAGE_BYTES : (at + pages) * PAGE_BYTES]
-                changed = known.differing(position, _digests(piece))
+                changed = known.digests.differing(position, digests(piece))
                 for first, count, literal in _all_runs(changed):
                     parts.append(Part(position + first, count, literal=literal))
                     if literal:
@@ -126,11 +104,11 @@ class SharedMemory:
     def _origin(self, image: Image, view: memoryview) -> _Known | None:
         """The piece that an image is of, by samples: CRIU has numbers of its own for some kinds."""
         samples = [
-            (position, _digests(view[at * PAGE_BYTES : (at + 1) * PAGE_BYTES]))
+            (position, digests(view[at * PAGE_BYTES : (at + 1) * PAGE_BYTES]))
             for at, position in image.samples(SAMPLES)
         ]
         scores = {
-            known.number: sum(known.differing(*sample) == b"\0" for sample in samples)
+            known.number: sum(known.digests.differing(*sample) == b"\0" for sample in samples)
             for known in self._known.values()
         }
         best = max(self._known.values(), key=lambda known: scores[known.number])
@@ -163,11 +141,6 @@ def _data(fd: int) -> Iterator[tuple[int, int]]:
         at = os.lseek(fd, start * PAGE_BYTES, os.SEEK_HOLE)
         for first in range(start, -(-at // PAGE_BYTES), BATCH_PAGES):
             yield first, min(BATCH_PAGES, -(-at // PAGE_BYTES) - first)
-
-
-def _digests(view: memoryview) -> bytes:
-    cuts = range(0, len(view), PAGE_BYTES)
-    return b"".join([xxh3_128_digest(view[at : at + PAGE_BYTES]) for at in cuts])
 
 
 def _range(known: _Known, first: int, pages: int) -> PageRange:

@@ -16,7 +16,7 @@ from fakes.lazy_process import FEATURES, PAGE, PID, LazyProcess, pagemap_image
 from transship.agent import keepers
 from transship.agent.keepers import KeeperDead, PageKeeper, TlsFiles
 from transship.common.certificates import agent_name, new_authority, write_credentials
-from transship.common.errors import TransshipError
+from transship.common.errors import DeadlineExceeded, TransshipError
 from transship.common.tls import client_context
 from transship.runtime import pidfds
 from transship.runtime.layout import Layout
@@ -230,6 +230,15 @@ async def test_the_death_of_both_is_a_loss_that_is_told_of(node: Node) -> None:
     await node.killed(server)
     with pytest.raises(KeeperDead):
         await node.keeper.ended()
+
+
+async def test_images_that_are_not_put_together_in_time_end_the_wait(node: Node) -> None:
+    server = node.server
+    os.kill(server, signal.SIGSTOP)
+    with pytest.raises(DeadlineExceeded):
+        await node.keeper.compose(timeout_seconds=0.05)
+    os.kill(server, signal.SIGCONT)
+    await node.keeper.compose(timeout_seconds=20)  # there are none
 
 
 async def test_another_agent_has_the_same_hold_on_it(node: Node) -> None:

@@ -23,7 +23,8 @@ from transship.lab.state import OPERATOR as OPERATORS_HOST
 
 CUT_SECONDS = 7.0  # longer than the 5 s that an agent waits for another's answer
 HANG_SECONDS = 7.0
-API_AWAY_SECONDS = 12.0  # longer than the client's 10 s
+API_AWAY_SECONDS = 60.0
+API_CUT_SECONDS = 12.0  # longer than the client's 10 s
 SLOW_SECONDS = 6.0
 DOWN_SECONDS = 1.0
 SPREADING_SECONDS = 1.0  # from the API server to the operator, and from there to an agent's door
@@ -223,7 +224,7 @@ BREAKAGES: tuple[Breakage, ...] = (
     _link("target not heard", lambda scene: (scene.target, scene.source), one_way=True),
     _link("operator and source cut", lambda scene: (OPERATORS_HOST, scene.source)),
     _link("operator and target cut", lambda scene: (OPERATORS_HOST, scene.target)),
-    _link("operator and API server cut", _operator_and_server, seconds=API_AWAY_SECONDS),
+    _link("operator and API server cut", _operator_and_server, seconds=API_CUT_SECONDS),
     Breakage("connections half-open", _half_open(_agents), _heal, CUT_SECONDS),
     Breakage("operator's watches half-open", _half_open(_operator_and_server), _heal, CUT_SECONDS),
     _link("1 % loss", _agents, percent=1, seconds=SLOW_SECONDS),

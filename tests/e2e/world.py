@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner
+
+from transship.cli.app import app
 from transship.common.processes import run_blocking
 from transship.lab import faults
 from transship.lab.counter_client import CounterClient
@@ -128,6 +131,12 @@ class World:
         placement = self.get("placement", name)
         node, uid = placement["status"].get("node", ""), placement["metadata"]["uid"]
         return self.on_node(node, "cat", f"/var/lib/transship/containers/{uid}/container.log")
+
+    def logs(self, name: str) -> str:
+        """The same as a user has it, also from a node that is a virtual machine."""
+        result = CliRunner().invoke(app, ["logs", name, "--kubeconfig", str(self.lab.kubeconfig)])
+        assert result.exit_code == 0, result.output
+        return result.stdout
 
     def copies(self, name: str) -> dict[str, int]:
         """How many processes of the container live on each node, whatever anybody says of them."""

@@ -15,6 +15,7 @@ from transship.common.errors import Refused, TransshipError, Unreachable
 from transship.protocol.containers import ContainerOrder, ContainerReport
 from transship.protocol.migrations import (
     IncomingOrder,
+    MemoryLoss,
     MigrationReport,
     OutgoingOrder,
     ResumeReply,
@@ -239,7 +240,7 @@ class FakeAgent:
             raise Refused("held", reason="Held")
         self._drop(migration)
 
-    async def lose_memory(self, migration: str) -> None:
+    async def lose_memory(self, migration: str, loss: MemoryLoss) -> None:
         self._enter("lose_memory")
 
     async def relay(self, notice: VerdictNotice) -> ResumeReply | None:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 
+import memory_scene
 import pytest
 from world import COUNTER_READY, World, condition
 
@@ -22,6 +23,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
 LAB = os.environ.get("TRANSSHIP_TEST_LAB", "vm")
 PATIENCE_SECONDS = 600.0
 MEMORY_MIB = 48
+HUGE = ("hugetlb", "hugetlb shared")
 
 
 def _say(text: str) -> None:
@@ -84,3 +86,20 @@ def _assert_rounds_by_the_bits(rounds: list[dict[str, int]]) -> None:
     assert later
     assert all(one["bytes"] < first["bytes"] / 2 for one in later)
     assert any(one["dirtyBytes"] for one in rounds)
+
+
+@pytest.mark.parametrize("strategy", ["PreCopy", "StopAndCopy", "PostCopy"])
+def test_huge_pages_that_a_node_has_set_aside_arrive_bit_for_bit(
+    world: World, strategy: str
+) -> None:
+    """Here, because a lab on the machine itself may take none from it."""
+    name = f"huge-{strategy.lower()}"
+    with memory_scene.program(world):
+        memory_scene.start(world, name, strategy, *HUGE)
+        memory_scene.goes_on(world, name, HUGE)
+        for node in ("node-b", "node-a"):
+            world.move(name, node)
+            world.await_running(name, node=node)
+            memory_scene.goes_on(world, name, HUGE)
+        world.delete(name)
+        world.await_gone(name)

@@ -46,7 +46,7 @@ class Record(Message):
     before: RecordState | None = None  # source: the state that an abort returns to
     drains_to: MemoryEndpoint | None = None  # source, released: who still wants its memory
     arrived_by: str | None = None  # the migration that brought it here: a repeated go is answered
-    memory_lost: bool = False  # by that migration: what had not followed yet; it is started anew
+    memory_lost: str = ""  # why, where what that migration still owed it never comes
     aborted: tuple[str, ...] = ()  # migrations whose source was here and stayed here
     image_digest: str | None = None
     start_time: MicroTime | None = None
@@ -179,14 +179,14 @@ def running(record: Record, notice: VerdictNotice) -> Record:
         raise _refused(record, Reason.STALE_EPOCH, f"go for epoch {notice.epoch}")
     return record.but(
         state=_state_of(record.order), migration=None, peer=None, arrived_by=notice.migration,
-        memory_lost=False,
+        memory_lost="",
     )  # fmt: skip
 
 
-def memory_lost(record: Record) -> Record:
+def memory_lost(record: Record, why: str) -> Record:
     """What the migration that brought it here still owed it will not come: this instance ends."""
     _require_ours(record)
-    return record.but(memory_lost=True)
+    return record.but(memory_lost=record.memory_lost or why)
 
 
 def started(record: Record, *, boot: str, now: datetime) -> Record:

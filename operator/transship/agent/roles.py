@@ -7,6 +7,7 @@ from typing import Protocol
 from transship.protocol.migrations import (
     IncomingOrder,
     MemoryEndpoint,
+    MemoryLoss,
     MemoryState,
     MigrationReport,
     OutgoingOrder,
@@ -47,7 +48,7 @@ class TargetRole(Protocol):
 
     def memory_state(self, migration: str) -> MemoryState: ...
 
-    async def lose_memory(self, migration: str) -> None: ...
+    async def lose_memory(self, migration: str, loss: MemoryLoss) -> None: ...
 
     async def hold(self, migration: str) -> None: ...
 

@@ -34,6 +34,7 @@ from transship.protocol.containers import ContainerOrder, Failure
 from transship.protocol.forecasts import Forecast, ForecastOrder
 from transship.protocol.migrations import (
     IncomingOrder,
+    MemoryLoss,
     MigrationReport,
     OutgoingOrder,
     RestoreRequest,
@@ -205,7 +206,8 @@ def _handover_routes(target: TargetRole) -> list[web.RouteDef]:
         return _reply(target.memory_state(_migration(request)))
 
     async def lose_memory(request: web.Request) -> web.Response:
-        await target.lose_memory(_migration(request))
+        loss = await _body(request, MemoryLoss)
+        await target.lose_memory(_migration(request), loss)
         return web.Response(status=204)
 
     async def hold(request: web.Request) -> web.Response:

@@ -25,6 +25,7 @@ from transship.common.errors import NotFound, Refused, TransshipError
 from transship.protocol.migrations import (
     IncomingOrder,
     MemoryEndpoint,
+    MemoryLoss,
     MemoryState,
     MigrationReport,
     RestoreReply,
@@ -36,6 +37,11 @@ from transship.protocol.states import RecordState, SideState
 from transship.transfer.streams import Hello, Stream
 
 __all__ = ["Target", "TargetParts"]
+
+KEEPER_LOST_IT = (
+    "what gives the container the rest of its memory was killed on the target: it is started anew "
+    "there"
+)
 
 
 class Target:
@@ -85,11 +91,11 @@ class Target:
         arrived = record.arrived_by == migration
         return MemoryState(awaited=not arrived or self._with.copies.awaits_memory(record.id))
 
-    async def lose_memory(self, migration: str) -> None:
+    async def lose_memory(self, migration: str, loss: MemoryLoss) -> None:
         """What is still to come is lost: its source has lost it, says the operator, or its keeper.
 
         The copy ends, and its supervisor starts it anew as after any other end. One that has all of
-        its pages by now runs on. A repetition finds nothing more to end.
+        its pages by now runs on. A repetition finds nothing more to end; the first cause stands.
         """
         record = self._with.journal.of_migration(migration)
         if record is None or record.arrived_by != migration:
@@ -98,14 +104,14 @@ class Target:
             if not await self._with.copies.lacks_memory(record.id):
                 return
             # first: this agent may end before it could say what it has done
-            record = self._with.journal.put(records.memory_lost(record))
+            record = self._with.journal.put(records.memory_lost(record, loss.why))
         await self._with.copies.lose_memory(record.id)
         self._note_lost_memory(record, migration)
 
     async def _lose(self, container: str) -> None:
         record = self._with.journal.get(container)
         if record is not None and record.arrived_by is not None:
-            await self.lose_memory(record.arrived_by)
+            await self.lose_memory(record.arrived_by, MemoryLoss(why=KEEPER_LOST_IT))
 
     def _note_lost_memory(self, record: Record, migration: str) -> None:
         arrival = self._arrivals.get(migration)
@@ -118,9 +124,7 @@ class Target:
             )
         arrival.state = SideState.RUNNING
         arrival.failure = TransshipError(
-            "the container's memory had not followed completely, and the rest of it is lost",
-            reason=Reason.CONTAINER_LOST,
-            hint=Reason.CONTAINER_LOST.hint,
+            record.memory_lost, reason=Reason.CONTAINER_LOST, hint=Reason.CONTAINER_LOST.hint
         )
 
     async def hold(self, migration: str) -> None:
@@ -196,7 +200,7 @@ class Target:
         self._arrivals.pop(migration, None)
         record = self._with.journal.of_migration(migration)
         if record is not None and record.arrived_by == migration and record.memory_lost:
-            self._with.journal.put(record.but(memory_lost=False))  # it has been told
+            self._with.journal.put(record.but(memory_lost=""))  # it has been told
 
     async def recover(self) -> None:
         """After a restart: what was prepared is thrown away, what is held waits for the verdict."""
@@ -210,7 +214,8 @@ class Target:
             elif record.state not in OWNED:
                 continue
             elif record.memory_lost and record.arrived_by is not None:
-                self._settling.add(asyncio.create_task(self.lose_memory(record.arrived_by)))
+                loss = MemoryLoss(why=record.memory_lost)
+                self._settling.add(asyncio.create_task(self.lose_memory(record.arrived_by, loss)))
             elif self._with.copies.awaits_memory(record.id):
                 self._settling.add(asyncio.create_task(self._takeover.settle(record.id)))
 

@@ -30,6 +30,7 @@ from transship.protocol.containers import (
 from transship.protocol.forecasts import Forecast, ForecastOrder
 from transship.protocol.migrations import (
     IncomingOrder,
+    MemoryLoss,
     MigrationReport,
     OutgoingOrder,
     ResumeReply,
@@ -149,8 +150,8 @@ class AgentClient:
     async def abort_incoming(self, migration: str) -> None:
         await self._end("POST", _path(paths.INCOMING_ABORT, migration))
 
-    async def lose_memory(self, migration: str) -> None:
-        await self._end("DELETE", _path(paths.INCOMING_MEMORY, migration))
+    async def lose_memory(self, migration: str, loss: MemoryLoss) -> None:
+        await self._end("DELETE", _path(paths.INCOMING_MEMORY, migration), body=loss)
 
     async def relay(self, notice: VerdictNotice) -> ResumeReply | None:
         path = _path(paths.INCOMING_VERDICT, notice.migration)
@@ -176,9 +177,9 @@ class AgentClient:
     async def _put(self, path: str, body: Message, reply: type[M]) -> M:
         return await self._call("PUT", path, reply, body=body, seconds=ORDER_TIMEOUT_SECONDS)
 
-    async def _end(self, method: str, path: str) -> None:
+    async def _end(self, method: str, path: str, *, body: Message | None = None) -> None:
         try:
-            await self._exchange(method, path, body=None, seconds=END_TIMEOUT_SECONDS)
+            await self._exchange(method, path, body=body, seconds=END_TIMEOUT_SECONDS)
         except NotFound:
             return
 

@@ -22,7 +22,13 @@ from transship.plan.migration_steps import (
     Relay,
     Step,
 )
-from transship.protocol.migrations import IncomingOrder, OutgoingOrder, Peer, VerdictNotice
+from transship.protocol.migrations import (
+    IncomingOrder,
+    MemoryLoss,
+    OutgoingOrder,
+    Peer,
+    VerdictNotice,
+)
 from transship.protocol.states import Verdict
 
 REFUSED_PAUSE_SECONDS = 0.2
@@ -68,7 +74,9 @@ class MigrationActs:
             case AbortTarget():
                 return await self._abort_target()
             case LoseMemory():
-                await self._deps.fleet.agent(self._spec.target_node).lose_memory(self._uid)
+                await self._deps.fleet.agent(self._spec.target_node).lose_memory(
+                    self._uid, MemoryLoss(why=step.why)
+                )
             case Relay():
                 return await self._relay(step.verdict)
             case _:

@@ -14,6 +14,7 @@ from transship.api.base import ApiModel, Resource
 from transship.protocol.containers import ContainerOrder, ContainerReport
 from transship.protocol.migrations import (
     IncomingOrder,
+    MemoryLoss,
     MigrationReport,
     OutgoingOrder,
     ResumeReply,
@@ -137,6 +138,6 @@ class Agent(Protocol):
 
     async def relay(self, notice: VerdictNotice) -> ResumeReply | None: ...
 
-    async def lose_memory(self, migration: str) -> None: ...
+    async def lose_memory(self, migration: str, loss: MemoryLoss) -> None: ...
 
     async def forget_incoming(self, migration: str) -> None: ...

@@ -23,6 +23,8 @@ from transship.lab.state import MACHINE, LabState
 
 QEMU = "qemu-system-x86_64"
 MEMORY_MIB = 1024
+HUGE_PAGES = 8
+"""Set aside on each machine, of 2 MiB, for containers that want such."""
 IMAGE_TIMEOUT_SECONDS = 300.0
 SPARE = 1.3
 """The image's file system is so much larger than the files in it: inodes, and small files."""
@@ -94,7 +96,9 @@ def start(state_dir: Path, state: LabState, node: str, *, kernel: Kernel, daemon
 def _words(
     state: LabState, node: str, *, kernel: Kernel, folder: Path, image: Path
 ) -> list[str | Path]:
-    line = f"console=ttyS0 quiet panic=-1 node={node} {_addresses(state, node)}"
+    line = (
+        f"console=ttyS0 quiet panic=-1 hugepages={HUGE_PAGES} node={node} {_addresses(state, node)}"
+    )
     return [
         program(QEMU), "-accel", "tcg", "-cpu", "max", "-m", str(MEMORY_MIB), "-smp", "1",
         "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",

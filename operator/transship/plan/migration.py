@@ -76,10 +76,10 @@ def _arrived(seen: Seen) -> Step:
     """The container runs on the target. The source still has to end its frozen copy."""
     source, report = seen.source, seen.target.report
     if report is not None and report.reason == Reason.CONTAINER_LOST:
-        return Finish(Outcome.FAILED, _memory_lost(seen))
+        return Finish(Outcome.FAILED, obstacle(Reason.CONTAINER_LOST, report.message))
     if _awaits_memory(seen):
         if _has_lost_memory(source):
-            return LoseMemory()
+            return LoseMemory(_memory_lost(seen))
         return Wait(HANDOVER_POLL_SECONDS, _still_draining(seen))
     ending = source.state is not None and source.state != SideState.DONE
     if (ending or not source.answered) and seen.waiting_seconds < SOURCE_END_PATIENCE_SECONDS:
@@ -101,18 +101,12 @@ def _has_lost_memory(source: Side) -> bool:
     return source.gone or (source.answered and restarted)
 
 
-def _memory_lost(seen: Seen) -> Obstacle:
+def _memory_lost(seen: Seen) -> str:
     source, target = seen.source.node, seen.target.node
-    if not _has_lost_memory(seen.source):  # what gives the container its pages has died there
-        return obstacle(
-            Reason.CONTAINER_LOST,
-            f"{target} lost memory that the container had not got yet: it is started anew there",
-        )
     why = "is gone for good" if seen.source.gone else "was restarted"
-    return obstacle(
-        Reason.CONTAINER_LOST,
+    return (
         f"{source} {why} with memory that had not followed the container to {target} yet: it is "
-        "started anew there",
+        "started anew there"
     )
 
 

@@ -97,6 +97,8 @@ class Relay:
 class LoseMemory:
     """Have the target end a copy whose memory can never follow completely, to start it anew."""
 
+    why: str
+
 
 @dataclass(frozen=True)
 class Wait:

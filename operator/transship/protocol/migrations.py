@@ -94,6 +94,12 @@ class MemoryState(Message):
     awaited: bool
 
 
+class MemoryLoss(Message):
+    """Why the rest of a container's memory will never come, for people."""
+
+    why: Annotated[str, Field(min_length=1, max_length=1024)]
+
+
 class RestoreRequest(Message):
     """Goes before the images: what the target must know that they do not say."""
 

@@ -5,7 +5,7 @@ from before is found, wherever in a round it happened. After each round its writ
 `KIND/WRITER whole ROUND other ROUND`: the round that it sees its fellow writer at, which shows that
 memory is still shared; or `KIND/WRITER broken ...`, once.
 
-Run as: python3 memories.py DISK TMPFS (two folders).
+Run as: python3 memories.py DISK TMPFS [KIND...] (two folders; which kinds, else all of KINDS).
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Protocol
 
 PAGE = 4096
-PAGES = 512
+PAGES = 512  # one huge page
 SIZE = PAGES * PAGE
 STAMP = 16
 ROUND_SECONDS = 0.05
 NOISE = random.Random(1).randbytes(1 << 18)
 WRITERS = 2
+MAP_HUGETLB = 0x40000  # mmap(2); Python has no name for it
 
 
 class Memory(Protocol):
@@ -133,7 +134,7 @@ def system_v() -> Memory:
 
 
 def kinds(disk: str, tmpfs: str) -> dict[str, Callable[[], Memory]]:
-    """Those of SHARED and THREADED have both writers in one memory; others are forked copies."""
+    """Shared ones and "threads" have both writers in one memory; others are forked copies."""
     anonymous = mmap.MAP_ANONYMOUS
     return {
         "private": lambda: mapped(-1, mmap.MAP_PRIVATE | anonymous),
@@ -152,8 +153,19 @@ def kinds(disk: str, tmpfs: str) -> dict[str, Callable[[], Memory]]:
     }
 
 
-def main(disk: str, tmpfs: str) -> None:
-    memories = {name: fill(make()) for name, make in kinds(disk, tmpfs).items()}
+def of_huge_pages() -> dict[str, Callable[[], Memory]]:
+    """Where the node has set some aside (vm.nr_hugepages): four."""
+    anonymous = mmap.MAP_ANONYMOUS | MAP_HUGETLB
+    return {
+        "hugetlb": lambda: mapped(-1, mmap.MAP_PRIVATE | anonymous),
+        "hugetlb shared": lambda: mapped(-1, mmap.MAP_SHARED | anonymous),
+    }
+
+
+def main(disk: str, tmpfs: str, *chosen: str) -> None:
+    usual = kinds(disk, tmpfs)
+    makers = usual | of_huge_pages()
+    memories = {name: fill(makers[name]()) for name in chosen or usual}
     for name, memory in memories.items():
         if os.fork() == 0:
             if name == "threads":

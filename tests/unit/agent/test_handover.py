@@ -14,8 +14,10 @@ from fakes.agent_pair import Disk, Pair
 from fakes.orders import ID
 from transship.api.placement import Strategy
 from transship.api.reasons import Reason
+from transship.protocol.migrations import MemoryLoss
 from transship.protocol.states import RecordState, SideState, Verdict
 
+LOSS = MemoryLoss(why="node-a was restarted")
 MOMENTS = [round(0.003 * n, 3) for n in range(56)]
 """From the source's order to the end of its copy, and a little longer."""
 
@@ -243,10 +245,11 @@ def test_a_container_whose_memory_is_lost_is_told_of_whatever_happens_to_the_age
     killed = {f"killed_{moment}": RecordState.RUNNING} if moment else {}
     for name, value in killed.items():
         setattr(pair.b.live.journal, name, value)
-    pair.background(pair.b.live.serve(pair.b.live.target.lose_memory("m-1")))
+    pair.background(pair.b.live.serve(pair.b.live.target.lose_memory("m-1", LOSS)))
     pair.loop.pass_time(0.5)
     pair.b.up()
-    pair.background(pair.b.live.serve(pair.b.live.target.lose_memory("m-1")))
+    again = MemoryLoss(why="it is asked for again") if moment == "after" else LOSS
+    pair.background(pair.b.live.serve(pair.b.live.target.lose_memory("m-1", again)))
     pair.loop.pass_time(0.5)
     pair.b.restart()
     pair.loop.pass_time(0.5)
@@ -256,6 +259,7 @@ def test_a_container_whose_memory_is_lost_is_told_of_whatever_happens_to_the_age
     report = pair.b.live.target.report("m-1")
     assert report is not None
     assert (report.state, report.reason) == (SideState.RUNNING, Reason.CONTAINER_LOST)
+    assert report.message == LOSS.why
     pair.call(pair.b.live.target.forget("m-1"), on=pair.b)
     pair.b.restart()
     assert pair.b.live.target.report("m-1") is None

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from transship.agent.ports import Trees
 from transship.common.errors import TransshipError
 from transship.protocol.migrations import Peer
 from transship.protocol.paths import STREAM_PORT
 from transship.transfer.changes import Changes, Look, changes, look
-from transship.transfer.files import send_files, send_in_place, send_trees
+from transship.transfer.files import ReadyRun, send_trees
 from transship.transfer.pace import Pace
 from transship.transfer.streams import Hello, Stream, StreamKind, open_stream
 
@@ -57,8 +59,8 @@ class FileCopy:
         self._pace = pace or Pace(None)
         self._last: Look | None = None
         self._looking: asyncio.Task[Look] | None = None
-        self._ready: Stream | None = None
-        self._ready_for_log: Stream | None = None
+        self._ready: _Ready | None = None
+        self._ready_for_log: _Ready | None = None
         self.bytes = 0
 
     async def copy(self) -> None:
@@ -66,7 +68,8 @@ class FileCopy:
         self._last = await self._look()
         await self._run_whole(await self._open(), timeout_seconds=COPY_TIMEOUT_SECONDS)
         if self._log.has_changed():
-            await self._run_log(await self._open(), timeout_seconds=COPY_TIMEOUT_SECONDS)
+            async with await self._get_ready(in_place=True) as ready:
+                await self._run_log(ready, timeout_seconds=COPY_TIMEOUT_SECONDS)
         await self.catch_up()
 
     async def catch_up(self) -> None:
@@ -84,12 +87,12 @@ class FileCopy:
             await self._run_whole(await self._open(), timeout_seconds=COPY_TIMEOUT_SECONDS)
 
     async def make_ready(self) -> None:
-        """Open the stream for the difference: a handshake that the freeze need not wait for."""
+        """Start what sends the difference: the freeze need not wait for programs and handshakes."""
         if self._last is not None:
             await asyncio.to_thread(lambda last: last.unsettled, self._last)
-        self._ready = await self._open()
+        self._ready = await self._get_ready()
         if self._log.name is not None:
-            self._ready_for_log = await self._open()
+            self._ready_for_log = await self._get_ready(in_place=True)
 
     def look_ahead(self) -> None:
         """Begin to look for what has changed: nothing of the container runs any more."""
@@ -114,34 +117,35 @@ class FileCopy:
         self._last = now
 
     async def _send_changes(self, found: Changes) -> None:
-        if not found.removed and not found.files:
-            return  # closing the stream that stands ready is not for the freeze either
-        stream, self._ready = self._ready, None
-        assert stream is not None
-        try:
-            if found.removed:
-                await self._run_whole(stream, timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS)
-                stream = await self._open()
-            if found.files:
-                await self._run_files(found.files, stream)
-        finally:
-            await stream.close()
+        if found.any and self._ready is not None:
+            sent = await self._ready.run.send(
+                found.files, removed=found.removed, timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS
+            )
+            self.bytes += sent.bytes
 
     async def _send_log(self) -> None:
-        if self._ready_for_log is None or not self._log.has_changed():
-            return
-        stream, self._ready_for_log = self._ready_for_log, None
-        await self._run_log(stream, timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS)
+        if self._ready_for_log is not None and self._log.has_changed():
+            await self._run_log(self._ready_for_log, timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS)
 
     async def close(self) -> None:
+        """What stood ready ends here, used or not: that is not for the freeze either."""
         if self._looking is not None:
             self._looking.cancel()
-        for stream in (self._ready, self._ready_for_log):
-            if stream is not None:
-                await stream.close()
+        for ready in (self._ready, self._ready_for_log):
+            if ready is not None:
+                await ready.close()
 
     async def _look(self) -> Look:
         return await asyncio.to_thread(look, self._home, self._trees)
+
+    async def _get_ready(self, *, in_place: bool = False) -> _Ready:
+        stream = await self._open()
+        try:
+            run = await ReadyRun.start(self._home, stream=stream, in_place=in_place)
+        except BaseException:
+            await stream.close()
+            raise
+        return _Ready(run, stream)
 
     async def _open(self) -> Stream:
         hello = Hello(migration=self._migration, kind=StreamKind.FILES)
@@ -166,21 +170,27 @@ class FileCopy:
             await stream.close()
         self.bytes += sent.bytes
 
-    async def _run_log(self, stream: Stream, *, timeout_seconds: float) -> None:
-        name = self._log.note()
-        try:
-            sent = await send_in_place(
-                self._home, name, stream=stream, timeout_seconds=timeout_seconds
-            )
-        finally:
-            await stream.close()
+    async def _run_log(self, ready: _Ready, *, timeout_seconds: float) -> None:
+        sent = await ready.run.send([self._log.note()], timeout_seconds=timeout_seconds)
         self.bytes += sent.bytes
 
-    async def _run_files(self, files: tuple[str, ...], stream: Stream) -> None:
-        sent = await send_files(
-            self._home, files, stream=stream, timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS
-        )
-        self.bytes += sent.bytes
+
+@dataclass(frozen=True)
+class _Ready:
+    """A run that waits for names, and its stream."""
+
+    run: ReadyRun
+    stream: Stream
+
+    async def close(self) -> None:
+        await self.run.close()
+        await self.stream.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
 
 class _Log:

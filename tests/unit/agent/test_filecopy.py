@@ -31,8 +31,9 @@ def home(tmp_path: Path) -> Path:
 def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePeer]:
     made = FakePeer(tmp_path / "peer")
     made.root.mkdir()
-    for name in ("open_stream", "send_trees", "send_files", "send_in_place"):
+    for name in ("open_stream", "send_trees"):
         monkeypatch.setattr(filecopy, name, getattr(made, name))
+    monkeypatch.setattr(filecopy, "ReadyRun", made)
     # else every file of these tests has just changed
     monkeypatch.setattr(changes, "TICK_NANOSECONDS", -(10**12))
     yield made
@@ -122,7 +123,7 @@ async def test_what_was_removed_since_is_removed_there(home: Path, peer: FakePee
     await files.copy()
     (home / "volumes/data/kept").unlink()
     await hand_over(files)
-    assert peer.runs[:2] == ["trees", "trees"]
+    assert peer.runs == ["trees", "files volumes/data -volumes/data/kept"]
     assert peer.content() == content(home)
 
 
@@ -200,7 +201,6 @@ async def test_files_on_a_tmpfs_are_always_sent(home: Path, peer: FakePeer) -> N
 
 @pytest.mark.usefixtures("blind")
 async def test_a_silent_store_and_a_removal_both_arrive(home: Path, peer: FakePeer) -> None:
-    """The run that removes believes times: what is in doubt has to follow it."""
     files = copy_of(home, mapped=frozenset({"upper/kept"}))
     await files.copy()
     (home / "volumes/data/kept").unlink()
@@ -216,6 +216,7 @@ async def test_what_was_looked_at_ahead_is_sent(home: Path, peer: FakePeer) -> N
     await files.make_ready()
     files.look_ahead()
     await files.send_difference()
+    await files.close()
     assert peer.content() == content(home)
 
 
@@ -226,6 +227,7 @@ async def test_files_that_the_dump_made_after_the_look_are_sent(home: Path, peer
     files.look_ahead()
     (home / "upper/link_remap.1").write_text("open, and without a name before")
     await files.send_difference(look_again=True)
+    await files.close()
     assert peer.content() == content(home)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from transship.transfer.files import receive_trees, send_files, send_trees
+from transship.common.errors import CommandFailed
+from transship.transfer.files import ReadyRun, receive_trees, send_trees
 from transship.transfer.streams import BUFFER_BYTES, Stream
 
 Opener = Callable[[], Awaitable[Stream]]
@@ -32,9 +35,15 @@ def target(tmp_path: Path) -> Path:
 async def opener(target: Path) -> AsyncIterator[Opener]:
     """Each stream is served by one receiver into the target."""
 
+    serving: set[asyncio.Task[object]] = set()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
         stream = Stream(reader, writer)
-        await receive_trees(target, stream=stream, timeout_seconds=20)
+        with contextlib.suppress(CommandFailed):  # the source's end has hung up
+            await receive_trees(target, stream=stream, timeout_seconds=20)
         await stream.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=BUFFER_BYTES)
@@ -46,6 +55,7 @@ async def opener(target: Path) -> AsyncIterator[Opener]:
 
     yield open_one
     server.close()
+    await asyncio.gather(*serving)
 
 
 async def send(opener: Opener, root: Path) -> int:
@@ -53,6 +63,16 @@ async def send(opener: Opener, root: Path) -> int:
     sent = await send_trees(root, ["upper"], stream=stream, timeout_seconds=20)
     await stream.close()
     return sent.bytes
+
+
+async def send_named(
+    opener: Opener, root: Path, files: list[str], *, removed: tuple[str, ...] = ()
+) -> None:
+    stream = await opener()
+    run = await ReadyRun.start(root, stream=stream)
+    await run.send(files, removed=removed, timeout_seconds=20)
+    await run.close()
+    await stream.close()
 
 
 async def test_what_an_upper_layer_is_made_of_arrives(
@@ -105,9 +125,7 @@ async def test_so_they_do_when_a_file_below_is_sent_alone(
     (folder / "file").write_text("text")
     for each in (source / "upper", source / "upper" / "opaque", folder):
         os.setxattr(each, "trusted.overlay.origin", b"handle")
-    stream = await opener()
-    await send_files(source, ["upper/opaque/new/file"], stream=stream, timeout_seconds=20)
-    await stream.close()
+    await send_named(opener, source, ["upper/opaque/new/file"])
     arrived = target / "upper" / "opaque" / "new"
     assert (arrived / "file").read_text() == "text"
     assert [os.listxattr(each) for each in (arrived, *arrived.parents[:2])] == [[], [], []]
@@ -133,7 +151,85 @@ async def test_named_files_are_sent_whatever_their_times_say(
     before = file.stat()
     file.write_text("two")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    stream = await opener()
-    await send_files(source, ["upper/a file"], stream=stream, timeout_seconds=20)
-    await stream.close()
+    await send_named(opener, source, ["upper/a file"])
     assert (target / "upper" / "a file").read_text() == "two"
+
+
+async def test_what_is_gone_is_removed_with_all_that_is_below_it(
+    source: Path, target: Path, opener: Opener
+) -> None:
+    upper = source / "upper"
+    for name in ("folder/a/b", "becomes a file/c", "stays/d"):
+        (upper / name).parent.mkdir(parents=True)
+        (upper / name).write_text(name)
+    (upper / "becomes a folder").write_text("file")
+    await send(opener, source)
+    shutil.rmtree(upper / "folder")
+    shutil.rmtree(upper / "becomes a file")
+    (upper / "becomes a file").write_text("file")
+    (upper / "becomes a folder").unlink()
+    (upper / "becomes a folder").mkdir()
+    (upper / "becomes a folder/e").write_text("new")
+    (upper / "stays/d").unlink()
+    await send_named(
+        opener,
+        source,
+        ["upper/becomes a file", "upper/becomes a folder", "upper/becomes a folder/e"],
+        removed=(
+            "upper/folder", "upper/folder/a", "upper/folder/a/b", "upper/becomes a file/c",
+            "upper/stays/d",
+        ),
+    )  # fmt: skip
+    found = (target / "upper", *(target / "upper").rglob("*"))
+    assert sorted(str(path.relative_to(target)) for path in found) == [
+        "upper", "upper/becomes a file", "upper/becomes a folder", "upper/becomes a folder/e",
+        "upper/opaque", "upper/stays",
+    ]  # fmt: skip
+    assert (target / "upper/becomes a file").read_text() == "file"
+
+
+async def test_a_run_that_stands_ready_sends_what_there_is_when_it_is_told(
+    source: Path, target: Path, opener: Opener
+) -> None:
+    stream = await opener()
+    run = await ReadyRun.start(source, stream=stream)
+    (source / "upper/late").write_text("written after its start")
+    await run.send(["upper/late"], timeout_seconds=20)
+    await run.close()
+    await stream.close()
+    assert (target / "upper/late").read_text() == "written after its start"
+
+
+async def test_in_place_the_file_that_is_open_there_is_written(
+    source: Path, target: Path, opener: Opener
+) -> None:
+    (source / "log").write_text("one\ntwo\n")
+    (target / "log").write_text("one\n")
+    with (target / "log").open() as opened:
+        stream = await opener()
+        run = await ReadyRun.start(source, stream=stream, in_place=True)
+        await run.send(["log"], timeout_seconds=20)
+        await run.close()
+        await stream.close()
+        assert opened.read() == "one\ntwo\n"
+
+
+async def test_a_run_that_was_not_needed_leaves_nothing(
+    source: Path, target: Path, opener: Opener
+) -> None:
+    stream = await opener()
+    run = await ReadyRun.start(source, stream=stream)
+    await run.close()
+    await run.close()
+    await stream.close()
+    assert list(target.rglob("upper")) == []
+
+
+async def test_a_run_whose_stream_breaks_fails_at_once(source: Path, opener: Opener) -> None:
+    (source / "upper/file").write_text("text")
+    stream = await opener()
+    run = await ReadyRun.start(source, stream=stream)
+    stream.writer.transport.abort()
+    with pytest.raises((CommandFailed, OSError)):
+        await run.send(["upper/file"], timeout_seconds=20)
+    await run.close()

@@ -225,6 +225,7 @@ class Pair:
         self.a, self.b = Node("node-a", pair=self), Node("node-b", pair=self)
         self.strategy = Strategy.STOP_AND_COPY
         self.settings = MigrationSettings()
+        self.ready: dict[FakeFileCopy, Agent | None] = {}  # and not closed, of this agent
         self._patches = pytest.MonkeyPatch()
         self._place_container()
 
@@ -418,6 +419,7 @@ class Pair:
         assert other.name not in world.copies
         assert other.name not in world.homes
         assert world.servers == {}
+        assert not [agent for agent in self.ready.values() if agent in (self.a.agent, self.b.agent)]
         assert world.wires.get(other.name, "away") == "away"
 
     def _place_container(self) -> None:
@@ -456,6 +458,7 @@ class FakeFileCopy:
 
     async def make_ready(self) -> None:
         self._must_live()
+        self.pair.ready[self] = self._node.agent
 
     def look_ahead(self) -> None:
         self._must_live()
@@ -465,10 +468,14 @@ class FakeFileCopy:
 
     async def close(self) -> None:
         self._must_live()
+        self.pair.ready.pop(self, None)
+
+    @property
+    def _node(self) -> Node:
+        return self.pair.a if self._from == self.pair.a.name else self.pair.b
 
     def _must_live(self) -> None:
-        node = self.pair.a if self._from == self.pair.a.name else self.pair.b
-        if node.agent is None:
+        if self._node.agent is None:
             raise asyncio.CancelledError
 
     async def _send(self, step: str) -> None:

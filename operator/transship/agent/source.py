@@ -115,6 +115,7 @@ class Source:
             if departure.task is not None:  # not in mid-unmount, where a second one finds it busy
                 departure.task.cancel()
                 await asyncio.wait([departure.task])
+            await self._way_back.put_away(departure)
             record = self._with.journal.get(departure.order.container)
             if record is not None and record.migration == departure.order.migration:
                 await self._release.destroy(record)

@@ -131,7 +131,8 @@ class FileCopy:
         """What stood ready ends here, used or not: that is not for the freeze either."""
         if self._looking is not None:
             self._looking.cancel()
-        for ready in (self._ready, self._ready_for_log):
+        ended, self._ready, self._ready_for_log = (self._ready, self._ready_for_log), None, None
+        for ready in ended:
             if ready is not None:
                 await ready.close()
 

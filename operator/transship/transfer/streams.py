@@ -23,6 +23,7 @@ from transship.common.sockets import make_prompt
 from transship.transfer.pace import Pace
 
 CONNECT_TIMEOUT_SECONDS = 5.0
+CLOSE_SECONDS = 1.0
 HELLO_LIMIT_BYTES = 4096
 BUFFER_BYTES = 1 << 20
 PUMP_CHUNK_BYTES = 1 << 18
@@ -55,11 +56,15 @@ class Stream:
     writer: asyncio.StreamWriter
 
     async def close(self) -> None:
+        """Can be repeated. The peer may be gone: after a while nothing is owed to it any more."""
+        if self.writer.is_closing():
+            return  # a second wait would end as the first did: cancelled, where that was in vain
         self.writer.close()
-        # the peer may be gone: nothing is owed to it any more
-        with contextlib.suppress(OSError, ssl.SSLError, TimeoutError):
-            async with asyncio.timeout(1):
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
                 await self.writer.wait_closed()
+        except (OSError, ssl.SSLError, TimeoutError):
+            self.writer.transport.abort()
 
 
 Handler = Callable[[Hello, str, Stream], Awaitable[None]]

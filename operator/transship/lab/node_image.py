@@ -16,13 +16,14 @@ from pathlib import Path
 from transship.common.errors import NotFound
 from transship.common.processes import run_blocking
 from transship.lab import image_store
-from transship.lab.cache import Say, cache_root, digest, ensure_entry
+from transship.lab.cache import Say, cache_root, digest, ensure_entry, locked
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 INPUTS = (".dockerignore", "Dockerfile", "LICENSE", "README.md", "pyproject.toml", "operator")
 TAG = "localhost/transship:lab"
 EXTENDED_TAG = f"{TAG}-extended"
 PREFIX = "node-image-"
+FOLDERS_LOCK = "node-images"
 EXPORT_TIMEOUT_SECONDS = 600.0
 # an unused folder is kept this long: a lab that has just asked for it has not mounted it yet
 KEEP_SECONDS = 3600.0
@@ -68,8 +69,10 @@ def _build(say: Say, *, addition: str) -> Path:
                 say("unpacking the node image")
                 _export(image, draft)
 
-        folder = ensure_entry(f"{PREFIX}{key}", make)
-    _prune(keep=folder)
+        # an earlier folder is linked to here, and labs that start at once must not both remove it
+        with locked(FOLDERS_LOCK):
+            folder = ensure_entry(f"{PREFIX}{key}", make)
+            _prune(keep=folder)
     return folder
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from table import Case
 
-from transship.api.migration import MigrationPhase, StepName
+from transship.api.migration import MigrationPhase, MigrationStatus, StepName
 from transship.api.placement import Strategy
 from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
@@ -161,21 +161,23 @@ def _unfinished(world: World, made: Guest, scene: Scene) -> list[str]:
 
 def _belongs_on(world: World, made: Guest, scene: Scene) -> str:
     """By how the move has ended; where its story was deleted, by what the placement says."""
-    migrations = world.cluster.migrations(made.name)
-    if migrations:
-        moved = migrations[-1].status.phase is MigrationPhase.SUCCEEDED
-        return scene.target if moved or migrations[-1].status.reason == LOST else scene.source
+    if ended := _ended(world, made):
+        moved = ended[-1].phase is MigrationPhase.SUCCEEDED
+        return scene.target if moved or ended[-1].reason == LOST else scene.source
     placement = world.cluster.placement(made.name)
     assert placement is not None
     return placement.status.node or scene.source
 
 
 def _end_of(world: World, made: Guest) -> str:
-    migrations = world.cluster.migrations(made.name)
-    if not migrations:
-        return "migration gone"
-    status = migrations[-1].status
-    return f"{status.phase} ({status.reason})"
+    ended = _ended(world, made)
+    return f"{ended[-1].phase} ({ended[-1].reason})" if ended else "migration gone"
+
+
+def _ended(world: World, made: Guest) -> list[MigrationStatus]:
+    """Not the move back that follows one that was called back too late."""
+    found = [each.status for each in world.cluster.migrations(made.name)]
+    return [each for each in found if each.phase is not None and each.phase.finished]
 
 
 def _ended_rightly(case: Case, *, at_target: bool) -> list[str]:

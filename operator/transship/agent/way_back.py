@@ -53,11 +53,12 @@ class WayBack:
         owed.add_done_callback(self._owed.discard)
 
     async def put_away(self, departure: Departure) -> None:
+        # first: CRIU may hold the container's tasks until then
+        with _tolerating(departure, "ending the dump"):
+            await self._with.copies.unready(departure.order.container)
         with _tolerating(departure, "closing the stream of files"):
             if departure.files is not None:
                 await departure.files.close()
-        with _tolerating(departure, "ending the dump"):
-            await self._with.copies.unready(departure.order.container)
 
     async def _promise_to_keep(self, departure: Departure) -> None:
         """Write the abort; wait for the disk only if it may hold a Released that failed halfway.

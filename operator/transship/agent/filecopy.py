@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -18,7 +18,7 @@ from transship.common.errors import TransshipError
 from transship.protocol.migrations import Peer
 from transship.protocol.paths import STREAM_PORT
 from transship.transfer.changes import Changes, Look, changes, look
-from transship.transfer.files import ReadyRun, send_trees
+from transship.transfer.files import ReadyRun, Sent, send_trees
 from transship.transfer.pace import Pace
 from transship.transfer.streams import Hello, Stream, StreamKind, open_stream
 
@@ -118,7 +118,7 @@ class FileCopy:
 
     async def _send_changes(self, found: Changes) -> None:
         if found.any and self._ready is not None:
-            sent = await self._ready.run.send(
+            sent = await self._ready.send(
                 found.files, removed=found.removed, timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS
             )
             self.bytes += sent.bytes
@@ -140,13 +140,7 @@ class FileCopy:
         return await asyncio.to_thread(look, self._home, self._trees)
 
     async def _get_ready(self, *, in_place: bool = False) -> _Ready:
-        stream = await self._open()
-        try:
-            run = await ReadyRun.start(self._home, stream=stream, in_place=in_place)
-        except BaseException:
-            await stream.close()
-            raise
-        return _Ready(run, stream)
+        return _Ready(self._home, await self._open(), in_place)
 
     async def _open(self) -> Stream:
         hello = Hello(migration=self._migration, kind=StreamKind.FILES)
@@ -172,19 +166,28 @@ class FileCopy:
         self.bytes += sent.bytes
 
     async def _run_log(self, ready: _Ready, *, timeout_seconds: float) -> None:
-        sent = await ready.run.send([self._log.note()], timeout_seconds=timeout_seconds)
+        sent = await ready.send([self._log.note()], timeout_seconds=timeout_seconds)
         self.bytes += sent.bytes
 
 
 @dataclass(frozen=True)
 class _Ready:
-    """A run that waits for names, and its stream."""
+    """A stream for one run; the peer's program waits at its other end."""
 
-    run: ReadyRun
+    home: Path
     stream: Stream
+    in_place: bool
+
+    async def send(
+        self, files: Sequence[str], *, removed: Sequence[str] = (), timeout_seconds: float
+    ) -> Sent:
+        run = await ReadyRun.start(self.home, stream=self.stream, in_place=self.in_place)
+        try:
+            return await run.send(files, removed=removed, timeout_seconds=timeout_seconds)
+        finally:
+            await run.close()
 
     async def close(self) -> None:
-        await self.run.close()
         await self.stream.close()
 
     async def __aenter__(self) -> Self:

@@ -41,9 +41,10 @@ class WayBack:
         departure.verdict = Verdict.ABORTED
         await self._run_on(departure, record)
         departure.leave_queue()
-        await self.put_away(departure)
-        # last: a CRIU that was ended in the middle may have frozen the container again
+        await self._end_dump(departure)
+        # not before: a CRIU that was ended in the middle may have frozen the container again
         self._with.residents.keep(order.container)
+        await self._close_files(departure)
         _note_failure(departure, cause)
         logger.bind(
             migration=order.migration, container=order.container, step=departure.failed_step
@@ -53,9 +54,14 @@ class WayBack:
         owed.add_done_callback(self._owed.discard)
 
     async def put_away(self, departure: Departure) -> None:
-        # first: CRIU may hold the container's tasks until then
+        await self._end_dump(departure)
+        await self._close_files(departure)
+
+    async def _end_dump(self, departure: Departure) -> None:
         with _tolerating(departure, "ending the dump"):
             await self._with.copies.unready(departure.order.container)
+
+    async def _close_files(self, departure: Departure) -> None:
         with _tolerating(departure, "closing the stream of files"):
             if departure.files is not None:
                 await departure.files.close()

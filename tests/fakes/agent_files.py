@@ -49,20 +49,21 @@ class FakePeer:
             self.meanwhile.pop(0)()
         return Sent(bytes=sent)
 
-    async def start(
-        self, root: Path, *, stream: FakeStream, in_place: bool = False
-    ) -> FakeReadyRun:
-        """In the place of ReadyRun.start."""
-        return FakeReadyRun(self, root, stream, in_place=in_place)
-
-    def take_files(self, root: Path, files: Sequence[str], removed: Sequence[str]) -> Sent:
+    async def send_files(
+        self, root: Path, files: Sequence[str], *, removed: Sequence[str] = (),
+        stream: FakeStream, timeout_seconds: float,
+    ) -> Sent:  # fmt: skip
+        assert stream.is_open
         gone = "".join(f" -{name}" for name in sorted(removed))
         self.runs.append(f"files {' '.join(sorted(files))}{gone}")
         for path in (self.root / name for name in sorted(removed, reverse=True)):
             path.rmdir() if path.is_dir() else path.unlink()
         return Sent(bytes=sum(self._take(root, name) for name in files))
 
-    def take_in_place(self, root: Path, name: str) -> Sent:
+    async def send_in_place(
+        self, root: Path, name: str, *, stream: FakeStream, timeout_seconds: float
+    ) -> Sent:
+        assert stream.is_open
         self.runs.append(f"in place {name}")
         data = (root / name).read_bytes()
         with (self.root / name).open("r+b" if (self.root / name).exists() else "wb") as file:
@@ -99,25 +100,6 @@ class FakePeer:
         found = ours.stat()
         os.utime(theirs, ns=(found.st_atime_ns, found.st_mtime_ns))
         return found.st_size
-
-
-@dataclass
-class FakeReadyRun:
-    peer: FakePeer
-    root: Path
-    stream: FakeStream
-    in_place: bool
-
-    async def send(
-        self, files: Sequence[str], *, removed: Sequence[str] = (), timeout_seconds: float
-    ) -> Sent:
-        assert self.stream.is_open
-        if self.in_place:
-            [name] = files
-            return self.peer.take_in_place(self.root, name)
-        return self.peer.take_files(self.root, files, removed)
-
-    async def close(self) -> None: ...
 
 
 def content(root: Path) -> dict[str, str]:

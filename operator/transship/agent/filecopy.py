@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
 from transship.agent.ports import Trees
 from transship.common.errors import TransshipError
 from transship.protocol.migrations import Peer
 from transship.protocol.paths import STREAM_PORT
 from transship.transfer.changes import Changes, Look, changes, look
-from transship.transfer.files import ReadyRun, Sent, send_trees
+from transship.transfer.files import send_files, send_in_place, send_trees
 from transship.transfer.pace import Pace
 from transship.transfer.streams import Hello, Stream, StreamKind, open_stream
 
@@ -59,8 +57,8 @@ class FileCopy:
         self._pace = pace or Pace(None)
         self._last: Look | None = None
         self._looking: asyncio.Task[Look] | None = None
-        self._ready: _Ready | None = None
-        self._ready_for_log: _Ready | None = None
+        self._ready: Stream | None = None
+        self._ready_for_log: Stream | None = None
         self.bytes = 0
 
     async def copy(self) -> None:
@@ -68,8 +66,11 @@ class FileCopy:
         self._last = await self._look()
         await self._run_whole(await self._open(), timeout_seconds=COPY_TIMEOUT_SECONDS)
         if self._log.has_changed():
-            async with await self._get_ready(in_place=True) as ready:
-                await self._run_log(ready, timeout_seconds=COPY_TIMEOUT_SECONDS)
+            stream = await self._open()
+            try:
+                await self._run_log(stream, timeout_seconds=COPY_TIMEOUT_SECONDS)
+            finally:
+                await stream.close()
         await self.catch_up()
 
     async def catch_up(self) -> None:
@@ -87,12 +88,12 @@ class FileCopy:
             await self._run_whole(await self._open(), timeout_seconds=COPY_TIMEOUT_SECONDS)
 
     async def make_ready(self) -> None:
-        """Start what sends the difference: the freeze need not wait for programs and handshakes."""
+        """Open the stream for the difference: a handshake that the freeze need not wait for."""
         if self._last is not None:
             await asyncio.to_thread(lambda last: last.unsettled, self._last)
-        self._ready = await self._get_ready()
+        self._ready = await self._open()
         if self._log.name is not None:
-            self._ready_for_log = await self._get_ready(in_place=True)
+            self._ready_for_log = await self._open()
 
     def look_ahead(self) -> None:
         """Begin to look for what has changed: nothing of the container runs any more."""
@@ -118,8 +119,12 @@ class FileCopy:
 
     async def _send_changes(self, found: Changes) -> None:
         if found.any and self._ready is not None:
-            sent = await self._ready.send(
-                found.files, removed=found.removed, timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS
+            sent = await send_files(
+                self._home,
+                found.files,
+                removed=found.removed,
+                stream=self._ready,
+                timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS,
             )
             self.bytes += sent.bytes
 
@@ -128,19 +133,15 @@ class FileCopy:
             await self._run_log(self._ready_for_log, timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS)
 
     async def close(self) -> None:
-        """What stood ready ends here, used or not: that is not for the freeze either."""
+        """What stood ready ends here, used or not: the freeze need not wait for that."""
         if self._looking is not None:
             self._looking.cancel()
-        ended, self._ready, self._ready_for_log = (self._ready, self._ready_for_log), None, None
-        for ready in ended:
-            if ready is not None:
-                await ready.close()
+        for stream in (self._ready, self._ready_for_log):
+            if stream is not None:
+                await stream.close()
 
     async def _look(self) -> Look:
         return await asyncio.to_thread(look, self._home, self._trees)
-
-    async def _get_ready(self, *, in_place: bool = False) -> _Ready:
-        return _Ready(self._home, await self._open(), in_place)
 
     async def _open(self) -> Stream:
         hello = Hello(migration=self._migration, kind=StreamKind.FILES)
@@ -165,36 +166,11 @@ class FileCopy:
             await stream.close()
         self.bytes += sent.bytes
 
-    async def _run_log(self, ready: _Ready, *, timeout_seconds: float) -> None:
-        sent = await ready.send([self._log.note()], timeout_seconds=timeout_seconds)
+    async def _run_log(self, stream: Stream, *, timeout_seconds: float) -> None:
+        sent = await send_in_place(
+            self._home, self._log.note(), stream=stream, timeout_seconds=timeout_seconds
+        )
         self.bytes += sent.bytes
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """A stream for one run; the peer's program waits at its other end."""
-
-    home: Path
-    stream: Stream
-    in_place: bool
-
-    async def send(
-        self, files: Sequence[str], *, removed: Sequence[str] = (), timeout_seconds: float
-    ) -> Sent:
-        run = await ReadyRun.start(self.home, stream=self.stream, in_place=self.in_place)
-        try:
-            return await run.send(files, removed=removed, timeout_seconds=timeout_seconds)
-        finally:
-            await run.close()
-
-    async def close(self) -> None:
-        await self.stream.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
 
 
 class _Log:

@@ -31,9 +31,8 @@ def home(tmp_path: Path) -> Path:
 def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePeer]:
     made = FakePeer(tmp_path / "peer")
     made.root.mkdir()
-    for name in ("open_stream", "send_trees"):
+    for name in ("open_stream", "send_trees", "send_files", "send_in_place"):
         monkeypatch.setattr(filecopy, name, getattr(made, name))
-    monkeypatch.setattr(filecopy, "ReadyRun", made)
     # else every file of these tests has just changed
     monkeypatch.setattr(changes, "TICK_NANOSECONDS", -(10**12))
     yield made

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from transship.common.errors import CommandFailed
-from transship.transfer.files import ReadyRun, receive_trees, send_trees
+from transship.transfer.files import receive_trees, send_files, send_in_place, send_trees
 from transship.transfer.streams import BUFFER_BYTES, Stream
 
 Opener = Callable[[], Awaitable[Stream]]
@@ -69,9 +69,7 @@ async def send_named(
     opener: Opener, root: Path, files: list[str], *, removed: tuple[str, ...] = ()
 ) -> None:
     stream = await opener()
-    run = await ReadyRun.start(root, stream=stream)
-    await run.send(files, removed=removed, timeout_seconds=20)
-    await run.close()
+    await send_files(root, files, removed=removed, stream=stream, timeout_seconds=20)
     await stream.close()
 
 
@@ -188,18 +186,6 @@ async def test_what_is_gone_is_removed_with_all_that_is_below_it(
     assert (target / "upper/becomes a file").read_text() == "file"
 
 
-async def test_a_run_that_stands_ready_sends_what_there_is_when_it_is_told(
-    source: Path, target: Path, opener: Opener
-) -> None:
-    stream = await opener()
-    run = await ReadyRun.start(source, stream=stream)
-    (source / "upper/late").write_text("written after its start")
-    await run.send(["upper/late"], timeout_seconds=20)
-    await run.close()
-    await stream.close()
-    assert (target / "upper/late").read_text() == "written after its start"
-
-
 async def test_in_place_the_file_that_is_open_there_is_written(
     source: Path, target: Path, opener: Opener
 ) -> None:
@@ -207,29 +193,14 @@ async def test_in_place_the_file_that_is_open_there_is_written(
     (target / "log").write_text("one\n")
     with (target / "log").open() as opened:
         stream = await opener()
-        run = await ReadyRun.start(source, stream=stream, in_place=True)
-        await run.send(["log"], timeout_seconds=20)
-        await run.close()
+        await send_in_place(source, "log", stream=stream, timeout_seconds=20)
         await stream.close()
         assert opened.read() == "one\ntwo\n"
-
-
-async def test_a_run_that_was_not_needed_leaves_nothing(
-    source: Path, target: Path, opener: Opener
-) -> None:
-    stream = await opener()
-    run = await ReadyRun.start(source, stream=stream)
-    await run.close()
-    await run.close()
-    await stream.close()
-    assert list(target.rglob("upper")) == []
 
 
 async def test_a_run_whose_stream_breaks_fails_at_once(source: Path, opener: Opener) -> None:
     (source / "upper/file").write_text("text")
     stream = await opener()
-    run = await ReadyRun.start(source, stream=stream)
     stream.writer.transport.abort()
     with pytest.raises((CommandFailed, OSError)):
-        await run.send(["upper/file"], timeout_seconds=20)
-    await run.close()
+        await send_files(source, ["upper/file"], stream=stream, timeout_seconds=20)

@@ -30,6 +30,7 @@ MACHINE, NODE_A, NODE_B = "machine", "node-a", "node-b"
 MEMBERS = {MACHINE: 1, NODE_A: 11, NODE_B: 12}
 V4 = ip_address("10.222.128.5")
 V6 = ip_address("fd00:222::8005")
+OTHER_V4 = ip_address("10.222.0.99")
 NEIGHBOUR_V4 = ip_address("10.222.128.6")
 ID = "0b7c7f0e-6d0a-4d3f-9a51-1f6b0f0f9c11"
 OTHER_ID = "5d0d4f2c-1c8e-4a86-8d22-7ad0a2a4f4d2"
@@ -729,8 +730,43 @@ def test_a_flap_of_the_underlay_is_mended(
     box = boxes(a, V4)
     a.serve(ID)
     lan.inside(NODE_A, flap)
-    a.refresh()
+    assert a.refresh() == (ID,)
+    assert a.refresh() == ()
     say(lan, MACHINE, b"hello")
+    assert box.received(1) == [b"hello"]
+
+
+def test_a_route_that_somebody_has_removed_is_set_again(
+    lan: Lan, a: ContainerNetwork, boxes: Callable[..., Box]
+) -> None:
+    def remove() -> None:
+        with IPRoute() as routing:
+            routing.route("del", dst=f"{V6}/128")
+
+    box = boxes(a)
+    a.serve(ID)
+    assert a.refresh() == ()
+    lan.inside(NODE_A, remove)
+    assert a.refresh() == (ID,)
+    say(lan, MACHINE, b"hello", to=V6)
+    assert box.received(1) == [b"hello"]
+
+
+def test_another_address_of_the_node_is_spoken_from(
+    lan: Lan, a: ContainerNetwork, boxes: Callable[..., Box]
+) -> None:
+    def change() -> None:
+        with IPRoute() as routing:
+            (index,) = routing.link_lookup(ifname="eth0")
+            routing.addr("del", index=index, address=str(node_addresses(NODE_A)[0]), prefixlen=16)
+            routing.addr("add", index=index, address=str(OTHER_V4), prefixlen=16)
+
+    box = boxes(a, V4)
+    a.serve(ID)
+    lan.inside(NODE_A, change)
+    assert a.refresh() == (ID,)
+    assert OTHER_V4 in a.addresses
+    say(lan, NODE_A, b"hello")
     assert box.received(1) == [b"hello"]
 
 

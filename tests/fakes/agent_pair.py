@@ -129,8 +129,8 @@ class Agent:
         """As app.Agent does it."""
         self.journal.load()
         self.brakes.release_all()
-        await self.target.recover()
         await self.source.recover()
+        await self.target.recover()
         self.residents.begin()
 
     def serve(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -192,11 +192,14 @@ class Node:
             self.pair.world.violations.append(f"{self.name} cannot start: {error!r}")
 
     def ask_to_end(self) -> None:
-        """SIGTERM: what runs is cancelled once, as asyncio.run does it, and may clean up."""
+        """SIGTERM, as app.Agent does it; then what still runs is cancelled, as by asyncio.run."""
         agent = self.live
+        self.pair.call(agent.source.close(), on=self)
+        self.pair.world.fail(self.name, "undivert", times=1000)  # its network is closed
         for task in tuple(agent.tasks):
             task.cancel()
         self.pair.pass_time(1.0)
+        self.pair.world.failing.clear()
         self.down()
 
     def down(self) -> None:

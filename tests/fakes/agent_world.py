@@ -454,6 +454,9 @@ class FakeResidents:
     def adopt(self, record: Record, *, pid: int | None) -> None:
         self.keep(record.id)
 
+    async def rest(self, container: str) -> None:
+        self.at.life.must_live()
+
     def disown(self, container: str) -> None:
         self.at.life.must_live()
         self.cared_for = False

@@ -19,9 +19,11 @@ class FakeMachine:
         self.instances: dict[str, Seen] = {}
         self.removed: set[str] = set()
         self.attached: set[str] = set()
-        self.starts = 0
+        self.starts = self.stops = 0
         self.registry_answers = asyncio.Event()
         self.registry_answers.set()
+        self.grace_is_over = asyncio.Event()
+        self.grace_is_over.set()
         self.hindrances: tuple[Obstacle, ...] = ()
         self.failure: TransshipError | None = None
 
@@ -59,6 +61,8 @@ class FakeMachine:
         self.instances[container_id] = Seen(RunState.RUNNING, pid=self.seen(container_id).pid)
 
     async def stop(self, order: ContainerOrder) -> None:
+        self.stops += 1
+        await self.grace_is_over.wait()
         self.exit(order.id, 143)
 
     async def clear(self, container_id: str) -> None:

@@ -43,6 +43,7 @@ from transship.agent.server import Service, make_app
 from transship.agent.slots import HANDOVERS_AT_ONCE, Slots
 from transship.agent.source import Source, SourceParts
 from transship.agent.target import Target, TargetParts
+from transship.agent.upkeep import Upkeep
 from transship.agent.wires import NodeWires
 from transship.common.clock import Clock, SystemClock
 from transship.network import ContainerNetwork
@@ -58,6 +59,9 @@ from transship.transfer.streams import StreamKind, StreamServer
 ORPHANS_SECONDS = 10.0
 SHUTDOWN_SECONDS = 5.0  # for replies under way; a handover is obeyed from the journal afterwards
 SELF_TEST_AGAIN_SECONDS = 300.0
+BEGIN_ANEW_SECONDS = 5.0
+
+Work = Callable[[], Coroutine[None, None, None]]
 
 
 @dataclass(frozen=True)
@@ -120,16 +124,17 @@ class Agent:
         await asyncio.to_thread(self.network.prepare_node)
         # the CRIU of an agent that was killed undoes its dump, and freezes the container at its end
         await criu.orphans_ended(timeout_seconds=ORPHANS_SECONDS)
-        await criu.warm()
         self.brakes.release_all()
+        await self.source.recover()  # first: somebody waits for what is frozen
         await self.target.recover()
-        await self.source.recover()
+        await criu.warm()
         self.containers.begin()
-        self._background(self._watch_exits(), name="exits")
-        self._background(self.janitor.run(), name="janitor")
-        self._background(self.containers.lookout.run(), name="lookout")
+        self._background(self._watch_exits, name="exits")
+        self._background(self.janitor.run, name="janitor")
+        self._background(self.containers.lookout.run, name="lookout")
         forwards = Forwards(self.network, journal=self.journal, clock=self._clock)
-        self._background(forwards.run(), name="forwards")
+        self._background(forwards.run, name="forwards")
+        self._background(Upkeep(self.network).run, name="upkeep")
         await self._listen()
         self._register()
         logger.bind(node=self._settings.identity.node, containers=len(self.journal.all())).info(
@@ -138,6 +143,7 @@ class Agent:
 
     async def stop(self) -> None:
         """Let go of everything; containers run on."""
+        await self.source.close()  # first: a way back needs the network
         await self._stack.aclose()
         await self.containers.close()
         await self._peers.close()
@@ -211,9 +217,9 @@ class Agent:
             state_dir=settings.layout.state_dir, certificate=settings.certificate,
         )  # fmt: skip
         registration = Registration(cluster, facts=self.facts, clock=self._clock, look=look)
-        self._background(self._tls.keep_fresh(), name="credentials")
-        self._background(registration.run(), name="registration")
-        self._background(self._learn(registration), name="facts")
+        self._background(self._tls.keep_fresh, name="credentials")
+        self._background(registration.run, name="registration")
+        self._background(partial(self._learn, registration), name="facts")
 
     async def _watch_exits(self) -> None:
         async for ended in self.runtime.watch_exits():
@@ -229,9 +235,8 @@ class Agent:
             registration.changed()
             await asyncio.sleep(0 if passed else SELF_TEST_AGAIN_SECONDS)
 
-    def _background(self, work: Coroutine[None, None, None], *, name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        task.add_done_callback(_tell_failure)
+    def _background(self, work: Work, *, name: str) -> None:
+        task = asyncio.create_task(keep_at(work, name=name), name=name)
         self._stack.push_async_callback(_end, task)
 
 
@@ -248,9 +253,14 @@ def _make_prober(runtime: Runtime) -> MakeProber:
     return make
 
 
-def _tell_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.bind(task=task.get_name()).opt(exception=error).error("background task failed")
+async def keep_at(work: Work, *, name: str) -> None:
+    """Do it to its end; what fails unexpectedly (descriptors are short, say) is begun anew."""
+    while True:
+        try:
+            return await work()
+        except Exception:
+            logger.bind(task=name).exception("background task failed: begun anew")
+        await asyncio.sleep(BEGIN_ANEW_SECONDS)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

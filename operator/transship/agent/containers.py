@@ -105,6 +105,10 @@ class Containers:
         """What in it keeps it from being moved live, right now."""
         return await self.lookout.look(container)
 
+    async def rest(self, container: str) -> None:
+        """Wait for what is just being done to it; disown it before the next await."""
+        await self._supervisor(container).rest()
+
     def disown(self, container: str) -> None:
         """Leave a copy alone: its end is not an exit. Before the freeze, or the destruction."""
         self._supervisor(container).disown()

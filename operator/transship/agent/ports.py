@@ -263,6 +263,10 @@ class Residents(Protocol):
         """Look after a copy that has come from elsewhere."""
         ...
 
+    async def rest(self, container: str) -> None:
+        """Wait for what is just being done to a container, such as a stop with its grace."""
+        ...
+
     def disown(self, container: str) -> None:
         """Leave a copy alone: its end is not an exit."""
         ...

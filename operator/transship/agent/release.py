@@ -90,15 +90,16 @@ class Release:
                     )
                     departure.note_drained(drained)
                     break
-                except TransshipError as e:
+                except Exception as e:  # also one of the kernel's: descriptors are short, say
                     logger.bind(migration=departure.order.migration).warning(
                         "memory not drained yet: {}", e
                     )
+                    departure.note_lost_pages(e)
                 if await self._is_whole(departure):
                     break
                 await asyncio.sleep(GO_RETRY_SECONDS[min(tries, len(GO_RETRY_SECONDS) - 1)])
                 tries += 1
-        departure.is_drained = True
+        departure.is_drained, departure.failure = True, None
 
     async def _is_whole(self, departure: Departure) -> bool:
         """A keeper that has given all of its pages is gone: then its agent knows."""
@@ -116,6 +117,8 @@ class Release:
                 reply = await self._with.peers.decide(departure.order.target, notice)
             except TransshipError as e:
                 logger.bind(migration=notice.migration).warning("go not delivered yet: {}", e)
+                if isinstance(e, NotFound) and await self._is_whole(departure):
+                    return  # it has had the container, and has none any more
             else:
                 if reply.state is SideState.RUNNING:
                     self._note_blackout(departure, sent=sent, reply=reply)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 from transship.protocol.migrations import (
@@ -30,7 +31,7 @@ class SourceRole(Protocol):
 
     def verdict(self, migration: str) -> VerdictReply: ...
 
-    async def forget(self, migration: str) -> None: ...
+    async def forget(self, migration: str, *, gone: Collection[str] = ()) -> None: ...
 
     async def recover(self) -> None: ...
 

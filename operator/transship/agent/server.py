@@ -161,7 +161,8 @@ def _outgoing_routes(source: SourceRole) -> list[web.RouteDef]:
         return _reply(source.verdict(_migration(request)))
 
     async def forget(request: web.Request) -> web.Response:
-        await source.forget(_migration(request))
+        gone = request.query.getall("gone", [])
+        await source.forget(_migration(request), gone=gone)
         return web.Response(status=204)
 
     return [

@@ -7,6 +7,7 @@ Called by the server (orders of the operator) and at start-up (`recover`).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from transship.agent import duties, records
 from transship.agent.departure import Departure
@@ -25,6 +26,9 @@ from transship.protocol.states import RecordState, SideState, Verdict
 
 __all__ = ["Source", "SourceParts"]
 
+CLOSE_SECONDS = 10.0
+"""For ways back, when the agent is asked to end; a disk may refuse the abort for ever."""
+
 
 class Source:
     """Gives containers away. One object per agent; one Departure per migration."""
@@ -35,12 +39,15 @@ class Source:
         self._way_forward = WayForward(parts)
         self._way_back = WayBack(parts)
         self._release = Release(parts, self._way_back)
+        self._closing = False
 
     async def begin(self, order: OutgoingOrder) -> MigrationReport:
         """Start giving the container away; a repeated order reports the one under way."""
         known = self._departures.get(order.migration)
         if known is not None:
             return known.report()
+        if self._closing:
+            raise Refused("this agent is ending", reason=Reason.AGENT_RESTARTED)
         record = self._with.record(order.container)
         duties.require_movable(record, order)
         self._require_no_other(order)
@@ -95,8 +102,11 @@ class Source:
                     reason=Reason.IN_MIGRATION,
                 )
 
-    async def forget(self, migration: str) -> None:
-        """The operator has noted the end: destroy what is left of the copy, drop the record."""
+    async def forget(self, migration: str, *, gone: Collection[str] = ()) -> None:
+        """The operator has noted the end: destroy what is left of the copy, drop the record.
+
+        gone: nodes that an administrator has declared gone for good: they want no more memory.
+        """
         departure = self._departures.get(migration)
         if departure is None:
             return
@@ -105,8 +115,10 @@ class Source:
         if departure.verdict is Verdict.RELEASED:
             record = self._with.journal.get(departure.order.container)
             if record is not None and record.drains_to is not None:
-                departure.forgotten = True
-                return  # it ends by itself, once the target has all of its memory
+                if record.peer is None or record.peer.node not in gone:
+                    departure.forgotten = True
+                    return  # it ends by itself, once the target has all of its memory
+                self._with.journal.put(records.drained(record))
             await self._end_released(departure)
         self._departures.pop(migration, None)
 
@@ -139,6 +151,21 @@ class Source:
             elif duty is Duty.KEEP:
                 cause = TransshipError("the source's agent was restarted", reason="AgentRestarted")
                 await self._way_back.roll_back(self._departure(_order_of(record)), cause)
+
+    async def close(self) -> None:
+        """Before the agent ends: what is not released runs on here, and is reached."""
+        self._closing = True
+        under_way = [each for each in self._departures.values() if each.task is not None]
+        for each in under_way:
+            ahead = each.forward is not None and not each.forward.done()
+            if each.task is not None and (ahead or each.verdict is Verdict.RELEASED):
+                each.task.cancel()  # a way back is not broken off
+        if under_way:
+            await asyncio.wait(
+                [each.task for each in under_way if each.task is not None],
+                timeout=CLOSE_SECONDS,
+            )
+        await self._way_back.close()
 
     def _departure(self, order: OutgoingOrder) -> Departure:
         clock = self._with.clock

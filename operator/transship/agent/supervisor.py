@@ -46,6 +46,7 @@ class Supervisor:
         self._tools = tools
         self._log = logger.bind(container=container_id)
         self._wake = asyncio.Event()
+        self._stepping = asyncio.Lock()  # held for a step, but for the one that changes nothing
         self._task: asyncio.Task[None] | None = None
         self._fetched: ContainerOrder | None = None
         self._attached = False
@@ -86,6 +87,15 @@ class Supervisor:
         if prober is not None:
             self._last_health = prober.health
             await prober.drain()
+        await self.rest()
+
+    async def rest(self) -> None:
+        """Wait for the step under way: a stop would kill what has been given away meanwhile.
+
+        No other one begins before the caller has gone on to its next await.
+        """
+        async with self._stepping:
+            pass
 
     def adopt(self) -> None:
         """Look after it (again): it runs here by right."""
@@ -122,9 +132,13 @@ class Supervisor:
         """Take one step; gives back how long to wait for the next reason to wake up."""
         step = Step.NOTHING
         try:
-            situation = self._observe()
-            step = next_step(situation)
-            await self._take(step, situation)
+            async with self._stepping:
+                situation = self._observe()
+                step = next_step(situation)
+                if step is not Step.FETCH:
+                    await self._take(step, situation)
+            if step is Step.FETCH:  # takes long, and nothing is done to the container
+                await self._take(step, situation)
         except TransshipError as e:
             self._fail(step, Note.of(e))
         except Exception:

@@ -203,12 +203,14 @@ class Target:
             self._with.journal.put(record.but(memory_lost=""))  # it has been told
 
     async def recover(self) -> None:
-        """After a restart: what was prepared is thrown away, what is held waits for the verdict."""
+        """After a restart: what was prepared is thrown away, what is held waits for the verdict.
+
+        Beside all else: gigabytes of files may have come by now, and others wait for this agent.
+        """
         for record in self._with.journal.all():
             duty = duties.after_restart(record)
             if duty is Duty.DISCARD:
-                cause = TransshipError("the target's agent was restarted", reason="AgentRestarted")
-                await self._clearance.fail(self._arrival_of(record), cause)
+                self._settling.add(asyncio.create_task(self._throw_away(self._arrival_of(record))))
             elif duty is Duty.ASK:
                 self._inquiry.begin(self._arrival_of(record))
             elif record.state not in OWNED:
@@ -218,6 +220,11 @@ class Target:
                 self._settling.add(asyncio.create_task(self.lose_memory(record.arrived_by, loss)))
             elif self._with.copies.awaits_memory(record.id):
                 self._settling.add(asyncio.create_task(self._takeover.settle(record.id)))
+
+    async def _throw_away(self, arrival: Arrival) -> None:
+        cause = TransshipError("the target's agent was restarted", reason=Reason.AGENT_RESTARTED)
+        async with arrival.lock:
+            await self._clearance.fail(arrival, cause)
 
     def _arrival_of(self, record: Record) -> Arrival:
         arrival = Arrival(

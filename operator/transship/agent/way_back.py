@@ -53,6 +53,11 @@ class WayBack:
         self._owed.add(owed)
         owed.add_done_callback(self._owed.discard)
 
+    async def close(self) -> None:
+        """Wait a little for the targets to be told; whoever starts next does the rest."""
+        if self._owed:
+            await asyncio.wait(tuple(self._owed), timeout=MEND_SECONDS)
+
     async def put_away(self, departure: Departure) -> None:
         await self._end_dump(departure)
         await self._close_files(departure)

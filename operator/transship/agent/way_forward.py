@@ -111,6 +111,7 @@ class WayForward:
 
     async def _freeze(self, departure: Departure) -> None:
         order, journal = departure.order, self._with.journal
+        await self._with.residents.rest(order.container)
         record = records.frozen(
             self._with.record(order.container), migration=order.migration, peer=order.target
         )

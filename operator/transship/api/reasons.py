@@ -576,7 +576,7 @@ class Reason(StrEnum):
     )
     PAGES_LOST = (
         "PagesLost",
-        "Not every page of the container's memory has arrived at the target.",
+        "Pages of the container's memory are missing: not arrived, or lost at the source.",
         "check the network between the nodes, and the room for images on the target",
     )
     STILL_MOUNTED = ("StillMounted", "Something is mounted where files were to be deleted.")

@@ -207,16 +207,31 @@ class ContainerNetwork:
         linked = self._on_node(lambda: {each.owner.container_id for each in links.owned()})
         return tuple(sorted(files | linked))
 
-    def refresh(self) -> None:
-        """Set again what a flap of the underlay, or a change of its addresses, has taken away."""
-        name = self._underlay.name
-        self._underlay = self._on_node(lambda: underlay.inspect(name))
-        self.prepare_node()
-        for container_id in sorted(self._serving):
-            with self._turning:
-                if container_id in self._serving:
-                    self.hold(container_id)
-                    self.announce(container_id)
+    def refresh(self) -> tuple[str, ...]:
+        """Set again what a flap of the underlay, or a change of its addresses, has taken away.
+
+        Gives back the containers that had lost something; no other is touched.
+        """
+        before = self._underlay
+        self._underlay = self._on_node(lambda: underlay.inspect(before.name))
+        led_in = self._on_node(lambda: _led_in(self._underlay.index))
+        changed = self._underlay != before
+        lost = [one for one in sorted(self._serving) if changed or not self._is_led_in(one, led_in)]
+        if lost:
+            self.prepare_node()
+        return tuple(one for one in lost if self._lead_in_again(one))
+
+    def _is_led_in(self, container_id: str, led_in: frozenset[Address]) -> bool:
+        doors = self._doors.get(container_id)
+        return doors is None or led_in.issuperset(doors.addresses)
+
+    def _lead_in_again(self, container_id: str) -> bool:
+        with self._turning:
+            if container_id not in self._serving:
+                return False
+            self.hold(container_id)
+            self.announce(container_id)
+        return True
 
     def announce(self, container_id: str) -> None:
         doors = self._doors_of(container_id)
@@ -270,6 +285,17 @@ def _prepare_namespace() -> None:
     sysctls.write(sysctls.of_namespace())
     with IPRoute() as routing:
         routing.link("set", index=1, state="up")  # loopback is always the first
+
+
+def _led_in(underlay_index: int) -> frozenset[Address]:
+    """What this node answers for, and has a route to one of its own links to."""
+    with IPRoute() as routing:
+        routed = {
+            ip_address(each.get_attr("RTA_DST"))
+            for each in routing.get_routes(proto=netlink.ROUTE_PROTOCOL)
+            if each.get_attr("RTA_GATEWAY") is None
+        }
+    return underlay.answered(underlay_index) & routed
 
 
 def _forwards(underlay_index: int) -> Iterator[Forward]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.rtnl.ndmsg import NTF_PROXY
 
 from transship.common.errors import NotFound
 from transship.network.addresses import Address, of_family
@@ -45,3 +46,13 @@ def inspect(name: str) -> Underlay:
         )
         mac, mtu = str(link.get_attr("IFLA_ADDRESS")), int(link.get_attr("IFLA_MTU"))
     return Underlay(name, index, mac, mtu, addresses)
+
+
+def answered(index: int) -> frozenset[Address]:
+    """The addresses of others for which the node answers on that link."""
+    with IPRoute() as routing:
+        # by a filter of its own: pyroute2's takes the flags of a request for what to look for
+        found = routing.neigh("dump", flags=NTF_PROXY, dump_filter=lambda _: True)
+        return frozenset(
+            ip_address(each.get_attr("NDA_DST")) for each in found if each["ifindex"] == index
+        )

@@ -6,6 +6,7 @@ container still runs on the source.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +84,9 @@ async def write(order: Order, *, image: Image, layout: Layout) -> Prepared:
     _write_etc(order, path=layout.etc(order.id))
     stop_signal = _stop_signal(order, image=image)
     paths = await volumes.provide(order.volumes, container_id=order.id, layout=layout)
-    _replace(layout.bundle(order.id) / "config.json", _spec(order, image, paths, layout).text())
+    # in a thread: a subPath may lie on a share whose server is away
+    spec = await asyncio.to_thread(_spec, order, image, paths, layout)
+    _replace(layout.bundle(order.id) / "config.json", spec.text())
     prepared = Prepared(
         digest=image.digest,
         stop_signal=stop_signal,

@@ -125,15 +125,15 @@ async def _nfs(volume: NfsVolume, *, path: Path) -> Path:
             reason=Reason.VOLUME_MOUNT_FAILED,
             hint="install nfs-common (Debian) or nfs-utils on the node",
         )
+    # whoever looks at the share itself waits for its server
+    if path.parent.resolve() / path.name in mounts.mount_points():
+        return path
     path.mkdir(parents=True, exist_ok=True)
-    if not mounts.is_mount_point(path):
-        source = f"{volume.server}:{volume.path}"
-        try:
-            await run(["mount", "-t", "nfs", source, path], timeout_seconds=MOUNT_TIMEOUT_SECONDS)
-        except TransshipError as e:
-            raise TransshipError(
-                f"mounting {source}: {e}", reason=Reason.VOLUME_MOUNT_FAILED
-            ) from e
+    source = f"{volume.server}:{volume.path}"
+    try:
+        await run(["mount", "-t", "nfs", source, path], timeout_seconds=MOUNT_TIMEOUT_SECONDS)
+    except TransshipError as e:
+        raise TransshipError(f"mounting {source}: {e}", reason=Reason.VOLUME_MOUNT_FAILED) from e
     return path
 
 

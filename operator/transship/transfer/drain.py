@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
 from transship.transfer.page_ranges import PAGE_BYTES, PageRange, Process, batches, total
 from transship.transfer.page_sender import PageSender
@@ -45,9 +46,15 @@ class Drain:
         by_pid = {process.inside: process for process in self._processes()}
         process = by_pid.get(batch[0].pid)
         if process is None:
-            raise TransshipError(f"draining memory: process {batch[0].pid} is not there any more")
+            raise _lost(f"process {batch[0].pid} is not there any more")
         with MemoryReader(process) as reader:
             got = reader.read(batch, buffer)
             if total(got) != total(batch):
-                raise TransshipError(f"draining memory: cannot read {batch[0]} of {process}")
+                raise _lost(f"cannot read {batch[0]} of {process}")
             sender.send(batch, buffer)
+
+
+def _lost(what: str) -> TransshipError:
+    """Nobody thaws the copy: what cannot be read now never can."""
+    reason = Reason.PAGES_LOST
+    return TransshipError(f"draining memory: {what}", reason=reason, hint=reason.hint)

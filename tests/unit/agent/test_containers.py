@@ -288,6 +288,33 @@ async def test_a_frozen_copy_stays_frozen_over_a_restart_of_the_agent(node: Node
     assert node.containers.report(ID).run is RunState.FROZEN
 
 
+async def test_what_is_being_stopped_is_not_given_away_before_that_is_done(node: Node) -> None:
+    """The end of its grace would kill the copy that was given away meanwhile."""
+    node.containers.apply(order())
+    await node.until_running()
+    node.machine.grace_is_over.clear()
+    node.containers.apply(order(state=DesiredState.STOPPED))
+    await node.settle()
+    resting = asyncio.create_task(node.containers.rest(ID))
+    await node.settle()
+    assert not resting.done()
+    stops = node.machine.stops
+
+    async def give_away() -> None:
+        await resting
+        record = node.journal.get(ID)
+        assert record is not None
+        node.journal.put(records.frozen(record, migration=MIGRATION, peer=peer()))
+        node.containers.disown(ID)
+
+    giving = asyncio.create_task(give_away())
+    node.machine.grace_is_over.set()
+    await giving
+    await node.settle()
+    assert node.machine.stops == stops
+    assert node.containers.report(ID).record is RecordState.FROZEN
+
+
 PROBE = {"exec": {"command": ["true"]}, "periodSeconds": 1, "failureThreshold": 1}
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ import pytest
 from fakes.agent_loop import A_MOMENT_SECONDS
 from fakes.agent_pair import Pair
 from fakes.agent_peers import FakePeers
+from fakes.agent_world import FakeCopies
 from fakes.orders import ID
-from transship.api.migration import StepName
+from transship.api.migration import MemoryTraffic, StepName
 from transship.api.placement import Strategy
 from transship.api.reasons import Reason
-from transship.common.errors import NotFound, Refused
+from transship.common.errors import NotFound, Refused, TransshipError
 from transship.plan.obstacles import obstacle
-from transship.protocol.migrations import RestoreReply, VerdictReply
+from transship.protocol.migrations import MigrationReport, RestoreReply, VerdictReply
 from transship.protocol.states import RecordState, SideState, Verdict
 
 MOMENTS = [round(0.003 * n, 3) for n in range(56)]
@@ -322,8 +324,90 @@ def test_an_agent_that_is_asked_to_end_leaves_no_undecided_copy_frozen(tmp_path:
             if record.state is not RecordState.RELEASED:
                 assert pair.world.running() == ["node-a"]
                 assert record.state is RecordState.RUNNING
+                assert pair.world.wires["node-a"] in {"before", "serving"}
             pair.settle()
             pair.assert_settled()
+
+
+def test_an_agent_that_is_ending_begins_no_move(pair: Pair) -> None:
+    pair.prepare()
+    pair.call(pair.a.live.source.close(), on=pair.a)
+    with pytest.raises(Refused):
+        pair.begin()
+    assert pair.world.running() == ["node-a"]
+
+
+def let_memory_follow(pair: Pair) -> None:
+    """The target runs, and the source's agent is away before any memory has followed."""
+    pair.strategy = Strategy.POST_COPY
+    pair.world.fail("node-a", "drain", times=1000)
+    pair.prepare()
+    pair.begin()
+    pair.until(lambda: pair.b.state, equals=RecordState.RUNNING)
+    pair.until(pair.source_state, equals=SideState.RELEASED)
+
+
+def test_memory_that_nobody_wants_any_more_is_not_kept(pair: Pair) -> None:
+    """The target has lost the container and its record while the source's agent was away."""
+    let_memory_follow(pair)
+    pair.a.down()
+    pair.world.end("node-b", by="stop")
+    pair.world.undrained.clear()
+    pair.b.live.journal.remove(ID, floor=3)
+    pair.a.up()
+    pair.until(pair.source_state, equals=SideState.DONE)
+    pair.forget()
+    assert "node-a" not in pair.world.copies
+    assert pair.a.record is None
+
+
+@pytest.mark.parametrize(("gone", "kept"), [((), True), (("node-c",), True), (("node-b",), False)])
+def test_memory_is_kept_until_its_target_is_declared_gone(
+    pair: Pair, gone: tuple[str, ...], *, kept: bool
+) -> None:
+    let_memory_follow(pair)
+    pair.b.down()
+    pair.world.undrained.clear()  # with the node
+    pair.call(pair.a.live.source.forget("m-1", gone=gone), on=pair.a)
+    assert (pair.a.record is not None) is kept
+    assert ("node-a" in pair.world.copies) is kept
+
+
+def test_pages_that_the_source_has_lost_are_reported(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_: object, **__: object) -> MemoryTraffic:
+        raise TransshipError("process 7 is not there any more", reason=Reason.PAGES_LOST)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeCopies, "drain", lost)
+        pair.strategy = Strategy.POST_COPY
+        pair.prepare()
+        pair.begin()
+        pair.until(lambda: report_of(pair).reason, equals=Reason.PAGES_LOST)
+        assert report_of(pair).state is SideState.RELEASED
+    pair.until(pair.source_state, equals=SideState.DONE)
+    assert report_of(pair).reason == ""
+
+
+def test_a_drain_outlives_what_the_kernel_refuses(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*_: object, **__: object) -> MemoryTraffic:
+        raise OSError(errno.EMFILE, "descriptors are short")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeCopies, "drain", refused)
+        let_memory_follow(pair)
+    pair.world.failing.clear()
+    pair.until(pair.source_state, equals=SideState.DONE)
+    assert pair.world.undrained == {}
+
+
+def report_of(pair: Pair) -> MigrationReport:
+    report = pair.a.live.source.report("m-1")
+    assert report is not None
+    return report
 
 
 def test_a_frozen_container_runs_on_even_if_the_disk_is_full(pair: Pair) -> None:

@@ -7,7 +7,7 @@ and tried again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 
 from loguru import logger
@@ -40,6 +40,7 @@ class WayBack:
         await self._promise_to_keep(departure)
         departure.verdict = Verdict.ABORTED
         await self._run_on(departure, record)
+        self._owe(self._tell_aborted(departure))  # now: it holds packets of the container's
         departure.leave_queue()
         await self._end_dump(departure)
         # not before: a CRIU that was ended in the middle may have frozen the container again
@@ -49,7 +50,10 @@ class WayBack:
         logger.bind(
             migration=order.migration, container=order.container, step=departure.failed_step
         ).warning("migration aborted, the container runs on here: {}", cause)
-        owed = asyncio.create_task(self._end_abort(departure))
+        self._owe(self._end_abort(departure))
+
+    def _owe(self, work: Coroutine[None, None, None]) -> None:
+        owed = asyncio.create_task(work)
         self._owed.add(owed)
         owed.add_done_callback(self._owed.discard)
 
@@ -138,7 +142,6 @@ class WayBack:
 
     async def _end_abort(self, departure: Departure) -> None:
         """What could not be done at once; a later migration of the container ends the trying."""
-        await self._tell_aborted(departure)
         while self._owes_abort(departure) or departure.is_slow or not departure.packets_come:
             await asyncio.sleep(MEND_SECONDS)
             record = self._with.journal.get(departure.order.container)

@@ -73,6 +73,7 @@ class NodeWires:
     def undivert(self, record: Record) -> None:
         if record.order.addresses:
             self._network.undivert(record.id)
+            self._repeat(record.id)
 
     def give_back(self, record: Record) -> None:
         if record.order.addresses and record.peer is not None:

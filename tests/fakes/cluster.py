@@ -119,7 +119,11 @@ class FakeCluster:
             changed = jsonpatch.JsonPatch(patch).apply(found.dump())
         except jsonpatch.JsonPatchException as e:
             raise InvalidInput(str(e)) from e
-        patched = self.put(model.model_validate(changed))
+        after = model.model_validate(changed)
+        added = {*after.metadata.finalizers} - {*found.metadata.finalizers}
+        if added and found.metadata.deletion_timestamp is not None:
+            raise InvalidInput("no new finalizers can be added if the object is being deleted")
+        patched = self.put(after)
         if patched.metadata.deletion_timestamp is not None and not patched.metadata.finalizers:
             self._remove(patched)
         return patched

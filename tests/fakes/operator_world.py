@@ -20,10 +20,8 @@ from transship.controller.addresses import AddressBook
 from transship.controller.deps import Deps
 from transship.controller.directory import Directory
 from transship.controller.fleet import Fleet
-from transship.controller.handlers import is_unfinished
+from transship.controller.loops import Loops
 from transship.controller.metrics import Metrics
-from transship.controller.migrations import MigrationLoop
-from transship.controller.placements import PlacementLoop
 from transship.controller.resolve import Resolver
 from transship.controller.turns import Turns
 
@@ -43,6 +41,21 @@ class FakeLife:
             self._clock.pass_time(min(seconds, 1.0))
 
 
+class WatchedLoops(Loops):
+    """Keeps what a loop ended with that must not end with anything."""
+
+    errors: list[BaseException]
+
+    def __init__(self, deps: Deps, life: FakeLife) -> None:
+        super().__init__(deps, life)
+        self.errors = []
+
+    def _ended(self, resource: Resource, task: asyncio.Task[None]) -> None:
+        super()._ended(resource, task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.errors.append(error)
+
+
 class OperatorWorld:
     """Start it as a context; `restart` is what a kill and a new process do."""
 
@@ -57,7 +70,6 @@ class OperatorWorld:
             self.agents.at(name)
         pool = {"metadata": {"name": "default"}, "spec": {"cidr": "10.0.128.0/24"}}
         self.cluster.put(AddressPool.model_validate(pool))
-        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._polls: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -84,33 +96,34 @@ class OperatorWorld:
             clock=self.clock,
         )
         self.life = FakeLife(self.clock)
+        self.loops = WatchedLoops(self.deps, self.life)
         for model in (NodeAgent, ContainerPlacement, ContainerMigration):
             for resource in self.cluster.all(model):
                 directory.put(resource)
         self.cluster.listener = self._seen
         for model in (ContainerPlacement, ContainerMigration):
             for resource in self.cluster.all(model):
-                self._spawn(resource)
+                self.loops.attend(resource)
         self._polls = asyncio.create_task(self._poll())
 
     async def kill(self) -> None:
         """No loop gets to do anything more, not even to say good-bye."""
         self.life.over = True
         self.cluster.listener = lambda resource, gone: None
-        tasks = [t for t in (*self._tasks.values(), self._polls) if t is not None]
-        for task in tasks:
-            task.cancel()
-        for ended in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(ended, Exception):
-                raise ended
-        self._tasks.clear()
+        if self._polls is not None:
+            self._polls.cancel()
+            await asyncio.gather(self._polls, return_exceptions=True)
+            self._polls = None
+        await self.loops.end()
+        self._raise_errors()
 
     async def restart(self) -> None:
         await self.kill()
         self.start()
 
     def create(self, name: str = "web", **spec: Any) -> ContainerPlacement:
-        return self.cluster.put(placement(name, **spec))
+        metadata = {"finalizers": [], **spec.pop("metadata", {})}
+        return self.cluster.put(placement(name, metadata=metadata, **spec))
 
     def move(self, node: str, name: str = "web") -> None:
         self.cluster.edit(ContainerPlacement, name, target_node=node)
@@ -131,9 +144,7 @@ class OperatorWorld:
         """Let the loops run until this holds; a wrong exception of a loop ends it."""
         ends = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         while not holds():
-            for task in self._tasks.values():
-                if task.done() and not task.cancelled() and task.exception() is not None:
-                    raise task.exception()  # type: ignore[misc]
+            self._raise_errors()
             assert asyncio.get_running_loop().time() < ends, "it did not come to hold"
             await asyncio.sleep(0.002)
 
@@ -146,20 +157,11 @@ class OperatorWorld:
         if gone:
             self.deps.directory.drop(resource)
             return
-        self.deps.directory.put(resource)
-        self._spawn(resource)
+        self.loops.attend(self.deps.directory.put(resource))
 
-    def _spawn(self, resource: Resource) -> None:
-        uid = resource.metadata.uid
-        if uid in self._tasks:
-            return
-        if isinstance(resource, ContainerPlacement):
-            loop: Any = PlacementLoop(uid, deps=self.deps, life=self.life)
-        elif isinstance(resource, ContainerMigration) and is_unfinished(resource.dump()):
-            loop = MigrationLoop(uid, deps=self.deps, life=self.life)
-        else:
-            return
-        self._tasks[uid] = asyncio.create_task(loop.run())
+    def _raise_errors(self) -> None:
+        for error in self.loops.errors:
+            raise error
 
     async def _poll(self) -> None:
         while True:

@@ -29,7 +29,8 @@ from transship.controller.directory import Directory
 from transship.controller.fleet import Fleet
 from transship.controller.handlers import POOLS, register
 from transship.controller.leadership import Leadership, LeadersTransport
-from transship.controller.life import wait_for_any
+from transship.controller.life import ProcessLife, wait_for_any
+from transship.controller.loops import Loops
 from transship.controller.metrics import Metrics
 from transship.controller.node_watch import NodeWatch
 from transship.controller.ports import Heartbeats
@@ -144,10 +145,11 @@ async def _run(
     registry = kopf.OperatorRegistry()
     kopf.on.startup(registry=registry)(configure)
     kopf.on.login(registry=registry)(_login)
-    register(registry, deps)
     stop = asyncio.Event()
+    loops = Loops(deps, ProcessLife(stop))
+    register(registry, deps, loops)
     watch = NodeWatch(deps, heartbeats)
-    beside = [deps.fleet.run(), _relist(deps, stop), _keep_pools(deps), watch.run()]
+    beside = [deps.fleet.run(), _relist(deps, loops, stop), _keep_pools(deps), watch.run()]
     if options.metrics_port is not None:
         beside.append(_serve_metrics(deps.metrics, options.metrics_port))
     if leadership is not None:
@@ -173,7 +175,7 @@ async def _run(
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(loops.end(), *tasks, return_exceptions=True)
 
 
 def _health_url(port: int | None) -> str | None:
@@ -204,11 +206,11 @@ async def _list_all(deps: Deps) -> None:
         deps.directory.keep_only(model, await deps.cluster.list(model), instead_of=known)
 
 
-async def _relist(deps: Deps, stop: asyncio.Event) -> None:
+async def _relist(deps: Deps, loops: Loops, stop: asyncio.Event) -> None:
     """Make up for what a broken watch missed; end the process when kopf no longer watches at all.
 
-    A watch of kopf's that ends is not begun again (nolar/kopf#1276): its objects then stay without
-    our finalizer, and nobody looks after them.
+    A watch of kopf's that ends is not begun again (nolar/kopf#1276). New placements are therefore
+    taken on by kopf's events alone: that they are not tells of such a watch.
     """
     while not stop.is_set():
         await asyncio.sleep(RELIST_SECONDS)
@@ -217,7 +219,9 @@ async def _relist(deps: Deps, stop: asyncio.Event) -> None:
         except TransshipError as e:
             logger.bind(error=str(e)).warning("the cluster was not listed")
             continue
-        if unseen := deps.directory.unattended(at=deps.clock.monotonic()):
+        loops.resume()
+        now = deps.clock.monotonic()
+        if unseen := deps.directory.unattended(at=now, attended=loops.attended):
             logger.bind(placements=unseen).error("new placements are not seen any more, ending")
             stop.set()
 

@@ -83,17 +83,20 @@ class Directory:
             if (event := self._wakes.get(uid)) is not None:
                 event.set()
 
-    def put(self, resource: Resource) -> None:
-        """Take in what was seen, unless something newer of the same object is known."""
+    def put(self, resource: Resource) -> Resource:
+        """Take in what was seen; returns the newest that is known of the same object."""
         match resource:
             case ContainerPlacement():
                 self._put_placement(resource)
+                return self._placements[resource.metadata.uid]
             case ContainerMigration():
                 self._put_migration(resource)
+                return self._migrations[resource.metadata.uid]
             case NodeAgent():
                 self._put_node(resource)
+                return self._nodes[resource.metadata.name]
             case _:
-                pass  # address pools are read where they are changed
+                return resource  # address pools are read where they are changed
 
     def drop(self, resource: Resource) -> None:
         """It is gone."""
@@ -119,12 +122,17 @@ class Directory:
         """The loop of this object is over."""
         self._wakes.pop(uid, None)
 
-    def unattended(self, *, at: float) -> list[str]:
-        """Placements that nobody has taken on for long, seen by our own clock alone."""
+    def held(self) -> list[Resource]:
+        """Everything that has our finalizer."""
+        known = (*self._placements.values(), *self._migrations.values())
+        return [resource for resource in known if FINALIZER in resource.metadata.finalizers]
+
+    def unattended(self, *, at: float, attended: frozenset[str]) -> list[str]:
+        """Placements that no loop has taken on for long, seen by our own clock alone."""
         waiting = {
-            p.metadata.uid: p.metadata.name
-            for p in self._placements.values()
-            if FINALIZER not in p.metadata.finalizers and p.metadata.deletion_timestamp is None
+            uid: p.metadata.name
+            for uid, p in self._placements.items()
+            if uid not in attended and p.metadata.deletion_timestamp is None
         }
         self._waiting_since = {uid: self._waiting_since.get(uid, at) for uid in waiting}
         return [

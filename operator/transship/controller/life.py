@@ -1,4 +1,4 @@
-"""Life: how long a loop goes on, and how it waits. The one thing that the loops know of kopf."""
+"""Life: how long a loop goes on, and how it waits. All that a loop knows of its process."""
 
 from __future__ import annotations
 
@@ -17,6 +17,20 @@ class Life(Protocol):
     async def wait(self, wake: asyncio.Event, *, seconds: float) -> None:
         """Until somebody wakes the loop, or the time is up, or the process is to end."""
         ...
+
+
+class ProcessLife:
+    """The life of every loop of a process: until the process is told to stop."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop = stop
+
+    @property
+    def over(self) -> bool:
+        return self._stop.is_set()
+
+    async def wait(self, wake: asyncio.Event, *, seconds: float) -> None:
+        await wait_for_any(wake, self._stop, seconds=seconds)
 
 
 async def wait_for_any(*events: asyncio.Event, seconds: float) -> None:

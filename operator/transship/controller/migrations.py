@@ -265,7 +265,7 @@ class MigrationLoop:
                 recorder.warn(resource, reason=Reason.MIGRATION_FAILED, note=note)
 
     async def _is_cleaned_up(self, migration: ContainerMigration) -> bool:
-        """An API server that is away, or a conflict: kopf would try again only after a minute."""
+        """An API server that is away, or a conflict: nobody but this loop would try again soon."""
         try:
             await self._clean_up(migration)
         except TransshipError as e:

@@ -19,7 +19,7 @@ from transship.api.placement import ContainerPlacement, PlacementStatus
 from transship.api.reasons import Reason
 from transship.common.errors import Conflict, TransshipError
 from transship.controller.deps import Deps
-from transship.controller.finalizers import let_go
+from transship.controller.finalizers import hold, let_go
 from transship.controller.life import Life
 from transship.controller.placement_acts import PlacementActs
 from transship.controller.statuses import StatusWriter
@@ -32,7 +32,6 @@ from transship.plan.placement_steps import Decision, Done, Seen, Wait
 
 FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 30.0
-FINALIZER_WAIT_SECONDS = 5.0
 
 
 class Unheard(Enum):
@@ -63,11 +62,6 @@ class PlacementLoop:
                 placement = self._deps.directory.placement(self._uid)
                 if placement is None:
                     return
-                if FINALIZER not in placement.metadata.finalizers:
-                    if placement.metadata.deletion_timestamp is not None:
-                        return  # deleted before anything was done for it
-                    await self._life.wait(self._wake, seconds=FINALIZER_WAIT_SECONDS)
-                    continue
                 pause = await self._pass_safely(placement)
                 if pause is None:
                     return
@@ -92,12 +86,13 @@ class PlacementLoop:
 
     async def _pass(self, placement: ContainerPlacement) -> float | None:
         """One pass; returns how long to wait for the next, None at the end of all."""
+        if FINALIZER not in placement.metadata.finalizers:
+            return await self._hold(placement)
         writer = self._writer_for(placement)
         seen = await self._observe(placement, writer.current)
         decision = decide(seen)
         if isinstance(decision.step, Done):
-            await self._end(placement, writer)
-            return None
+            return await self._end(placement)
         pause = 0.0
         try:
             if isinstance(decision.step, Wait):
@@ -112,6 +107,20 @@ class PlacementLoop:
         if isinstance(decision.step, Wait):
             await self._prune(placement, seen)
         return pause
+
+    async def _hold(self, placement: ContainerPlacement) -> float | None:
+        """Nothing is done for a placement that could go unnoticed."""
+        if placement.metadata.deletion_timestamp is not None:
+            return None  # deleted before anything was done for it
+        try:
+            held = await hold(placement, cluster=self._deps.cluster)
+        except TransshipError as e:
+            return self._put_off(placement, "Hold", e)
+        if held is None:
+            self._deps.directory.drop(placement)
+        else:
+            self._deps.directory.put(held)
+        return 0.0
 
     def _queue(self, decision: Decision) -> None:
         """Stand in line for a move while that is all that is missing."""
@@ -184,15 +193,19 @@ class PlacementLoop:
     def _failed(
         self, decision: Decision, placement: ContainerPlacement, error: TransshipError
     ) -> tuple[Decision, float]:
+        pause = self._put_off(placement, type(decision.step).__name__, error)
+        return Decision(Wait(pause), from_error(error), decision.wanted), pause
+
+    def _put_off(self, placement: ContainerPlacement, step: str, error: TransshipError) -> float:
+        """Tell of a step that was not taken; returns when to try again, later each time."""
         pause = self._retry_seconds
         self._retry_seconds = min(pause * 2, LONGEST_RETRY_SECONDS)
-        step = type(decision.step).__name__
         self._deps.metrics.pass_failed("placement", error.reason)
         log = logger.bind(placement=placement.metadata.name, step=step, retry_seconds=pause)
         log.bind(error=str(error)).debug("step not taken")
         if not isinstance(error, Conflict):
             self._deps.recorder.warn(placement, reason=error.reason, note=str(error))
-        return Decision(Wait(pause), from_error(error), decision.wanted), pause
+        return pause
 
     async def _prune(self, placement: ContainerPlacement, seen: Seen) -> None:
         """Keep the history within its limits."""
@@ -204,11 +217,10 @@ class PlacementLoop:
                 )
             self._deps.directory.drop(migration)
 
-    async def _end(
-        self,
-        placement: ContainerPlacement,
-        writer: StatusWriter[ContainerPlacement, PlacementStatus],
-    ) -> None:
-        await writer.close()
-        await let_go(placement, cluster=self._deps.cluster)
+    async def _end(self, placement: ContainerPlacement) -> float | None:
+        try:
+            await let_go(placement, cluster=self._deps.cluster)
+        except TransshipError as e:
+            return self._put_off(placement, "LetGo", e)
         logger.bind(placement=placement.metadata.name).info("placement deleted")
+        return None

@@ -6,16 +6,16 @@ from typing import Any
 
 import kopf
 
-from transship.api import FINALIZER
-
 REQUEST_TIMEOUT_SECONDS = 30
 CONNECT_TIMEOUT_SECONDS = 5
-DAEMON_BACKOFF_SECONDS = 5
 PARALLEL_WORKERS = 100
+
+KOPF_FINALIZER = "transship.dev/kopf"
+"""Not ours: with handlers of events alone kopf adds none, and takes its own off wherever it is."""
 
 
 def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
-    settings.persistence.finalizer = FINALIZER
+    settings.persistence.finalizer = KOPF_FINALIZER
     settings.posting.enabled = False  # we record our own events
     settings.posting.reporting_component = "transship-operator"
     settings.peering.standalone = True  # who leads is decided by a Lease
@@ -24,5 +24,4 @@ def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.watching.connect_timeout = CONNECT_TIMEOUT_SECONDS
     settings.watching.initial_streaming = False  # refused where etcd is older than 3.5.13
     settings.queueing.worker_limit = PARALLEL_WORKERS
-    settings.execution.default_backoff = DAEMON_BACKOFF_SECONDS
     settings.scanning.disabled = True  # our kinds are known; no right to list all CRDs is needed

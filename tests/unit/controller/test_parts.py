@@ -19,11 +19,11 @@ from transship.api.placement import ContainerPlacement, PlacementPhase, Placemen
 from transship.common.errors import Conflict, InvalidInput, NotFound, Refused, Unreachable
 from transship.controller.addresses import AddressBook
 from transship.controller.directory import Directory
-from transship.controller.finalizers import let_go, removal
+from transship.controller.finalizers import hold, let_go, removal
 from transship.controller.fleet import Fleet
-from transship.controller.handlers import is_unfinished, parsed
+from transship.controller.handlers import parsed
 from transship.controller.leadership import GIVE_UP_SECONDS, Leadership, LeadersTransport
-from transship.controller.life import wait_for_any
+from transship.controller.life import ProcessLife, wait_for_any
 from transship.controller.ports import DataKind
 from transship.controller.resolve import Resolver
 from transship.controller.statuses import StatusWriter
@@ -92,13 +92,12 @@ class TestDirectory:
 
     def test_a_placement_that_nobody_took_on_is_noticed_after_minutes(self) -> None:
         directory = Directory()
-        fresh = versioned(placement(), 1, creation_timestamp=NOW, finalizers=())
-        directory.put(fresh)
-        assert directory.unattended(at=1000.0) == []
-        assert directory.unattended(at=1060.0) == []
-        assert directory.unattended(at=1300.0) == ["web"]
-        directory.put(versioned(fresh, 2, finalizers=(FINALIZER,)))
-        assert directory.unattended(at=1300.0) == []
+        nobody: frozenset[str] = frozenset()
+        directory.put(versioned(placement(), 1, creation_timestamp=NOW, finalizers=()))
+        assert directory.unattended(at=1000.0, attended=nobody) == []
+        assert directory.unattended(at=1060.0, attended=nobody) == []
+        assert directory.unattended(at=1300.0, attended=nobody) == ["web"]
+        assert directory.unattended(at=1300.0, attended=frozenset({UID})) == []
 
     def test_loads_count_moves_under_way(self) -> None:
         directory = Directory()
@@ -210,8 +209,9 @@ class TestStatusWriter:
 
 class TestFinalizers:
     def test_the_patch_holds_for_this_object_and_these_finalizers_only(self) -> None:
-        assert removal(["other"], uid="u") == []
-        patch = removal(["other", FINALIZER], uid="u")
+        meta = placement(metadata={"uid": "u", "finalizers": ["other"]}).metadata
+        assert removal(meta) == []
+        patch = removal(meta.model_copy(update={"finalizers": ("other", FINALIZER)}))
         assert {"op": "test", "path": "/metadata/uid", "value": "u"} in patch
         assert {"op": "remove", "path": "/metadata/finalizers/1"} in patch
 
@@ -233,16 +233,35 @@ class TestFinalizers:
         assert found is not None
         assert found.metadata.finalizers == (FINALIZER,)
 
+    async def test_one_that_others_change_all_the_time_is_not_taken_for_let_go(self) -> None:
+        cluster = FakeCluster()
+        known = cluster.put(placement())
+        cluster.failing["json_patch"] = Conflict("others were faster")
+        with pytest.raises(Conflict):
+            await let_go(known, cluster=cluster)
+
+    async def test_ours_is_put_beside_those_that_came_meanwhile(self) -> None:
+        cluster = FakeCluster()
+        known = cluster.put(placement(metadata={"finalizers": []}))
+        cluster.put(known, finalizers=("new",))
+        held = await hold(known, cluster=cluster)
+        assert held is not None
+        assert held.metadata.finalizers == ("new", FINALIZER)
+
+    async def test_ours_is_not_put_on_what_is_being_deleted_or_gone(self) -> None:
+        cluster = FakeCluster()
+        known = cluster.put(placement(metadata={"finalizers": ["new"]}))
+        await cluster.delete(ContainerPlacement, name="web", namespace="default")
+        held = await hold(known, cluster=cluster)
+        assert held is not None
+        assert held.metadata.finalizers == ("new",)
+        cluster.put(placement(uid="another"))
+        assert await hold(known, cluster=cluster) is None
+        cluster.objects.clear()
+        assert await hold(known, cluster=cluster) is None
+
 
 class TestHandlers:
-    def test_a_finished_migration_needs_its_loop_until_its_finalizer_is_gone(self) -> None:
-        running, over = migration(), ended(migration(), good=False)
-        assert is_unfinished(running.dump())
-        assert is_unfinished(over.dump())
-        meta = over.metadata.model_copy(update={"finalizers": ()})
-        assert not is_unfinished(over.model_copy(update={"metadata": meta}).dump())
-        assert is_unfinished({"metadata": {}})
-
     def test_an_object_that_cannot_be_read_is_left_alone(self) -> None:
         assert parsed(ContainerPlacement, {"metadata": {"name": "x"}}) is None
         assert parsed(NodeAgent, node_agent("node-a").dump()) is not None
@@ -391,6 +410,16 @@ class TestLife:
         set_already.set()
         await wait_for_any(never, set_already, seconds=60)
         await wait_for_any(never, seconds=0.001)
+
+    async def test_a_process_that_ends_is_waited_for_by_none_of_its_loops(self) -> None:
+        stop = asyncio.Event()
+        life = ProcessLife(stop)
+        assert not life.over
+        waiting = asyncio.create_task(life.wait(asyncio.Event(), seconds=60))
+        await asyncio.sleep(0)
+        stop.set()
+        await asyncio.wait_for(waiting, timeout=1)
+        assert life.over
 
     async def test_a_loop_that_waits_cannot_swallow_its_cancel(self) -> None:
         """kopf cancels every task at its end, those that only wait for an event before us."""

@@ -23,10 +23,10 @@ from typing import Any
 import checkpoint_scenarios as base
 from checkpoint_scenarios import A_WHILE_SECONDS, NAME, TIMEOUT_SECONDS, Corner, Stage, until
 
-from transship.agent.keepers import KeeperDead, PageKeeper, TlsFiles
+from transship.agent.keepers import KeeperDead, PageKeeper
 from transship.api.reasons import Reason
 from transship.common.certificates import agent_name, new_authority, write_credentials
-from transship.common.tls import client_context
+from transship.common.tls import TlsFiles, client_context
 from transship.runtime import pagemaps, pidfds, restore, veil
 from transship.runtime.checkpoint import Dump, Dumper, DumpRequest, Pages
 from transship.runtime.criu_rpc import split

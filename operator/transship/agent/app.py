@@ -23,7 +23,7 @@ from transship.agent.bundles import NodeBundles
 from transship.agent.cluster import KubeCluster
 from transship.agent.containers import Containers
 from transship.agent.copies import NodeCopies, PageTls
-from transship.agent.credentials import CredentialPaths, Credentials
+from transship.agent.credentials import Credentials
 from transship.agent.experience import Experience
 from transship.agent.facts import Identity, NodeFacts, read_boot_id
 from transship.agent.forecasts import Forecasts
@@ -31,7 +31,6 @@ from transship.agent.forwards import Forwards
 from transship.agent.instances import ContainerExecutor, Instances
 from transship.agent.janitor import Janitor
 from transship.agent.journal import Journal
-from transship.agent.keepers import TlsFiles
 from transship.agent.leftovers import NodePremises
 from transship.agent.logs import LogSource
 from transship.agent.machine import MakeProber, Tools
@@ -46,6 +45,7 @@ from transship.agent.target import Target, TargetParts
 from transship.agent.upkeep import Upkeep
 from transship.agent.wires import NodeWires
 from transship.common.clock import Clock, SystemClock
+from transship.common.tls import TlsFiles
 from transship.network import ContainerNetwork
 from transship.protocol.containers import ContainerOrder
 from transship.protocol.paths import STREAM_PORT
@@ -88,9 +88,7 @@ class Agent:
         layout = settings.layout
         for folder in (layout.state_dir, layout.runtime_dir):
             folder.mkdir(parents=True, exist_ok=True, mode=0o711)
-        self._tls = Credentials(
-            CredentialPaths(settings.authority, settings.certificate, settings.key)
-        )
+        self._tls = Credentials(TlsFiles(settings.authority, settings.certificate, settings.key))
         self.journal = Journal(
             layout.state_dir / "journal",
             boot=read_boot_id(),

@@ -17,13 +17,14 @@ from loguru import logger
 from transship.agent import deadlines, relocking
 from transship.agent.departing_memory import DepartingMemory
 from transship.agent.draining import Draining
-from transship.agent.keepers import KeeperDead, PageKeeper, TlsFiles
+from transship.agent.keepers import KeeperDead, PageKeeper
 from transship.agent.ports import Dumped, Restored, StreamWish
 from transship.api.migration import MemoryTraffic
 from transship.api.placement import Compression, Strategy
 from transship.common.certificates import agent_name
 from transship.common.errors import TransshipError
 from transship.common.patience import unless_failed
+from transship.common.tls import TlsFiles
 from transship.protocol.migrations import MemoryEndpoint
 from transship.runtime import mounts, orders, pagemaps, processes, restore
 from transship.runtime.checkpoint import Dumper, DumpRequest, Pages

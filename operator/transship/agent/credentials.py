@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from dataclasses import dataclass
-from pathlib import Path
 
 from loguru import logger
 
-from transship.common.tls import client_context, server_context
+from transship.common.tls import TlsFiles, client_context, server_context
 
 LOOK_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class CredentialPaths:
-    """PEM files."""
-
-    authority: Path
-    certificate: Path
-    key: Path
-
-    def version(self) -> tuple[int, ...]:
-        """Another one for other files."""
-        files = (self.authority, self.certificate, self.key)
-        return tuple(file.stat().st_mtime_ns for file in files)
 
 
 class Credentials:
     """TLS of both directions; connections that are open keep what they began with."""
 
-    def __init__(self, paths: CredentialPaths) -> None:
+    def __init__(self, paths: TlsFiles) -> None:
         files = {
             "authority": paths.authority, "certificate": paths.certificate, "key": paths.key,
         }  # fmt: skip

@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
@@ -24,6 +23,7 @@ from transship.agent.keeper_words import Answer, Question
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, TransshipError
 from transship.common.patience import patience
+from transship.common.tls import TlsFiles
 from transship.runtime.apart import leave_agent
 from transship.runtime.layout import Layout
 from transship.runtime.processes import start_time
@@ -39,15 +39,6 @@ class KeeperDead(TransshipError):
     """Guard and server were both killed: what was missing of the container's memory is lost."""
 
     reason = Reason.PAGES_LOST
-
-
-@dataclass(frozen=True)
-class TlsFiles:
-    """PEM files of this agent."""
-
-    authority: Path
-    certificate: Path
-    key: Path
 
 
 class PageKeeper:

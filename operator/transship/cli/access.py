@@ -16,7 +16,7 @@ import typer
 
 from transship.common.certificates import write_private
 from transship.common.errors import NotFound
-from transship.controller.agents import TlsFiles
+from transship.common.tls import TlsFiles
 from transship.kube.client import KubeClient
 from transship.kube.config_data import Source, read_data
 from transship.kube.leases import SYSTEM_NAMESPACE

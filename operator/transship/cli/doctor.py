@@ -22,7 +22,7 @@ from transship.cli.access import Certificates, operator_secret, tls_files
 from transship.cli.findings import Finding, Told
 from transship.cli.options import AsJson, Kubeconfig, kubeconfig_path, print_json, print_table
 from transship.common.errors import TransshipError
-from transship.controller.agents import AgentConnections
+from transship.controller.connections import AgentConnections
 from transship.kube.client import KubeClient
 
 

@@ -15,7 +15,8 @@ from transship.api.placement import ContainerPlacement
 from transship.cli.access import Certificates, operator_secret, tls_files
 from transship.cli.options import Kubeconfig, Namespace, kubeconfig_path
 from transship.common.errors import NotFound, Refused, Unreachable
-from transship.controller.agents import TlsFiles, context_for
+from transship.common.tls import TlsFiles
+from transship.controller.agents import context_for
 from transship.kube.client import KubeClient
 from transship.protocol import paths
 

@@ -21,7 +21,8 @@ from transship.cli.options import (
     print_table,
 )
 from transship.common.errors import NotFound, Refused, TransshipError
-from transship.controller.agents import AgentClient, TlsFiles, context_for
+from transship.common.tls import TlsFiles
+from transship.controller.agents import AgentClient, context_for
 from transship.kube.client import KubeClient
 from transship.plan.nodes import Node
 from transship.plan.obstacles import Obstacle, from_error

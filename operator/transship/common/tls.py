@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files: the authority of agents and operator, and one's own certificate."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+    def version(self) -> tuple[int, ...]:
+        """Another one for other files; raises OSError where one is missing."""
+        files = (self.authority, self.certificate, self.key)
+        return tuple(file.stat().st_mtime_ns for file in files)
 
 
 def server_context(*, authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:

@@ -6,19 +6,16 @@ Secrets, and one node's agent must not be able to answer for another's.
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
 from pydantic import ValidationError
 
-from transship.api.node_agent import NodeAgent
 from transship.common.certificates import agent_name
 from transship.common.errors import NotFound, Refused, TransshipError, Unreachable
+from transship.common.tls import TlsFiles
 from transship.protocol import paths
 from transship.protocol.base import Message
 from transship.protocol.containers import (
@@ -46,15 +43,6 @@ END_TIMEOUT_SECONDS = 30.0  # waits for the end of a dump under way, or of a fro
 KEEPALIVE_SECONDS = 75.0
 
 M = TypeVar("M", bound=Message)
-
-
-@dataclass(frozen=True)
-class TlsFiles:
-    """The authority of agents and operator, and the operator's own certificate."""
-
-    authority: Path
-    certificate: Path
-    key: Path
 
 
 def context_for(node: str, files: TlsFiles) -> ssl.SSLContext:
@@ -95,7 +83,7 @@ class AgentClient:
         """permit: raises where nothing may be changed any more; see leadership."""
         self.node = node
         self.endpoint = endpoint.rstrip("/")
-        self._context = context
+        self.context = context
         self._permit = permit
         self._session: aiohttp.ClientSession | None = None
 
@@ -220,7 +208,7 @@ class AgentClient:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(
-                ssl=self._context, keepalive_timeout=KEEPALIVE_SECONDS, limit=32
+                ssl=self.context, keepalive_timeout=KEEPALIVE_SECONDS, limit=32
             )
             self._session = aiohttp.ClientSession(connector=connector)
         return self._session
@@ -238,39 +226,3 @@ def _failure(status: int, content: bytes, *, node: str) -> TransshipError:
         said = Failure(reason="InternalError", message=f"HTTP status {status}")
     kind = NotFound if status == 404 else Refused if status < 500 else TransshipError
     return kind(f"node {node}: {said.message}", reason=said.reason, hint=said.hint)
-
-
-class AgentConnections:
-    """One client per agent, made anew when its endpoint changes."""
-
-    def __init__(self, files: TlsFiles, *, make: Callable[..., AgentClient] = AgentClient) -> None:
-        self._files = files
-        self._make = make
-        self._clients: dict[str, AgentClient] = {}
-        self._closing: set[asyncio.Task[None]] = set()
-
-    def to(self, agent: NodeAgent) -> AgentClient:
-        """Raises Unreachable when the agent has not told its endpoint yet."""
-        node, endpoint = agent.metadata.name, agent.status.endpoint
-        if not endpoint:
-            raise Unreachable(
-                f"calling the agent of node {node}: it has no endpoint", reason="AgentUnreachable"
-            )
-        known = self._clients.get(node)
-        if known is not None and known.endpoint == endpoint.rstrip("/"):
-            return known
-        if known is not None:
-            self._discard(known)
-        client = self._make(node, endpoint, context=context_for(node, self._files))
-        self._clients[node] = client
-        return client
-
-    async def close(self) -> None:
-        for client in self._clients.values():
-            await client.close()
-        await asyncio.gather(*self._closing)
-
-    def _discard(self, client: AgentClient) -> None:
-        task = asyncio.create_task(client.close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)

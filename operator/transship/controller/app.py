@@ -22,8 +22,10 @@ from transship.api.placement import ContainerPlacement
 from transship.common import logs
 from transship.common.clock import SystemClock
 from transship.common.errors import TransshipError
+from transship.common.tls import TlsFiles
 from transship.controller.addresses import AddressBook
-from transship.controller.agents import AgentClient, AgentConnections, TlsFiles
+from transship.controller.agents import AgentClient
+from transship.controller.connections import AgentConnections
 from transship.controller.deps import Deps
 from transship.controller.directory import Directory
 from transship.controller.fleet import Fleet

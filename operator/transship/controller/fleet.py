@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,7 +29,7 @@ GONE_AFTER_SECONDS = 60.0  # a live agent registers itself anew within its heart
 
 
 class Connections(Protocol):
-    """Clients of agents, by their registration (controller.agents.AgentConnections)."""
+    """Clients of agents, by their registration (controller.connections.AgentConnections)."""
 
     def to(self, agent: NodeAgent) -> Agent: ...
 
@@ -102,6 +101,8 @@ class Fleet:
             await asyncio.gather(*self._polls.values(), return_exceptions=True)
 
     def _follow(self) -> None:
+        """A poll that has ended, for whatever reason, is begun again."""
+        self._polls = {node: poll for node, poll in self._polls.items() if not poll.done()}
         registered = {agent.metadata.name for agent in self._directory.node_agents()}
         for node in registered - self._polls.keys():
             self._polls[node] = asyncio.create_task(self._poll(node), name=f"poll {node}")
@@ -110,10 +111,8 @@ class Fleet:
             self._known.pop(node, None)
 
     async def _poll(self, node: str) -> None:
-        self._known[node] = _Known(heard_at=self._clock.monotonic())
         while True:
-            with suppress(asyncio.TimeoutError):
-                await self.ask(node)
+            await self.ask(node)
             await asyncio.sleep(POLL_SECONDS)
 
     async def ask(self, node: str) -> None:
@@ -121,7 +120,9 @@ class Fleet:
         known = self._known.setdefault(node, _Known(heard_at=self._clock.monotonic()))
         try:
             reports = await self.agent(node).containers()
-        except TransshipError as e:
+        except Exception as e:
+            if not isinstance(e, TransshipError) and not known.silent:
+                logger.bind(node=node).exception("asking an agent failed unexpectedly")
             self._not_heard(node, known, e)
             return
         known.heard_at = self._clock.monotonic()
@@ -140,7 +141,7 @@ class Fleet:
             changed |= self._directory.interested_in(node)
         self._directory.wake(changed)
 
-    def _not_heard(self, node: str, known: _Known, error: TransshipError) -> None:
+    def _not_heard(self, node: str, known: _Known, error: Exception) -> None:
         lasted = self._clock.monotonic() - known.heard_at
         if known.silent or lasted < SILENT_AFTER_SECONDS:
             return

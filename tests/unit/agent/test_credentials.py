@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from transship.agent.credentials import CredentialPaths, Credentials
+from transship.agent.credentials import Credentials
 from transship.common.certificates import Authority, new_authority, write_credentials
+from transship.common.tls import TlsFiles
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def authority() -> Authority:
     return new_authority("test")
 
 
-def issued(authority: Authority, folder: Path, *, at: int) -> CredentialPaths:
+def issued(authority: Authority, folder: Path, *, at: int) -> TlsFiles:
     """A certificate for node-a; `at` is when its files were written."""
     ca = folder / "ca.crt"
     ca.write_bytes(authority.credentials.certificate)
@@ -25,7 +26,7 @@ def issued(authority: Authority, folder: Path, *, at: int) -> CredentialPaths:
     )
     for file in (ca, own.certificate, own.key):
         os.utime(file, (at, at))
-    return CredentialPaths(ca, own.certificate, own.key)
+    return TlsFiles(ca, own.certificate, own.key)
 
 
 def serial_shown(credentials: Credentials) -> int:
@@ -44,7 +45,7 @@ def serial_shown(credentials: Credentials) -> int:
     return x509.load_der_x509_certificate(shown).serial_number
 
 
-def serial_in(paths: CredentialPaths) -> int:
+def serial_in(paths: TlsFiles) -> int:
     return x509.load_pem_x509_certificate(paths.certificate.read_bytes()).serial_number
 
 

@@ -14,10 +14,10 @@ import pytest
 
 from fakes.lazy_process import FEATURES, PAGE, PID, LazyProcess, pagemap_image
 from transship.agent import keepers
-from transship.agent.keepers import KeeperDead, PageKeeper, TlsFiles
+from transship.agent.keepers import KeeperDead, PageKeeper
 from transship.common.certificates import agent_name, new_authority, write_credentials
 from transship.common.errors import DeadlineExceeded, TransshipError
-from transship.common.tls import client_context
+from transship.common.tls import TlsFiles, client_context
 from transship.runtime import pidfds
 from transship.runtime.layout import Layout
 from transship.transfer.drain import Drain

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from fakes.resources import UID, node_agent, report
+from fakes.resources import UID, report
 from transship.common.certificates import Credentials, new_authority, write_credentials
 from transship.common.errors import NotFound, Refused, TransshipError, Unreachable
-from transship.controller.agents import AgentClient, AgentConnections, TlsFiles, context_for
+from transship.common.tls import TlsFiles
+from transship.controller.agents import AgentClient, context_for
 from transship.protocol.containers import ContainerReports, Failure
 
 Handle = Callable[[web.Request], web.StreamResponse]
@@ -135,14 +136,3 @@ async def test_nobody_there_is_unreachable(pki: Pki) -> None:
         await client.containers()
     await client.close()
     assert caught.value.reason == "AgentUnreachable"
-
-
-async def test_a_new_endpoint_makes_a_new_client(pki: Pki) -> None:
-    connections = AgentConnections(pki.files)
-    first = connections.to(node_agent("node-a"))
-    assert connections.to(node_agent("node-a")) is first
-    moved = connections.to(node_agent("node-a", endpoint="https://10.0.0.9:7443"))
-    assert moved.endpoint == "https://10.0.0.9:7443"
-    with pytest.raises(Unreachable):
-        connections.to(node_agent("node-b", endpoint=""))
-    await connections.close()

@@ -17,6 +17,7 @@ from transship.api.container import Volume
 from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement, PlacementPhase, PlacementStatus
 from transship.common.errors import Conflict, InvalidInput, NotFound, Refused, Unreachable
+from transship.controller import fleet as fleet_module
 from transship.controller.addresses import AddressBook
 from transship.controller.directory import Directory
 from transship.controller.finalizers import hold, let_go, removal
@@ -140,6 +141,38 @@ class TestFleet:
         await fleet.ask("node-a")
         assert not wake.is_set()
         assert [s.node for s in fleet.sightings(UID)] == ["node-a"]
+
+    async def test_an_answer_that_nobody_thought_of_is_none_and_the_next_one_counts(self) -> None:
+        directory, clock, agents = Directory(), FakeClock(), FakeAgents()
+        directory.put(node_agent("node-a"))
+        fleet = Fleet(directory, agents, clock=clock)
+        agents.failing["node-a", "containers"] = ValueError("what is this?")
+        await fleet.ask("node-a")
+        clock.pass_time(6)
+        await fleet.ask("node-a")
+        assert fleet.silent("node-a")
+        agents.failing.clear()
+        await fleet.ask("node-a")
+        assert not fleet.silent("node-a")
+
+    async def test_a_poll_that_has_ended_is_begun_again(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(fleet_module, "POLL_SECONDS", 0.004)
+        directory, agents = Directory(), FakeAgents()
+        directory.put(node_agent("node-a"))
+        fleet = Fleet(directory, agents, clock=FakeClock())
+        following = asyncio.create_task(fleet.run())
+        await asyncio.sleep(0)
+        [poll] = [t for t in asyncio.all_tasks() if t.get_name() == "poll node-a"]
+        poll.cancel()
+        await asyncio.wait([poll])
+        asked = len(agents.calls)
+        async with asyncio.timeout(5):
+            while len(agents.calls) == asked:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+        following.cancel()
+        await asyncio.wait([following])
 
     def test_a_node_is_gone_for_good_only_after_it_has_been_missing_for_long(self) -> None:
         directory, clock = Directory(), FakeClock()

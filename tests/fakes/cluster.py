@@ -17,6 +17,7 @@ from transship.api.base import ApiModel, Resource
 from transship.api.kinds import kind_of
 from transship.common.errors import Conflict, InvalidInput, NotFound, TransshipError
 from transship.controller.ports import DataKind
+from transship.kube.listing import Listing, Unreadable
 
 R = TypeVar("R", bound=Resource)
 Key = tuple[str, str | None, str]
@@ -27,6 +28,7 @@ class FakeCluster:
         self.objects: dict[Key, Resource] = {}
         self.listener: Callable[[Resource, bool], None] = lambda resource, gone: None
         self.failing: dict[str, TransshipError] = {}
+        self.unreadable: list[Unreadable] = []
         self.contested = False  # every other write finds that somebody else was faster
         self.conflicts = 0
         self.status_writes = 0
@@ -81,6 +83,20 @@ class FakeCluster:
             if namespace in {None, o.metadata.namespace}
             and wanted.items() <= o.metadata.labels.items()
         )  # fmt: skip
+
+    async def listing(
+        self,
+        model: type[R],
+        *,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+    ) -> Listing[R]:
+        found = await self.list(model, namespace=namespace, label_selector=label_selector)
+        kind = kind_of(model).name
+        unreadable = tuple(each for each in self.unreadable if each.kind == kind)
+        hidden = {each.uid for each in unreadable}
+        return Listing(tuple(o for o in found if o.metadata.uid not in hidden), unreadable)
 
     async def create(self, resource: R) -> R:
         self._may_fail("create")

@@ -44,26 +44,28 @@ def diagnose(
 
 async def _examine(kubeconfig: Path | None, certificates: Path | None) -> list[Finding]:
     async with await KubeClient.connect(kubeconfig_path(kubeconfig)) as client:
-        placements = await client.list(ContainerPlacement)
-        migrations = await client.list(ContainerMigration)
-        agents, pools = await client.list(NodeAgent), await client.list(AddressPool)
+        placements = await client.listing(ContainerPlacement)
+        migrations = await client.listing(ContainerMigration)
+        agents, pools = await client.listing(NodeAgent), await client.listing(AddressPool)
         secret = await operator_secret(client, certificates)
     with tls_files(secret) as files:
         connections = AgentConnections(files)
         try:
-            told, silent = await _ask(connections, agents)
+            told, silent = await _ask(connections, agents.resources)
         finally:
             await connections.close()
     now = datetime.now(UTC)
     held = {node: said.containers for node, said in told.items()}
+    complete = not silent and not agents.unreadable
     return [
-        *findings.node_findings(agents),
+        *findings.unreadable_findings(placements, migrations, agents, pools),
+        *findings.node_findings(agents.resources),
         *silent,
-        *findings.container_findings(placements, held, complete=not silent),
+        *findings.container_findings(placements, held, complete=complete),
         *findings.journal_findings(told),
         *findings.leftover_findings(told),
-        *findings.migration_findings(migrations, placements, now=now),
-        *findings.deletion_findings([*placements, *migrations], now=now),
+        *findings.migration_findings(migrations.resources, placements, now=now),
+        *findings.deletion_findings([*placements.resources, *migrations.resources], now=now),
         *findings.address_findings(pools, placements),
     ]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from transship.api.address_pool import AddressPool
 from transship.api.base import Resource
@@ -13,6 +14,7 @@ from transship.api.conditions import Condition, is_true
 from transship.api.migration import ContainerMigration
 from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement
+from transship.kube.listing import Listing
 from transship.plan.moves import deadline_seconds, is_finished
 from transship.plan.owner import OWNING
 from transship.protocol.containers import ContainerReport
@@ -37,6 +39,19 @@ class Told:
 
     node: NodeReport
     containers: tuple[ContainerReport, ...] = ()
+
+
+def unreadable_findings(*listings: Listing[Any]) -> list[Finding]:
+    """Objects that this version cannot make anything of; the operator leaves them alone."""
+    return [
+        Finding(
+            f"{each.kind} {each.path}",
+            f"it cannot be read: {each.error}",
+            "is this version of transship, and the operator's, the one that its CRD is of?",
+        )
+        for listing in listings
+        for each in listing.unreadable
+    ]
 
 
 def node_findings(agents: Iterable[NodeAgent]) -> list[Finding]:
@@ -80,20 +95,20 @@ def leftover_findings(told: Mapping[str, Told]) -> list[Finding]:
 
 
 def container_findings(
-    placements: Sequence[ContainerPlacement],
+    placements: Listing[ContainerPlacement],
     told: Mapping[str, tuple[ContainerReport, ...]],
     *,
     complete: bool,
 ) -> list[Finding]:
     """Containers without a placement, twice owned, or nowhere; complete: every agent answered."""
-    by_uid = {placement.metadata.uid: placement for placement in placements}
+    by_uid = {placement.metadata.uid: placement for placement in placements.resources}
     owners: dict[str, list[tuple[str, ContainerReport]]] = {}
     found = []
     for node, held in told.items():
         for report in held:
             if report.record in OWNING:
                 owners.setdefault(report.id, []).append((node, report))
-            if report.id not in by_uid:
+            if report.id not in placements.uids:
                 found.append(_without_placement(node, report))
     for uid, placement in by_uid.items():
         found += _of_placement(placement, owners.get(uid, []), complete=complete)
@@ -102,12 +117,12 @@ def container_findings(
 
 def migration_findings(
     migrations: Iterable[ContainerMigration],
-    placements: Sequence[ContainerPlacement],
+    placements: Listing[ContainerPlacement],
     *,
     now: datetime,
 ) -> list[Finding]:
     """Moves that should have ended long ago, and moves of nothing."""
-    known = {placement.metadata.uid for placement in placements}
+    known = placements.uids
     found = []
     for migration in migrations:
         if is_finished(migration):
@@ -139,27 +154,26 @@ def deletion_findings(resources: Iterable[Resource], *, now: datetime) -> list[F
 
 
 def address_findings(
-    pools: Iterable[AddressPool], placements: Sequence[ContainerPlacement]
+    pools: Listing[AddressPool], placements: Listing[ContainerPlacement]
 ) -> list[Finding]:
     """Addresses of nobody, of two, and addresses that no pool has given out."""
-    uids = {placement.metadata.uid for placement in placements}
     found, given = [], set()
-    for pool in pools:
+    for pool in pools.resources:
         for each in pool.status.allocations:
             given.add((each.address, each.uid))
-            if each.uid not in uids:
+            if each.uid not in placements.uids:
                 found.append(Finding(f"addresspool/{pool.metadata.name}",
                     f"{each.address} belongs to {each.namespace}/{each.name}, which is gone",
                     "is the operator running? it gives such addresses back"))  # fmt: skip
-    used = Counter(p.status.address for p in placements if p.status.address is not None)
-    for placement in placements:
+    used = Counter(p.status.address for p in placements.resources if p.status.address is not None)
+    for placement in placements.resources:
         address = placement.status.address
         if address is None:
             continue
         if used[address] > 1:
             found.append(Finding(_name(placement), f"another placement has {address} as well",
                                  "report this: it must not be"))  # fmt: skip
-        if (address, placement.metadata.uid) not in given:
+        if (address, placement.metadata.uid) not in given and not pools.unreadable:
             found.append(Finding(_name(placement), f"no pool has given it its address {address}",
                                  "was a pool's status edited by hand?"))  # fmt: skip
     return found

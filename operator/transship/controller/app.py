@@ -117,7 +117,7 @@ async def serve(options: Options) -> None:
         connections = AgentConnections(options.tls, make=make)
         try:
             deps = compose(cluster, connections, clock=clock, name=options.name)
-            await _fill(deps)
+            await fill(deps)
             await _run(deps, options, leases, leadership)
         finally:
             await connections.close()
@@ -190,7 +190,7 @@ def _login(**kwargs: Any) -> kopf.ConnectionInfo | None:
     return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
 
-async def _fill(deps: Deps) -> None:
+async def fill(deps: Deps) -> None:
     """Know everything before anything is decided: a loop must not take a late list for a lack."""
     while True:
         try:
@@ -205,7 +205,7 @@ async def _fill(deps: Deps) -> None:
 async def _list_all(deps: Deps) -> None:
     for model in (NodeAgent, ContainerPlacement, ContainerMigration):
         known = deps.directory.uids(model)
-        deps.directory.keep_only(model, await deps.cluster.list(model), instead_of=known)
+        deps.directory.keep_only(model, await deps.cluster.listing(model), instead_of=known)
 
 
 async def _relist(deps: Deps, loops: Loops, stop: asyncio.Event) -> None:

@@ -15,6 +15,7 @@ from transship.api.base import Resource
 from transship.api.migration import ContainerMigration
 from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement
+from transship.kube.listing import Listing
 from transship.plan.moves import is_finished
 from transship.plan.nodes import Node, unusable
 
@@ -31,6 +32,7 @@ class Directory:
         self._migrations: dict[str, ContainerMigration] = {}
         self._of_placement: dict[str, set[str]] = {}
         self._nodes: dict[str, NodeAgent] = {}
+        self._unreadable_nodes: set[str] = set()
         self._wakes: dict[str, asyncio.Event] = {}
         self._waiting_since: dict[str, float] = {}
 
@@ -53,6 +55,15 @@ class Directory:
 
     def node_agent(self, name: str) -> NodeAgent | None:
         return self._nodes.get(name)
+
+    def has_node(self, name: str) -> bool:
+        """Whether there is such a NodeAgent, be it one that cannot be read."""
+        return name in self._nodes or name in self._unreadable_nodes
+
+    def note_unreadable(self, kind: type[Resource], name: str) -> None:
+        """It is there: what is known of it stays as it is, and a node is not taken for gone."""
+        if kind is NodeAgent:
+            self._unreadable_nodes.add(name)
 
     def node_agents(self) -> tuple[NodeAgent, ...]:
         return tuple(self._nodes.values())
@@ -144,13 +155,16 @@ class Directory:
     def uids(self, kind: type[R]) -> frozenset[str]:
         return frozenset(resource.metadata.uid for resource in self._all(kind))
 
-    def keep_only(self, kind: type[R], present: Iterable[R], *, instead_of: frozenset[str]) -> None:
+    def keep_only(self, kind: type[R], found: Listing[R], *, instead_of: frozenset[str]) -> None:
         """Take in a complete list: of what was known before it was asked for, the rest is gone."""
-        listed = {resource.metadata.uid: resource for resource in present}
-        for resource in listed.values():
+        if kind is NodeAgent:
+            self._unreadable_nodes.clear()
+        for each in found.unreadable:
+            self.note_unreadable(kind, each.name)
+        for resource in found.resources:
             self.put(resource)
         for known in self._all(kind):
-            if known.metadata.uid in instead_of - listed.keys():
+            if known.metadata.uid in instead_of - found.uids:
                 self.drop(known)
 
     def _all(self, kind: type[R]) -> list[Resource]:
@@ -188,6 +202,7 @@ class Directory:
         if same and not _is_newer(agent, known):
             return
         self._nodes[name] = agent
+        self._unreadable_nodes.discard(name)
         if known is None or _use(known) != _use(agent):
             self.wake(self.interested_in(name))
 

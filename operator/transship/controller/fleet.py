@@ -65,7 +65,7 @@ class Fleet:
 
     def gone(self, node: str) -> bool:
         """Its NodeAgent was deleted, and no living agent has registered itself again since."""
-        if self._directory.node_agent(node) is not None:
+        if self._directory.has_node(node):
             self._missing_since.pop(node, None)
             return False
         now = self._clock.monotonic()

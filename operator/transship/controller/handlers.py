@@ -46,10 +46,11 @@ def _register_events(
 ) -> None:
     @kopf.on.event(GROUP, VERSION, kind_of(model).plural, id=model.__name__, registry=registry)
     async def seen(event: kopf.RawEvent, **_: Any) -> None:
-        resource = parsed(model, event["object"])
+        resource, gone = parsed(model, event["object"]), event["type"] == "DELETED"
         if resource is None:
-            return
-        if event["type"] == "DELETED":
+            if not gone:
+                deps.directory.note_unreadable(model, event["object"]["metadata"]["name"])
+        elif gone:
             deps.directory.drop(resource)
         else:
             loops.attend(deps.directory.put(resource))

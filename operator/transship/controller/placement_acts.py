@@ -141,17 +141,15 @@ class PlacementActs:
     async def _is_running(self, migration_uid: str, seen: Seen) -> bool:
         """Ask the API server: our cache may not have heard of it yet."""
         meta = seen.placement.metadata
-        listed = await self._deps.cluster.list(
+        found = await self._deps.cluster.listing(
             ContainerMigration,
             namespace=meta.namespace,
             label_selector=f"{LABEL_PLACEMENT_UID}={meta.uid}",
         )
-        for migration in listed:
+        for migration in found.resources:
             self._deps.directory.put(migration)
         finished = {s.metadata.uid for s in seen.migrations}
-        return any(m.metadata.uid == migration_uid for m in listed) and (
-            migration_uid not in finished
-        )
+        return migration_uid in found.uids - finished
 
     async def _history(self, step: Move | Cancel, seen: Seen) -> float:
         if isinstance(step, Move):

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
 from transship.api.base import ApiModel, Resource
+from transship.kube.listing import Listing
 from transship.protocol.containers import ContainerOrder, ContainerReport
 from transship.protocol.migrations import (
     IncomingOrder,
@@ -38,6 +39,15 @@ class Cluster(Protocol):
         label_selector: str = "",
         field_selector: str = "",
     ) -> tuple[R, ...]: ...
+
+    async def listing(
+        self,
+        model: type[R],
+        *,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+    ) -> Listing[R]: ...
 
     async def create(self, resource: R) -> R: ...
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from loguru import logger
 from pydantic import ValidationError
 
 from transship.api import API_VERSION
@@ -22,6 +23,7 @@ from transship.api.kinds import kind_of
 from transship.api.node_agent import NodeAgent, NodeAgentStatus
 from transship.api.reasons import Reason
 from transship.common.errors import Conflict, InvalidInput
+from transship.kube.listing import Listing, Unreadable, listing_of
 from transship.kube.paths import path_of
 from transship.kube.transport import ApiServer, ContentType, Request, Transport
 
@@ -37,6 +39,7 @@ class KubeClient:
 
     def __init__(self, transport: ApiServer) -> None:
         self.transport = transport
+        self._told: dict[str, str] = {}
 
     @classmethod
     async def connect(cls, kubeconfig: Path | None = None) -> Self:
@@ -70,7 +73,21 @@ class KubeClient:
         label_selector: str = "",
         field_selector: str = "",
     ) -> tuple[R, ...]:
-        """All objects of a kind, of every namespace unless one is named."""
+        """All objects of a kind that can be read, of every namespace unless one is named."""
+        found = await self.listing(
+            model, namespace=namespace, label_selector=label_selector, field_selector=field_selector
+        )
+        return found.resources
+
+    async def listing(
+        self,
+        model: type[R],
+        *,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+    ) -> Listing[R]:
+        """All objects of a kind, those that cannot be read told of apart."""
         selectors = {"labelSelector": label_selector, "fieldSelector": field_selector}
         query = {key: value for key, value in selectors.items() if value}
         request = Request(
@@ -80,7 +97,20 @@ class KubeClient:
             query=query,
         )
         answer = await self.transport.send(request)
-        return tuple(_parse(model, item) for item in answer.get("items", ()))
+        found = listing_of(model, answer.get("items") or ())
+        for each in found.unreadable:
+            self._tell(each)
+        return found
+
+    def _tell(self, unreadable: Unreadable) -> None:
+        """Once per version of an object, however often it is listed."""
+        if self._told.get(unreadable.uid) == unreadable.version:
+            return
+        self._told[unreadable.uid] = unreadable.version
+        logger.warning(
+            "{} {} cannot be read, and is left alone: {}",
+            unreadable.kind, unreadable.path, unreadable.error,
+        )  # fmt: skip
 
     async def create(self, resource: R) -> R:
         """Raise Conflict (reason AlreadyExists) where one of this name exists."""

@@ -6,6 +6,7 @@ from transship.api.base import ObjectMeta
 from transship.api.container import Container
 from transship.api.placement import ContainerPlacement, PlacementSpec, PlacementStatus
 from transship.cli.findings import container_findings
+from transship.kube.listing import Listing
 from transship.protocol.containers import ContainerReport
 from transship.protocol.states import RecordState, RunState
 
@@ -26,9 +27,9 @@ def report(record: RecordState = RecordState.RUNNING, *, uid: str = UID) -> Cont
     )
 
 
-def problems(*args: object, **reports: tuple[ContainerReport, ...]) -> list[str]:
+def problems(*args: ContainerPlacement, **reports: tuple[ContainerReport, ...]) -> list[str]:
     known = {node.replace("_", "-"): held for node, held in reports.items()}
-    return [f.problem for f in container_findings(list(args), known, complete=True)]
+    return [f.problem for f in container_findings(Listing(args), known, complete=True)]
 
 
 def test_one_owner_where_the_status_says_is_no_finding() -> None:
@@ -54,7 +55,7 @@ def test_a_container_without_a_placement_is_named() -> None:
 def test_a_container_that_no_node_has_is_named_only_when_all_were_asked() -> None:
     [problem] = problems(placement("node-a"), node_a=())
     assert "no node has it" in problem
-    assert container_findings([placement("node-a")], {}, complete=False) == []
+    assert container_findings(Listing((placement("node-a"),)), {}, complete=False) == []
 
 
 def test_a_status_that_names_another_node_is_named() -> None:

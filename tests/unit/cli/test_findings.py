@@ -9,9 +9,11 @@ from transship.api.address_pool import AddressPool
 from transship.api.base import ObjectMeta
 from transship.api.conditions import condition
 from transship.api.node_agent import Capacity, Features, NodeAgent, Versions
+from transship.api.placement import ContainerPlacement
 from transship.api.reasons import Reason
 from transship.cli import findings
 from transship.cli.findings import Finding, Told
+from transship.kube.listing import Listing, Unreadable
 from transship.protocol.node import Leftover, NodeReport, QuarantinedRecord
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -52,10 +54,10 @@ def test_an_epoch_that_differs_is_found() -> None:
     known = placement(status={"node": "node-a", "epoch": 3})
     held = {"node-a": (report(epoch=2),)}
     assert "as epoch 2; its status says 3" in only(
-        findings.container_findings([known], held, complete=True)
+        findings.container_findings(Listing((known,)), held, complete=True)
     )
     held = {"node-a": (report(epoch=3),)}
-    assert findings.container_findings([known], held, complete=True) == []
+    assert findings.container_findings(Listing((known,)), held, complete=True) == []
 
 
 def test_a_record_in_quarantine_is_found_with_its_reason_and_its_file() -> None:
@@ -78,11 +80,11 @@ def test_leftovers_are_found_and_living_ones_left_to_a_person() -> None:
 
 
 def test_a_migration_without_an_end_is_found_once_it_is_late() -> None:
-    known = [placement()]
+    known, nothing = Listing((placement(),)), Listing[ContainerPlacement](())
     young, old = created(timedelta(minutes=1)), created(timedelta(days=1))
     assert findings.migration_findings([young], known, now=NOW) == []
     assert "it has no end" in only(findings.migration_findings([old], known, now=NOW))
-    assert "is gone" in only(findings.migration_findings([young], [], now=NOW))
+    assert "is gone" in only(findings.migration_findings([young], nothing, now=NOW))
 
 
 def test_a_deleted_resource_that_stays_is_found_after_some_minutes() -> None:
@@ -96,15 +98,17 @@ def test_a_deleted_resource_that_stays_is_found_after_some_minutes() -> None:
 
 
 def test_an_address_of_nobody_is_found() -> None:
-    known = placement(status={"address": "10.0.128.1"})
-    assert findings.address_findings([pool(UID)], [known]) == []
-    assert "which is gone" in only(findings.address_findings([pool(UID, "another")], [known]))
+    known = Listing((placement(status={"address": "10.0.128.1"}),))
+    assert findings.address_findings(Listing((pool(UID),)), known) == []
+    pools = Listing((pool(UID, "another"),))
+    assert "which is gone" in only(findings.address_findings(pools, known))
 
 
 def test_an_address_that_two_have_or_no_pool_gave_is_found() -> None:
     one = placement(status={"address": "10.0.128.1"})
     two = placement("db", uid="another", status={"address": "10.0.128.1"})
-    problems = {f.problem for f in findings.address_findings([pool(UID)], [one, two])}
+    found = findings.address_findings(Listing((pool(UID),)), Listing((one, two)))
+    problems = {f.problem for f in found}
     assert problems == {
         "another placement has 10.0.128.1 as well",
         "no pool has given it its address 10.0.128.1",
@@ -118,3 +122,21 @@ def test_a_node_that_is_ready_but_not_healthy_is_found() -> None:
     status = agent.status.model_copy(update={"conditions": (*agent.status.conditions, ailing)})
     sick = NodeAgent(metadata=ObjectMeta(name="node-a"), status=status)
     assert only(findings.node_findings([sick])) == "node node-a: 1 MiB"
+
+
+def test_what_cannot_be_read_is_told_of_and_not_taken_for_gone() -> None:
+    hidden = Unreadable("ContainerPlacement", "web", "default", UID, "7", "spec: missing")
+    known = Listing[ContainerPlacement]((), (hidden,))
+    told_of = only(findings.unreadable_findings(known))
+    assert told_of == "ContainerPlacement default/web: it cannot be read: spec: missing"
+    held = {"node-a": (report(),)}
+    assert findings.container_findings(known, held, complete=True) == []
+    young = created(timedelta(minutes=1))
+    assert findings.migration_findings([young], known, now=NOW) == []
+    assert findings.address_findings(Listing((pool(UID),)), known) == []
+
+
+def test_an_address_is_not_missing_while_a_pool_cannot_be_read() -> None:
+    hidden = Unreadable("AddressPool", "default", None, "uid-pool", "7", "spec: missing")
+    known = Listing((placement(status={"address": "10.0.128.1"}),))
+    assert findings.address_findings(Listing[AddressPool]((), (hidden,)), known) == []

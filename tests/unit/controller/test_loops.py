@@ -23,10 +23,12 @@ from transship.api.conditions import find
 from transship.api.migration import ContainerMigration
 from transship.api.placement import ContainerPlacement, PlacementPhase
 from transship.common.errors import Unreachable
+from transship.controller.app import fill
 from transship.controller.handlers import register
 from transship.controller.loops import needs_loop
 from transship.controller.placements import PlacementLoop
 from transship.controller.settings import KOPF_FINALIZER, configure
+from transship.kube.listing import Unreadable
 from transship.protocol.states import SideState
 
 pytestmark = pytest.mark.timeout(20)
@@ -176,6 +178,39 @@ async def test_new_placements_are_not_taken_on_but_by_events() -> None:
         world.deps.directory.put(placement(metadata={"finalizers": []}))
         world.loops.resume()
         assert world.loops.attended == frozenset()
+
+
+async def test_an_object_that_cannot_be_read_hinders_no_start_and_keeps_its_loop() -> None:
+    async with OperatorWorld("node-a") as world:
+        odd = Unreadable("ContainerPlacement", "odd", "default", "uid-odd", "1", "spec: missing")
+        hidden = Unreadable("ContainerPlacement", "web", "default", UID, "9", "spec: missing")
+        world.cluster.unreadable += [odd]
+        await fill(world.deps)
+        await running_on_a(world)
+        world.cluster.unreadable += [hidden]
+        await fill(world.deps)
+        await world.settle()
+        assert UID in world.loops.attended
+        assert world.agents.runners(UID) == ["node-a"]
+
+
+async def test_a_migration_that_cannot_be_read_is_not_tidied_away() -> None:
+    async with OperatorWorld("node-a", "node-b") as world:
+        await running_on_a(world)
+        world.agents.stop_at = SideState.COPYING
+        world.move("node-b")
+        await world.until(lambda: ("node-a", "begin_outgoing") in world.agents.calls)
+        await world.kill()
+        [move] = world.moves
+        meta = move.metadata
+        world.cluster.unreadable += [
+            Unreadable("ContainerMigration", meta.name, meta.namespace, meta.uid, "9", "odd")
+        ]
+        world.start()
+        world.deps.directory.drop(move)
+        await world.settle()
+        assert ("node-a", "abort_outgoing") not in world.agents.calls
+        assert ("node-b", "abort_incoming") not in world.agents.calls
 
 
 class TestUnderKopf:

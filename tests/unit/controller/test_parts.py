@@ -29,6 +29,7 @@ from transship.controller.ports import DataKind
 from transship.controller.resolve import Resolver
 from transship.controller.statuses import StatusWriter
 from transship.kube.client import KubeClient
+from transship.kube.listing import Listing, Unreadable
 
 
 def versioned(resource, version: int, **metadata):
@@ -88,8 +89,19 @@ class TestDirectory:
         directory.put(versioned(migration(attempt=1), 1))
         known = directory.uids(type(migration()))
         directory.put(versioned(migration(attempt=2), 2))
-        directory.keep_only(type(migration()), [], instead_of=known)
+        directory.keep_only(type(migration()), Listing(()), instead_of=known)
         assert [m.spec.attempt for m in directory.migrations_of(UID)] == [2]
+
+    def test_what_a_list_has_but_cannot_be_read_stays_as_it_was_known(self) -> None:
+        directory = Directory()
+        directory.put(versioned(placement(), 1))
+        hidden = Unreadable("ContainerPlacement", "web", "default", UID, "2", "spec: missing")
+        found = Listing[ContainerPlacement]((), (hidden,))
+        directory.keep_only(ContainerPlacement, found, instead_of=frozenset({UID}))
+        assert directory.placement(UID) is not None
+        gone = Listing[ContainerPlacement](())
+        directory.keep_only(ContainerPlacement, gone, instead_of=frozenset({UID}))
+        assert directory.placement(UID) is None
 
     def test_a_placement_that_nobody_took_on_is_noticed_after_minutes(self) -> None:
         directory = Directory()
@@ -177,6 +189,22 @@ class TestFleet:
     def test_a_node_is_gone_for_good_only_after_it_has_been_missing_for_long(self) -> None:
         directory, clock = Directory(), FakeClock()
         fleet = Fleet(directory, FakeAgents(), clock=clock)
+        assert not fleet.gone("node-a")
+        clock.pass_time(61)
+        assert fleet.gone("node-a")
+
+    def test_a_node_whose_agent_cannot_be_read_is_never_gone(self) -> None:
+        directory, clock = Directory(), FakeClock()
+        fleet = Fleet(directory, FakeAgents(), clock=clock)
+        hidden = Unreadable("NodeAgent", "node-a", None, "uid-node-a", "2", "status: odd")
+        found = Listing[NodeAgent]((), (hidden,))
+        directory.keep_only(NodeAgent, found, instead_of=frozenset())
+        directory.note_unreadable(NodeAgent, "node-b")
+        for _ in range(2):
+            clock.pass_time(61)
+            assert not fleet.gone("node-a")
+            assert not fleet.gone("node-b")
+        directory.keep_only(NodeAgent, Listing[NodeAgent](()), instead_of=frozenset())
         assert not fleet.gone("node-a")
         clock.pass_time(61)
         assert fleet.gone("node-a")

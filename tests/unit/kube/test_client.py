@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from loguru import logger
 
 from fakes.api_server import FakeApiServer
 from transship.api.address_pool import AddressPool, AddressPoolSpec, AddressPoolStatus
@@ -12,6 +13,7 @@ from transship.api.node_agent import NodeAgent, NodeAgentStatus
 from transship.api.placement import ContainerPlacement, PlacementSpec, PlacementStatus
 from transship.common.errors import Conflict, InvalidInput, NotFound
 from transship.kube.client import KubeClient, manifest_of
+from transship.kube.paths import path_of
 
 WEB = ContainerPlacement(
     metadata=ObjectMeta(name="web", namespace="shop"),
@@ -52,6 +54,46 @@ async def test_what_is_not_there_is_not_found(client: KubeClient) -> None:
 async def test_a_namespaced_object_needs_its_namespace(client: KubeClient) -> None:
     with pytest.raises(InvalidInput, match="a namespace is needed"):
         await client.get(ContainerPlacement, name="web")
+
+
+async def test_one_object_that_cannot_be_read_does_not_hide_the_others(
+    server: FakeApiServer, client: KubeClient
+) -> None:
+    await client.create(WEB)
+    hide(server, "odd", version="7")
+    assert [p.metadata.name for p in await client.list(ContainerPlacement)] == ["web"]
+    found = await client.listing(ContainerPlacement)
+    [odd] = found.unreadable
+    assert (odd.path, odd.uid, odd.version) == ("shop/odd", "uid-odd", "7")
+    assert "spec" in odd.error
+    assert found.uids == {found.resources[0].metadata.uid, "uid-odd"}
+
+
+async def test_an_object_that_cannot_be_read_is_told_of_once_per_version(
+    server: FakeApiServer, client: KubeClient
+) -> None:
+    told: list[str] = []
+    sink = logger.add(told.append, format="{message}", level="WARNING")
+    try:
+        for version in ("7", "7", "8", "8"):
+            hide(server, "odd", version=version)
+            await client.list(ContainerPlacement)
+    finally:
+        logger.remove(sink)
+    assert len(told) == 2
+    assert all("ContainerPlacement shop/odd cannot be read" in line for line in told)
+
+
+def hide(server: FakeApiServer, name: str, *, version: str) -> None:
+    """An object of another version of ours, in the list of all namespaces."""
+    path = path_of(ContainerPlacement)
+    for at, stored in list(server.objects.items()):
+        server.objects[f"{path}/{at.rsplit('/', 1)[-1]}"] = stored
+    metadata = {"name": name, "namespace": "shop", "uid": f"uid-{name}"}
+    server.objects[f"{path}/{name}"] = {
+        "metadata": {**metadata, "resourceVersion": version},
+        "spec": {"container": 5},
+    }
 
 
 async def test_listing_returns_the_objects_of_the_namespace(client: KubeClient) -> None:

@@ -78,8 +78,8 @@ def _arrived(seen: Seen) -> Step:
     if report is not None and report.reason == Reason.CONTAINER_LOST:
         return Finish(Outcome.FAILED, obstacle(Reason.CONTAINER_LOST, report.message))
     if _awaits_memory(seen):
-        if _has_lost_memory(source):
-            return LoseMemory(_memory_lost(seen))
+        if (cause := _cause_of_loss(source)) is not None:
+            return LoseMemory(_memory_lost(seen, cause))
         return Wait(HANDOVER_POLL_SECONDS, _still_draining(seen))
     ending = source.state is not None and source.state != SideState.DONE
     if (ending or not source.answered) and seen.waiting_seconds < SOURCE_END_PATIENCE_SECONDS:
@@ -94,19 +94,39 @@ def _awaits_memory(seen: Seen) -> bool:
     return held is not None and held.awaits_memory and follows
 
 
-def _has_lost_memory(source: Side) -> bool:
-    """Its node is gone for good, or was restarted: the frozen copy is not there any more."""
-    held = source.container
-    restarted = held is not None and held.owes_memory and held.run == RunState.ABSENT
-    return source.gone or (source.answered and restarted)
+def _cause_of_loss(source: Side) -> str | None:
+    """Why it can send no more of the memory, ever; None as long as it may.
+
+    What it has sent already is the target's to judge: a copy that lacks nothing runs on there.
+    """
+    if source.gone:
+        return f"{source.node} is gone for good"
+    if not source.answered:
+        return None
+    held, report = source.container, source.report
+    if report is not None and report.reason == Reason.PAGES_LOST:
+        return f"{source.node} cannot read it any more"
+    if held is None:
+        forgotten = f"{source.node} knows nothing of the container any more"
+        return forgotten if report is None else None
+    return _cause_of_end(source.node, held.run) if held.owes_memory else None
 
 
-def _memory_lost(seen: Seen) -> str:
-    source, target = seen.source.node, seen.target.node
-    why = "is gone for good" if seen.source.gone else "was restarted"
+def _cause_of_end(node: str, run: RunState) -> str | None:
+    """What has become of the frozen copy."""
+    match run:
+        case RunState.ABSENT:
+            return f"{node} was restarted, or has lost the frozen copy"
+        case RunState.EXITED:
+            return f"the frozen copy on {node} has ended"
+        case _:
+            return None
+
+
+def _memory_lost(seen: Seen, cause: str) -> str:
     return (
-        f"{source} {why} with memory that had not followed the container to {target} yet: it is "
-        "started anew there"
+        f"memory that had not followed the container to {seen.target.node} yet is lost, since "
+        f"{cause}: it is started anew there"
     )
 
 

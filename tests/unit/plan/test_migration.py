@@ -285,21 +285,54 @@ FROZEN = report(epoch=2, record=RecordState.RELEASED, run=RunState.FROZEN, owes_
 GONE = report(epoch=2, record=RecordState.RELEASED, run=RunState.ABSENT, owes_memory=True)
 
 
-@pytest.mark.parametrize("source", [{"held_at_source": FROZEN}, {"source_answers": False}])
+KILLED = report(epoch=2, record=RecordState.RELEASED, run=RunState.EXITED, owes_memory=True)
+DRAINED = report(epoch=2, record=RecordState.RELEASED, run=RunState.ABSENT)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"held_at_source": FROZEN},
+        {"held_at_source": DRAINED},
+        {"source": SideState.RELEASED, "held_at_source": FROZEN},
+        {"source_answers": False},
+    ],
+)
 def test_memory_that_may_still_come_is_waited_for(source: dict[str, object]) -> None:
     assert isinstance(next_step(draining(**source)), Wait)
 
 
-@pytest.mark.parametrize(
-    "source", [{"held_at_source": GONE}, {"source_answers": False, "source_gone": True}]
+def unknown_at_source(state: SideState | None, **more: object) -> Seen:
+    """The source's agent has no record of the container."""
+    now = draining()
+    return replace(now, source=Side("node-a", True, said(state, **more)))
+
+
+def test_memory_is_waited_for_while_the_source_reports_its_move() -> None:
+    assert isinstance(next_step(unknown_at_source(SideState.DONE)), Wait)
+
+
+UNREADABLE = draining(held_at_source=FROZEN)
+UNREADABLE = replace(
+    UNREADABLE,
+    source=replace(UNREADABLE.source, report=said(SideState.RELEASED, reason=Reason.PAGES_LOST)),
 )
-def test_a_copy_whose_memory_will_never_come_is_ended_and_told_of(
-    source: dict[str, object],
-) -> None:
-    now = draining(**source)
+
+
+@pytest.mark.parametrize(
+    ("now", "cause"),
+    [
+        (draining(held_at_source=GONE), "node-a was restarted, or has lost the frozen copy"),
+        (draining(held_at_source=KILLED), "the frozen copy on node-a has ended"),
+        (draining(source_answers=False, source_gone=True), "node-a is gone for good"),
+        (unknown_at_source(None), "node-a knows nothing of the container any more"),
+        (UNREADABLE, "node-a cannot read it any more"),
+    ],
+)
+def test_a_copy_whose_memory_will_never_come_is_ended_and_told_why(now: Seen, cause: str) -> None:
     step = next_step(now)
     assert isinstance(step, LoseMemory)
-    assert str(now.source.node) in step.why
+    assert f"since {cause}:" in step.why
 
 
 @pytest.mark.parametrize("source", [FROZEN, GONE, None])

@@ -30,6 +30,8 @@ class FakePeer:
     """What the container does during the next copies, one for each."""
     streams: list[FakeStream] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
+    paces: list[object] = field(default_factory=list)
+    """What each run of named files was held back by."""
     is_away: bool = False
 
     async def open_stream(self, *_: Any, **__: Any) -> FakeStream:
@@ -51,14 +53,18 @@ class FakePeer:
 
     async def send_files(
         self, root: Path, files: Sequence[str], *, removed: Sequence[str] = (),
-        stream: FakeStream, timeout_seconds: float,
+        stream: FakeStream, timeout_seconds: float, pace: object = None,
     ) -> Sent:  # fmt: skip
         assert stream.is_open
         gone = "".join(f" -{name}" for name in sorted(removed))
         self.runs.append(f"files {' '.join(sorted(files))}{gone}")
+        self.paces.append(pace)
         for path in (self.root / name for name in sorted(removed, reverse=True)):
             path.rmdir() if path.is_dir() else path.unlink()
-        return Sent(bytes=sum(self._take(root, name) for name in files))
+        sent = sum(self._take(root, name) for name in files)
+        if pace is not None and self.meanwhile:  # without one it is the freeze
+            self.meanwhile.pop(0)()
+        return Sent(bytes=sent)
 
     async def send_in_place(
         self, root: Path, name: str, *, stream: FakeStream, timeout_seconds: float

@@ -16,7 +16,7 @@ from transship.common.errors import TransshipError
 from transship.protocol.migrations import Peer
 from transship.protocol.paths import STREAM_PORT
 from transship.transfer.changes import Changes, Look, changes, look
-from transship.transfer.files import send_files, send_in_place, send_trees
+from transship.transfer.files import in_folders, send_files, send_in_place, send_trees
 from transship.transfer.pace import Pace
 from transship.transfer.streams import Hello, Stream, StreamKind, open_stream
 
@@ -56,6 +56,7 @@ class FileCopy:
         self._mapped = mapped
         self._pace = pace or Pace(None)
         self._last: Look | None = None
+        self._doubtful: frozenset[str] = frozenset()  # mapped when the last run began
         self._looking: asyncio.Task[Look] | None = None
         self._ready: Stream | None = None
         self._ready_for_log: Stream | None = None
@@ -64,6 +65,7 @@ class FileCopy:
     async def copy(self) -> None:
         """All files, then what changed meanwhile."""
         self._last = await self._look()
+        self._doubtful = await self._mapped_now()
         await self._run_whole(await self._open(), timeout_seconds=COPY_TIMEOUT_SECONDS)
         if self._log.has_changed():
             stream = await self._open()
@@ -74,18 +76,23 @@ class FileCopy:
         await self.catch_up()
 
     async def catch_up(self) -> None:
-        """What changed since the last copy, until the rest is small or shrinks no more."""
+        """What changed since the last copy, until the rest is small or shrinks no more.
+
+        Also what was mapped at the last copy and is no more: that is settled by one more. What
+        still is mapped is left for the freeze, since no copy before that settles it.
+        """
         if self._last is None:
             raise TransshipError("catching up with files before they were copied")
         left: int | None = None
         for _ in range(MAX_ROUNDS):
             now = await self._look()
-            found = changes(self._last, now)
+            mapped = await self._mapped_now()
+            found = changes(self._last, now, always=self._doubtful - mapped)
             if found.bytes <= ENOUGH_BYTES or (left is not None and found.bytes >= left):
                 break
             left = found.bytes
-            self._last = now
-            await self._run_whole(await self._open(), timeout_seconds=COPY_TIMEOUT_SECONDS)
+            self._last, self._doubtful = now, mapped
+            await self._run_part(found)
 
     async def make_ready(self) -> None:
         """Open the stream for the difference: a handshake that the freeze need not wait for."""
@@ -107,7 +114,8 @@ class FileCopy:
         now = await self._look() if ahead is None else await ahead
         if ahead is not None and look_again:
             now = await self._look()
-        found = changes(self._last, now, always=self._mapped(), below=self._opaque)
+        mapped = self._doubtful | self._mapped()
+        found = changes(self._last, now, always=mapped, below=self._opaque)
         log = asyncio.create_task(self._send_log())
         try:
             await self._send_changes(found)
@@ -143,6 +151,14 @@ class FileCopy:
     async def _look(self) -> Look:
         return await asyncio.to_thread(look, self._home, self._trees)
 
+    async def _mapped_now(self) -> frozenset[str]:
+        """To be asked between a look and the run that follows.
+
+        A file that is mapped later has a change that the next look sees; stores into one that is
+        in no mapping any more were over before the run.
+        """
+        return await asyncio.to_thread(self._mapped)
+
     async def _open(self) -> Stream:
         hello = Hello(migration=self._migration, kind=StreamKind.FILES)
         return await open_stream(
@@ -160,6 +176,23 @@ class FileCopy:
                 self._trees,
                 stream=stream,
                 timeout_seconds=timeout_seconds,
+                pace=self._pace,
+            )
+        finally:
+            await stream.close()
+        self.bytes += sent.bytes
+
+    async def _run_part(self, found: Changes) -> None:
+        """The container runs: what has changed its place since the look is left to the next one."""
+        files = await asyncio.to_thread(in_folders, self._home, found.files)
+        stream = await self._open()
+        try:
+            sent = await send_files(
+                self._home,
+                files,
+                removed=found.removed,
+                stream=stream,
+                timeout_seconds=COPY_TIMEOUT_SECONDS,
                 pace=self._pace,
             )
         finally:

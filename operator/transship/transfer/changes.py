@@ -63,17 +63,39 @@ class Look:
         return sum(Trace.of(line).size for line in self.lines)
 
     def named(self, paths: Iterable[str], *, below: Iterable[str] = ()) -> Iterator[bytes]:
-        """The lines of files, and of all files in some folders."""
+        """The lines of files, by all names that they have here, and of all files in some folders.
+
+        rsync would replace a file by one of its names alone: the others would keep the old one.
+        """
         names = {path.encode("utf-8", "surrogateescape") for path in paths}
-        marks = [f" {folder}/".encode() for folder in below]
-        if names or marks:
-            for line in self.lines:
-                if any(mark in line for mark in marks):
-                    path = Trace.of(line).path
-                    if path.startswith(tuple(f"{folder}/" for folder in below)):
-                        yield line
-                elif names and line.split(b" ", _FIELDS)[-1] in names:
-                    yield line
+        if names:
+            called = [line for line in self.lines if line.split(b" ", _FIELDS)[-1] in names]
+            yield from called
+            yield from self._linked(called)
+        yield from self._below(tuple(f"{folder}/" for folder in below))
+
+    def _linked(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        """The lines of all files that have several names, one of these among them.
+
+        A file of another file system may have the same number: that one is sent for nothing.
+        """
+        numbers = {number for line in lines if (number := _number_of_linked(line)) is not None}
+        if numbers:
+            yield from (line for line in self.lines if _number_of_linked(line) in numbers)
+
+    def _below(self, folders: tuple[str, ...]) -> Iterator[bytes]:
+        marks = [f" {folder}".encode() for folder in folders]
+        if not marks:
+            return
+        for line in self.lines:
+            if any(mark in line for mark in marks) and Trace.of(line).path.startswith(folders):
+                yield line
+
+
+def _number_of_linked(line: bytes) -> bytes | None:
+    """The inode of what has several names, and is no folder."""
+    *_, links, number, kind, _ = line.split(b" ", _FIELDS)
+    return number if links != b"1" and kind != b"d" else None
 
 
 @dataclass(frozen=True)

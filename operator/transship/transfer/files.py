@@ -78,19 +78,24 @@ async def send_files(
     removed: Sequence[str] = (),
     stream: Stream,
     timeout_seconds: float,
+    pace: Pace | None = None,
 ) -> Sent:
     """Send these files (paths relative to `root`) whatever their times and sizes say.
 
-    What was removed here goes away at the peer, with all that is below it. The folders above files
-    are named too: those that rsync adds by itself come with the attributes that are filtered out
-    of all others (3.5.1), and one left out would get a time of its own.
+    What was removed here goes away at the peer, with all that is below it, and so does what has
+    vanished since. Names whose folder may have become something else have to pass `in_folders`
+    first: rsync fails below a file, and goes through a symbolic link. The folders above files are
+    named too: those that rsync adds by itself come with the attributes that are filtered out of
+    all others (3.5.1), and one left out would get a time of its own.
     """
     parents = {str(each) for name in files for each in PurePosixPath(name).parents} - {"."}
-    names = sorted(parents.union(files, _topmost(root, removed)))
+    names = sorted(parents.union(files, in_folders(root, removed)))
     words = ["--ignore-times", "--no-implied-dirs", "--delete-missing-args", "--force"]
     words += ["--files-from=-", "--from0", "."]
     listing = b"\0".join(name.encode("utf-8", "surrogateescape") for name in names)
-    return await _send(root, words, stream=stream, timeout_seconds=timeout_seconds, stdin=listing)
+    return await _send(
+        root, words, stream=stream, timeout_seconds=timeout_seconds, stdin=listing, pace=pace
+    )
 
 
 async def send_in_place(root: Path, name: str, *, stream: Stream, timeout_seconds: float) -> Sent:
@@ -102,8 +107,8 @@ async def send_in_place(root: Path, name: str, *, stream: Stream, timeout_second
     return await _send(root, options, stream=stream, timeout_seconds=timeout_seconds)
 
 
-def _topmost(root: Path, removed: Sequence[str]) -> list[str]:
-    """Those whose folder is still one: with the others, that goes away as a whole."""
+def in_folders(root: Path, names: Sequence[str]) -> list[str]:
+    """Those whose folder is still one, up to the root: the others went away, or out of reach."""
     folders = {PurePosixPath("."): True}
 
     def is_folder(name: PurePosixPath) -> bool:
@@ -112,7 +117,7 @@ def _topmost(root: Path, removed: Sequence[str]) -> list[str]:
             folders[name] = here and not (root / name).is_symlink()
         return folders[name]
 
-    return [name for name in removed if is_folder(PurePosixPath(name).parent)]
+    return [name for name in names if is_folder(PurePosixPath(name).parent)]
 
 
 async def _send(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from transship.agent.ports import Trees
 from transship.common.errors import TransshipError, Unreachable
 from transship.transfer import changes
 from transship.transfer.changes import Look, look
+from transship.transfer.pace import Pace
 
 
 @pytest.fixture
@@ -54,9 +55,10 @@ def blind(monkeypatch: pytest.MonkeyPatch) -> None:
 def copy_of(
     home: Path,
     *,
-    mapped: frozenset[str] = frozenset(),
+    mapped: Callable[[], frozenset[str]] = frozenset,
     opaque: tuple[str, ...] = (),
     log: str | None = None,
+    pace: Pace | None = None,
 ) -> FileCopy:
     return FileCopy(
         home,
@@ -64,7 +66,8 @@ def copy_of(
         peer=peer_called(),
         migration="m-1",
         context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-        mapped=lambda: mapped,
+        mapped=mapped,
+        pace=pace,
     )
 
 
@@ -146,7 +149,7 @@ async def test_large_changes_are_copied_before_the_freeze(home: Path, peer: Fake
     peer.meanwhile += [lambda: write(8 * ENOUGH_BYTES), lambda: write(ENOUGH_BYTES // 2)]
     files = copy_of(home)
     await files.copy()
-    assert peer.runs == ["trees", "trees"]
+    assert peer.runs == ["trees", "files upper upper/log"]
     await hand_over(files)
     assert peer.content() == content(home)
 
@@ -158,7 +161,7 @@ async def test_a_writer_as_fast_as_the_copy_does_not_hold_it_up(home: Path, peer
     peer.meanwhile += [lambda n=n: write(n) for n in range(1, 9)]
     files = copy_of(home)
     await files.copy()
-    assert peer.runs == ["trees", "trees"]
+    assert peer.runs == ["trees", "files upper upper/log"]
     await hand_over(files)
     assert peer.content() == content(home)
 
@@ -170,7 +173,7 @@ async def test_a_copy_that_gets_ahead_ends_after_some_rounds(home: Path, peer: F
     peer.meanwhile += [lambda n=n: write(n) for n in range(1, 12)]
     files = copy_of(home)
     await files.copy()
-    assert peer.runs == ["trees"] * (1 + MAX_ROUNDS)
+    assert peer.runs == ["trees", "files upper upper/log"] + ["files upper/log"] * (MAX_ROUNDS - 1)
     await hand_over(files)
     assert peer.content() == content(home)
 
@@ -179,12 +182,126 @@ async def test_a_copy_that_gets_ahead_ends_after_some_rounds(home: Path, peer: F
 async def test_stores_through_a_mapping_are_sent_although_no_time_tells(
     home: Path, peer: FakePeer
 ) -> None:
-    files = copy_of(home, mapped=frozenset({"upper/kept"}))
+    files = copy_of(home, mapped=lambda: frozenset({"upper/kept"}))
     await files.copy()
     _store_silently(home / "upper/kept", "tpek")
     await hand_over(files)
     assert peer.runs == ["trees", "files upper/kept"]
     assert peer.content() == content(home)
+
+
+@pytest.mark.usefixtures("blind")
+async def test_stores_into_what_is_mapped_no_more_at_the_freeze_are_sent(
+    home: Path, peer: FakePeer
+) -> None:
+    mapped = {"upper/kept"}
+
+    def store_and_unmap() -> None:
+        _store_silently(home / "upper/kept", "tpek")
+        mapped.clear()
+
+    peer.meanwhile.append(store_and_unmap)
+    files = copy_of(home, mapped=lambda: frozenset(mapped))
+    await files.copy()
+    await hand_over(files)
+    assert peer.runs == ["trees", "files upper/kept"]
+    assert peer.content() == content(home)
+
+
+@pytest.mark.usefixtures("blind")
+async def test_so_are_those_after_a_later_copy_than_the_first(home: Path, peer: FakePeer) -> None:
+    mapped: set[str] = set()
+
+    def write_much_and_map() -> None:
+        (home / "upper/log").write_text("x" * 2 * ENOUGH_BYTES)
+        mapped.add("upper/kept")
+
+    def store_and_unmap() -> None:
+        _store_silently(home / "upper/kept", "tpek")
+        mapped.clear()
+
+    peer.meanwhile += [write_much_and_map, store_and_unmap]
+    files = copy_of(home, mapped=lambda: frozenset(mapped))
+    await files.copy()
+    await hand_over(files)
+    assert peer.content() == content(home)
+
+
+@pytest.mark.usefixtures("blind")
+async def test_much_that_is_mapped_no_more_is_settled_before_the_freeze(
+    home: Path, peer: FakePeer
+) -> None:
+    (home / "upper/large").write_text("1" * 2 * ENOUGH_BYTES)
+    mapped = {"upper/large"}
+
+    def store_and_unmap() -> None:
+        _store_silently(home / "upper/large", "2" * 2 * ENOUGH_BYTES)
+        mapped.clear()
+
+    peer.meanwhile.append(store_and_unmap)
+    files = copy_of(home, mapped=lambda: frozenset(mapped))
+    await files.copy()
+    assert peer.runs == ["trees", "files upper/large"]
+    await hand_over(files)
+    assert peer.runs == ["trees", "files upper/large"]
+    assert peer.content() == content(home)
+
+
+async def test_what_was_mapped_and_is_gone_does_not_hold_it_up(home: Path, peer: FakePeer) -> None:
+    files = copy_of(home, mapped=lambda: frozenset({"upper/kept"}))
+    await files.copy()
+    (home / "upper/kept").unlink()
+    await hand_over(files)
+    assert peer.runs == ["trees", "files upper -upper/kept"]
+    assert peer.content() == content(home)
+
+
+async def test_a_large_file_that_is_replaced_by_one_of_its_size_and_time_arrives(
+    home: Path, peer: FakePeer
+) -> None:
+    """Seen by the time of its last change alone, which rsync does not look at."""
+    large = home / "upper/large"
+    large.write_text("1" * 2 * ENOUGH_BYTES)
+
+    def replace() -> None:
+        (home / "upper/next").write_text("2" * 2 * ENOUGH_BYTES)
+        before = large.stat()
+        os.utime(home / "upper/next", ns=(before.st_atime_ns, before.st_mtime_ns))
+        (home / "upper/next").rename(large)
+
+    peer.meanwhile.append(replace)
+    files = copy_of(home)
+    await files.copy()
+    await hand_over(files)
+    assert peer.runs == ["trees", "files upper upper/large"]
+    assert peer.content() == content(home)
+
+
+async def test_what_is_removed_before_the_freeze_is_removed_there(
+    home: Path, peer: FakePeer
+) -> None:
+    def replace() -> None:
+        (home / "upper/kept").unlink()
+        (home / "upper/log").write_text("x" * 2 * ENOUGH_BYTES)
+
+    peer.meanwhile.append(replace)
+    files = copy_of(home)
+    await files.copy()
+    assert peer.runs == ["trees", "files upper upper/log -upper/kept"]
+    assert peer.content() == content(home)
+
+
+async def test_only_what_goes_before_the_freeze_is_held_back(home: Path, peer: FakePeer) -> None:
+    def write() -> None:
+        (home / "upper/log").write_text("x" * 2 * ENOUGH_BYTES)
+
+    peer.meanwhile += [write]
+    pace = Pace(1e9)
+    files = copy_of(home, pace=pace)
+    await files.copy()
+    (home / "upper/log").write_text("y")
+    await hand_over(files)
+    assert peer.paces == [pace, None]
 
 
 @pytest.mark.usefixtures("blind")
@@ -200,7 +317,7 @@ async def test_files_on_a_tmpfs_are_always_sent(home: Path, peer: FakePeer) -> N
 
 @pytest.mark.usefixtures("blind")
 async def test_a_silent_store_and_a_removal_both_arrive(home: Path, peer: FakePeer) -> None:
-    files = copy_of(home, mapped=frozenset({"upper/kept"}))
+    files = copy_of(home, mapped=lambda: frozenset({"upper/kept"}))
     await files.copy()
     (home / "volumes/data/kept").unlink()
     _store_silently(home / "upper/kept", "tpek")

@@ -72,6 +72,16 @@ def test_a_mapped_file_always_counts_as_changed(tmp_path: Path) -> None:
     assert found.files == ("upper/folder/file",)
 
 
+def test_a_file_in_doubt_is_so_by_all_of_its_names(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "upper" / "second name").hardlink_to(tmp_path / "upper" / "folder" / "file")
+    (tmp_path / "upper" / "other").write_text("one")
+    (tmp_path / "upper" / "other's link").hardlink_to(tmp_path / "upper" / "other")
+    before = settled(tmp_path)
+    found = changes(before, look(tmp_path, ["upper"]), always=["upper/folder/file"])
+    assert found.files == ("upper/folder/file", "upper/second name")
+
+
 def test_a_single_file_can_be_looked_at_and_a_missing_tree_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("line")
     assert [Trace.of(line).path for line in look(tmp_path, ["log", "absent"]).lines] == ["log"]

@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from transship.common.errors import CommandFailed
-from transship.transfer.files import receive_trees, send_files, send_in_place, send_trees
+from transship.transfer.changes import changes, look
+from transship.transfer.files import (
+    in_folders,
+    receive_trees,
+    send_files,
+    send_in_place,
+    send_trees,
+)
 from transship.transfer.streams import BUFFER_BYTES, Stream
 
 Opener = Callable[[], Awaitable[Stream]]
@@ -151,6 +158,61 @@ async def test_named_files_are_sent_whatever_their_times_say(
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     await send_named(opener, source, ["upper/a file"])
     assert (target / "upper" / "a file").read_text() == "two"
+
+
+async def test_a_file_in_doubt_keeps_its_other_names(
+    source: Path, target: Path, opener: Opener
+) -> None:
+    file = source / "upper" / "file"
+    file.write_text("one")
+    os.link(file, source / "upper" / "second name")
+    await send(opener, source)
+    seen = look(source, ["upper"])
+    file.write_text("two")
+    found = changes(seen, seen, always=["upper/file"])
+    await send_named(opener, source, list(found.files))
+    arrived = (target / "upper" / "file", target / "upper" / "second name")
+    assert [path.read_text() for path in arrived] == ["two", "two"]
+    assert arrived[0].stat().st_ino == arrived[1].stat().st_ino
+
+
+async def test_what_has_vanished_since_it_was_named_is_removed(
+    source: Path, target: Path, opener: Opener
+) -> None:
+    upper = source / "upper"
+    names = ["upper/folder/a/b", "upper/folder/c", "upper/file", "upper/kept"]
+    for name in names:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text("one")
+    await send(opener, source)
+    (upper / "kept").write_text("changed")
+    (upper / "file").unlink()
+    shutil.rmtree(upper / "folder")
+    await send_named(opener, source, names)
+    assert sorted(path.name for path in (target / "upper").iterdir()) == ["kept", "opaque"]
+    assert (target / "upper" / "kept").read_text() == "changed"
+
+
+@pytest.mark.parametrize("other", ["file", "symbolic link"])
+async def test_what_lies_below_no_folder_any_more_can_be_left_out(
+    source: Path, target: Path, opener: Opener, other: str
+) -> None:
+    (source / "elsewhere").mkdir()
+    (source / "elsewhere" / "a").write_text("not the container's")
+    folder = source / "upper" / "folder"
+    folder.mkdir()
+    names = ["upper/folder/a", "upper/kept"]
+    for name in names:
+        (source / name).write_text("one")
+    await send(opener, source)
+    shutil.rmtree(folder)
+    if other == "file":
+        folder.write_text("file")
+    else:
+        folder.symlink_to("../elsewhere")
+    assert in_folders(source, names) == ["upper/kept"]
+    await send_named(opener, source, in_folders(source, names))
+    assert (target / "upper" / "folder" / "a").read_text() == "one"  # the next look will tell
 
 
 async def test_what_is_gone_is_removed_with_all_that_is_below_it(

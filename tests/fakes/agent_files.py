@@ -28,6 +28,8 @@ class FakePeer:
     root: Path
     meanwhile: list[Callable[[], None]] = field(default_factory=list)
     """What the container does during the next copies, one for each."""
+    just_before: list[Callable[[], None]] = field(default_factory=list)
+    """The same, after the look and before the copy of whole trees."""
     streams: list[FakeStream] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     paces: list[object] = field(default_factory=list)
@@ -46,10 +48,13 @@ class FakePeer:
     ) -> Sent:  # fmt: skip
         assert stream.is_open
         self.runs.append("trees")
+        if self.just_before:
+            self.just_before.pop(0)()
+        named = {str(path.relative_to(root)) for name in names for path in (root / name).rglob("*")}
         sent = sum(self._take_tree(root, name) for name in names)
         if self.meanwhile:
             self.meanwhile.pop(0)()
-        return Sent(bytes=sent)
+        return Sent(bytes=sent, names=frozenset(named))
 
     async def send_files(
         self, root: Path, files: Sequence[str], *, removed: Sequence[str] = (),
@@ -60,7 +65,7 @@ class FakePeer:
         self.runs.append(f"files {' '.join(sorted(files))}{gone}")
         self.paces.append(pace)
         for path in (self.root / name for name in sorted(removed, reverse=True)):
-            path.rmdir() if path.is_dir() else path.unlink()
+            path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
         sent = sum(self._take(root, name) for name in files)
         if pace is not None and self.meanwhile:  # without one it is the freeze
             self.meanwhile.pop(0)()

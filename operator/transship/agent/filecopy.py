@@ -16,7 +16,7 @@ from transship.common.errors import TransshipError
 from transship.protocol.migrations import Peer
 from transship.protocol.paths import STREAM_PORT
 from transship.transfer.changes import Changes, Look, changes, look
-from transship.transfer.files import in_folders, send_files, send_in_place, send_trees
+from transship.transfer.files import Sent, in_folders, send_files, send_in_place, send_trees
 from transship.transfer.pace import Pace
 from transship.transfer.streams import Hello, Stream, StreamKind, open_stream
 
@@ -66,7 +66,8 @@ class FileCopy:
         """All files, then what changed meanwhile."""
         self._last = await self._look()
         self._doubtful = await self._mapped_now()
-        await self._run_whole(await self._open(), timeout_seconds=COPY_TIMEOUT_SECONDS)
+        sent = await self._run_whole(await self._open(), timeout_seconds=COPY_TIMEOUT_SECONDS)
+        self._last = await asyncio.to_thread(self._last.with_sent, sent.names)
         if self._log.has_changed():
             stream = await self._open()
             try:
@@ -91,7 +92,9 @@ class FileCopy:
             if found.bytes <= ENOUGH_BYTES or (left is not None and found.bytes >= left):
                 break
             left = found.bytes
-            self._last, self._doubtful = now, mapped
+            # what is removed may be made again, and go again, before the run gets to it
+            self._last = await asyncio.to_thread(now.with_sent, found.removed)
+            self._doubtful = mapped
             await self._run_part(found)
 
     async def make_ready(self) -> None:
@@ -169,7 +172,7 @@ class FileCopy:
             hello=hello,
         )
 
-    async def _run_whole(self, stream: Stream, *, timeout_seconds: float) -> None:
+    async def _run_whole(self, stream: Stream, *, timeout_seconds: float) -> Sent:
         try:
             sent = await send_trees(
                 self._home,
@@ -181,6 +184,7 @@ class FileCopy:
         finally:
             await stream.close()
         self.bytes += sent.bytes
+        return sent
 
     async def _run_part(self, found: Changes) -> None:
         """The container runs: what has changed its place since the look is left to the next one."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +23,8 @@ TICK_NANOSECONDS = 20_000_000
 
 _FORMAT = r"%C@ %T@ %#m %U %G %s %n %i %y %p\0"
 _FIELDS = _FORMAT.count(" ")
+_UNSEEN = b"0 0 0 0 0 0 0 0 f "
+"""In place of what find would say."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,16 @@ class Look:
     def size(self) -> int:
         """Of all regular files, in bytes."""
         return sum(Trace.of(line).size for line in self.lines)
+
+    def with_sent(self, names: Iterable[str]) -> Look:
+        """Counting names that the peer may have, whether or not they were here at the look.
+
+        What came and went between two looks is in neither, but may have been copied meanwhile: with
+        this it counts as removed unless the later look finds it.
+        """
+        known = {Trace.of(line).path for line in self.lines}
+        unseen = (name.encode("utf-8", "surrogateescape") for name in names if name not in known)
+        return replace(self, lines=self.lines.union(_UNSEEN + name for name in unseen))
 
     def named(self, paths: Iterable[str], *, below: Iterable[str] = ()) -> Iterator[bytes]:
         """The lines of files, by all names that they have here, and of all files in some folders.

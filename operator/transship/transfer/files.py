@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -49,12 +50,17 @@ _SENDER = (
     "--no-human-readable",
 )
 
+_NAMED = re.compile(rb"^send (.+?)/?\n", re.MULTILINE)
+_ESCAPED = re.compile(rb"\\#([0-7]{3})")
+"""How rsync writes what a terminal would not print."""
+
 
 @dataclass(frozen=True)
 class Sent:
-    """What one run moved."""
+    """What one run moved; of whole trees also the names of all that the peer may have got."""
 
     bytes: int
+    names: frozenset[str] = frozenset()
 
 
 async def send_trees(
@@ -66,7 +72,7 @@ async def send_trees(
     pace: Pace | None = None,
 ) -> Sent:
     """Make the peer's `names` (below `root`) equal to ours; what it has beyond them goes away."""
-    options = ["--delete", "--recursive"]
+    options = ["--delete", "--recursive", "--out-format=%o %n"]
     words = [*options, *names]
     return await _send(root, words, stream=stream, timeout_seconds=timeout_seconds, pace=pace)
 
@@ -146,11 +152,19 @@ async def _send(
         )
     async with _bridged(ours, stream, pace=pace), _ended(child, argv, timeout_seconds):
         output, _ = await child.communicate(stdin)
-    text = output.decode(errors="replace")
+    text = _NAMED.sub(b"", output).decode(errors="replace")
     # 24: a file vanished between the listing and the copy, as files of running containers do
     if child.returncode not in {0, 24}:
         raise CommandFailed(argv, child.returncode or 0, text, reason="FileCopyFailed")
-    return Sent(bytes=_total_sent(text))
+    return Sent(bytes=_total_sent(text), names=_names(output))
+
+
+def _names(output: bytes) -> frozenset[str]:
+    def name(escaped: bytes) -> str:
+        raw = _ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), escaped)
+        return raw.decode("utf-8", "surrogateescape")
+
+    return frozenset(name(found) for found in _NAMED.findall(output))
 
 
 def _total_sent(stats: str) -> int:

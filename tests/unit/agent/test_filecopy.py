@@ -277,6 +277,44 @@ async def test_a_large_file_that_is_replaced_by_one_of_its_size_and_time_arrives
     assert peer.content() == content(home)
 
 
+async def test_what_came_and_went_between_two_looks_does_not_stay_there(
+    home: Path, peer: FakePeer
+) -> None:
+    """As a database's journal does, by which it would undo what it has long written."""
+    journal = home / "volumes/data/journal"
+    peer.just_before.append(lambda: _write(journal, "copied"))
+    peer.meanwhile.append(journal.unlink)
+    files = copy_of(home)
+    await files.copy()
+    await hand_over(files)
+    assert peer.content() == content(home)
+
+
+async def test_nor_does_what_came_again_and_went_while_its_removal_was_sent(
+    home: Path, peer: FakePeer
+) -> None:
+    journal = home / "volumes/data/journal"
+    journal.write_text("old")
+
+    def write_much() -> None:
+        (home / "upper/log").write_text("x" * 2 * ENOUGH_BYTES)
+        journal.unlink()
+
+    peer.meanwhile += [write_much, lambda: _write(peer.root / "volumes/data/journal", "kept")]
+    files = copy_of(home)
+    await files.copy()
+    await hand_over(files)
+    assert peer.content() == content(home)
+
+
+async def test_what_came_between_two_looks_and_stays_is_there(home: Path, peer: FakePeer) -> None:
+    peer.just_before.append(lambda: _write(home / "volumes/data/new", "new"))
+    files = copy_of(home)
+    await files.copy()
+    await hand_over(files)
+    assert peer.content() == content(home)
+
+
 async def test_what_is_removed_before_the_freeze_is_removed_there(
     home: Path, peer: FakePeer
 ) -> None:
@@ -386,3 +424,7 @@ def _store_silently(path: Path, text: str) -> None:
     assert len(text) == before.st_size
     path.write_text(text)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)

@@ -82,6 +82,21 @@ def test_a_file_in_doubt_is_so_by_all_of_its_names(tmp_path: Path) -> None:
     assert found.files == ("upper/folder/file", "upper/second name")
 
 
+def test_what_was_sent_but_never_seen_counts_as_removed(tmp_path: Path) -> None:
+    make(tmp_path)
+    before = settled(tmp_path)
+    sent = before.with_sent(
+        ["upper", "upper/folder/file", "upper/folder/new\nname", "upper/caf\udce9"]
+    )
+    found = changes(sent, look(tmp_path, ["upper"]))
+    assert found.removed == ("upper/caf\udce9", "upper/folder/new\nname")
+    assert found.files == ()
+    (tmp_path / "upper" / "folder" / "new\nname").write_text("2")
+    found = changes(sent, look(tmp_path, ["upper"]))
+    assert found.removed == ("upper/caf\udce9",)
+    assert found.files == ("upper/folder", "upper/folder/new\nname")
+
+
 def test_a_single_file_can_be_looked_at_and_a_missing_tree_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("line")
     assert [Trace.of(line).path for line in look(tmp_path, ["log", "absent"]).lines] == ["log"]

@@ -65,11 +65,11 @@ async def opener(target: Path) -> AsyncIterator[Opener]:
     await asyncio.gather(*serving)
 
 
-async def send(opener: Opener, root: Path) -> int:
+async def send(opener: Opener, root: Path) -> frozenset[str]:
     stream = await opener()
     sent = await send_trees(root, ["upper"], stream=stream, timeout_seconds=20)
     await stream.close()
-    return sent.bytes
+    return sent.names
 
 
 async def send_named(
@@ -112,6 +112,21 @@ async def test_what_an_upper_layer_is_made_of_arrives(
     assert os.getxattr(got / "opaque", "trusted.overlay.opaque") == b"y"
     assert os.getxattr(got / "file", "security.capability")
     assert (got / "sparse").stat().st_blocks < 100
+
+
+async def test_all_that_was_sent_is_named(source: Path, target: Path, opener: Opener) -> None:
+    upper = source / "upper"
+    for name in ("with space", "new\nline", "octal\\#012", "caf\udce9", "\u00fc", " send x"):
+        (upper / name).write_text("1")
+    (upper / "folder").mkdir()
+    (upper / "link").symlink_to("here")
+    os.link(upper / "with space", upper / "second name")
+    os.mkfifo(upper / "fifo")
+    os.mknod(upper / "whiteout", 0o020000, 0)
+    (target / "upper").mkdir()
+    (target / "upper" / "unknown here").write_text("to be deleted")
+    names = await send(opener, source)
+    assert names == {str(path.relative_to(source)) for path in upper.rglob("*")}
 
 
 async def test_attributes_that_name_inodes_of_the_source_stay_behind(

@@ -25,13 +25,27 @@ class Unpacker:
         self._zstd = zstandard.ZstdDecompressor()
 
     def unpack(self, data: memoryview, rooms: list[memoryview]) -> bool:
-        """Fill the rooms one after the other; whether the data was just that much."""
+        """Fill the rooms one after the other; whether the data was just that much.
+
+        zstd copies in strides: for a moment there may be other bytes in a room than in the end.
+        """
         try:
             with self._zstd.stream_reader(data) as reader:
                 filled = all(_fill(reader, room) for room in rooms)
                 return filled and not reader.read(1)
         except zstandard.ZstdError:
             return False
+
+    def unpack_apart(self, data: memoryview, rooms: list[memoryview]) -> bool:
+        """The same for rooms that others fill and read meanwhile: they get final bytes alone."""
+        apart = memoryview(bytearray(sum(len(room) for room in rooms)))
+        if not self.unpack(data, [apart]):
+            return False
+        at = 0
+        for room in rooms:
+            room[:] = apart[at : at + len(room)]
+            at += len(room)
+        return True
 
 
 def _fill(reader: zstandard.ZstdDecompressionReader, room: memoryview) -> bool:

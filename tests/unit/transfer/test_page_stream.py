@@ -7,9 +7,10 @@ import pytest
 from fakes.stored import content
 from transship.api.placement import Compression
 from transship.common.errors import InvalidInput, Unreachable
-from transship.transfer import page_wire
+from transship.transfer import page_receiver, page_wire
 from transship.transfer.pace import Pace
-from transship.transfer.packing import Packer
+from transship.transfer.packing import Packer, Unpacker
+from transship.transfer.page_index import Milestone
 from transship.transfer.page_ranges import CHUNK_BYTES, PAGE_BYTES, PageRange, total
 from transship.transfer.page_receiver import PageReceiver
 from transship.transfer.page_sender import PageSender
@@ -19,10 +20,10 @@ from transship.transfer.page_store import PageStore
 class Link:
     """A sender and a receiver that runs in a thread, joined by a socket pair."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: PageStore | None = None) -> None:
         ours, theirs = socket.socketpair()
         self.sender = PageSender(ours)
-        self.store = PageStore(capacity=8 * CHUNK_BYTES)
+        self.store = PageStore(capacity=8 * CHUNK_BYTES) if store is None else store
         self.receiver = PageReceiver(theirs, self.store)
         self.error: Exception | None = None
         self.thread = threading.Thread(target=self._run)
@@ -117,6 +118,36 @@ def test_compressed_pages_arrive_as_they_were_and_take_less(link: Link) -> None:
     assert b"".join(content(link.store, one) for one in ranges) == data
     assert sender.content_bytes == 5 * PAGE_BYTES
     assert sender.body_bytes < PAGE_BYTES
+
+
+def test_a_page_that_another_stream_has_stored_never_has_other_bytes_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The fault server may be giving it away."""
+    page, data = PageRange(3, 0, 1), b"p" * PAGE_BYTES
+    store = PageStore(capacity=8 * CHUNK_BYTES)
+    given: list[bytes] = []
+
+    class Striding(Unpacker):
+        def unpack(self, packed: memoryview, rooms: list[memoryview]) -> bool:
+            store.room(page)[0][:] = data
+            store.keep(page)
+            for room in rooms:
+                room[:] = b"?" * len(room)
+            given.append(content(store, page))
+            return super().unpack(packed, rooms)
+
+    monkeypatch.setattr(page_receiver, "Unpacker", Striding)
+    store.note(Milestone.FINAL)
+    late = Link(store)
+    try:
+        sender = compressed(late, Compression.ZSTD)
+        sender.send((page,), bytearray(data))
+        sender.flush()
+        assert given == [data]
+        assert content(store, page) == data
+    finally:
+        late.close()
 
 
 def test_what_compression_makes_no_smaller_goes_as_it_is(link: Link) -> None:

@@ -169,7 +169,18 @@ def left_bytes(seen: Seen) -> int:
 
 
 def _rate(seen: Seen) -> float:
-    return max(seen.last.rate, seen.limit or 0.0, SLOWEST_LINK)
+    """What the link carries: the limit, which the last part is free of, tells nothing of that.
+
+    Under a limit only a burst was measured, which may have been too small to tell, or none at all;
+    but the link carries at least what a whole round came to.
+    """
+    measured = seen.last.rate
+    rounds = (seen.last,) if measured else seen.rounds
+    return max(measured, *map(_achieved, rounds), SLOWEST_LINK)
+
+
+def _achieved(done: CopyRound) -> float:
+    return done.bytes / done.seconds if done.seconds > 0 else 0.0
 
 
 def _fits(seen: Seen) -> bool:

@@ -181,6 +181,22 @@ def test_a_round_that_would_end_after_the_deadline_is_not_begun() -> None:
     assert decide(seen(shrinking, elapsed=601)).act is Act.FAIL
 
 
+def test_a_bandwidth_limit_beyond_the_link_does_not_make_it_faster() -> None:
+    slow = a_round(20_000, left=10_000, rate=115e6)
+    assert memory_seconds(seen(slow, limit=1e9)) == memory_seconds(seen(slow))
+    untold = replace(slow, rate=0.0)
+    assert memory_seconds(seen(untold, limit=1e9)) == memory_seconds(seen(slow))
+
+
+def test_the_link_carries_at_least_what_came_over_it_under_a_limit() -> None:
+    """A burst waits for its round trip too."""
+    told = a_round(20_000, left=1000, rate=50e6)
+    paced, untold = replace(told, rate=20e6), replace(told, rate=0.0)
+    few = replace(a_round(10, left=1000, rate=1e6), rate=0.0)
+    for rounds in ((paced,), (untold,), (untold, few)):
+        assert memory_seconds(seen(*rounds, limit=50e6)) == memory_seconds(seen(told))
+
+
 def test_a_bandwidth_limit_slows_rounds_but_not_the_last_part() -> None:
     shrinking = a_round(100_000, left=50_000)
     assert decide(seen(shrinking, elapsed=500, limit=1e6)).act is not Act.ROUND

@@ -120,6 +120,7 @@ def ended(
     reason: str = "DumpFailed",
     at: datetime = NOW,
     source_state: str = "",
+    target_state: str = "",
 ) -> ContainerMigration:
     """The same migration, over."""
     said = "MigrationSucceeded" if good else reason
@@ -130,6 +131,7 @@ def ended(
             "reason": said,
             "message": "told",
             "source": SideStatus(node=made.spec.source_node, state=source_state),
+            "target": SideStatus(node=made.spec.target_node, state=target_state),
         }
     )
     return made.model_copy(update={"status": status})

@@ -23,7 +23,7 @@ from transship.controller.finalizers import hold, let_go
 from transship.controller.life import Life
 from transship.controller.placement_acts import PlacementActs
 from transship.controller.statuses import StatusWriter
-from transship.plan.moves import expired_history
+from transship.plan.moves import Migrations, expired_history
 from transship.plan.obstacles import from_error
 from transship.plan.owner import Sighting, sighting_at
 from transship.plan.placement import decide
@@ -159,11 +159,9 @@ class PlacementLoop:
             return seen  # the agents are busy with the move, whose loop asks them
         return await self._ask(seen)
 
-    def _concerned(
-        self, status: PlacementStatus, migrations: tuple[ContainerMigration, ...]
-    ) -> set[str]:
+    def _concerned(self, status: PlacementStatus, migrations: Migrations) -> set[str]:
         nodes = {status.node} if status.node is not None else set()
-        return nodes | {m.spec.target_node for m in migrations}
+        return nodes | {n for m in migrations for n in (m.spec.source_node, m.spec.target_node)}
 
     async def _ask(self, seen: Seen) -> Seen:
         """Hear the owner afresh; at the end also every agent that may have something."""
@@ -171,7 +169,7 @@ class PlacementLoop:
         nodes = {owner.node} if owner is not None else set()
         if seen.ending:
             nodes |= {s.node for s in seen.sightings}
-            nodes |= {n for m in seen.migrations for n in (m.spec.source_node, m.spec.target_node)}
+            nodes |= self._concerned(seen.status, seen.migrations)
         asked = sorted(nodes)
         answers = await asyncio.gather(*(self._sight(node, seen) for node in asked))
         others = [s for s in seen.sightings if s.node not in nodes]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from transship.api.conditions import Condition, Status, find
-from transship.api.migration import ContainerMigration
+from transship.api.migration import ContainerMigration, SideStatus
 from transship.api.placement import ContainerPlacement, MigrationSettings, Strategy
 from transship.api.reasons import Reason
 from transship.protocol.states import SideState
@@ -28,6 +28,7 @@ LONGEST_NAME = 253
 
 Migrations = Sequence[ContainerMigration]
 
+_SETTLED = {state.value for state in SideState if state.finished}
 _CANCELLED = {Reason.MIGRATION_CANCELLED.value, Reason.MIGRATION_SUPERSEDED.value}
 
 
@@ -59,6 +60,30 @@ def was_released(migration: ContainerMigration) -> bool:
     source = migration.status.source
     gave_away = source is not None and source.state in {SideState.RELEASED, SideState.DONE}
     return has_succeeded(migration) or (is_finished(migration) and gave_away)
+
+
+def unsettled_nodes(migrations: Migrations) -> Mapping[str, str]:
+    """Nodes that may still have something of a move that is over, and that move's name.
+
+    By what they said last: a source that gave the container away and has not told of the end of its
+    frozen copy, a target that had prepared for what did not come. A node that has got the container
+    again since has ended what it had before.
+    """
+    found: dict[str, str] = {}
+    over = sorted(filter(is_finished, migrations), key=lambda m: (m.spec.epoch, m.spec.attempt))
+    for each in over:
+        source, target = _said(each.status.source), _said(each.status.target)
+        if was_released(each):
+            found.pop(each.spec.target_node, None)
+            if source != SideState.DONE:
+                found[each.spec.source_node] = each.metadata.name
+        elif target and target not in _SETTLED:
+            found[each.spec.target_node] = each.metadata.name
+    return found
+
+
+def _said(side: SideStatus | None) -> str:
+    return "" if side is None else side.state
 
 
 def unfinished(migrations: Migrations) -> ContainerMigration | None:

@@ -19,6 +19,7 @@ from transship.plan.moves import (
     is_finished,
     next_attempt,
     next_attempt_time,
+    unsettled_nodes,
     was_cancelled,
 )
 from transship.plan.obstacles import Obstacle, obstacle
@@ -148,6 +149,14 @@ def _lost(node: str) -> Obstacle:
     )
 
 
+def _left_behind(node: str, move: str) -> Obstacle:
+    return obstacle(
+        Reason.AGENT_UNREACHABLE,
+        f"the agent of node {node} does not answer; it may still have what {move} left there",
+        hint="bring the node or its agent back, or delete its NodeAgent if it is gone for good",
+    )
+
+
 def _locate(seen: Seen, owner: Owner) -> Decision:
     """Bring the container to where it belongs."""
     placement = seen.placement
@@ -261,6 +270,9 @@ def _end_for_good(seen: Seen) -> Decision:
     owner = seen.owner
     if owner is not None and seen.silent(owner.node) and owner.node not in seen.gone:
         return Decision(Wait(SILENCE_POLL_SECONDS), _lost(owner.node))
+    for node, move in unsettled_nodes(seen.migrations).items():
+        if seen.silent(node) and node not in seen.gone:
+            return Decision(Wait(SILENCE_POLL_SECONDS), _left_behind(node, move))
     if seen.status.address is not None:
         return Decision(Release())
     return Decision(Done())

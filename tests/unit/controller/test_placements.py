@@ -9,12 +9,12 @@ from fakes.resources import UID, node_agent
 from transship.api.address_pool import AddressPool
 from transship.api.conditions import find, is_true
 from transship.api.container import EnvVar
-from transship.api.migration import ContainerMigration
+from transship.api.migration import ContainerMigration, MigrationPhase
 from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement, PlacementPhase
 from transship.common.errors import Refused, Unreachable
 from transship.controller.ports import DataKind
-from transship.protocol.states import RecordState
+from transship.protocol.states import RecordState, SideState
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -215,6 +215,41 @@ async def test_deletion_does_not_wait_for_a_node_that_was_deleted_long_ago() -> 
         await world.cluster.delete(ContainerPlacement, name="web", namespace="default")
         await world.until(lambda: world.cluster.find(ContainerPlacement, "web") is None)
         assert world.clock.monotonic() >= 60
+
+
+async def left_behind(world: OperatorWorld) -> None:
+    """The container is on node-b; node-a fell silent before it ended its frozen copy."""
+    world.create(target_node="node-a")
+    await placed(world)
+    world.agents.stop_at = SideState.RELEASED
+    world.move("node-b")
+    await world.until(lambda: world.agents.runners(UID) == ["node-b"])
+    world.agents.silent.add("node-a")
+    await world.until(lambda: [m.status.phase for m in world.moves] == [MigrationPhase.SUCCEEDED])
+    assert world.agents.holders(UID) == ["node-a", "node-b"]
+    await world.cluster.delete(ContainerPlacement, name="web", namespace="default")
+
+
+async def test_deletion_waits_for_a_silent_node_that_may_have_a_frozen_copy() -> None:
+    async with OperatorWorld("node-a", "node-b") as world:
+        await left_behind(world)
+        await world.until(lambda: world.agents.holders(UID) == ["node-a"])
+        await world.settle()
+        told = find(world.web.status.conditions, "Reconciling")
+        assert told is not None
+        assert told.reason == "Deleting"
+        assert "node-a does not answer" in told.message
+        world.agents.silent.clear()
+        await world.until(lambda: world.cluster.find(ContainerPlacement, "web") is None)
+        assert world.agents.holders(UID) == []
+
+
+async def test_deletion_does_not_wait_for_it_once_it_is_gone_for_good() -> None:
+    async with OperatorWorld("node-a", "node-b") as world:
+        await left_behind(world)
+        await world.until(lambda: world.agents.holders(UID) == ["node-a"])
+        await world.cluster.delete(NodeAgent, name="node-a")
+        await world.until(lambda: world.cluster.find(ContainerPlacement, "web") is None)
 
 
 async def test_deletion_in_mid_move_brings_the_container_back_first_and_ends_it() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fakes.resources import NOW, ended, migration, placement, seconds
+from transship.api.migration import ContainerMigration
 from transship.api.placement import ContainerPlacement, MigrationSettings, Strategy
 from transship.plan.moves import (
     expired_history,
@@ -15,6 +16,7 @@ from transship.plan.moves import (
     next_attempt_time,
     resolve_strategy,
     unfinished,
+    unsettled_nodes,
     was_cancelled,
     was_released,
 )
@@ -36,6 +38,38 @@ def test_the_oldest_unfinished_one_runs() -> None:
 def test_a_failure_after_the_release_still_gave_the_container_away() -> None:
     assert was_released(ended(migration(), good=False, source_state="Released"))
     assert not was_released(ended(migration(), good=False, source_state="Failed"))
+
+
+@pytest.mark.parametrize(
+    ("move", "unsettled"),
+    [
+        (migration(), {}),
+        (ended(migration(), good=True, source_state="Done", target_state="Running"), {}),
+        (ended(migration(), good=True, source_state="Released"), {"node-a": "web-1-1"}),
+        (ended(migration(), good=True), {"node-a": "web-1-1"}),
+        (ended(migration(), good=False, source_state="Released"), {"node-a": "web-1-1"}),
+        (ended(migration(), good=False, source_state="Failed", target_state="Cancelled"), {}),
+        (
+            ended(migration(), good=False, source_state="Failed", target_state="Held"),
+            {"node-b": "web-1-1"},
+        ),
+        (ended(migration(), good=False, target_state="Prepared"), {"node-b": "web-1-1"}),
+        (ended(migration(), good=False), {}),
+    ],
+)
+def test_who_may_still_have_something_of_a_move_that_is_over(
+    move: ContainerMigration, unsettled: dict[str, str]
+) -> None:
+    assert unsettled_nodes([move]) == unsettled
+
+
+def test_a_node_that_has_got_the_container_again_has_ended_what_it_had_before() -> None:
+    back = migration(epoch=2, source="node-b", target="node-a")
+    history = [
+        ended(back, good=True, source_state="Done"),
+        ended(migration(), good=True, source_state="Released"),
+    ]
+    assert unsettled_nodes(history) == {}
 
 
 def test_only_failures_of_this_spec_and_epoch_count() -> None:

@@ -248,6 +248,31 @@ def test_the_end_waits_for_a_silent_owner_unless_its_node_is_gone_for_good() -> 
     assert fenced.step == Release()
 
 
+def test_the_end_waits_for_a_silent_former_node_that_may_have_a_frozen_copy() -> None:
+    made = deleted(settled(target_node="node-b", status={"node": "node-b", "epoch": 2}))
+    left = ended(migration(), good=True, source_state="Released")
+    here = {"sightings": (), "migrations": (left,)}
+    for away in ({"unheard": frozenset({"node-a"})}, {"nodes": NODES[1:]}):
+        decision = step_of(made, **here, **away)
+        assert isinstance(decision.step, Wait)
+        assert decision.obstacle is not None
+        assert "node-a" in decision.obstacle.message
+        assert left.metadata.name in decision.obstacle.message
+    assert step_of(made, **here).step == Release()
+
+
+def test_the_end_waits_for_no_former_node_that_is_gone_for_good_or_has_nothing_left() -> None:
+    made = deleted(settled(target_node="node-b", status={"node": "node-b", "epoch": 2}))
+    left = ended(migration(), good=True, source_state="Released")
+    gone = step_of(
+        made, sightings=(), migrations=(left,), nodes=NODES[1:], gone=frozenset({"node-a"})
+    )
+    assert gone.step == Release()
+    done = ended(migration(), good=True, source_state="Done")
+    off = frozenset({"node-a"})
+    assert step_of(made, sightings=(), migrations=(done,), unheard=off).step == Release()
+
+
 def test_a_move_waits_for_its_turn_on_both_nodes() -> None:
     for full in ({"node-a"}, {"node-b"}):
         decision = step_of(settled(target_node="node-b"), full=frozenset(full))

@@ -90,7 +90,7 @@ def harm(report: Report) -> str:
     """
     lost = report.get("total_retrans", 0) - report.get("dsack_dups", 0)
     if not report["error"] and report["kind"] in SMALL and lost > 0:
-        return f"{lost} segments were lost"
+        return f"{lost} segments were lost: {report}"
     return str(report["error"])
 
 
@@ -121,4 +121,4 @@ class Conversations:
         for each in self._places.values():
             for role, talks in each.order(order).items():
                 for name, report in talks.items():
-                    yield f"{name} ({role})", report
+                    yield f"{name} ({role}, {each.name})", report

@@ -72,8 +72,9 @@ class FakePeer:
         return Sent(bytes=sent)
 
     async def send_in_place(
-        self, root: Path, name: str, *, stream: FakeStream, timeout_seconds: float
-    ) -> Sent:
+        self, root: Path, name: str, *, stream: FakeStream, timeout_seconds: float,
+        pace: object = None,
+    ) -> Sent:  # fmt: skip
         assert stream.is_open
         self.runs.append(f"in place {name}")
         data = (root / name).read_bytes()

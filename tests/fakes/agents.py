@@ -6,6 +6,7 @@ change checks that no container runs twice.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from transship.api.migration import BlackoutPart
@@ -104,6 +105,7 @@ class FakeAgent:
         self.departures: dict[str, Departure] = {}
         self.arrivals: dict[str, MigrationReport] = {}
         self.orders: list[ContainerOrder] = []
+        self.told_gone: set[str] = set()
 
     def _enter(self, call: str) -> None:
         self.world.calls.append((self.node, call))
@@ -192,8 +194,9 @@ class FakeAgent:
                 return VerdictReply(verdict=Verdict.RELEASED, epoch=record.epoch)
         return VerdictReply(verdict=Verdict.UNKNOWN, epoch=0)
 
-    async def forget_outgoing(self, migration: str) -> None:
+    async def forget_outgoing(self, migration: str, *, gone: Collection[str] = ()) -> None:
         self._enter("forget_outgoing")
+        self.told_gone.update(gone)
         departure = self.departures.get(migration)
         if departure is not None and departure.verdict == Verdict.UNDECIDED:
             raise Refused("under way", reason="Refused")

@@ -205,7 +205,11 @@ class FileCopy:
 
     async def _run_log(self, stream: Stream, *, timeout_seconds: float) -> None:
         sent = await send_in_place(
-            self._home, self._log.note(), stream=stream, timeout_seconds=timeout_seconds
+            self._home,
+            self._log.note(),
+            stream=stream,
+            timeout_seconds=timeout_seconds,
+            pace=self._pace,
         )
         self.bytes += sent.bytes
 

@@ -7,8 +7,9 @@ Secrets, and one node's agent must not be able to answer for another's.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 import aiohttp
 from pydantic import ValidationError
@@ -126,8 +127,9 @@ class AgentClient:
     async def verdict(self, migration: str) -> VerdictReply:
         return await self._get(_path(paths.OUTGOING_VERDICT, migration), VerdictReply)
 
-    async def forget_outgoing(self, migration: str) -> None:
-        await self._end("DELETE", _path(paths.OUTGOING, migration))
+    async def forget_outgoing(self, migration: str, *, gone: Collection[str] = ()) -> None:
+        query = urlencode([("gone", node) for node in sorted(gone)])
+        await self._end("DELETE", f"{_path(paths.OUTGOING, migration)}?{query}")
 
     async def incoming(self, migration: str) -> MigrationReport | None:
         return await self._find(_path(paths.INCOMING, migration), MigrationReport)

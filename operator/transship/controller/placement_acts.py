@@ -126,7 +126,7 @@ class PlacementActs:
         try:
             match step.record:
                 case RecordState.RELEASED:
-                    await agent.forget_outgoing(step.migration)
+                    await agent.forget_outgoing(step.migration, gone=seen.gone)
                 case RecordState.INCOMING | RecordState.HELD:
                     await agent.abort_incoming(step.migration)
                     await agent.forget_incoming(step.migration)

@@ -6,7 +6,7 @@ real classes in their place (tests/fakes).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
@@ -138,7 +138,9 @@ class Agent(Protocol):
 
     async def verdict(self, migration: str) -> VerdictReply: ...
 
-    async def forget_outgoing(self, migration: str) -> None: ...
+    async def forget_outgoing(self, migration: str, *, gone: Collection[str] = ()) -> None:
+        """gone: nodes that are so for good, to which no memory has to be kept any more."""
+        ...
 
     async def incoming(self, migration: str) -> MigrationReport | None: ...
 

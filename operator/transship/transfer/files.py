@@ -104,13 +104,15 @@ async def send_files(
     )
 
 
-async def send_in_place(root: Path, name: str, *, stream: Stream, timeout_seconds: float) -> Sent:
+async def send_in_place(
+    root: Path, name: str, *, stream: Stream, timeout_seconds: float, pace: Pace | None = None
+) -> Sent:
     """Send one file into the peer's file of that name, which somebody there may have open.
 
     For a single name only: by another one that the peer's file has, the content would change too.
     """
     options = ["--inplace", "--ignore-times", name]
-    return await _send(root, options, stream=stream, timeout_seconds=timeout_seconds)
+    return await _send(root, options, stream=stream, timeout_seconds=timeout_seconds, pace=pace)
 
 
 def in_folders(root: Path, names: Sequence[str]) -> list[str]:

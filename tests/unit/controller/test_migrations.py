@@ -8,6 +8,7 @@ from fakes.operator_world import OperatorWorld
 from fakes.resources import UID, node_agent
 from transship.api.conditions import find
 from transship.api.migration import ContainerMigration, MigrationPhase
+from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement, PlacementPhase
 from transship.common.errors import TransshipError, Unreachable
 from transship.protocol.states import SideState
@@ -177,6 +178,20 @@ async def test_an_operator_killed_before_it_tidied_up_does_so_later() -> None:
         world.cluster.failing.clear()
         await world.restart()
         await ended(world)
+
+
+async def test_a_source_is_told_which_nodes_want_no_more_of_its_memory() -> None:
+    async with OperatorWorld("node-a", "node-b") as world:
+        await running_on_a(world)
+        world.agents.failing["node-a", "forget_outgoing"] = TransshipError("its disk is full")
+        world.move("node-b")
+        await world.until(lambda: phases(world) == [MigrationPhase.SUCCEEDED])
+        world.agents.silent.add("node-b")
+        await world.cluster.delete(NodeAgent, name="node-b")
+        await world.until(lambda: world.deps.fleet.gone("node-b"))
+        assert world.agents.at("node-a").told_gone == set()
+        world.agents.failing.clear()
+        await world.until(lambda: world.agents.at("node-a").told_gone == {"node-b"})
 
 
 async def test_a_target_that_cannot_prepare_fails_the_move_and_it_is_tried_again() -> None:

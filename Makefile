@@ -8,7 +8,7 @@ PYTHON := python3
 BIN := .venv/bin
 
 .PHONY: help setup packages test test-unit test-e2e test-faults-sample test-faults test-vm bench-podman \
-  model lint format demo clean
+  crds model lint format demo clean
 
 help:
 	@echo 'make setup      everything that the other targets need, into .venv and ~/.cache/transship'
@@ -19,6 +19,7 @@ help:
 	@echo 'make test-faults  every fault at every step of a move (hours; it goes on where it was)'
 	@echo 'make test-vm    a move between two virtual machines, whose kernels track changes by soft-dirty'
 	@echo 'make bench-podman  the same container moved by Transship and by podman: both blackouts'
+	@echo 'make crds       crds/ and docs/api.md anew, from the models'
 	@echo 'make lint       ruff, mypy and the import contracts'
 	@echo 'make clean      remove what these targets made in this folder'
 
@@ -74,6 +75,9 @@ test-vm: setup
 # podman gets into the nodes of this lab alone. make bench-podman BENCH='--runs 3 --memory 64Mi --json'
 bench-podman: setup
 	$(BIN)/python tests/bench/run.py $(BENCH)
+
+crds: .venv/.installed
+	$(BIN)/python -m transship.api.generate
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -38,6 +38,7 @@ PORT = 7000
 SO_RCVBUFFORCE = 33  # not in the socket module
 NUD_FAILED = 0x20
 NTF_PROXY = 0x08
+RT_SCOPE_LINK = 253
 PATIENCE_SECONDS = 10.0
 SHORT_SECONDS = 0.3  # long enough for an answer that must not come
 
@@ -240,6 +241,13 @@ class Wire:
 
     def icmp(self) -> list[bytes]:
         return [f for f in self.frames() if f[12:14] == b"\x08\x00" and f[23] == 1]
+
+    def announces(self, address: IPv4Address) -> bool:
+        """By a gratuitous ARP."""
+        return any(
+            f[12:14] == b"\x08\x06" and f[28:32] == f[38:42] == address.packed
+            for f in self.frames()
+        )
 
     def tcp_from(self, address: IPv4Address) -> list[bytes]:
         head = b"\x08\x00"
@@ -750,6 +758,46 @@ def test_a_route_that_somebody_has_removed_is_set_again(
     assert a.refresh() == (ID,)
     say(lan, MACHINE, b"hello", to=V6)
     assert box.received(1) == [b"hello"]
+
+
+def test_a_container_without_its_link_keeps_no_other_from_being_mended(
+    lan: Lan, a: ContainerNetwork, boxes: Callable[..., Box]
+) -> None:
+    def spoil() -> None:
+        with IPRoute() as routing:
+            routing.link("del", ifname=link_name(OTHER_ID))
+            routing.route("del", dst=f"{V4}/32", scope=RT_SCOPE_LINK)
+
+    box = boxes(a, V4)
+    a.serve(ID)
+    a.create(OTHER_ID, [NEIGHBOUR_V4])
+    a.serve(OTHER_ID)
+    lan.inside(NODE_A, spoil)
+    assert a.refresh() == (ID,)
+    say(lan, MACHINE, b"hello")
+    assert box.received(1) == [b"hello"]
+
+
+def test_a_link_that_was_made_anew_is_announced_on(
+    lan: Lan, a: ContainerNetwork, boxes: Callable[..., Box], wire: Wire
+) -> None:
+    def remove() -> None:
+        with IPRoute() as routing:
+            routing.link("del", ifname="eth0")
+
+    box = boxes(a, V4)
+    a.serve(ID)
+    lan.inside(NODE_A, remove)
+    with pytest.raises(NotFound):
+        a.refresh()
+    descriptor = os.open(lan.directory / NODE_A, os.O_RDONLY)
+    lan.inside("switch", lambda: plug_in(NODE_A, namespace=descriptor))
+    os.close(descriptor)
+    lan.inside(NODE_A, lambda: configure(NODE_A))
+    assert a.refresh() == (ID,)
+    say(lan, MACHINE, b"hello")
+    assert box.received(1) == [b"hello"]
+    assert within(PATIENCE_SECONDS, lambda: wire.announces(V4))
 
 
 def test_another_address_of_the_node_is_spoken_from(

@@ -20,6 +20,8 @@ class FakeMachine:
         self.removed: set[str] = set()
         self.attached: set[str] = set()
         self.starts = self.stops = 0
+        self.exits_to_come: dict[str, int] = {}
+        self.fetched: list[str | None] = []
         self.registry_answers = asyncio.Event()
         self.registry_answers.set()
         self.grace_is_over = asyncio.Event()
@@ -38,6 +40,7 @@ class FakeMachine:
 
     async def fetch(self, order: ContainerOrder) -> str:
         await self.registry_answers.wait()
+        self.fetched.append(order.image_digest)
         if self.failure is not None:
             raise self.failure
         return DIGEST
@@ -64,6 +67,10 @@ class FakeMachine:
         self.stops += 1
         await self.grace_is_over.wait()
         self.exit(order.id, 143)
+
+    async def await_exit(self, container_id: str) -> None:
+        if container_id in self.exits_to_come:
+            self.exit(container_id, self.exits_to_come.pop(container_id))
 
     async def clear(self, container_id: str) -> None:
         self.instances.pop(container_id, None)

@@ -127,7 +127,7 @@ class Containers:
     async def start(self, record: Record) -> None:
         """Start from the image, as at first (Cold), unless it is to be stopped; look after it."""
         if record.order.state is not DesiredState.STOPPED:
-            await self._machine.fetch(record.order)
+            await self._machine.fetch(records.pinned(record))
             await self._machine.start(record.order)
             present, now = _known(self._journal.get(record.id)), self._tools.clock.now()
             self._journal.put(records.started(present, boot=self._journal.boot, now=now))

@@ -11,7 +11,6 @@ from transship.agent.stopwatch import Stopwatch
 from transship.api.migration import MemoryTraffic, Prediction, Round, StepName
 from transship.api.placement import Strategy
 from transship.api.quantity import bytes_of
-from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
 from transship.protocol.migrations import MemoryEndpoint, MigrationReport, OutgoingOrder
 from transship.protocol.states import SideState, Verdict
@@ -90,11 +89,6 @@ class Departure:
         """Let the next one be handed over; can be repeated."""
         if self.place is not None:
             self.place.leave()
-
-    def note_lost_pages(self, failure: Exception) -> None:
-        """What the target still wants cannot be had here any more; the operator decides."""
-        if isinstance(failure, TransshipError) and failure.reason == Reason.PAGES_LOST:
-            self.failure = failure
 
     def note_drained(self, drained: MemoryTraffic) -> None:
         """What followed after the resume is a part of the whole."""

@@ -78,6 +78,9 @@ class Instances:
         grace = order.container.termination_grace_period_seconds
         await self.runtime.stop(order.id, grace_seconds=grace)
 
+    async def await_exit(self, container_id: str) -> None:
+        await self.runtime.await_exit(container_id)
+
     async def look_over(self, container_id: str) -> tuple[Obstacle, ...]:
         return await asyncio.to_thread(self._look_over, container_id)
 

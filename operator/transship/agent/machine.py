@@ -43,6 +43,10 @@ class Machine(Protocol):
         """Signal, grace period, kill; returns when nothing runs any more."""
         ...
 
+    async def await_exit(self, container_id: str) -> None:
+        """Wait a little until it is known how an instance ended that is seen to have ended."""
+        ...
+
     async def look_over(self, container_id: str) -> tuple[Obstacle, ...]:
         """What in a running container keeps it from being dumped; it is not disturbed."""
         ...

@@ -78,6 +78,15 @@ def ordered(record: Record | None, order: ContainerOrder, *, boot: str, floor: i
     )
 
 
+def pinned(record: Record) -> ContainerOrder:
+    """The order with the very image that the container was made from: its tag may have moved on.
+
+    The container's own files lie over that image's, and over no other's.
+    """
+    digest = record.order.image_digest or record.image_digest
+    return record.order.model_copy(update={"image_digest": digest})
+
+
 def departing(record: Record, *, migration: str, peer: Peer) -> Record:
     """The source begins: the container runs on, but from now on the migration can be decided."""
     _refuse_decided(record, migration)

@@ -13,6 +13,7 @@ from transship.agent.source_parts import SourceParts
 from transship.agent.way_back import WayBack
 from transship.api.migration import StepName
 from transship.api.placement import Strategy
+from transship.api.reasons import Reason
 from transship.common.errors import NotFound, TransshipError
 from transship.protocol.migrations import ResumeReply, VerdictNotice
 from transship.protocol.states import SideState, Verdict
@@ -20,6 +21,9 @@ from transship.protocol.states import SideState, Verdict
 GO_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Between tries to bring the verdict to a target that does not answer; the last one repeats."""
 DESTROY_RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+LOST_TRIES = 6
+"""In a row (4 s) that find the same: what is lost ends the container at the target."""
 
 CALM_SECONDS = 0.1
 """Before what is left here is ended: freeing memory and mounts takes processor time, which where
@@ -81,7 +85,7 @@ class Release:
         record = self._with.record(departure.order.container)
         if record.drains_to is None:
             return
-        tries = 0
+        tries = lost = 0
         with departure.watch.step(StepName.DRAIN):
             while True:
                 try:
@@ -94,7 +98,9 @@ class Release:
                     logger.bind(migration=departure.order.migration).warning(
                         "memory not drained yet: {}", e
                     )
-                    departure.note_lost_pages(e)
+                    failure = e if isinstance(e, TransshipError) else TransshipError(str(e))
+                    lost = lost + 1 if failure.reason == Reason.PAGES_LOST else 0
+                    departure.failure = failure if lost >= LOST_TRIES else None
                 if await self._is_whole(departure):
                     break
                 await asyncio.sleep(GO_RETRY_SECONDS[min(tries, len(GO_RETRY_SECONDS) - 1)])

@@ -18,6 +18,7 @@ from transship.agent.probes import Health, Prober
 from transship.agent.records import Record
 from transship.agent.supervision import (
     BackOff,
+    Seen,
     Situation,
     Step,
     exit_of,
@@ -55,6 +56,7 @@ class Supervisor:
         self._back_off = BackOff()
         self._prober: Prober | None = None
         self._last_health: Health | None = None
+        self._awaited_memory = False  # when it was seen last
 
     def begin(self) -> None:
         if self._task is None:
@@ -154,10 +156,12 @@ class Supervisor:
         record = self._record()
         if record is None:
             raise TransshipError(f"container {self.container_id} has no record")
+        seen = self._tools.machine.seen(self.container_id)
+        self._forgive_waiting(seen)
         health = self.health
         return Situation(
             record=record,
-            seen=self._tools.machine.seen(self.container_id),
+            seen=seen,
             boot=self._tools.journal.boot,
             disowned=self.disowned,
             deleting=self.deleting,
@@ -165,6 +169,13 @@ class Supervisor:
             fetched=self._fetched == record.order,
             waiting_seconds=self._back_off.waiting_seconds(at=self._tools.clock.monotonic()),
         )
+
+    def _forgive_waiting(self, seen: Seen) -> None:
+        """While a page is missing probes fail of that: they begin anew, and nothing is stopped."""
+        health = self.health
+        if (seen.awaits_memory or self._awaited_memory) and health is not None and health.failed:
+            self._stop_probing()
+        self._awaited_memory = seen.awaits_memory
 
     async def _take(self, step: Step, now: Situation) -> None:  # noqa: C901 - one arm per step
         machine, order = self._tools.machine, now.record.order
@@ -177,7 +188,7 @@ class Supervisor:
                 if not self.note.reason:
                     self.note = Note(Reason.CRASH_LOOP_BACK_OFF, told(now.record.last_exit))
             case Step.FETCH:
-                await self._fetch(order)
+                await self._fetch(now.record)
             case Step.START:
                 await self._start(order)
             case Step.STOP:
@@ -210,9 +221,10 @@ class Supervisor:
                 now.record.order, known_well=not self._started_here, changed=self.wake
             )
 
-    async def _fetch(self, order: ContainerOrder) -> None:
+    async def _fetch(self, record: Record) -> None:
+        order = record.order
         self.note = Note(Reason.PULLING_IMAGE, f"pulling {order.container.image}")
-        fetching = asyncio.create_task(self._tools.machine.fetch(order))
+        fetching = asyncio.create_task(self._tools.machine.fetch(records.pinned(record)))
         try:
             digest = await self._unless_unwanted(fetching, order)
         finally:
@@ -261,6 +273,9 @@ class Supervisor:
         """Write down the end first: an agent killed in between must not count it twice."""
         clock, journal = self._tools.clock, self._tools.journal
         self._stop_probing()
+        if now.seen.run is RunState.EXITED and now.seen.exit_code is None:
+            await self._tools.machine.await_exit(self.container_id)
+            now = self._observe()
         last = exit_of(now, at=clock.now())
         unwanted = now.deleting or now.record.order.state is DesiredState.STOPPED
         if unwanted or (last is not None and not starts_again(now, last)):

@@ -46,6 +46,7 @@ class WayForward:
             await _both(self._copy_files(departure, files), self._make_ready(departure))
             await self._copy_memory(departure)
             await files.catch_up()
+            await self._with.residents.rest(order.container)  # before its turn
             await self._rounds.keep_up(departure)
             await self._require_movable(departure)  # as it is now: all that may have taken long
         await self._hand_over(departure, files)

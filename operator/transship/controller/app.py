@@ -6,7 +6,8 @@ import argparse
 import asyncio
 import os
 import socket
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -102,14 +103,17 @@ def parse(argv: Sequence[str] | None) -> Options:
 
 async def serve(options: Options) -> None:
     """Run until a signal, or until leadership is lost."""
-    clock = SystemClock()
-    async with await KubeClient.connect(options.kubeconfig) as client:
+    clock, stop = SystemClock(), asyncio.Event()
+    async with await KubeClient.connect(options.kubeconfig) as client, AsyncExitStack() as stack:
         leases = Leases(client)
         leadership = None
         if options.leader_elect:
             leadership = Leadership(leases, clock=clock, identity=options.name)
         if leadership is not None:
-            await leadership.acquire()
+            async with _answering(options.health_port):
+                await leadership.acquire()
+            keeping = asyncio.create_task(_stop_after(leadership.keep(), stop))
+            stack.callback(keeping.cancel)
         cluster, make = client, partial(AgentClient)
         if leadership is not None:
             cluster = KubeClient(LeadersTransport(client.transport, leadership))
@@ -118,7 +122,7 @@ async def serve(options: Options) -> None:
         try:
             deps = compose(cluster, connections, clock=clock, name=options.name)
             await fill(deps)
-            await _run(deps, options, leases, leadership)
+            await _run(deps, options, leases, stop)
         finally:
             await connections.close()
 
@@ -141,21 +145,16 @@ def compose(
     )
 
 
-async def _run(
-    deps: Deps, options: Options, heartbeats: Heartbeats, leadership: Leadership | None
-) -> None:
+async def _run(deps: Deps, options: Options, heartbeats: Heartbeats, stop: asyncio.Event) -> None:
     registry = kopf.OperatorRegistry()
     kopf.on.startup(registry=registry)(configure)
     kopf.on.login(registry=registry)(_login)
-    stop = asyncio.Event()
     loops = Loops(deps, ProcessLife(stop))
     register(registry, deps, loops)
     watch = NodeWatch(deps, heartbeats)
     beside = [deps.fleet.run(), _relist(deps, loops, stop), _keep_pools(deps), watch.run()]
     if options.metrics_port is not None:
         beside.append(_serve_metrics(deps.metrics, options.metrics_port))
-    if leadership is not None:
-        beside.append(_stop_after(leadership.keep(), stop))
     tasks = [asyncio.create_task(each) for each in beside]
 
     # at its end kopf waits 5 s for tasks that go on, its own waiter for the stop flag among them
@@ -178,6 +177,27 @@ async def _run(
         for task in tasks:
             task.cancel()
         await asyncio.gather(loops.end(), *tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _answering(port: int | None) -> AsyncIterator[None]:
+    """Answer at the place where kopf does later: one that waits for the lease is well, too."""
+    if port is None:
+        yield
+        return
+
+    async def well(_: web.Request) -> web.Response:
+        return web.json_response({})
+
+    app = web.Application()
+    app.add_routes([web.get("/healthz", well)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, port=port).start()
+        yield
+    finally:
+        await runner.cleanup()
 
 
 def _health_url(port: int | None) -> str | None:

@@ -207,7 +207,7 @@ class PlacementLoop:
 
     async def _prune(self, placement: ContainerPlacement, seen: Seen) -> None:
         """Keep the history within its limits."""
-        for migration in expired_history(seen.migrations, placement):
+        for migration in expired_history(seen.migrations, placement, silent=seen.silent):
             meta = migration.metadata
             with suppress(TransshipError):  # somebody else did it, or the next pass does
                 await self._deps.cluster.delete(

@@ -29,7 +29,7 @@ from typing import TypeVar
 from loguru import logger
 from pyroute2 import IPRoute
 
-from transship.common.errors import NotFound, Refused
+from transship.common.errors import NotFound, Refused, TransshipError
 from transship.network import links, namespaces, netlink, sysctls, underlay
 from transship.network.addresses import Address, Owner
 from transship.network.announcements import Announcer
@@ -216,6 +216,9 @@ class ContainerNetwork:
         self._underlay = self._on_node(lambda: underlay.inspect(before.name))
         led_in = self._on_node(lambda: _led_in(self._underlay.index))
         changed = self._underlay != before
+        if self._underlay.index != before.index:
+            self._announcer.close()
+            self._announcer = self._on_node(lambda: Announcer(before.name))
         lost = [one for one in sorted(self._serving) if changed or not self._is_led_in(one, led_in)]
         if lost:
             self.prepare_node()
@@ -229,7 +232,11 @@ class ContainerNetwork:
         with self._turning:
             if container_id not in self._serving:
                 return False
-            self.hold(container_id)
+            try:
+                self.hold(container_id)
+            except TransshipError as e:  # its link is gone, say: no reason to leave the others out
+                logger.bind(container=container_id, error=str(e)).debug("not led in again")
+                return False
             self.announce(container_id)
         return True
 

@@ -7,7 +7,7 @@ changed again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from transship.api.conditions import Condition, Status, find
@@ -145,8 +145,13 @@ def resolve_strategy(wish: Strategy, *, stopped: bool) -> tuple[Strategy, str]:
     return wish, ""
 
 
-def expired_history(migrations: Migrations, placement: ContainerPlacement) -> Migrations:
-    """Finished migrations beyond the limits. Failures that the back-off counts are kept."""
+def expired_history(
+    migrations: Migrations, placement: ContainerPlacement, *, silent: Callable[[str], bool]
+) -> Migrations:
+    """Finished migrations beyond the limits.
+
+    Kept are failures that the back-off counts, and what tells that a silent node has something.
+    """
     settings, counted = placement.spec.migration, placement.metadata.generation
     finished = [m for m in migrations if is_finished(m) and m.metadata.deletion_timestamp is None]
     newest = sorted(finished, key=lambda m: (m.spec.epoch, m.spec.attempt), reverse=True)
@@ -156,7 +161,11 @@ def expired_history(migrations: Migrations, placement: ContainerPlacement) -> Mi
         *succeeded[_limit(settings.successful_history_limit) :],
         *others[_limit(settings.failed_history_limit) :],
     ]
-    return [m for m in surplus if has_succeeded(m) or generation_of(m) != counted]
+    telling = {move for node, move in unsettled_nodes(migrations).items() if silent(node)}
+    return [
+        m for m in surplus
+        if (has_succeeded(m) or generation_of(m) != counted) and m.metadata.name not in telling
+    ]  # fmt: skip
 
 
 def _limit(given: int | None) -> int:

@@ -147,14 +147,14 @@ class Runtime:
             cgroups.thaw(self.hierarchies, self.layout.cgroup(container_id))
             if not await pidfds.ended(process, timeout_seconds=grace_seconds):
                 await self._kill(container_id, process=process)
-        await self._exit_file(container_id)
+        await self.await_exit(container_id)
         logger.bind(container=container_id).info("container stopped")
         return self.inspect(container_id)
 
     async def destroy(self, container_id: str) -> None:
         """End it at once; a frozen, stopped or half restored copy does not run on for that."""
         await self.kill(container_id)
-        await self._exit_file(container_id)
+        await self.await_exit(container_id)
         await self._clear(container_id)
 
     async def kill(self, container_id: str) -> None:
@@ -174,7 +174,8 @@ class Runtime:
                 f"killing the container {container_id}: not gone in {KILL_TIMEOUT_SECONDS:g} s"
             )
 
-    async def _exit_file(self, container_id: str) -> None:
+    async def await_exit(self, container_id: str) -> None:
+        """Process 1 has ended: conmon empties its pipes, and then writes down how."""
         try:
             async with asyncio.timeout(EXIT_FILE_TIMEOUT_SECONDS):
                 await exits.written(self.layout, container_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,10 +74,16 @@ class Freezer:
             raise NotFound(f"reading the freezer {self.path}: {e.strerror}") from e
 
     def processes(self) -> tuple[int, ...]:
-        """As this process's pid namespace counts them."""
-        with contextlib.suppress(OSError):
+        """As this process's pid namespace counts them; none where the cgroup is gone.
+
+        Raises OSError where the kernel does not tell (descriptors are short, say).
+        """
+        try:
             return tuple(int(word) for word in (self.path / "cgroup.procs").read_text().split())
-        return ()
+        except OSError as e:
+            if e.errno in {errno.ENOENT, errno.ENODEV}:
+                return ()
+            raise
 
     async def freeze(self, *, timeout_seconds: float = FREEZE_TIMEOUT_SECONDS) -> None:
         """Freeze, and return when all tasks are.

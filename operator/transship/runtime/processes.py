@@ -30,10 +30,13 @@ def below(pid: int, *, parents: Mapping[int, int]) -> tuple[int, ...]:
 
 
 def named(pids: Iterable[int]) -> tuple[Process, ...]:
-    """What each process is called in its own pid namespace; those that are gone are left out."""
+    """What each process is called in its own pid namespace; those that are gone are left out.
+
+    Raises OSError where the kernel does not tell: that one is gone is concluded from nothing else.
+    """
     found = []
     for pid in pids:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             status = Path(f"/proc/{pid}/status").read_text()
             found.append(Process(inside=_innermost(status), outside=pid))
     return tuple(found)

@@ -136,13 +136,27 @@ def look(root: Path, names: Iterable[str]) -> Look:
     return Look(taken, frozenset(done.stdout.split(b"\0")[:-1]))
 
 
+def _moved_folders(old: Iterable[bytes], new: Iterable[bytes]) -> list[str]:
+    """Folders that may have been renamed away and back: a copy meanwhile lacks what is in them.
+
+    That changes nothing but their change time, unlike what is done in a folder.
+    """
+    known = {line.split(b" ", 1)[1] for line in old}
+    return [
+        Trace.of(line).path for line in new
+        if line.split(b" ", _FIELDS)[-2] == b"d" and line.split(b" ", 1)[1] in known
+    ]  # fmt: skip
+
+
 def changes(
     before: Look, after: Look, *, always: Iterable[str] = (), below: Iterable[str] = ()
 ) -> Changes:
     """Compare two looks; `always` are files in doubt for another reason (mapped ones)."""
+    old, new = before.lines - after.lines, after.lines - before.lines
+    below = [*below, *_moved_folders(old, new)]
     doubtful = {*(after.lines & before.unsettled), *after.named(always, below=below)}
-    found = [Trace.of(line) for line in (after.lines - before.lines) | doubtful]
-    gone = {Trace.of(line).path for line in before.lines - after.lines}
+    found = [Trace.of(line) for line in new | doubtful]
+    gone = {Trace.of(line).path for line in old}
     return Changes(
         files=tuple(sorted(one.path for one in found)),
         removed=tuple(sorted(gone - {one.path for one in found})),

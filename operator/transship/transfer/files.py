@@ -50,6 +50,9 @@ _SENDER = (
     "--no-human-readable",
 )
 
+FEW_NAMES = 1000
+"""Listed at once: of more (10 us each) the event loop would stand still for others' handovers."""
+
 _NAMED = re.compile(rb"^send (.+?)/?\n", re.MULTILINE)
 _ESCAPED = re.compile(rb"\\#([0-7]{3})")
 """How rsync writes what a terminal would not print."""
@@ -94,14 +97,21 @@ async def send_files(
     named too: those that rsync adds by itself come with the attributes that are filtered out of
     all others (3.5.1), and one left out would get a time of its own.
     """
-    parents = {str(each) for name in files for each in PurePosixPath(name).parents} - {"."}
-    names = sorted(parents.union(files, in_folders(root, removed)))
+    if len(files) + len(removed) <= FEW_NAMES:
+        listing = _listing(root, files, removed)
+    else:
+        listing = await asyncio.to_thread(_listing, root, files, removed)
     words = ["--ignore-times", "--no-implied-dirs", "--delete-missing-args", "--force"]
     words += ["--files-from=-", "--from0", "."]
-    listing = b"\0".join(name.encode("utf-8", "surrogateescape") for name in names)
     return await _send(
         root, words, stream=stream, timeout_seconds=timeout_seconds, stdin=listing, pace=pace
     )
+
+
+def _listing(root: Path, files: Sequence[str], removed: Sequence[str]) -> bytes:
+    parents = {str(each) for name in files for each in PurePosixPath(name).parents} - {"."}
+    names = sorted(parents.union(files, in_folders(root, removed)))
+    return b"\0".join(name.encode("utf-8", "surrogateescape") for name in names)
 
 
 async def send_in_place(

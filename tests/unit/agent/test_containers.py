@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from transship.agent.containers import Containers
 from transship.agent.journal import Journal
 from transship.agent.machine import Tools
 from transship.agent.probes import Outcome, Prober
+from transship.agent.supervision import Seen
 from transship.api.container import RestartPolicy
 from transship.api.placement import DesiredState
 from transship.api.reasons import Reason
@@ -288,6 +290,33 @@ async def test_a_frozen_copy_stays_frozen_over_a_restart_of_the_agent(node: Node
     assert node.containers.report(ID).run is RunState.FROZEN
 
 
+async def test_a_container_is_started_anew_from_the_image_that_it_was_made_from(node: Node) -> None:
+    """Its tag may mean another one by now."""
+    node.containers.apply(order())
+    await node.until_running()
+    await node.restart_agent()
+    node.exit(1)
+    await node.until(lambda r: r.restarts == 1)
+    await node.until_running()
+    node.containers.apply(order(state=DesiredState.STOPPED))
+    await node.until(lambda r: r.record is RecordState.STOPPED)
+    node.containers.apply(order())
+    await node.until_running()
+    assert node.machine.fetched == [None, DIGEST]
+
+
+async def test_how_it_ended_is_awaited_where_it_is_not_known_yet(node: Node) -> None:
+    node.containers.apply(order(policy=RestartPolicy.ON_FAILURE))
+    await node.until_running()
+    node.machine.exits_to_come[ID] = 0
+    node.machine.instances[ID] = Seen(RunState.EXITED)
+    node.containers.ended(ID)
+    report = await node.until(lambda r: r.record is RecordState.STOPPED)
+    assert report.last_exit is not None
+    assert (report.last_exit.exit_code, report.last_exit.reason) == (0, "Completed")
+    assert node.machine.starts == 1
+
+
 async def test_what_is_being_stopped_is_not_given_away_before_that_is_done(node: Node) -> None:
     """The end of its grace would kill the copy that was given away meanwhile."""
     node.containers.apply(order())
@@ -324,6 +353,24 @@ async def test_it_is_ready_when_its_probe_says_so(node: Node) -> None:
     report = await node.until(lambda r: r.reason == Reason.CONTAINER_NOT_READY)
     assert "not yet" in report.message
     assert not report.ready
+
+
+async def test_probes_that_fail_for_want_of_memory_stop_nothing(node: Node) -> None:
+    """After a post-copy whose source is away it waits for its pages, however long that takes."""
+    node.containers.apply(order(liveness_probe=PROBE))
+    await node.until_running()
+    running = node.machine.seen(ID)
+    node.machine.instances[ID] = replace(running, awaits_memory=True)
+    node.answering.outcome = Outcome(succeeded=False, answer="no answer in 1 s")
+    asked = node.answering.asked
+    async with asyncio.timeout(10):
+        while node.answering.asked < asked + 3:
+            await node.settle()
+            await asyncio.sleep(0.01)
+    node.answering.outcome = Outcome(succeeded=True)
+    node.machine.instances[ID] = running
+    await node.until_running()
+    assert (node.machine.starts, node.machine.stops) == (1, 0)
 
 
 async def test_a_failed_liveness_probe_restarts_it(node: Node) -> None:

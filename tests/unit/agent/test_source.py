@@ -13,6 +13,7 @@ from fakes.agent_pair import Pair
 from fakes.agent_peers import FakePeers
 from fakes.agent_world import FakeCopies
 from fakes.orders import ID
+from transship.agent.release import LOST_TRIES
 from transship.api.migration import MemoryTraffic, StepName
 from transship.api.placement import Strategy
 from transship.api.reasons import Reason
@@ -376,7 +377,10 @@ def test_memory_is_kept_until_its_target_is_declared_gone(
 def test_pages_that_the_source_has_lost_are_reported(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tries = []
+
     async def lost(*_: object, **__: object) -> MemoryTraffic:
+        tries.append(report_of(pair).reason)
         raise TransshipError("process 7 is not there any more", reason=Reason.PAGES_LOST)
 
     with monkeypatch.context() as patch:
@@ -386,6 +390,7 @@ def test_pages_that_the_source_has_lost_are_reported(
         pair.begin()
         pair.until(lambda: report_of(pair).reason, equals=Reason.PAGES_LOST)
         assert report_of(pair).state is SideState.RELEASED
+        assert tries == [""] * LOST_TRIES  # nobody ends a container for what is seen once
     pair.until(pair.source_state, equals=SideState.DONE)
     assert report_of(pair).reason == ""
 

@@ -117,16 +117,30 @@ def made(**limits: int) -> ContainerPlacement:
     return base.model_copy(update={"spec": spec})
 
 
+def nobody(_: str) -> bool:
+    return False
+
+
 def test_history_beyond_the_limits_expires_oldest_first() -> None:
     good = [ended(migration(epoch=n), good=True) for n in range(1, 6)]
     bad = [ended(migration(epoch=9, attempt=n), good=False) for n in range(1, 6)]
     running = migration(epoch=9, attempt=6)
-    names = {m.metadata.name for m in expired_history([*good, *bad, running], made())}
+    names = {
+        m.metadata.name for m in expired_history([*good, *bad, running], made(), silent=nobody)
+    }
     assert names == {"web-1-1", "web-2-1", "web-9-1", "web-9-2"}
-    none = expired_history(good, made(successful_history_limit=0))
+    none = expired_history(good, made(successful_history_limit=0), silent=nobody)
     assert len(none) == 5
 
 
 def test_failures_that_the_back_off_counts_are_kept() -> None:
     bad = [ended(migration(attempt=n, generation=9), good=False) for n in range(1, 6)]
-    assert expired_history(bad, made()) == []
+    assert expired_history(bad, made(), silent=nobody) == []
+
+
+def test_what_tells_of_a_silent_node_is_kept() -> None:
+    """A deletion waits for that node; who answers tells of it by itself."""
+    good = [ended(migration(), good=True, source_state="Released")]
+    limits = made(successful_history_limit=0)
+    assert expired_history(good, limits, silent=lambda node: node == "node-a") == []
+    assert expired_history(good, limits, silent=nobody) == good

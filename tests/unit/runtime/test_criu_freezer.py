@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,19 @@ def v2(tmp_path: Path) -> Freezer:
     (tmp_path / "cgroup.events").write_text("populated 1\nfrozen 0\n")
     (tmp_path / "cgroup.procs").write_text("")
     return Freezer(tmp_path, unified=True)
+
+
+def test_a_cgroup_that_is_gone_has_no_processes(tmp_path: Path) -> None:
+    assert Freezer(tmp_path / "gone", unified=True).processes() == ()
+
+
+def test_a_shortage_is_no_empty_cgroup(v1: Freezer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> str:
+        raise OSError(errno.EMFILE, "descriptors are short")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(OSError, match="short"):
+        v1.processes()
 
 
 async def test_freezing_v1_writes_its_word(v1: Freezer) -> None:

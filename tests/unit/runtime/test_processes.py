@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
+from pathlib import Path
+
+import pytest
 
 from transship.runtime import processes
 from transship.runtime.processes import Process, named
@@ -15,6 +19,17 @@ def test_a_process_that_is_gone_is_left_out() -> None:
     child = subprocess.Popen(["true"])
     child.wait()
     assert named([child.pid]) == ()
+
+
+def test_that_a_process_is_gone_is_not_concluded_from_a_shortage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> str:
+        raise OSError(errno.EMFILE, "descriptors are short")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(OSError, match="short"):
+        named([os.getpid()])
 
 
 def test_the_innermost_of_several_numbers_counts() -> None:

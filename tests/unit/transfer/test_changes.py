@@ -50,6 +50,21 @@ def test_a_new_file_comes_with_its_folder_whose_times_it_changed(tmp_path: Path)
     assert found.bytes == 5
 
 
+def test_what_is_in_a_folder_that_was_renamed_away_and_back_is_sent_again(tmp_path: Path) -> None:
+    """A copy that ran meanwhile has seen nothing of it under its name."""
+    make(tmp_path)
+    folder, away = tmp_path / "upper" / "folder", tmp_path / "upper" / "away"
+    (folder / "deeper").mkdir()
+    (folder / "deeper" / "other").write_text("one")
+    (tmp_path / "upper" / "beside").write_text("one")
+    before = settled(tmp_path)
+    folder.rename(away)
+    away.rename(folder)
+    found = changes(before, look(tmp_path, ["upper"])).files
+    assert {"upper/folder/file", "upper/folder/deeper/other"} <= set(found)
+    assert "upper/beside" not in found
+
+
 def test_a_removed_file_is_named_as_removed(tmp_path: Path) -> None:
     make(tmp_path)
     before = settled(tmp_path)

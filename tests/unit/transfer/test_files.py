@@ -175,6 +175,15 @@ async def test_named_files_are_sent_whatever_their_times_say(
     assert (target / "upper" / "a file").read_text() == "two"
 
 
+async def test_many_named_files_arrive_as_few_do(
+    source: Path, target: Path, opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transship.transfer.files.FEW_NAMES", 0)
+    (source / "upper" / "a file").write_text("one")
+    await send_named(opener, source, ["upper/a file"])
+    assert (target / "upper" / "a file").read_text() == "one"
+
+
 async def test_a_file_in_doubt_keeps_its_other_names(
     source: Path, target: Path, opener: Opener
 ) -> None:

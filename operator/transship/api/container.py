@@ -190,9 +190,10 @@ class Container(ApiModel):
     """[REGISTRY/]NAME[:TAG][@sha256:DIGEST]. A tag is resolved once, when the container is made:
     status.imageDigest says to what."""
     command: Command = ()
-    """Replaces the image's entrypoint."""
+    """Replaces the image's entrypoint. As in a Pod $(NAME) stands for a variable of env (not for
+    one that only the image has), and $$ for a single $."""
     args: Command = ()
-    """Replaces the image's command."""
+    """Replaces the image's command. $(NAME) and $$ mean what they mean in command."""
     env: Annotated[tuple[EnvVar, ...], Field(**list_map("name", max_items=512))] = ()
     """Added to the image's environment."""
     working_dir: Path | None = None

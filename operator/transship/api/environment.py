@@ -47,7 +47,7 @@ class FieldSelector(ApiModel):
 
 
 class EnvVarSource(ApiModel):
-    """Where a variable's value comes from: exactly one of the three."""
+    """Where a variable's value comes from: exactly one of the three. It is taken as it is."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -78,5 +78,5 @@ class EnvVar(ApiModel):
 
     name: EnvName
     value: Annotated[str, Field(max_length=131072)] | None = None  # MAX_ARG_STRLEN of the kernel
-    """The value itself."""
+    """The value itself; as in a Pod $(NAME) stands for a variable before it in env, $$ for a $."""
     value_from: EnvVarSource | None = None

@@ -30,6 +30,9 @@ class ResolvedVolume(Message):
 class ContainerOrder(Message):
     """What the operator wants this node to hold. Every env entry has a plain value here.
 
+    References are resolved too, once, where the spec is read: the agent expands nothing, since a
+    second time would change what a Secret says and what $$ keeps from being a reference.
+
     id is the placement's UID. An agent refuses an order whose epoch is older than its record's, and
     an order for epoch 1 while it has promised the container away.
     """

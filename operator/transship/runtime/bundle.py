@@ -6,7 +6,6 @@ names paths of the node, which are the same on every node too (layout.py).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -43,8 +42,6 @@ READONLY_PATHS = (
     "/proc/sysrq-trigger",
 )  # fmt: skip
 
-_REFERENCE = re.compile(r"\$(\$|\(([-._a-zA-Z][-._a-zA-Z0-9]*)\))")
-
 
 @dataclass(frozen=True)
 class Host:
@@ -67,7 +64,10 @@ def runtime_spec(
     layout: Layout,
     host: Host,
 ) -> oci.Spec:
-    """Build config.json. env has the container's variables with valueFrom resolved."""
+    """Build config.json. Neither env nor the container's words are expanded: an order has them so.
+
+    The image's words and variables mean what they say, as in a Pod.
+    """
     names = capabilities(container.security_context, host=host)
     return oci.Spec(
         process=_process(
@@ -105,7 +105,7 @@ def _process(
     return oci.Process(
         terminal=container.tty,
         user=oci.User(uid=identity.uid, gid=identity.gid, additional_gids=identity.additional_gids),
-        args=tuple(expand(word, variables=variables) for word in arguments(container, image)),
+        args=arguments(container, image),
         env=tuple(f"{name}={value}" for name, value in variables.items()),
         cwd=container.working_dir or image.working_dir or "/",
         capabilities=oci.CapabilitySets(bounding=prefixed, effective=prefixed, permitted=prefixed),
@@ -130,21 +130,10 @@ def arguments(container: Container, image: ImageConfig) -> tuple[str, ...]:
 def environment(
     image: ImageConfig, *, env: Mapping[str, str], hostname: str, home: str
 ) -> dict[str, str]:
-    """The image's variables, hidden by the container's, whose $(NAME) mean earlier ones."""
+    """The image's variables, hidden by the container's, whose references are resolved already."""
     variables = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname, "HOME": home}
     variables |= dict(entry.partition("=")[::2] for entry in image.env)
-    for name, value in env.items():
-        variables[name] = expand(value, variables=variables)
-    return variables
-
-
-def expand(text: str, *, variables: Mapping[str, str]) -> str:
-    """As in a Pod: $(NAME) is replaced, an unknown one stays as it is, $$ is a dollar sign."""
-
-    def replaced(match: re.Match[str]) -> str:
-        return "$" if match[1] == "$" else variables.get(match[2], match[0])
-
-    return _REFERENCE.sub(replaced, text)
+    return variables | dict(env)
 
 
 def capabilities(context: SecurityContext, *, host: Host) -> tuple[str, ...]:

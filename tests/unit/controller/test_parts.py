@@ -450,6 +450,25 @@ class TestResolver:
             await self.order(FakeData(), container={"image": "web", "env": env})
         assert "spec.nodeName" in caught.value.message
 
+    async def test_only_what_the_spec_itself_says_is_expanded_and_only_once(self) -> None:
+        data = FakeData()
+        data.contents[DataKind.SECRET, "login"] = {"word": b"pa$$word$(USER)"}
+        secret = {"secretKeyRef": {"name": "login", "key": "word"}}
+        env = [
+            {"name": "USER", "value": "me"},
+            {"name": "WORD", "valueFrom": secret},
+            {"name": "LINE", "value": "$(USER):$(WORD)"},
+        ]
+        args = ["$(LINE)", "$$(USER)", "$(PATH)", "$(HOSTNAME)"]
+        order = await self.order(data, container={"image": "web", "env": env, "args": args})
+        values = {variable.name: variable.value for variable in order.container.env}
+        assert values == {
+            "USER": "me", "WORD": "pa$$word$(USER)", "LINE": "me:pa$$word$(USER)"
+        }  # fmt: skip
+        assert order.container.args == (
+            "me:pa$$word$(USER)", "$(USER)", "$(PATH)", "$(HOSTNAME)"
+        )  # fmt: skip
+
     async def test_a_missing_key_is_named_unless_it_is_optional(self) -> None:
         data = FakeData()
         data.contents[DataKind.CONFIG_MAP, "words"] = {"hello": b"x"}

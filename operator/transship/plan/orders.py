@@ -9,7 +9,8 @@ from hashlib import sha256
 
 from transship.api.placement import ContainerPlacement, PlacementSpec
 
-_REFERENCE = re.compile(r"\$(?:\$|\(([-._a-zA-Z][-._a-zA-Z0-9]*)\))")
+# to the first closing parenthesis, whatever is before it: $(cat $(FILE)) refers to "cat $(FILE"
+_REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 
 
 def order_digest(spec: PlacementSpec, *, addresses: Sequence[str]) -> str:

@@ -37,6 +37,10 @@ def test_a_default_written_out_is_the_same_order() -> None:
         ("$$(NAME)", "$(NAME)"),
         ("$NAME ${NAME} $", "$NAME ${NAME} $"),
         ("$(NAME", "$(NAME"),
+        ("$(NAME $$", "$(NAME $"),
+        ("$(cat $(NAME)) $(NAME)", "$(cat $(NAME)) web"),
+        ("$(echo $$)", "$(echo $$)"),
+        ("$()", "$()"),
     ],
 )
 def test_references_are_expanded_as_in_a_pod(text: str, expanded: str) -> None:

@@ -17,6 +17,7 @@ from transship.api.placement import Strategy
 from transship.api.quantity import bytes_of
 from transship.api.reasons import Reason
 from transship.plan.addresses import family_of
+from transship.plan.cpu_features import usable_by_programs
 from transship.plan.nodes import Node, unusable
 from transship.plan.obstacles import Obstacle, obstacle
 
@@ -88,7 +89,8 @@ def cpu_features_suffice(facts: Facts) -> Obstacle | None:
     source, target = facts.source.agent.status.features, facts.target.agent.status.features
     if not target.cpu_flags:
         return None
-    missing = sorted(set(source.cpu_flags) - set(target.cpu_flags))
+    needed = usable_by_programs(source.cpu_flags, machine=source.machine)
+    missing = sorted(needed - set(target.cpu_flags))
     if not missing:
         return None
     more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""

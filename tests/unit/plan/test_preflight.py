@@ -91,6 +91,24 @@ def test_the_missing_cpu_features_are_named() -> None:
     assert "avx2" in found.message
 
 
+def cpu(words: str, machine: str = "x86_64") -> dict[str, Any]:
+    return {"features": {"machine": machine, "cpuFlags": words.split()}}
+
+
+def test_what_only_kernel_and_firmware_use_may_differ() -> None:
+    kernels = "pti ibrs ibpb stibp ssbd ibrs_enhanced md_clear flush_l1d arch_capabilities"
+    firmware = "vmx ept vpid hwp hwp_epp dtherm pln pts ida arat x2apic rdt_a"
+    source = cpu(f"sse2 avx2 {kernels} {firmware} user_shstk split_lock_detect umip smap")
+    assert objection(facts(source, cpu("sse2 avx2 svm"))) is None
+
+
+def test_an_instruction_that_the_target_lacks_is_named_without_the_kernels_words() -> None:
+    found = objection(facts(cpu("sse2 avx512f pti vmx"), cpu("sse2")))
+    assert found is not None
+    assert found.reason == Reason.CPU_FEATURES_MISSING
+    assert "lacks avx512f, which" in found.message
+
+
 def test_requested_memory_must_be_free() -> None:
     little = {"capacity": {"freeMemoryBytes": 100 * 2**20}}
     assert objection(facts(target=little, memory="64Mi")) is None

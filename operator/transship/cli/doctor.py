@@ -1,15 +1,17 @@
 """`transship doctor`: where resources and nodes disagree, what is left over, which nodes ail.
 
-It asks every agent what it holds and compares that with the resources. It changes nothing.
+It asks every agent what it holds and compares that with the resources, twice where they disagree:
+the world goes on while it reads. It changes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 import typer
 
@@ -17,20 +19,25 @@ from transship.api.address_pool import AddressPool
 from transship.api.migration import ContainerMigration
 from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement
-from transship.cli import findings
 from transship.cli.access import Certificates, operator_secret, tls_files
 from transship.cli.findings import Finding, Told
+from transship.cli.looks import Look, lasting
 from transship.cli.options import AsJson, Kubeconfig, kubeconfig_path, print_json, print_table
 from transship.common.errors import TransshipError
 from transship.controller.connections import AgentConnections
 from transship.kube.client import KubeClient
+from transship.protocol.containers import ContainerReport
+from transship.protocol.node import NodeReport
+
+SECOND_LOOK_AFTER_SECONDS = 2.0  # the operator asks the agents, and writes what they say, each 1 s
+ASKED_AT_ONCE = 32  # the handshakes of many more would not end within a call's deadline
 
 
 def diagnose(
     kubeconfig: Kubeconfig = None, certificates: Certificates = None, as_json: AsJson = False
 ) -> None:
     """Compare the resources with the nodes; exit code 1 when anything is found."""
-    found = asyncio.run(_examine(kubeconfig, certificates))
+    found = asyncio.run(_diagnosis(kubeconfig, certificates))
     if as_json:
         print_json({"findings": [asdict(finding) for finding in found]})
     elif found:
@@ -42,44 +49,70 @@ def diagnose(
         raise typer.Exit(1)
 
 
-async def _examine(kubeconfig: Path | None, certificates: Path | None) -> list[Finding]:
+async def _diagnosis(kubeconfig: Path | None, certificates: Path | None) -> list[Finding]:
     async with await KubeClient.connect(kubeconfig_path(kubeconfig)) as client:
-        placements = await client.listing(ContainerPlacement)
-        migrations = await client.listing(ContainerMigration)
-        agents, pools = await client.listing(NodeAgent), await client.listing(AddressPool)
         secret = await operator_secret(client, certificates)
-    with tls_files(secret) as files:
-        connections = AgentConnections(files)
-        try:
-            told, silent = await _ask(connections, agents.resources)
-        finally:
-            await connections.close()
-    now = datetime.now(UTC)
-    held = {node: said.containers for node, said in told.items()}
-    complete = not silent and not agents.unreadable
-    return [
-        *findings.unreadable_findings(placements, migrations, agents, pools),
-        *findings.node_findings(agents.resources),
-        *silent,
-        *findings.container_findings(placements, held, complete=complete),
-        *findings.journal_findings(told),
-        *findings.leftover_findings(told),
-        *findings.migration_findings(migrations.resources, placements, now=now),
-        *findings.deletion_findings([*placements.resources, *migrations.resources], now=now),
-        *findings.address_findings(pools, placements),
-    ]
+        with tls_files(secret) as files:
+            connections = AgentConnections(files)
+            try:
+                return await examine(lambda: _look(client, connections))
+            finally:
+                await connections.close()
 
 
-async def _ask(
-    connections: AgentConnections, agents: Iterable[NodeAgent]
-) -> tuple[dict[str, Told], list[Finding]]:
-    told: dict[str, Told] = {}
-    silent = []
-    for agent in agents:
-        node = agent.metadata.name
-        try:
-            client = connections.to(agent)
-            told[node] = Told(await client.node_report(), await client.containers())
-        except TransshipError as e:
-            silent.append(Finding(f"node {node}", e.message, "look at the agent's log there"))
-    return told, silent
+async def examine(
+    look: Callable[[], Awaitable[Look]], *, pause_seconds: float = SECOND_LOOK_AFTER_SECONDS
+) -> list[Finding]:
+    """What is found; contradictions only where a second look finds them as well."""
+    first = await look()
+    if not first.contradictions():
+        return first.findings()
+    await asyncio.sleep(pause_seconds)
+    return lasting(first, await look())
+
+
+async def _look(client: KubeClient, connections: AgentConnections) -> Look:
+    placements = await client.listing(ContainerPlacement)
+    migrations = await client.listing(ContainerMigration)
+    agents, pools = await client.listing(NodeAgent), await client.listing(AddressPool)
+    told, silent = await ask(agents.resources, connections.to)
+    return Look(placements, migrations, agents, pools, told, silent, now=datetime.now(UTC))
+
+
+class Asked(Protocol):
+    """What the doctor asks of an agent."""
+
+    async def node_report(self) -> NodeReport: ...
+
+    async def containers(self) -> tuple[ContainerReport, ...]: ...
+
+
+async def ask(
+    agents: Iterable[NodeAgent], to: Callable[[NodeAgent], Asked]
+) -> tuple[dict[str, Told], tuple[Finding, ...]]:
+    """All of them at the same time, so that one that does not answer makes no other's answer old.
+
+    to: as AgentConnections.to, raising Unreachable for an agent that cannot be called.
+    """
+    slots = asyncio.Semaphore(ASKED_AT_ONCE)
+
+    async def answer(agent: NodeAgent) -> Told | Finding:
+        async with slots:
+            return await _answer(agent, to)
+
+    known = tuple(agents)
+    answers = await asyncio.gather(*map(answer, known))
+    told = {
+        agent.metadata.name: said
+        for agent, said in zip(known, answers, strict=True)
+        if isinstance(said, Told)
+    }
+    return told, tuple(said for said in answers if isinstance(said, Finding))
+
+
+async def _answer(agent: NodeAgent, to: Callable[[NodeAgent], Asked]) -> Told | Finding:
+    try:
+        asked = to(agent)
+        return Told(await asked.node_report(), await asked.containers())
+    except TransshipError as e:
+        return Finding(f"node {agent.metadata.name}", e.message, "look at the agent's log there")

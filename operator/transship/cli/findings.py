@@ -115,27 +115,37 @@ def container_findings(
     return found
 
 
-def migration_findings(
+def stray_findings(
+    migrations: Iterable[ContainerMigration], placements: Listing[ContainerPlacement]
+) -> list[Finding]:
+    """Moves of nothing."""
+    known = placements.uids
+    return [
+        Finding(_name(migration), "it moves a placement that is gone", "is the operator running?")
+        for migration in migrations
+        if not is_finished(migration) and migration.spec.placement_uid not in known
+    ]
+
+
+def overdue_findings(
     migrations: Iterable[ContainerMigration],
     placements: Listing[ContainerPlacement],
     *,
     now: datetime,
 ) -> list[Finding]:
-    """Moves that should have ended long ago, and moves of nothing."""
+    """Moves that should have ended long ago, those of nothing left out: see stray_findings."""
     known = placements.uids
-    found = []
-    for migration in migrations:
-        if is_finished(migration):
-            continue
-        allowed = timedelta(seconds=deadline_seconds(migration.spec.settings)) + MARGIN
-        if migration.spec.placement_uid not in known:
-            found.append(Finding(_name(migration), "it moves a placement that is gone",
-                                 "is the operator running?"))  # fmt: skip
-        elif _age(migration, now=now) > allowed:
-            phase = migration.status.phase or "new"
-            found.append(Finding(_name(migration), f"it has no end (still {phase})",
-                                 "see both agents' and the operator's log"))  # fmt: skip
-    return found
+    return [
+        Finding(
+            _name(migration),
+            f"it has no end (still {migration.status.phase or 'new'})",
+            "see both agents' and the operator's log",
+        )
+        for migration in migrations
+        if not is_finished(migration)
+        and migration.spec.placement_uid in known
+        and _age(migration, now=now) > _allowed(migration)
+    ]
 
 
 def deletion_findings(resources: Iterable[Resource], *, now: datetime) -> list[Finding]:
@@ -215,6 +225,10 @@ def _of_node(name: str, problem: str) -> Finding:
 
 def _message(conditions: Iterable[Condition], kind: str, *, otherwise: str) -> str:
     return next((c.message for c in conditions if c.type == kind), otherwise)
+
+
+def _allowed(migration: ContainerMigration) -> timedelta:
+    return timedelta(seconds=deadline_seconds(migration.spec.settings)) + MARGIN
 
 
 def _age(resource: Resource, *, now: datetime) -> timedelta:

@@ -82,9 +82,11 @@ def test_leftovers_are_found_and_living_ones_left_to_a_person() -> None:
 def test_a_migration_without_an_end_is_found_once_it_is_late() -> None:
     known, nothing = Listing((placement(),)), Listing[ContainerPlacement](())
     young, old = created(timedelta(minutes=1)), created(timedelta(days=1))
-    assert findings.migration_findings([young], known, now=NOW) == []
-    assert "it has no end" in only(findings.migration_findings([old], known, now=NOW))
-    assert "is gone" in only(findings.migration_findings([young], nothing, now=NOW))
+    assert findings.overdue_findings([young], known, now=NOW) == []
+    assert findings.stray_findings([young, old], known) == []
+    assert "it has no end" in only(findings.overdue_findings([old], known, now=NOW))
+    assert "is gone" in only(findings.stray_findings([old], nothing))
+    assert findings.overdue_findings([old], nothing, now=NOW) == []
 
 
 def test_a_deleted_resource_that_stays_is_found_after_some_minutes() -> None:
@@ -132,7 +134,7 @@ def test_what_cannot_be_read_is_told_of_and_not_taken_for_gone() -> None:
     held = {"node-a": (report(),)}
     assert findings.container_findings(known, held, complete=True) == []
     young = created(timedelta(minutes=1))
-    assert findings.migration_findings([young], known, now=NOW) == []
+    assert findings.stray_findings([young], known) == []
     assert findings.address_findings(Listing((pool(UID),)), known) == []
 
 

@@ -340,7 +340,7 @@ async def a_process_gets_what_the_container_says(node: Stage) -> None:
     await node.runtime.create_and_start(wanted)
     await node.ended("a")
     first, capabilities, last = node.output("a")
-    assert first.partition(" ")[2] == "/usr named named 12"
+    assert first.partition(" ")[2] == "/usr named named $(ONE)2"  # the operator expands
     assert first.startswith("12:")
     assert int(capabilities.split()[1], 16) == 1 << 10
     assert last == "read-only"

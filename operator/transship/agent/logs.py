@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -48,8 +48,9 @@ async def stream_log(request: web.Request, source: LogSource) -> web.StreamRespo
         if wanted.follow:
             await _follow(request, response, wanted, source)
         else:
-            for line in logs.read(path, tail=wanted.tail, since=wanted.since):
-                await response.write(shown(line, wanted))
+            lines = logs.read(path, tail=wanted.tail, since=wanted.since)
+            async with aclosing(logs.in_batches(lines)) as batches:
+                await _write(response, batches, wanted)
         await response.write_eof()
     return response
 
@@ -65,13 +66,20 @@ async def _follow(
 
     watching = asyncio.create_task(_set_when(ended, over))
     try:
-        lines: AsyncIterator[LogLine] = logs.follow(
+        following = logs.follow(
             source.path(container_id), ended=ended, tail=wanted.tail, since=wanted.since
         )
-        async for line in lines:
-            await response.write(shown(line, wanted))
+        async with aclosing(following) as batches:
+            await _write(response, batches, wanted)
     finally:
         watching.cancel()
+
+
+async def _write(
+    response: web.StreamResponse, batches: AsyncIterator[tuple[LogLine, ...]], wanted: LogQuery
+) -> None:
+    async for lines in batches:
+        await response.write(b"".join(shown(line, wanted) for line in lines))
 
 
 async def _set_when(event: asyncio.Event, over: Callable[[], bool]) -> None:

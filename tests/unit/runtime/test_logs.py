@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import threading
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -53,7 +56,8 @@ async def test_following_goes_on_over_a_replaced_file_until_the_end(tmp_path):
     path.write_text(line(1, "old") + line(2, "one"))
     seen: list[str] = []
     async with asyncio.timeout(5):
-        async for entry in logs.follow(path, ended=ended, tail=1):
+        async for entries in logs.follow(path, ended=ended, tail=1):
+            (entry,) = entries
             seen.append(entry.text)
             match entry.text:
                 case "one":
@@ -75,5 +79,108 @@ async def test_following_waits_for_a_log_that_is_not_there_yet(tmp_path):
         first = asyncio.ensure_future(anext(following))
         await asyncio.sleep(0)
         path.write_text(line(1, "first"))
-        assert (await first).text == "first"
+        assert [entry.text for entry in await first] == ["first"]
     await following.aclose()
+
+
+async def followed(path: Path, *, tail: int | None = None, since: datetime | None = None):
+    ended = asyncio.Event()
+    ended.set()
+    batches = logs.follow(path, ended=ended, tail=tail, since=since)
+    return [entry.text async for entries in batches for entry in entries]
+
+
+def some_log(chance: random.Random) -> bytes:
+    """Lines out of order, torn ones, pieces, empty ones, one perhaps without its end."""
+    whole = [
+        line(chance.randrange(60), "x" * chance.randrange(40), flag=chance.choice("FP")).encode()
+        for _ in range(chance.randrange(12))
+    ]
+    lines = [each if chance.random() > 0.2 else each[chance.randrange(36, 80) :] for each in whole]
+    lines = [each for each in lines if len(each) != 1 or chance.random() > 0.5]
+    text = b"".join(lines)
+    return text[: len(text) - chance.choice([0, 0, 1, 5, 40])] if text else text
+
+
+@pytest.mark.parametrize("block_bytes", [1, 7, 100, 1 << 18])
+async def test_the_end_is_the_same_as_if_all_had_been_read(tmp_path, monkeypatch, block_bytes):
+    monkeypatch.setattr(logs, "BLOCK_BYTES", block_bytes)
+    path, chance = tmp_path / "container.log", random.Random(block_bytes)
+    since = datetime(2026, 1, 31, 12, 0, 30, tzinfo=UTC)
+    for _ in range(30):
+        path.write_bytes(some_log(chance))
+        with path.open("rb") as file:
+            every = [seen for raw in file if (seen := logs.parse(raw)) is not None]
+        newer = [seen for seen in every if seen.moment >= since]
+        assert list(logs.read(path)) == every
+        for tail in (0, 1, 3, 100):
+            assert list(logs.read(path, tail=tail)) == every[len(every) - min(tail, len(every)) :]
+            last = newer[len(newer) - min(tail, len(newer)) :]
+            assert list(logs.read(path, tail=tail, since=since)) == last
+        ended = [seen for raw in path.read_bytes().split(b"\n")[:-1] if (seen := logs.parse(raw))]
+        for tail in (0, 2, 100):
+            last = ended[len(ended) - min(tail, len(ended)) :]
+            texts = [seen.text for seen in last if seen.moment >= since]
+            assert await followed(path, tail=tail, since=since) == texts
+
+
+def with_a_hole(path: Path) -> Path:
+    """A log of a TiB: whoever reads it whole is never done."""
+    with path.open("wb") as file:
+        file.write("".join(line(second, str(second)) for second in range(3)).encode())
+        file.seek(1 << 40)
+        file.write(b"\n" + "".join(line(second, str(second)) for second in range(10)).encode())
+    return path
+
+
+@pytest.mark.timeout(10)
+async def test_of_a_large_log_only_what_is_wanted_is_read(tmp_path):
+    path = with_a_hole(tmp_path / "container.log")
+    assert next(logs.read(path)).text == "0"
+    assert [seen.text for seen in logs.read(path, tail=2)] == ["8", "9"]
+    assert await followed(path, tail=2) == ["8", "9"]
+
+
+async def test_no_log_is_read_in_the_event_loop(tmp_path, monkeypatch):
+    path, threads = tmp_path / "container.log", set()
+    path.write_text("".join(line(1, str(number)) for number in range(1000)))
+
+    def parse(raw: bytes) -> LogLine | None:
+        threads.add(threading.get_ident())
+        return original(raw)
+
+    original = logs.parse
+    monkeypatch.setattr(logs, "parse", parse)
+    read = [entry async for entries in logs.in_batches(logs.read(path)) for entry in entries]
+    assert len(read) == len(await followed(path)) == 1000
+    await followed(path, tail=3)
+    assert threading.get_ident() not in threads
+
+
+async def test_what_was_written_just_before_the_log_was_replaced_is_not_lost(tmp_path):
+    path, ended, seen = tmp_path / "container.log", asyncio.Event(), []
+    path.write_text(line(1, "one"))
+    async with asyncio.timeout(5):
+        async for entries in logs.follow(path, ended=ended):
+            seen += [entry.text for entry in entries]
+            if seen == ["one"]:
+                with path.open("a") as file:
+                    file.write(line(2, "last of the old"))
+                (tmp_path / "draft").write_text(line(3, "first of the new"))
+                (tmp_path / "draft").replace(path)
+                ended.set()
+    assert seen == ["one", "last of the old", "first of the new"]
+
+
+async def test_a_line_is_given_when_it_has_its_end(tmp_path):
+    path, ended, seen = tmp_path / "container.log", asyncio.Event(), []
+    path.write_text(line(1, "one") + line(2, "two")[:-3])
+    async with asyncio.timeout(5):
+        async for entries in logs.follow(path, ended=ended):
+            seen += [entry.text for entry in entries]
+            with path.open("a") as file:
+                file.write(line(2, "two")[-3:])
+            ended.set()
+            if len(seen) == 2:
+                break
+    assert seen == ["one", "two"]

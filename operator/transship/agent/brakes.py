@@ -84,6 +84,8 @@ class Brakes:
         began = self._used(container)
         await asyncio.sleep(USE_SECONDS)
         cores = max((self._used(container) - began) / 1e9 / USE_SECONDS, LEAST_CORES)
+        if quota.cores is not None:  # the look can catch a period's quota more than its own
+            cores = min(cores, quota.cores)
         return _Before(quota=quota.quota, period=quota.period, cores=cores)
 
     def _used(self, container: str) -> int:

@@ -82,6 +82,18 @@ async def test_it_is_slowed_by_what_it_used_and_gets_back_exactly_what_it_had(
     assert node.quota == had
 
 
+@pytest.mark.parametrize(
+    ("seen", "quota"), [(0.0, 2_000), (0.01, 2_000), (0.75, 50_000), (1.5, 1_000)]
+)
+async def test_it_is_never_left_more_than_its_own_limit(
+    node: Node, seen: float, quota: int
+) -> None:
+    node.used = itertools.count(0, round(seen * 1e9 * module.USE_SECONDS))
+    node.have(f"{quota} 100000" if node.unified else str(quota), period="100000")
+    await Brakes(node.layout).slow(ID, 0.7)
+    assert node.cores == pytest.approx(0.7 * quota / 100_000, rel=0.01)
+
+
 async def test_a_restarted_agent_releases_what_another_has_slowed(node: Node) -> None:
     had = node.quota
     await Brakes(node.layout).slow(ID, 0.2)

@@ -117,10 +117,17 @@ def enter(hierarchies: Hierarchies, cgroup: str, *, pid: int) -> None:
 def members(hierarchies: Hierarchies, cgroup: str) -> tuple[int, ...]:
     """The processes of a container, by the freezer's word in v1 (the one that must not err)."""
     with contextlib.suppress(FileNotFoundError):
-        text = (hierarchies.path(cgroup, controller="freezer") / "cgroup.procs").read_text()
-        # 0 stands for a process of another pid namespace, and means oneself to kill(2)
-        return tuple(int(word) for word in text.split() if word != "0")
+        path = hierarchies.path(cgroup, controller="freezer")
+        return pids((path / "cgroup.procs").read_text())
     return ()
+
+
+def pids(procs: str) -> tuple[int, ...]:
+    """Whom a cgroup.procs names.
+
+    0 stands for a process of another pid namespace, and means one's own group to kill(2).
+    """
+    return tuple(int(word) for word in procs.split() if word != "0")
 
 
 def kill(hierarchies: Hierarchies, cgroup: str) -> None:

@@ -32,7 +32,7 @@ import threading
 from pathlib import Path
 
 from transship.common.errors import TransshipError
-from transship.runtime import criu_rpc
+from transship.runtime import cgroups, criu_rpc
 from transship.runtime.criu_rpc import InheritedFile, Kind, Options
 from transship.runtime.gate_ends import Criu, Notice, Runc
 from transship.runtime.gate_orders import (
@@ -141,8 +141,7 @@ class Gate:
         (Path(self._orders.cgroup) / self._orders.control_file).write_text(self._orders.freeze_word)
 
     def _members(self) -> tuple[int, ...]:
-        text = (Path(self._orders.cgroup) / "cgroup.procs").read_text()
-        return tuple(int(word) for word in text.split())
+        return cgroups.pids((Path(self._orders.cgroup) / "cgroup.procs").read_text())
 
     def end(self) -> None:
         """Leave nothing that could run. CRIU is to undo what it has done, as long as it can."""

@@ -79,7 +79,7 @@ class Freezer:
         Raises OSError where the kernel does not tell (descriptors are short, say).
         """
         try:
-            return tuple(int(word) for word in (self.path / "cgroup.procs").read_text().split())
+            return cgroups.pids((self.path / "cgroup.procs").read_text())
         except OSError as e:
             if e.errno in {errno.ENOENT, errno.ENODEV}:
                 return ()

@@ -85,3 +85,8 @@ def test_a_cgroup_that_is_gone_is_not_found(tmp_path: Path) -> None:
         gone.thaw()
     assert gone.processes() == ()
     assert gone.stopped_tasks() == ()
+
+
+def test_a_process_of_another_pid_namespace_is_none_that_could_be_killed(v2: Freezer) -> None:
+    (v2.path / "cgroup.procs").write_text("0\n4711\n")
+    assert v2.processes() == (4711,)

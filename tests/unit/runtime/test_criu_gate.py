@@ -15,7 +15,7 @@ import pytest
 
 from fakes import criu as fake_criu
 from transship.runtime import criu_rpc
-from transship.runtime.criu_gate import inherited_pipes
+from transship.runtime.criu_gate import Gate, inherited_pipes
 from transship.runtime.criu_rpc import InheritedFile, Kind, Options, Request
 from transship.runtime.freezer import Freezer
 from transship.runtime.gate_orders import (
@@ -264,6 +264,27 @@ def test_what_is_no_restore_goes_to_the_real_criu(stand) -> None:
     here = stand("succeed")
     here.runc.send(Request(kind=Kind.VERSION).encode())
     assert criu_rpc.decode(here.runc.recv(PACKET_BYTES)).success
+
+
+def test_the_gate_does_not_take_a_process_of_another_pid_namespace_for_itself(
+    tmp_path, monkeypatch
+) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, _: killed.append(pid))
+    (tmp_path / "cgroup.procs").write_text("0\n4711\n")
+    orders = Orders(
+        images="", work="", root="", log_level=2, cgroup=str(tmp_path), control_file="control",
+        freeze_word="1", state_file="", frozen_line="", refuge="", refuges=(),
+    )  # fmt: skip
+    Gate(runc=None, agent=None, criu=DeadCriu(), orders=orders).end()
+    assert killed == [4711]
+
+
+class DeadCriu:
+    pid = 1
+
+    def kill(self) -> None:
+        pass
 
 
 def test_only_pipes_are_inherited() -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from transship.common.errors import CommandFailed, DeadlineExceeded
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
+KILL_TIMEOUT_SECONDS = 5.0
+KILL_POLL_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ async def run(
     """Run a program to its end.
 
     Raises CommandFailed on a non-zero status and DeadlineExceeded past the deadline; the child is
-    killed then, and also when the awaiting task is cancelled.
+    killed then with its session, and also when the awaiting task is cancelled.
     """
     words = [str(word) for word in argv]
     child = await asyncio.create_subprocess_exec(
@@ -44,6 +49,7 @@ async def run(
         env=None if env is None else dict(env),
         cwd=cwd,
         pass_fds=pass_fds,
+        start_new_session=True,  # a helper of the child (mount.nfs) shall end with it
     )
     try:
         async with asyncio.timeout(timeout_seconds):
@@ -52,12 +58,24 @@ async def run(
         raise DeadlineExceeded(f"running {words[0]}: not done in {timeout_seconds:g} s") from e
     finally:
         if child.returncode is None:
-            child.kill()
-            await child.wait()
+            await _kill(child)
     stdout, stderr = out.decode(errors="replace"), err.decode(errors="replace")
     if child.returncode != 0:
         raise CommandFailed(words, child.returncode or 0, stderr or stdout)
     return Finished(stdout, stderr)
+
+
+async def _kill(child: asyncio.subprocess.Process) -> None:
+    """Wait for the end of the child alone, and not for ever: it may be stuck in the kernel.
+
+    Process.wait of Python 3.11 waits for the pipes too, which whoever has left the session keeps.
+    """
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(KILL_TIMEOUT_SECONDS):
+            while child.returncode is None:  # noqa: ASYNC110 - there is no event but wait's
+                await asyncio.sleep(KILL_POLL_SECONDS)
 
 
 def run_blocking(

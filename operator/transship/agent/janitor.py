@@ -4,12 +4,15 @@ Everything that an agent makes is named by its container's id, and an id without
 nobody's: a record is written before the first thing is made for it, and goes after the last. Not
 touched is whatever belongs to a record in quarantine, what has not been nobody's for a while, and
 anything in which a program still runs: that is told, for a person to decide.
+
+Images go as well once no container here needs them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,9 +22,12 @@ from transship.agent.journal import Journal
 from transship.common.clock import Clock
 from transship.common.errors import TransshipError
 from transship.protocol.node import Leftover
+from transship.protocol.states import RecordState
 
 SWEEP_SECONDS = 60.0
 OLD_ENOUGH_SECONDS = 300.0  # no operation without a record takes as long
+IMAGES_SECONDS = 3600.0
+HANDED_OVER = frozenset({RecordState.FROZEN, RecordState.HELD})
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,16 @@ class Premises(Protocol):
         """All of it, never across a mount. Raises TransshipError."""
         ...
 
+    async def prune_images(
+        self, *, in_use: Collection[str], unreadable: Collection[str]
+    ) -> tuple[str, ...]:
+        """Delete the images of no container, if not in use by digest; gives back which.
+
+        unreadable: containers whose records tell nothing, so that the node must know their images.
+        Nothing is awaited before it is settled what goes. Raises TransshipError.
+        """
+        ...
+
 
 def unowned(found: Mapping[str, Remains], *, owned: frozenset[str]) -> dict[str, Remains]:
     return {key: each for key, each in found.items() if key not in owned}
@@ -55,11 +71,13 @@ class Janitor:
         self.leftovers: dict[str, Remains] = {}
         self._premises, self._journal, self._clock = premises, journal, clock
         self._since: dict[str, float] = {}
+        self._images_due = -math.inf
 
     async def run(self) -> None:
         """When an agent starts nothing is under way: what is nobody's needs no age."""
         await self.sweep(old_enough_seconds=0.0)
         while True:
+            await self.prune_images()
             await asyncio.sleep(SWEEP_SECONDS)
             await self.sweep(old_enough_seconds=OLD_ENOUGH_SECONDS)
 
@@ -72,6 +90,23 @@ class Janitor:
         for container, remains in tuple(self.leftovers.items()):
             if not remains.alive and now - self._since[container] >= old_enough_seconds:
                 await self._remove(container, remains)
+
+    async def prune_images(self) -> None:
+        """Now and then, and not beside a handover: deleting keeps the disk busy."""
+        records, now = self._journal.all(), self._clock.monotonic()
+        if now < self._images_due or any(each.state in HANDED_OVER for each in records):
+            return
+        self._images_due = now + IMAGES_SECONDS
+        digests = {d for each in records for d in (each.image_digest, each.order.image_digest) if d}
+        try:
+            removed = await self._premises.prune_images(
+                in_use=digests, unreadable=frozenset(self._journal.quarantined)
+            )
+        except (TransshipError, OSError, ValueError) as e:
+            logger.bind(cause=str(e)).warning("images that are not needed stay")
+            return
+        if removed:
+            logger.bind(images=removed).info("images that no container needs are removed")
 
     def report(self) -> tuple[Leftover, ...]:
         return tuple(

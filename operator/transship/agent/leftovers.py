@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from transship.agent.instances import Instances
 from transship.agent.janitor import Remains
+from transship.common.errors import Refused
 from transship.runtime import cgroups, pidfds
 from transship.runtime.layout import Layout
 
@@ -20,6 +21,9 @@ NAMED = re.compile(rf"({ID})(?![0-9a-z])")
 
 HELPERS = frozenset({"conmon", "criu", "runc", "rsync", "python3", "python"})
 SIGKILL = 9
+
+UNUSED_IMAGE_SECONDS = 3600.0
+"""A container that is deleted and made anew, or that moves away and back, finds its image."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,14 @@ class NodePremises:
         for file in self._files(container_id):
             file.unlink(missing_ok=True)
         await self.instances.remove(container_id)
+
+    async def prune_images(
+        self, *, in_use: Collection[str], unreadable: Collection[str]
+    ) -> tuple[str, ...]:
+        runtime = self.instances.runtime
+        if unknown := set(unreadable).difference(runtime.containers()):
+            raise Refused(f"nobody knows the images of {', '.join(sorted(unknown))}")
+        return await runtime.prune_images(in_use=in_use, unused_seconds=UNUSED_IMAGE_SECONDS)
 
     def _things(self) -> Iterator[tuple[str, str]]:
         for folder, what in self._folders().items():

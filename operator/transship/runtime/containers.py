@@ -86,7 +86,8 @@ class Runtime:
         """Image, volumes, bundle: all but overlay and network namespace. Can be repeated."""
         await asyncio.to_thread(lambda: self.overlay_features)  # tried out before any freeze
         image = await self.images.pull(order.container.image, digest=order.digest)
-        return await orders.write(order, image=image, layout=self.layout)
+        with self.images.held(image.digest):  # until what is written names it
+            return await orders.write(order, image=image, layout=self.layout)
 
     def mount(self, container_id: str) -> None:
         """Mount the root file system (1 ms). On a target: after the last file has arrived."""
@@ -207,10 +208,15 @@ class Runtime:
             cgroups.remove(self.hierarchies, cgroup)
         logger.bind(container=container_id).info("container removed")
 
-    async def prune_images(self, *, in_use: Collection[str] = ()) -> tuple[str, ...]:
-        """Delete images that no container on this node was made from (and none `in_use` names)."""
-        own = [orders.load(self.layout, name).digest for name in self.containers()]
-        return await self.images.prune({*own, *in_use})
+    async def prune_images(
+        self, *, in_use: Collection[str] = (), unused_seconds: float = 0.0
+    ) -> tuple[str, ...]:
+        """Delete images that no container on this node was made from (and none `in_use` names).
+
+        Nothing is awaited before it is settled which: no container is prepared meanwhile.
+        """
+        own = {orders.load(self.layout, name).digest for name in self.containers()}
+        return await self.images.prune({*own, *in_use}, unused_seconds=unused_seconds)
 
     # Looking.
 

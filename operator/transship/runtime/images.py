@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import re
 import shutil
 import tempfile
-from collections import defaultdict
-from collections.abc import Collection
+import time
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +33,7 @@ from transship.runtime import mounts
 RESOLVE_TIMEOUT_SECONDS = 30.0
 PULL_TIMEOUT_SECONDS = 1800.0  # a large image over a slow line
 POLICY = Path("/etc/containers/policy.json")
+MOUNTS = Path("/proc/self/mountinfo")
 
 _PART = r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*"
 _REFERENCE = re.compile(
@@ -121,6 +125,8 @@ class ImageStore:
         self._root = root
         self._insecure = frozenset(insecure_registries)
         self._pulling: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._held: Counter[str] = Counter()
+        self._drafts: set[Path] = set()  # of pulls under way
 
     async def pull(self, reference: str, *, digest: str | None = None) -> Image:
         """The image of a reference, or of this digest in its repository (what a tag once meant).
@@ -134,6 +140,8 @@ class ImageStore:
                 image = await self._fetch(wanted, digest=digest)
         if wanted.digest is None:
             self._remember(wanted, digest=digest)
+        with suppress(OSError):  # of use to `prune` alone
+            os.utime(self._directory(digest))
         return image
 
     def find(self, digest: str) -> Image | None:
@@ -144,19 +152,50 @@ class ImageStore:
         blob = (directory / "config.json").read_bytes()
         return Image(digest, _ConfigBlob.model_validate_json(blob).config, directory / "rootfs")
 
-    async def prune(self, in_use: Collection[str]) -> tuple[str, ...]:
-        """Delete the images not in use (by digest), and what a crash left half unpacked."""
-        keep = {self._directory(digest).name for digest in in_use}
-        keep |= {self._directory(d).name for d, lock in self._pulling.items() if lock.locked()}
-        pruned = []
-        for directory in self._root.glob("sha256-*"):
-            if directory.name not in keep:
-                await asyncio.to_thread(mounts.remove_tree, directory)
-                pruned.append(directory.name.replace("-", ":", 1))
-        if not any(lock.locked() for lock in self._pulling.values()):
-            for draft in self._root.glob("draft-*"):
-                await asyncio.to_thread(mounts.remove_tree, draft)
-        return tuple(pruned)
+    @contextmanager
+    def held(self, digest: str) -> Iterator[None]:
+        """Not pruned within the context; to be entered without an await after the pull."""
+        self._held[digest] += 1
+        try:
+            yield
+        finally:
+            self._held[digest] -= 1
+
+    async def prune(
+        self, in_use: Collection[str], *, unused_seconds: float = 0.0
+    ) -> tuple[str, ...]:
+        """Delete the images not in use (by digest), and what a crash left half unpacked.
+
+        Spared is what was asked for within so many seconds, and what any mount names. All that goes
+        is put aside before the first await: from then on a pull gets it anew.
+        """
+        before = time.time() - unused_seconds
+        drafts = [draft for draft in self._root.glob("draft-*") if self._is_left(draft, before)]
+        unused = self._unused(in_use, before=before)
+        for folder in [*drafts, *map(self._put_aside, unused)]:
+            await asyncio.to_thread(_remove, folder)
+        return tuple(directory.name.replace("-", ":", 1) for directory in unused)
+
+    def _is_left(self, draft: Path, before: float) -> bool:
+        return draft not in self._drafts and draft.stat().st_mtime <= before
+
+    def _unused(self, in_use: Collection[str], *, before: float) -> list[Path]:
+        busy = {digest for digest, lock in self._pulling.items() if lock.locked()}
+        held = {digest for digest, times in self._held.items() if times}
+        keep = {self._directory(digest).name for digest in {*in_use, *busy, *held}}
+        mounted = MOUNTS.read_text()
+        return [
+            directory
+            for directory in sorted(self._root.glob("sha256-*"))
+            if directory.name not in keep
+            and directory.name not in mounted  # a lower layer, whoever has it
+            and directory.stat().st_mtime <= before
+        ]
+
+    def _put_aside(self, directory: Path) -> Path:
+        draft = Path(tempfile.mkdtemp(prefix="draft-", dir=self._root))
+        directory.rename(draft / directory.name)
+        return draft
 
     def _directory(self, digest: str) -> Path:
         return self._root / digest.replace(":", "-")
@@ -179,12 +218,15 @@ class ImageStore:
         self._root.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix="draft-", dir=self._root))
         draft.chmod(0o755)  # users of the container have to pass through it
+        self._drafts.add(draft)
         try:
             await self._unpack(wanted.at(digest), tls=self._tls("--src-", wanted), draft=draft)
             draft.rename(self._directory(digest))
         except BaseException:
             await asyncio.to_thread(shutil.rmtree, draft)
             raise
+        finally:
+            self._drafts.discard(draft)
         logger.bind(image=wanted.at(digest)).info("image pulled")
         image = self.find(digest)
         assert image is not None
@@ -228,6 +270,14 @@ class ImageStore:
         note = self._note(wanted)
         digest = note.read_text() if note.exists() else None
         return digest if digest is not None and self._directory(digest).exists() else None
+
+
+def _remove(folder: Path) -> None:
+    """What cannot be deleted is left to the next pruning: somebody may write there still."""
+    try:
+        mounts.remove_tree(folder)
+    except (TransshipError, OSError) as e:
+        logger.bind(folder=str(folder), cause=str(e)).warning("a part of an image stays")
 
 
 def _skopeo() -> list[str]:

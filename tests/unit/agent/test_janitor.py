@@ -1,16 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
 
 from fakes.clock import FakeClock
 from fakes.orders import BOOT, ID, running_record
-from transship.agent.janitor import OLD_ENOUGH_SECONDS, Janitor, Remains
+from transship.agent.janitor import IMAGES_SECONDS, OLD_ENOUGH_SECONDS, Janitor, Remains
 from transship.agent.journal import Journal
 from transship.api.reasons import Reason
 from transship.common.errors import Refused
+from transship.protocol.states import RecordState
 
 STRANGER = "0b5e2c1a-0000-4000-8000-0000000000ff"
 
@@ -20,6 +22,7 @@ class FakePremises:
         self.found: dict[str, Remains] = dict(found)
         self.failing = False
         self.meanwhile = lambda: None
+        self.prunings: list[tuple[frozenset[str], frozenset[str]]] = []
 
     def remains(self) -> Mapping[str, Remains]:
         return dict(self.found)
@@ -29,6 +32,14 @@ class FakePremises:
         if self.failing:
             raise Refused("deleting: something is mounted there")
         del self.found[container_id]
+
+    async def prune_images(
+        self, *, in_use: Collection[str], unreadable: Collection[str]
+    ) -> tuple[str, ...]:
+        if self.failing:
+            raise Refused("nobody knows the images")
+        self.prunings.append((frozenset(in_use), frozenset(unreadable)))
+        return ("sha256:unused",)
 
 
 @pytest.fixture
@@ -112,3 +123,61 @@ async def test_no_container_comes_here_while_its_leftovers_are_removed(journal: 
     await Janitor(premises, journal=journal, clock=FakeClock()).sweep(old_enough_seconds=0)
     assert refusals == [Reason.DELETING]
     journal.put(running_record())
+
+
+async def test_images_go_at_the_start_and_now_and_then_but_for_those_of_records(
+    journal: Journal,
+) -> None:
+    record = running_record()
+    order = record.order.model_copy(update={"image_digest": "sha256:ordered"})
+    journal.put(record.but(order=order, image_digest="sha256:used"))
+    clock, premises = FakeClock(), found()
+    janitor = Janitor(premises, journal=journal, clock=clock)
+    await janitor.prune_images()
+    await janitor.prune_images()
+    once = (frozenset({"sha256:ordered", "sha256:used"}), frozenset())
+    assert premises.prunings == [once]
+    clock.pass_time(IMAGES_SECONDS)
+    await janitor.prune_images()
+    assert premises.prunings == [once, once]
+
+
+async def test_a_janitor_begins_with_the_images_too(journal: Journal) -> None:
+    premises = found(STRANGER)
+    running = asyncio.create_task(Janitor(premises, journal=journal, clock=FakeClock()).run())
+    async with asyncio.timeout(5):
+        while not premises.prunings:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+    assert premises.found == {}
+
+
+async def test_images_of_a_record_in_quarantine_are_for_the_node_to_know(
+    journal: Journal, tmp_path: Path
+) -> None:
+    (tmp_path / "journal" / f"{ID}.json").write_bytes(b"torn")
+    journal.load()
+    premises = found()
+    await Janitor(premises, journal=journal, clock=FakeClock()).prune_images()
+    assert premises.prunings == [(frozenset(), frozenset({ID}))]
+
+
+@pytest.mark.parametrize("state", [RecordState.FROZEN, RecordState.HELD])
+async def test_no_image_is_deleted_beside_a_handover(journal: Journal, state: RecordState) -> None:
+    record = journal.put(running_record())
+    journal.put(record.but(state=state))
+    premises = found()
+    janitor = Janitor(premises, journal=journal, clock=FakeClock())
+    await janitor.prune_images()
+    assert premises.prunings == []
+    journal.put(record)
+    await janitor.prune_images()
+    assert len(premises.prunings) == 1
+
+
+async def test_images_that_cannot_be_removed_do_not_stop_the_janitor(journal: Journal) -> None:
+    premises = found()
+    premises.failing = True
+    await Janitor(premises, journal=journal, clock=FakeClock()).prune_images()
+    assert premises.prunings == []

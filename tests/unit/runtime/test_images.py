@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import asyncio
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from transship.common.errors import InvalidInput
+from transship.runtime import images as module
+from transship.runtime import mounts
 from transship.runtime.images import ImageConfig, ImageStore, Reference, parse_reference
 
 DIGEST = "sha256:" + "a" * 64
@@ -71,3 +76,87 @@ async def test_pruning_keeps_what_is_in_use_and_sweeps_up_after_a_crash(tmp_path
     assert kept.exists()
     assert not dropped.exists()
     assert not (tmp_path / "draft-x").exists()
+
+
+OTHER = "sha256:" + "b" * 64
+
+
+def aged(directory: Path, *, seconds: float) -> Path:
+    then = time.time() - seconds
+    os.utime(directory, (then, then))
+    return directory
+
+
+async def test_what_was_asked_for_a_while_ago_stays(tmp_path):
+    young = aged(unpacked(tmp_path, DIGEST), seconds=5000)
+    aged(unpacked(tmp_path, OTHER), seconds=5000)
+    (tmp_path / "draft-young").mkdir()
+    (tmp_path / "draft-old").mkdir()
+    aged(tmp_path / "draft-old", seconds=5000)
+    store = ImageStore(tmp_path)
+    await store.pull(f"quay.io/x@{DIGEST}")
+    assert await store.prune((), unused_seconds=3600) == (OTHER,)
+    assert {path.name for path in tmp_path.iterdir()} == {young.name, "draft-young"}
+
+
+async def test_the_lower_layer_of_a_mounted_overlay_stays(tmp_path, monkeypatch):
+    directory = unpacked(tmp_path, DIGEST)
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        "77 30 0:51 / /var/lib/transship/containers/c/bundle/rootfs rw - overlay overlay "
+        f"rw,lowerdir={directory}/rootfs,upperdir=/u,workdir=/w\n"
+    )
+    monkeypatch.setattr(module, "MOUNTS", table)
+    assert await ImageStore(tmp_path).prune(()) == ()
+    table.write_text("")
+    assert await ImageStore(tmp_path).prune(()) == (DIGEST,)
+
+
+async def test_an_image_of_which_a_container_is_just_being_made_stays(tmp_path):
+    unpacked(tmp_path, DIGEST)
+    store = ImageStore(tmp_path)
+    with store.held(DIGEST):
+        assert await store.prune(()) == ()
+    assert await store.prune(()) == (DIGEST,)
+
+
+async def test_a_pull_under_way_keeps_its_draft(tmp_path, monkeypatch):
+    """It is as old as the pull takes."""
+    store, goes_on = ImageStore(tmp_path), asyncio.Event()
+
+    async def unpack(source: str, *, tls: list[str], draft: Path) -> None:
+        (draft / "config.json").write_text("{}")
+        await goes_on.wait()
+
+    monkeypatch.setattr(store, "_unpack", unpack)
+    pulling = asyncio.create_task(store.pull(f"quay.io/x@{DIGEST}"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    (draft,) = tmp_path.glob("draft-*")
+    aged(draft, seconds=5000)
+    assert await store.prune(()) == ()
+    goes_on.set()
+    assert (await pulling).digest == DIGEST
+
+
+async def test_what_is_just_being_deleted_is_not_found_any_more(tmp_path, monkeypatch):
+    unpacked(tmp_path, DIGEST)
+    store, seen = ImageStore(tmp_path), []
+    monkeypatch.setattr(mounts, "remove_tree", lambda _: seen.append(store.find(DIGEST)))
+    assert await store.prune(()) == (DIGEST,)
+    assert seen == [None]
+
+
+async def test_what_cannot_be_deleted_is_left_to_the_next_time(tmp_path, monkeypatch):
+    (tmp_path / "draft-x").mkdir()
+    directory = unpacked(tmp_path, DIGEST)
+
+    def remove_tree(_: Path) -> None:
+        raise OSError("somebody writes there")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mounts, "remove_tree", remove_tree)
+        assert await ImageStore(tmp_path).prune(()) == (DIGEST,)
+    assert not directory.exists()
+    await ImageStore(tmp_path).prune(())
+    assert list(tmp_path.iterdir()) == []

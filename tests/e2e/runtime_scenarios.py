@@ -153,7 +153,7 @@ def copy_trees(layout: Layout, *, source: str, target: str) -> None:
 def command(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return b""
 
 

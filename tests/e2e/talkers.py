@@ -114,8 +114,9 @@ class Conversations:
         """Bring all to their end: none has suffered, those of `small` not even a lost segment."""
         for each in self._places.values():
             each.order("stop")
-        suffered = [(what, name) for name, each in self._reports("finish") if (what := harm(each, small=small))]
-        assert not suffered, "\n".join(f"{name}: {what}" for what, name in sorted(suffered))
+        told = {name: harm(each, small=small) for name, each in self._reports("finish")}
+        suffered = sorted(f"{name}: {what}" for name, what in told.items() if what)
+        assert not suffered, "\n".join(suffered)
 
     def _reports(self, order: str) -> Iterator[tuple[str, Report]]:
         for each in self._places.values():

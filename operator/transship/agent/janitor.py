@@ -72,10 +72,16 @@ class Janitor:
         self._premises, self._journal, self._clock = premises, journal, clock
         self._since: dict[str, float] = {}
         self._images_due = -math.inf
+        self._begun = False
 
     async def run(self) -> None:
-        """When an agent starts nothing is under way: what is nobody's needs no age."""
-        await self.sweep(old_enough_seconds=0.0)
+        """When an agent starts nothing is under way: what is nobody's needs no age.
+
+        To be begun anew after a failure: that is no start.
+        """
+        if not self._begun:
+            self._begun = True
+            await self.sweep(old_enough_seconds=0.0)
         while True:
             await self.prune_images()
             await asyncio.sleep(SWEEP_SECONDS)

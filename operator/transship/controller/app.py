@@ -110,7 +110,7 @@ async def serve(options: Options) -> None:
         if options.leader_elect:
             leadership = Leadership(leases, clock=clock, identity=options.name)
         if leadership is not None:
-            async with _answering(options.health_port):
+            async with answering(options.health_port):
                 await leadership.acquire()
             keeping = asyncio.create_task(_stop_after(leadership.keep(), stop))
             stack.callback(keeping.cancel)
@@ -180,7 +180,7 @@ async def _run(deps: Deps, options: Options, heartbeats: Heartbeats, stop: async
 
 
 @asynccontextmanager
-async def _answering(port: int | None) -> AsyncIterator[None]:
+async def answering(port: int | None) -> AsyncIterator[None]:
     """Answer at the place where kopf does later: one that waits for the lease is well, too."""
     if port is None:
         yield

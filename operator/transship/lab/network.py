@@ -9,6 +9,7 @@ nft, which the node image has.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -98,7 +99,11 @@ def remove_network(state: LabState) -> None:
     """Remove what does not go with the switch at once: the machine's own port."""
     with IPRoute() as machine:
         for index in machine.link_lookup(ifname=state.machine_link):
-            machine.link("del", index=index)
+            try:
+                machine.link("del", index=index)
+            except NetlinkError as e:  # the switch's end has just taken it along
+                if e.code != errno.ENODEV:
+                    raise
 
 
 def network_exists(state: LabState) -> bool:

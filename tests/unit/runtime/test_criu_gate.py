@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,14 @@ class Stand:
                 end.close()
         self.gate.kill()
         self.gate.wait()
+        self._end_criu()
+
+    def _end_criu(self) -> None:
+        """It holds both ends of its channel: where the gate was killed it waits for ever."""
+        with suppress(FileNotFoundError, ProcessLookupError):
+            pid = int((self.folder / "criu" / "pid").read_text())
+            if str(self.folder) in Path(f"/proc/{pid}/cmdline").read_text():
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ GO_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 DESTROY_RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 LOST_TRIES = 6
-"""In a row (4 s) that find the same: what is lost ends the container at the target."""
+"""In a row (2 s and more) that find the same: what is lost ends the container at the target."""
 
 CALM_SECONDS = 0.1
 """Before what is left here is ended: freeing memory and mounts takes processor time, which where

@@ -96,7 +96,7 @@ class Look:
             yield from (line for line in self.lines if _number_of_linked(line) in numbers)
 
     def _below(self, folders: tuple[str, ...]) -> Iterator[bytes]:
-        marks = [f" {folder}".encode() for folder in folders]
+        marks = [f" {folder}".encode("utf-8", "surrogateescape") for folder in folders]
         if not marks:
             return
         for line in self.lines:

@@ -65,6 +65,17 @@ def test_what_is_in_a_folder_that_was_renamed_away_and_back_is_sent_again(tmp_pa
     assert "upper/beside" not in found
 
 
+def test_a_folder_whose_name_is_no_text_may_be_renamed_as_well(tmp_path: Path) -> None:
+    make(tmp_path)
+    folder = tmp_path / "upper" / os.fsdecode(b"\xff")
+    (tmp_path / "upper" / "folder").rename(folder)
+    before = settled(tmp_path)
+    folder.rename(tmp_path / "upper" / "away")
+    (tmp_path / "upper" / "away").rename(folder)
+    found = changes(before, look(tmp_path, ["upper"])).files
+    assert str((folder / "file").relative_to(tmp_path)) in found
+
+
 def test_a_removed_file_is_named_as_removed(tmp_path: Path) -> None:
     make(tmp_path)
     before = settled(tmp_path)

@@ -125,12 +125,13 @@ class ResourceList(ApiModel):
 
 
 class Resources(ApiModel):
-    """limits become cgroup limits; requests are what a node must have free."""
+    """limits become cgroup limits; requests are what a node must have left for the container."""
 
     limits: ResourceList = ResourceList()
     """What the container may use at most."""
     requests: ResourceList = ResourceList()
-    """What a node must have free to take the container."""
+    """What the node must have left after the requests of the other placements on it. A request
+    that is not set is the limit."""
 
 
 CapabilityName = Annotated[str, Field(max_length=64, pattern=r"^[A-Z_]+$")]

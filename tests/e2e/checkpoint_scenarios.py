@@ -604,8 +604,10 @@ def inherited(pid: int) -> dict[str, str]:
     return {**found, "odd variables": " ".join(odd)}
 
 
-def require_plain(pid: int, *, processors: set[int], ignored: int = 0) -> None:
+def require_plain(pid: int, *, cgroup: str, processors: set[int], ignored: int = 0) -> None:
     assert inherited(pid) == PLAIN
+    groups = Path(f"/proc/{pid}/cgroup").read_text().split()
+    assert all(line.endswith(cgroup) for line in groups), groups
     assert os.sched_getaffinity(pid) == processors
     status = Path(f"/proc/{pid}/status").read_text()
     [ignoring] = (line for line in status.splitlines() if line.startswith("SigIgn:"))
@@ -619,11 +621,12 @@ def require_plain(pid: int, *, processors: set[int], ignored: int = 0) -> None:
 @scenario
 async def nothing_of_the_agents_own_process_reaches_a_container(stage: Stage) -> None:
     processors = os.sched_getaffinity(0)
+    here, there = (corner.layout.cgroup(NAME) for corner in (stage.source, stage.target))
     be_odd()
     await stage.start()
     first = stage.source.runtime.inspect(NAME).pid
     assert first is not None
-    require_plain(first, processors=processors, ignored=PYTHON_IGNORES)
+    require_plain(first, cgroup=here, processors=processors, ignored=PYTHON_IGNORES)
 
     command = ["/bin/sh", "-c", "exec sleep 100"]
     asking = asyncio.create_task(
@@ -631,13 +634,13 @@ async def nothing_of_the_agents_own_process_reaches_a_container(stage: Stage) ->
     )
     await until(lambda: len(sleeping(stage.source)) == 1)
     [asked] = sleeping(stage.source)
-    require_plain(asked, processors=processors)
+    require_plain(asked, cgroup=here, processors=processors)
     os.kill(asked, signal.SIGKILL)
     await asking
 
     await stage.dump()
     restored = await stage.target.restore()
-    require_plain(restored.pid, processors=processors, ignored=PYTHON_IGNORES)
+    require_plain(restored.pid, cgroup=there, processors=processors, ignored=PYTHON_IGNORES)
 
 
 def sleeping(corner: Corner) -> list[int]:

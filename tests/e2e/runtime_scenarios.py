@@ -333,18 +333,27 @@ async def a_host_path_is_the_nodes_and_never_the_agents(node: Stage) -> None:
     (root / "srv/data/file").write_text("the node's")
     (root / "srv/link").unlink(missing_ok=True)
     (root / "srv/link").symlink_to("/srv/../../../srv/data")
-    layout = dataclasses.replace(node.layout, host_root=root, secrets=(Path("/srv/keys"),))
+    secret = Path("/srv/key-of-the-agent")
+    secret.touch()
+    (root / "srv/data/alias").unlink(missing_ok=True)
+    (root / "srv/data/alias").hardlink_to(secret)
+    secrets = (Path("/srv/keys"), secret)
+    layout = dataclasses.replace(node.layout, host_root=root, secrets=secrets)
     runtime = new_runtime(layout, registry=node.registry)
 
     mount = VolumeMount(name="v", mount_path="/v")
     plain = node.order("a", "cat /v/file /etc/resolv.conf", volume_mounts=(mount,))
+    part = mount.model_copy(update={"sub_path": "alias"})
+    partly = plain.container.model_copy(update={"volume_mounts": (part,)})
 
-    def wanted(path: str) -> Order:
+    def wanted(path: str, container: Container = plain.container) -> Order:
         volume = OrderedVolume(Volume(name="v", host_path=HostPath(path=path)))
-        return dataclasses.replace(plain, volumes=(volume,))
+        return dataclasses.replace(plain, container=container, volumes=(volume,))
 
     for path in ("/", "/srv", "/srv/keys", f"{node.layout.state_dir}/journal", "/var/lib"):
         assert (await refused(runtime.prepare(wanted(path)))).reason == "HostPathRefused", path
+    aliased = wanted("/srv/data", partly)
+    assert (await refused(runtime.prepare(aliased))).reason == "HostPathRefused"
     await runtime.create_and_start(wanted("/srv/link"))
     await node.ended("a")
     assert node.output("a") == ["the node'snameserver 192.0.2.53"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -53,11 +54,18 @@ def _rlimits(*, may_raise: bool) -> dict[str, tuple[int, int]]:
     found = {}
     for name in RLIMITS:
         number = getattr(resource, f"RLIMIT_{name}", RLIMIT_LOCKS)
-        soft, hard = map(_unsigned, resource.prlimit(1, number))
+        own = resource.getrlimit(number)
+        soft, hard = map(_unsigned, _limit_of_the_first(number) or own)
         if not may_raise:
-            hard = min(hard, _unsigned(resource.getrlimit(number)[1]))
+            hard = min(hard, _unsigned(own[1]))
         found[name] = (min(soft, hard), hard)
     return found
+
+
+def _limit_of_the_first(number: int) -> tuple[int, int] | None:
+    with suppress(PermissionError):  # where it is not root's
+        return resource.prlimit(1, number)
+    return None
 
 
 def _unsigned(limit: int) -> int:

@@ -147,14 +147,13 @@ def _binds(order: Order, paths: dict[str, Path], *, layout: Layout) -> tuple[Bin
     writable = frozenset(
         name for name, volume in by_name.items() if not (volume.config_map or volume.secret)
     )
-    wanted = order.container.volume_mounts
-    binds = volumes.binds(wanted, volumes=paths, writable=writable)
-    for mount, bind in zip(wanted, binds, strict=True):
-        host_path = by_name[mount.name].host_path
-        if host_path is not None and mount.sub_path:
-            named = f"{host_path.path} with the subPath {mount.sub_path}"
-            host_paths.refuse_own(bind.source, layout=layout, named=named)
-    return binds
+    for mount in order.container.volume_mounts:
+        volume = by_name.get(mount.name)
+        if volume is not None and volume.host_path is not None and mount.sub_path:
+            found = mounts.inside(paths[mount.name], mount.sub_path)
+            named = f"{volume.host_path.path} with the subPath {mount.sub_path}"
+            host_paths.refuse_own(found, layout=layout, named=named)
+    return volumes.binds(order.container.volume_mounts, volumes=paths, writable=writable)
 
 
 def _text(root: Path, name: str) -> str:

@@ -18,6 +18,18 @@ from transship.lab.state import LabState
 pytestmark = pytest.mark.lab
 
 
+# What an older agent has left: a record that does not know of the refusal.
+FORGET = """
+import pathlib, sys
+from transship.agent import record_file
+for path in pathlib.Path("/var/lib/transship/journal").iterdir():
+    if sys.argv[1] in path.name:
+        record = record_file.decode(path.read_bytes(), container=sys.argv[1], node="node-a")
+        old = record.but(refuses_landlock=False)
+        path.write_bytes(record_file.encode(old, node="node-a"))
+"""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _image(lab: LabState, _session_world: World) -> Iterator[None]:
     push_sample_image(lab.registry, "programs")
@@ -122,11 +134,31 @@ def test_what_criu_can_dump_is_not_refused(world: World) -> None:
     world.until(
         lambda: "ready" in world.on_node("node-a", "cat", log(world, "all")), "it has everything"
     )
+    await_landlock_is_refused(world, "all", node="node-a")
     world.move("all", "node-b")
     world.await_running("all", node="node-b")
     [migration] = world.migrations("all")
     assert migration["status"]["phase"] == "Succeeded"
     world.await_one_copy("all", node="node-b")
+    await_landlock_is_refused(world, "all", node="node-b")
+
+
+def test_what_an_older_agent_started_moves_live_after_a_restart_only(world: World) -> None:
+    world.apply("old", container=python(world.image("programs"), "pass"))
+    world.await_running("old", node="node-a")
+    uid = world.get("placement", "old")["metadata"]["uid"]
+    world.kill("agent:node-a")
+    world.on_node("node-a", "/opt/transship/bin/python", "-c", FORGET, uid)
+    world.restart("agent:node-a")
+    await_migratable(world, "old", "False")
+    assert condition(world.status("old"), "Migratable")["reason"] == "LandlockNotRefused"
+    world.move("old", "node-b")
+    world.until(lambda: bool(ended(world, "old")), "the move is refused")
+    assert ended(world, "old")[0]["status"]["reason"] == "LandlockNotRefused"
+    world.patch("old", {"state": "Stopped"})
+    world.until(lambda: world.status("old")["phase"] == "Stopped", "it has stopped")
+    world.patch("old", {"state": "Running"})
+    world.await_running("old", node="node-b")
 
 
 def await_migratable(world: World, name: str, status: str) -> None:
@@ -143,6 +175,21 @@ def ended(world: World, name: str) -> list[dict[str, Any]]:
         for each in world.migrations(name)
         if condition(each.get("status", {}), "Succeeded")["status"] in {"True", "False"}
     ]
+
+
+def await_landlock_is_refused(world: World, name: str, *, node: str) -> None:
+    """Its process 1 tries to make a ruleset when it gets SIGUSR1."""
+    uid = world.get("placement", name)["metadata"]["uid"]
+    text = world.on_node(node, "cat", log(world, name))
+    pid = world.processes(node, uid)[0].split("/")[2]
+    world.on_node(node, "sh", "-c", f"kill -USR1 {pid}")
+    world.until(
+        lambda: (
+            "landlock: -1 Function not implemented"
+            in world.on_node(node, "cat", log(world, name)).removeprefix(text)
+        ),
+        f"landlock_create_ruleset says ENOSYS on {node}",
+    )
 
 
 def root(world: World, name: str) -> str:

@@ -89,7 +89,13 @@ class Reception:
             with watch.part("Journal"):
                 # Cold: no instance, neither to resume nor to report as lost; see takeover
                 boot = "" if cold else self._with.journal.boot
-                self._with.journal.put(records.held(self._with.record(arrival), boot=boot))
+                self._with.journal.put(
+                    records.held(
+                        self._with.record(arrival),
+                        boot=boot,
+                        refuses_landlock=request.refuses_landlock,
+                    )
+                )
         except BaseException as e:
             called_off = isinstance(e, asyncio.CancelledError)
             cause = TransshipError("the restore was called off") if called_off else e

@@ -182,6 +182,7 @@ class WayForward:
                 asleep=() if dumped is None else dumped.asleep,
                 memory_follows=departure.memory_follows,
                 image_bytes=0 if dumped is None else dumped.image_bytes,
+                refuses_landlock=self._with.record(departure.order.container).refuses_landlock,
             )
         with departure.watch.step(StepName.RESTORE):
             reply = await self._with.peers.restore(

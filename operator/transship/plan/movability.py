@@ -48,6 +48,14 @@ WATCH = re.compile(r"^inotify wd:\S+ ino:\S+ sdev:([0-9a-f]+)", re.MULTILINE)
 SHARED_NAMESPACES = ("pid", "ipc", "uts", "user", "time")
 
 
+def of_start(*, refuses_landlock: bool) -> tuple[Obstacle, ...]:
+    """What speaks against any live move of an instance because of how it was started."""
+    if refuses_landlock:
+        return ()
+    message = "the container was started without a seccomp filter that refuses Landlock"
+    return (obstacle(Reason.LANDLOCK_NOT_REFUSED, message),)
+
+
 def hindrances(census: Census) -> tuple[Obstacle, ...]:
     """Everything that speaks against a move now, the worst first; empty when nothing does."""
     found = [each for check in CHECKS for each in check(census)]

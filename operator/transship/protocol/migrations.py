@@ -106,6 +106,7 @@ class RestoreRequest(Message):
     memory_follows: bool = False  # after the resume: not all pages will come before it
     image_bytes: Annotated[int, Field(ge=0)] = 0  # of all images, once they are whole
     asleep: tuple[int, ...] = ()  # pids inside the container that were stopped before the freeze
+    refuses_landlock: bool = False  # its seccomp filter; an older source's does not
 
 
 class RestoreReply(Message):

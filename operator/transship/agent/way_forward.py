@@ -47,7 +47,8 @@ class WayForward:
             await self._copy_memory(departure)
             await files.catch_up()
             await self._with.residents.rest(order.container)  # before its turn
-            await self._rounds.keep_up(departure)
+            with departure.watch.step(StepName.AWAIT_TURN):
+                await self._rounds.keep_up(departure)
             await self._require_movable(departure)  # as it is now: all that may have taken long
         await self._hand_over(departure, files)
 

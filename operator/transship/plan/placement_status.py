@@ -53,7 +53,7 @@ def observed_status(seen: Seen, decision: Decision) -> PlacementStatus:
             "epoch": owner.epoch if owner is not None else 0,
             "container": _container(seen, report),
             "image_digest": (report.image_digest if report else None) or seen.status.image_digest,
-            "migration": _current(seen.moving),
+            "migration": _current(seen.moving, seen.status.migration),
             "last_migration": _last(seen) or seen.status.last_migration,
         }
     )
@@ -222,15 +222,18 @@ def with_order(status: PlacementStatus, order: Order, *, id: str) -> PlacementSt
     return status.model_copy(update={"container": noted})
 
 
-def _current(moving: ContainerMigration | None) -> CurrentMigration | None:
+def _current(
+    moving: ContainerMigration | None, previous: CurrentMigration | None
+) -> CurrentMigration | None:
     if moving is None:
         return None
-    status = moving.status
+    status, name = moving.status, moving.metadata.name
+    known = previous.percent if previous is not None and previous.name == name else 0
     lasting = [step for step in status.steps if step.milliseconds is None] or status.steps
     return CurrentMigration(
-        name=moving.metadata.name,
+        name=name,
         step=lasting[-1].name if lasting else (status.phase or ""),
-        percent=status.percent,
+        percent=max(known, status.percent),
     )
 
 

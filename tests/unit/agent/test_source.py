@@ -50,6 +50,7 @@ def test_a_move_is_reported_with_its_times_and_bytes(pair: Pair) -> None:
     assert (report.state, report.verdict, report.percent) == (SideState.DONE, Verdict.RELEASED, 100)
     assert [step.name for step in report.steps] == [
         StepName.COPY_FILES,
+        StepName.AWAIT_TURN,
         StepName.FREEZE,
         StepName.DUMP,
         StepName.SYNC_FILES,

@@ -37,7 +37,7 @@ class Lookout:
         if found:
             await asyncio.sleep(SECOND_LOOK_SECONDS)
             again = await self._machine.look_over(container)
-            found = tuple(each for each in found if each in again)
+            found = tuple(each for each in again if any(map(each.is_same, found)))
         self._seen[container] = found
         return found
 

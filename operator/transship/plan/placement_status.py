@@ -17,7 +17,6 @@ from transship.api.placement import (
     LastMigration,
     PlacementPhase,
     PlacementStatus,
-    Strategy,
 )
 from transship.api.reasons import Reason
 from transship.plan.moves import has_succeeded
@@ -121,8 +120,9 @@ def migratability(seen: Seen, report: ContainerReport | None) -> Verdict:
     if test is not None and not test.passed:
         return Verdict(Status.FALSE, Reason.SELF_TEST_FAILED,
                        f"the self-test of node {node.name} failed: {test.message}")  # fmt: skip
-    if report.hindrances and seen.placement.spec.migration.strategy != Strategy.COLD:
-        first, more = report.hindrances[0], len(report.hindrances) - 1
+    strategy = seen.placement.spec.migration.strategy
+    if found := [each for each in report.hindrances if each.concerns(strategy)]:
+        first, more = found[0], len(found) - 1
         message = f"{first.message}; and {more} more" if more else first.message
         said = f"{message} ({first.hint})" if first.hint else message
         return Verdict(Status.FALSE, first.reason, said)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,12 @@ async def test_what_is_there_for_a_moment_does_not(tmp_path: Path) -> None:
     looking = made(Changing((TRACED,), ()), tmp_path)
     assert await looking.look("c") == ()
     assert looking.seen("c") == ()
+
+
+async def test_what_has_grown_meanwhile_counts_as_it_is_now(tmp_path: Path) -> None:
+    looks = [replace(TRACED, message=f"{size} MiB", culprit="/tmp/log") for size in (300, 301)]
+    looking = made(Changing((looks[0],), (looks[1],)), tmp_path)
+    assert await looking.look("c") == (looks[1],)
 
 
 async def test_a_look_without_findings_is_not_repeated(tmp_path: Path) -> None:

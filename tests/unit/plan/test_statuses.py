@@ -150,6 +150,14 @@ def test_what_hinders_a_move_is_said_with_the_number_of_the_rest() -> None:
     assert said(cold, "Migratable") == ("True", "Migratable")
 
 
+def test_what_hinders_one_strategy_is_said_where_that_is_wanted() -> None:
+    found = Hindrance(reason="StateTooLarge", message="m", strategies=(Strategy.STOP_AND_COPY,))
+    seen = {"sightings": (Sighting("node-a", report(hindrances=(found,))),)}
+    wanted = status_of(seen=seen, migration={"strategy": "StopAndCopy"})
+    assert said(wanted, "Migratable") == ("False", "StateTooLarge")
+    assert said(status_of(seen=seen), "Migratable") == ("True", "Migratable")
+
+
 def test_the_last_success_is_shown() -> None:
     older = ended(migration(strategy=Strategy.STOP_AND_COPY), good=True)
     newer = ended(migration(epoch=2, strategy=Strategy.COLD, blackout_milliseconds=7), good=True)

@@ -38,7 +38,7 @@ class _Kind(Enum):
     )
     SHARED = (
         "in shared memory",
-        "use another strategy than StopAndCopy: it copies shared memory ahead",
+        "use another strategy than StopAndCopy: the others copy shared memory ahead",
     )
     KEPT = (
         "in memory that is locked, of huge pages, or a changed copy of a file",

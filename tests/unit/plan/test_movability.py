@@ -173,9 +173,6 @@ MOVABLE = {
     ),
     "a file of its own": census(Descriptor(4, "/etc/hosts", mount=1)),
     "a memory file": census(Descriptor(4, "/memfd:x (deleted)", mount=99)),
-    "a large memory file": census(
-        Descriptor(4, "/memfd:x (deleted)", deleted=Deleted(links=0, bytes=1 << 28))
-    ),
     "a deleted file": census(Descriptor(4, "/a (deleted)", deleted=Deleted(links=0, bytes=4096))),
     "a plain pipe": census(Descriptor(4, "pipe:[5]", details=flags(os.O_WRONLY))),
     "TCP, not bound yet": census(sock(2, 1, 6)),

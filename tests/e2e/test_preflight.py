@@ -96,6 +96,97 @@ threading.Thread(target=remove).start()
     assert len(world.migrations("queue")) == tries + 1
 
 
+DELETED = """
+block = os.urandom(1 << 20)
+files = []
+for number in range({count}):
+    files.append(open(f"/tmp/{{number}}", "w+b")); os.unlink(f"/tmp/{{number}}")
+    for _ in range(100):
+        files[-1].write(block)
+    files[-1].flush()
+def answer():
+    while not os.path.exists("/tmp/close"):
+        time.sleep(0.1)
+    for file in files:
+        file.seek(0)
+        whole = all(file.read(1 << 20) == block for _ in range(100))
+        print("whole" if whole else "torn", flush=True)
+        file.close()
+threading.Thread(target=answer).start()
+"""
+
+
+def test_files_that_are_together_too_large_are_refused_until_they_are_closed(world: World) -> None:
+    container = python(world.image("programs"), DELETED.format(count=3))
+    world.apply("deleted", container=container)
+    world.await_running("deleted", node="node-a")
+    await_migratable(world, "deleted", "False")
+    found = condition(world.status("deleted"), "Migratable")
+    assert found["reason"] == "StateTooLarge"
+    for words in ("300 MiB in deleted files", "the limit is 256 MiB", "/tmp/0", "/tmp/2"):
+        assert words in found["message"]
+
+    world.move("deleted", "node-b")
+    world.until(
+        lambda: "waits" in condition(world.status("deleted"), "Reconciling")["message"],
+        "the placement says that the move waits",
+    )
+    [first, *more] = [each["status"] for each in world.migrations("deleted")]
+    assert more == []
+    assert (first["phase"], first["reason"]) == ("Failed", "StateTooLarge")
+    assert "300 MiB down to 256 MiB" in first["hint"]
+    assert "Freeze" not in [step["name"] for step in first.get("steps", [])]
+
+    world.on_node("node-a", "touch", f"{root(world, 'deleted')}/tmp/close")
+    await_migratable(world, "deleted", "True")
+    world.await_running("deleted", node="node-b")
+
+
+def test_large_deleted_files_within_the_limit_arrive_whole(world: World) -> None:
+    world.apply("deleted", container=python(world.image("programs"), DELETED.format(count=2)))
+    world.await_running("deleted", node="node-a")
+    world.until(lambda: "ready" in world.output("deleted"), "the files are written")
+    world.move("deleted", "node-b")
+    world.await_running("deleted", node="node-b")
+    [migration] = world.migrations("deleted")
+    assert migration["status"]["bytes"] > 200 << 20
+    world.on_node("node-b", "touch", f"{root(world, 'deleted', node='node-b')}/tmp/close")
+    world.until(lambda: world.output("deleted").count("whole") == 2, "both files are whole")
+
+
+HEAP = """
+heap = os.memfd_create("heap"); os.ftruncate(heap, 300 << 20)
+block = os.urandom(1 << 20)
+first, second = mmap.mmap(heap, 300 << 20), mmap.mmap(heap, 300 << 20)
+for number in range(300):
+    first[number << 20:(number + 1) << 20] = block
+def answer():
+    while not os.path.exists("/tmp/check"):
+        time.sleep(0.1)
+    pieces = (second[number << 20:(number + 1) << 20] for number in range(300))
+    whole = all(piece == block for piece in pieces)
+    print("whole" if whole else "torn", flush=True)
+threading.Thread(target=answer).start()
+"""
+
+
+def test_shared_memory_hinders_only_where_it_is_not_copied_ahead(world: World) -> None:
+    container = python(world.image("programs"), HEAP)
+    world.apply("heap", container=container, migration={"strategy": "StopAndCopy"})
+    world.await_running("heap", node="node-a")
+    await_migratable(world, "heap", "False")
+    found = condition(world.status("heap"), "Migratable")
+    assert found["reason"] == "StateTooLarge"
+    assert "another strategy than StopAndCopy" in found["message"]
+    world.patch("heap", {"migration": {"strategy": "Auto"}})
+    await_migratable(world, "heap", "True")
+    world.until(lambda: "ready" in world.output("heap"), "the memory is written")
+    world.move("heap", "node-b")
+    world.await_running("heap", node="node-b")
+    world.on_node("node-b", "touch", f"{root(world, 'heap', node='node-b')}/tmp/check")
+    world.until(lambda: "whole" in world.output("heap"), "the memory is whole")
+
+
 def test_a_connection_to_the_node_hinders_for_as_long_as_it_lasts(world: World) -> None:
     folder = "/srv/outside"
     for node in ("node-a", "node-b"):
@@ -192,9 +283,9 @@ def await_landlock_is_refused(world: World, name: str, *, node: str) -> None:
     )
 
 
-def root(world: World, name: str) -> str:
+def root(world: World, name: str, *, node: str = "node-a") -> str:
     uid = world.get("placement", name)["metadata"]["uid"]
-    return f"/proc/{world.processes('node-a', uid)[0].split('/')[2]}/root"
+    return f"/proc/{world.processes(node, uid)[0].split('/')[2]}/root"
 
 
 def log(world: World, name: str) -> str:

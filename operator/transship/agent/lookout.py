@@ -38,7 +38,7 @@ class Lookout:
         if found:
             await asyncio.sleep(SECOND_LOOK_SECONDS)
             again = await self._machine.look_over(container)
-            found = tuple(each for each in found if each in again)
+            found = tuple(each for each in again if any(map(each.is_same, found)))
         record = self._journal.get(container)
         if record is not None:
             found = (*movability.of_start(refuses_landlock=record.refuses_landlock), *found)

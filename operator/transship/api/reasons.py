@@ -544,6 +544,12 @@ class Reason(StrEnum):
         "A process of the container has a large file open that was deleted.",
         "let the program close deleted files (rotated logs, temporary files)",
     )
+    STATE_TOO_LARGE = (
+        "StateTooLarge",
+        "What CRIU's images have of the container is more than one move may send in its freeze.",
+        "let the program close deleted files and unlock memory, share memory with a strategy other"
+        " than StopAndCopy, or use the strategy Cold",
+    )
     LINK_LOST = (
         "LinkLost",
         "An open file's name was removed, and its other names could not be used in its place.",

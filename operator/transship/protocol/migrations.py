@@ -13,6 +13,9 @@ from transship.protocol.base import Id, Message
 from transship.protocol.containers import ContainerOrder
 from transship.protocol.states import SideState, Verdict
 
+LARGEST_RESTORE_BODY_BYTES = 256 << 20
+"""Of CRIU's images, which a restore request brings inside the freeze. Source and target know it."""
+
 
 class Peer(Message):
     """The other side: its node's name (checked against its certificate) and its addresses."""

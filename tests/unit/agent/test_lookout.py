@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -67,6 +68,12 @@ async def test_once_started_anew_it_does(tmp_path: Path) -> None:
     anew = records.started(running_record(), boot=BOOT, now=datetime.now(UTC))
     looking = made(Changing(()), tmp_path, anew)
     assert await looking.look(ID) == ()
+
+
+async def test_what_has_grown_meanwhile_counts_as_it_is_now(tmp_path: Path) -> None:
+    looks = [replace(TRACED, message=f"{size} MiB", culprit="/tmp/log") for size in (300, 301)]
+    looking = made(Changing((looks[0],), (looks[1],)), tmp_path)
+    assert await looking.look("c") == (looks[1],)
 
 
 async def test_a_look_without_findings_is_not_repeated(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -10,6 +11,7 @@ import pytest
 from world import World
 
 from transship.common.errors import NotFound
+from transship.controller.leadership import LEASE_SECONDS
 from transship.lab import nodes
 from transship.lab.daemons import daemon_alive, kill_daemon, signal_daemon
 from transship.lab.services import FILES, PYTHON
@@ -78,6 +80,17 @@ def test_one_acts_and_the_other_takes_over_in_mid_move(world: World, candidates:
     assert holder(world) == other(first)
     world.await_one_copy("counter", node="node-b")
     assert len(world.migrations("counter")) == 1
+
+
+def test_one_that_is_asked_to_end_leaves_the_lease_to_the_other_at_once(
+    world: World, candidates: None
+) -> None:
+    directory, first = lab_dir(world.lab.name), leader(world)
+    signal_daemon(directory, first, signal.SIGTERM)
+    world.until(lambda: not daemon_alive(directory, first), "the one that was asked to ends")
+    ended = time.monotonic()
+    world.until(lambda: holder(world) == other(first), "the other leads")
+    assert time.monotonic() - ended < LEASE_SECONDS / 3
 
 
 def test_one_that_was_hung_for_longer_than_its_lease_ends_without_acting(

@@ -27,7 +27,7 @@ class FakeCluster:
     def __init__(self) -> None:
         self.objects: dict[Key, Resource] = {}
         self.listener: Callable[[Resource, bool], None] = lambda resource, gone: None
-        self.failing: dict[str, TransshipError] = {}
+        self.failing: dict[str, TransshipError] = {}  # by call, or by call and name
         self.unreadable: list[Unreadable] = []
         self.contested = False  # every other write finds that somebody else was faster
         self.conflicts = 0
@@ -129,7 +129,7 @@ class FakeCluster:
         patch: Sequence[Mapping[str, Any]],
         subresource: str = "",
     ) -> R:
-        self._may_fail("json_patch")
+        self._may_fail("json_patch", name)
         found = await self.get(model, name=name, namespace=namespace)
         try:
             changed = jsonpatch.JsonPatch(patch).apply(found.dump())
@@ -154,7 +154,7 @@ class FakeCluster:
         resource_version: str | None = None,
         status: ApiModel,
     ) -> R:
-        self._may_fail("apply_status")
+        self._may_fail("apply_status", name)
         found = await self.get(model, name=name, namespace=namespace)
         if uid not in {None, found.metadata.uid}:
             raise Conflict("another object has that name")
@@ -174,9 +174,10 @@ class FakeCluster:
             status=status,
         )
 
-    def _may_fail(self, call: str) -> None:
-        if (error := self.failing.get(call) or self.failing.get("*")) is not None:
-            raise error
+    def _may_fail(self, call: str, name: str = "") -> None:
+        for key in (call, f"{call} {name}", "*"):
+            if (error := self.failing.get(key)) is not None:
+                raise error
         if self.contested and call not in {"get", "list"}:
             self._contests[call] = self._contests.get(call, 0) + 1
             if self._contests[call] % 2:

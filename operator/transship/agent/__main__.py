@@ -80,15 +80,17 @@ def _secrets(flags: argparse.Namespace) -> tuple[Path, ...]:
 
 
 async def serve(settings: Settings) -> None:
-    agent = Agent(settings)
-    asked = asyncio.Event()
+    """Until it is asked to end. Raises TaskEnded when it cannot do its work any more."""
+    stop = asyncio.Event()
+    agent = Agent(settings, stop=stop)
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         await agent.start()
-        await asked.wait()
+        await stop.wait()
     finally:
         await agent.stop()
+    agent.raise_failure()
 
 
 def _raise_descriptor_limit() -> None:

@@ -7,7 +7,7 @@ container, and only then are calls taken. A stop leaves containers as they are.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +45,7 @@ from transship.agent.target import Target, TargetParts
 from transship.agent.upkeep import Upkeep
 from transship.agent.wires import NodeWires
 from transship.common.clock import Clock, SystemClock
+from transship.common.tasks import Background, Tasks, Work, keep_at
 from transship.common.tls import TlsFiles
 from transship.network import ContainerNetwork
 from transship.protocol.containers import ContainerOrder
@@ -59,9 +60,6 @@ from transship.transfer.streams import StreamKind, StreamServer
 ORPHANS_SECONDS = 10.0
 SHUTDOWN_SECONDS = 5.0  # for replies under way; a handover is obeyed from the journal afterwards
 SELF_TEST_AGAIN_SECONDS = 300.0
-BEGIN_ANEW_SECONDS = 5.0
-
-Work = Callable[[], Coroutine[None, None, None]]
 
 
 @dataclass(frozen=True)
@@ -82,8 +80,12 @@ class Settings:
 class Agent:
     """All parts of one agent."""
 
-    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, stop: asyncio.Event, clock: Clock | None = None
+    ) -> None:
+        """stop: what ends the process; set when a task that lives as long as it has ended."""
         self._settings = settings
+        self._background, self._beside = Background(stop), Tasks()
         self._clock = clock or SystemClock()
         layout = settings.layout
         for folder in (layout.state_dir, layout.runtime_dir):
@@ -127,12 +129,12 @@ class Agent:
         await self.target.recover()
         await criu.warm()
         self.containers.begin()
-        self._background(self._watch_exits, name="exits")
-        self._background(self.janitor.run, name="janitor")
-        self._background(self.containers.lookout.run, name="lookout")
+        self._keep(self._watch_exits, name="exits")
+        self._keep(self.janitor.run, name="janitor")
+        self._keep(self.containers.lookout.run, name="lookout")
         forwards = Forwards(self.network, journal=self.journal, clock=self._clock)
-        self._background(forwards.run, name="forwards")
-        self._background(Upkeep(self.network).run, name="upkeep")
+        self._keep(forwards.run, name="forwards")
+        self._keep(Upkeep(self.network).run, name="upkeep")
         await self._listen()
         self._register()
         logger.bind(node=self._settings.identity.node, containers=len(self.journal.all())).info(
@@ -142,11 +144,17 @@ class Agent:
     async def stop(self) -> None:
         """Let go of everything; containers run on."""
         await self.source.close()  # first: a way back needs the network
+        await self._background.close()
+        await self._beside.close()
         await self._stack.aclose()
         await self.containers.close()
         await self._peers.close()
         self.network.close()
         logger.info("agent stopped, containers run on")
+
+    def raise_failure(self) -> None:
+        """Raise TaskEnded where it is not the asked-for end: see Background."""
+        self._background.raise_failure()
 
     def _roles(self) -> tuple[Source, Target]:
         journal, runtime, peers, clock = self.journal, self.runtime, self._peers, self._clock
@@ -215,9 +223,10 @@ class Agent:
             state_dir=settings.layout.state_dir, certificate=settings.certificate,
         )  # fmt: skip
         registration = Registration(cluster, facts=self.facts, clock=self._clock, look=look)
-        self._background(self._tls.keep_fresh, name="credentials")
-        self._background(registration.run, name="registration")
-        self._background(partial(self._learn, registration), name="facts")
+        self._keep(self._tls.keep_fresh, name="credentials")
+        self._keep(registration.run, name="registration")
+        learn = keep_at(partial(self._learn, registration), name="facts")
+        _ = self._beside.begin(learn, name="facts")
 
     async def _watch_exits(self) -> None:
         async for ended in self.runtime.watch_exits():
@@ -233,9 +242,9 @@ class Agent:
             registration.changed()
             await asyncio.sleep(0 if passed else SELF_TEST_AGAIN_SECONDS)
 
-    def _background(self, work: Work, *, name: str) -> None:
-        task = asyncio.create_task(keep_at(work, name=name), name=name)
-        self._stack.push_async_callback(_end, task)
+    def _keep(self, work: Work, *, name: str) -> None:
+        """What fails unexpectedly is begun anew: the end of an agent would break off its moves."""
+        self._background.keep(partial(keep_at, work, name=name), name=name)
 
 
 def _make_prober(runtime: Runtime) -> MakeProber:
@@ -249,18 +258,3 @@ def _make_prober(runtime: Runtime) -> MakeProber:
         )
 
     return make
-
-
-async def keep_at(work: Work, *, name: str) -> None:
-    """Do it to its end; what fails unexpectedly (descriptors are short, say) is begun anew."""
-    while True:
-        try:
-            return await work()
-        except Exception:
-            logger.bind(task=name).exception("background task failed: begun anew")
-        await asyncio.sleep(BEGIN_ANEW_SECONDS)
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])

@@ -68,7 +68,7 @@ class Brakes:
         for file in self._folder.glob("*"):
             try:
                 self.release(file.name)
-            except TransshipError as e:
+            except (TransshipError, OSError) as e:
                 logger.bind(container=file.name).error("it stays slowed down: {}", e)
 
     def _before(self, container: str) -> _Before | None:

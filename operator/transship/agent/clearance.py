@@ -10,6 +10,7 @@ from loguru import logger
 from transship.agent import duties
 from transship.agent.arrival import Arrival
 from transship.agent.target_parts import TargetParts, in_thread
+from transship.common.tasks import Tasks
 from transship.protocol.states import SideState
 
 MEND_SECONDS = 1.0
@@ -21,7 +22,7 @@ class Clearance:
 
     def __init__(self, parts: TargetParts) -> None:
         self._with = parts
-        self._owed: set[asyncio.Task[None]] = set()  # outlive their arrivals
+        self._owed = Tasks()  # outlive their arrivals
 
     async def discard(self, arrival: Arrival) -> None:
         """Leave nothing behind. The record goes last: after a crash in here it starts again."""
@@ -41,9 +42,7 @@ class Clearance:
         except Exception as e:
             log = logger.bind(migration=arrival.migration, error=str(e))
             log.warning("parts of a failed arrival are left: tried again")
-            owed = asyncio.create_task(self._discard_later(arrival))
-            self._owed.add(owed)
-            owed.add_done_callback(self._owed.discard)
+            _ = self._owed.begin(self._discard_later(arrival), name="discard arrival")
         arrival.fail(cause)
 
     async def _discard_later(self, arrival: Arrival) -> None:

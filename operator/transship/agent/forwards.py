@@ -11,8 +11,11 @@ import asyncio
 from ipaddress import ip_address
 from typing import Protocol
 
+from loguru import logger
+
 from transship.agent.journal import Journal
 from transship.common.clock import Clock
+from transship.common.errors import TransshipError
 from transship.network.addresses import Address
 from transship.network.containers import Forward
 
@@ -34,6 +37,7 @@ class Forwards:
     def __init__(self, network: Detours, *, journal: Journal, clock: Clock) -> None:
         self._network, self._journal, self._clock = network, journal, clock
         self._since: dict[Forward, float] = {}
+        self._stuck: set[Forward] = set()
 
     async def run(self) -> None:
         while True:
@@ -45,9 +49,17 @@ class Forwards:
         now, owned = self._clock.monotonic(), self._addresses_in_journal()
         unowned = [forward for forward in found if forward.address not in owned]
         self._since = {forward: self._since.get(forward, now) for forward in unowned}
-        over = tuple(f for f, since in self._since.items() if now - since >= KEPT_SECONDS)
-        if over:
-            self._network.forget_forward(tuple(forward.address for forward in over))
+        self._stuck &= self._since.keys()
+        for forward in [f for f, since in self._since.items() if now - since >= KEPT_SECONDS]:
+            self._end(forward)
+
+    def _end(self, forward: Forward) -> None:
+        try:
+            self._network.forget_forward((forward.address,))
+        except (TransshipError, OSError) as e:  # the others have their turn; tried again
+            if forward not in self._stuck:
+                logger.bind(address=str(forward.address), error=str(e)).warning("detour not ended")
+            self._stuck.add(forward)
 
     def _addresses_in_journal(self) -> frozenset[Address]:
         records = self._journal.all()

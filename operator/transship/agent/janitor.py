@@ -21,6 +21,7 @@ from loguru import logger
 from transship.agent.journal import Journal
 from transship.common.clock import Clock
 from transship.common.errors import TransshipError
+from transship.common.tasks import for_each
 from transship.protocol.node import Leftover
 from transship.protocol.states import RecordState
 
@@ -93,9 +94,12 @@ class Janitor:
         self.leftovers = unowned(found, owned=self._owned())
         now = self._clock.monotonic()
         self._since = {key: self._since.get(key, now) for key in self.leftovers}
-        for container, remains in tuple(self.leftovers.items()):
-            if not remains.alive and now - self._since[container] >= old_enough_seconds:
-                await self._remove(container, remains)
+        due = [
+            container
+            for container, remains in self.leftovers.items()
+            if not remains.alive and now - self._since[container] >= old_enough_seconds
+        ]
+        await for_each(due, self._remove, doing="removing leftovers")
 
     async def prune_images(self) -> None:
         """Now and then, and not beside a handover: deleting keeps the disk busy."""
@@ -124,9 +128,10 @@ class Janitor:
         """A record in quarantine has promised something, nobody knows what."""
         return frozenset({r.id for r in self._journal.all()} | set(self._journal.quarantined))
 
-    async def _remove(self, container: str, remains: Remains) -> None:
+    async def _remove(self, container: str) -> None:
         if container in self._owned():  # ordered just now
             return
+        remains = self.leftovers[container]
         log = logger.bind(container=container, what=", ".join(remains.what))
         self._journal.closed.add(container)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 
 SOCKET_NAME = "page-keeper.socket"
@@ -44,8 +44,17 @@ def encode(answer: Answer) -> bytes:
 
 
 def decode(line: bytes) -> Answer:
-    """Raises ValueError for what is no answer (the keeper has ended within it)."""
-    try:
-        return Answer(**json.loads(line))
-    except TypeError as e:
-        raise ValueError(line) from e
+    """Raises ValueError for what is no whole answer.
+
+    A keeper may be older or newer than the agent that asks it: words that are unknown are left out.
+    """
+    if not line.endswith(b"\n"):
+        raise ValueError("the connection has ended before the answer")
+    found = json.loads(line)
+    if not isinstance(found, dict):
+        raise ValueError("the answer is no object")  # noqa: TRY004 - what was read is no argument
+    given = {field.name: found[field.name] for field in fields(Answer) if field.name in found}
+    for name, value in given.items():
+        if type(value) is not type(getattr(Answer(), name)):
+            raise ValueError(f"{name} of the answer is {value!r}")
+    return Answer(**given)

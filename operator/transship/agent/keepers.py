@@ -22,7 +22,7 @@ from transship.agent import keeper_words
 from transship.agent.keeper_words import Answer, Question
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, TransshipError
-from transship.common.patience import patience
+from transship.common.patience import patience, unless_failed
 from transship.common.tls import TlsFiles
 from transship.runtime.apart import leave_agent
 from transship.runtime.layout import Layout
@@ -33,12 +33,26 @@ LOG_NAME = "page-keeper.log"
 END_TIMEOUT_SECONDS = 5.0
 RETRY_SECONDS = 0.05
 """A server that was killed is followed by another within this time or so."""
+STATE_SECONDS = 10.0
+"""For an answer that is given at once: a millisecond, and a tenth of a second after a kill."""
+LOOK_SECONDS = 2.0
+"""Between looks whether a keeper still answers that has been asked for the end of its work."""
 
 
 class KeeperDead(TransshipError):
-    """Guard and server were both killed: what was missing of the container's memory is lost."""
+    """Guard and server were both killed: what was missing of the container's memory is lost.
+
+    The only proof is that nobody holds the control socket's listener any more. No answer, a broken
+    one and one that cannot be read prove nothing: see KeeperSilent.
+    """
 
     reason = Reason.PAGES_LOST
+
+
+class KeeperSilent(DeadlineExceeded):
+    """It lives, but has given no answer that can be read in time."""
+
+    reason = Reason.PAGE_SERVER_SILENT
 
 
 class PageKeeper:
@@ -48,6 +62,7 @@ class PageKeeper:
         """`process` is the guard, where it is this agent's child."""
         self._work = work
         self._process = process
+        self._trouble = ""  # with the last question
 
     @classmethod
     async def start(
@@ -111,15 +126,9 @@ class PageKeeper:
     async def _require(self, question: Question, timeout_seconds: float) -> None:
         try:
             async with patience(timeout_seconds, self.received):
-                answer = await self._ask(question)
+                answer = await self._answer(question)
         except TimeoutError as e:
             raise DeadlineExceeded("receiving pages: not all have arrived in time") from e
-        except FileNotFoundError:
-            return  # it has given all of them already
-        except (OSError, ValueError) as e:
-            if not (self._work / keeper_words.SOCKET_NAME).exists():
-                return  # it has given all of them while this was being asked
-            raise KeeperDead("receiving pages: the page keeper has ended") from e
         if answer.error:
             raise TransshipError(
                 f"receiving pages: {answer.lacking} have not arrived: {answer.error}",
@@ -130,27 +139,46 @@ class PageKeeper:
         """Have the images of shared memory made whole. Raises TransshipError."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                answer = await self._asked(Question.COMPOSE)
+                answer = await self._answer(Question.COMPOSE)
         except TimeoutError as e:
             raise DeadlineExceeded("putting images together: not done in time") from e
         if answer.error:
             raise TransshipError(answer.error, reason=Reason.PAGES_LOST)
 
     async def received(self) -> int:
-        """A number that changes as pages come. Raises KeeperDead."""
+        """A number that changes as pages come. Raises KeeperDead and KeeperSilent."""
         return (await self.state()).received
 
     async def state(self) -> Answer:
-        """How far it is. Raises KeeperDead."""
-        return await self._asked(Question.STATE)
+        """How far it is. Raises KeeperDead and KeeperSilent."""
+        try:
+            async with asyncio.timeout(STATE_SECONDS):
+                return _right(await self._answer(Question.STATE))
+        except TimeoutError as e:
+            raise KeeperSilent(
+                f"asking a container's page keeper: {self._trouble}",
+                hint=Reason.PAGE_SERVER_SILENT.hint,
+            ) from e
 
     async def ended(self) -> None:
-        """Wait until the container has all of its pages. Raises KeeperDead when it never will."""
-        await self._asked(Question.END)
+        """Wait until the container has all of its pages, however long that takes.
 
-    async def _asked(self, question: Question) -> Answer:
-        """Ask until there is an answer, of this server or of one that follows it."""
+        Raises KeeperDead when it never will, and KeeperSilent when nobody knows.
+        """
+        _right(await unless_failed(self._answer(Question.END), self._while_it_answers()))
+
+    async def _while_it_answers(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            await self.state()
+
+    async def _answer(self, question: Question) -> Answer:
+        """Ask until there is an answer, of this server or of one that follows it.
+
+        Has no deadline of its own. Raises KeeperDead.
+        """
         pause = 0.0  # at first: a container whose keeper is dead must not run on for so long
+        self._trouble = "no answer"
         while True:
             try:
                 return await self._ask(question)
@@ -158,9 +186,10 @@ class PageKeeper:
                 return Answer(finished=True)  # it has done its work
             except ConnectionRefusedError as e:  # the guard would hold the listener
                 raise KeeperDead("giving a container its memory: its keeper was killed") from e
-            except (OSError, ValueError):
-                await asyncio.sleep(pause)  # the server was killed, another follows
-                pause = RETRY_SECONDS
+            except (OSError, ValueError) as e:  # perhaps the server was killed, another follows
+                self._trouble = str(e) or "no answer"
+            await asyncio.sleep(pause)
+            pause = RETRY_SECONDS
 
     async def _ask(self, question: Question) -> Answer:
         with _path_to(self._work, keeper_words.SOCKET_NAME) as path:
@@ -193,6 +222,12 @@ def end_left(work: Path) -> None:
         # guard and server: a group of their own, named after the guard also when that is gone
         os.killpg(pid, signal.SIGKILL)
         (work / keeper_words.PIDFILE_NAME).unlink()
+
+
+def _right(answer: Answer) -> Answer:
+    if answer.error:
+        raise TransshipError(f"asking a container's page keeper: {answer.error}")
+    return answer
 
 
 def _words(images: Path, files: TlsFiles, peer: str) -> list[str]:

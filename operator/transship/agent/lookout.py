@@ -13,6 +13,7 @@ from loguru import logger
 
 from transship.agent.machine import Tools
 from transship.common.errors import TransshipError
+from transship.common.tasks import for_each
 from transship.plan import movability
 from transship.plan.obstacles import Obstacle
 from transship.protocol.states import RecordState, RunState
@@ -48,18 +49,15 @@ class Lookout:
     async def run(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            running = self._running()
-            self._seen = {name: seen for name, seen in self._seen.items() if name in running}
-            for container in running:
-                try:
-                    await self.look(container)
-                except TransshipError as e:  # it has just ended, or left
-                    logger.bind(container=container, error=str(e)).debug("not looked over")
+            ours = [r.id for r in self._journal.all() if r.state is RecordState.RUNNING]
+            self._seen = {name: seen for name, seen in self._seen.items() if name in ours}
+            await for_each(ours, self._look_if_running, doing="looking a container over")
 
-    def _running(self) -> list[str]:
-        return [
-            record.id
-            for record in self._journal.all()
-            if record.state is RecordState.RUNNING
-            and self._machine.seen(record.id).run is RunState.RUNNING
-        ]
+    async def _look_if_running(self, container: str) -> None:
+        try:
+            if self._machine.seen(container).run is RunState.RUNNING:
+                await self.look(container)
+            else:
+                self._seen.pop(container, None)
+        except TransshipError as e:  # it has just ended, or left
+            logger.bind(container=container, error=str(e)).debug("not looked over")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from loguru import logger
 
 from transship.common.errors import Refused, TransshipError
+from transship.common.threads import begin_for_ever
 from transship.transfer.demands import Demands
 from transship.transfer.page_channel import admit
 from transship.transfer.page_index import Milestone
@@ -44,7 +45,7 @@ class Intake:
 
     def listen(self, listener: socket.socket) -> None:
         """Accept streams for ever, in a thread."""
-        threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
+        begin_for_ever(lambda: self._accept(listener), name="accepting page streams")
 
     def see_out(self, seconds: float) -> None:
         """Wait for the end of the streams that are open: the source wants to hear that all came."""
@@ -65,8 +66,11 @@ class Intake:
                 self._take(channel)
         except (TransshipError, OSError) as e:
             logger.warning("a page stream was refused: {}", e)
-        self._streams.discard(threading.current_thread())
-        self._news()
+        except Exception:
+            logger.exception("a page stream has failed")
+        finally:
+            self._streams.discard(threading.current_thread())
+            self._news()
 
     def _take(self, channel: ssl.SSLSocket) -> None:
         with self._lock:
@@ -78,5 +82,8 @@ class Intake:
         except (TransshipError, OSError) as e:
             logger.warning("a page stream has broken off: {}", e)
             self.broken = str(e)
+        except Exception as e:  # what no source sends
+            self.broken = f"{type(e).__name__}: {e}"
+            raise
         else:
             self._store.note(Milestone.ENDED)

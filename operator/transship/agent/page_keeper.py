@@ -36,7 +36,7 @@ from transship.agent.keeper_words import Answer, Question
 from transship.agent.page_intake import Intake
 from transship.common.errors import TransshipError
 from transship.common.shared_fork import close_all_but, fork_sharing_files
-from transship.common.threads import take_short_turns
+from transship.common.threads import begin_for_ever, take_short_turns
 from transship.common.tls import server_context
 from transship.runtime import pagemaps
 from transship.transfer import shared_images
@@ -53,6 +53,9 @@ RESTART_SECONDS = 0.05
 
 LINGER_SECONDS = 5.0
 """For the source to hear that all it has sent was stored, and to say that this was all."""
+QUESTION_SECONDS = 10.0
+"""For a question to come on a connection that was made for it."""
+LONGEST_QUESTION = 100
 ANSWER_SECONDS = 1.0
 """For those who have asked for the end to be told of it."""
 
@@ -117,7 +120,7 @@ class Keeper:
         """Serve to the end."""
         self._intake.listen(socket.socket(fileno=self._held.pages))
         control = socket.socket(fileno=self._held.control)
-        threading.Thread(target=self._listen, args=(control,), daemon=True).start()
+        begin_for_ever(lambda: self._listen(control), name="answering")
         threading.Thread(target=self._watch_guard, daemon=True).start()
         self._server.run()
         self._server.close()
@@ -180,11 +183,25 @@ class Keeper:
             thread.start()
 
     def _converse(self, channel: socket.socket) -> None:
-        with channel, contextlib.suppress(OSError), channel.makefile("rwb", buffering=0) as lines:
-            line = lines.readline().decode().strip()
-            if line:
-                lines.write(keeper_words.encode(self._answer(Question(line))))
-        self._asked.discard(threading.current_thread())
+        try:
+            with (
+                channel,
+                contextlib.suppress(OSError),
+                channel.makefile("rwb", buffering=0) as lines,
+            ):
+                channel.settimeout(QUESTION_SECONDS)
+                if line := lines.readline(LONGEST_QUESTION):
+                    lines.write(keeper_words.encode(self._reply(line)))
+        finally:
+            self._asked.discard(threading.current_thread())
+
+    def _reply(self, line: bytes) -> Answer:
+        """Always an answer: where a connection ends without one, the agent asks again."""
+        try:
+            return self._answer(Question(line.decode().strip()))
+        except Exception as e:
+            logger.exception("a question could not be answered")
+            return Answer(error=f"{type(e).__name__}: {e}")
 
     def _compose(self) -> str:
         try:

@@ -162,7 +162,10 @@ class Copies(Protocol):
         ...
 
     async def settle(self, container: str) -> None:
-        """Drop what the restore needed, once the copy runs. KeeperDead: lose_memory is due."""
+        """Drop what the restore needed, once the copy runs.
+
+        KeeperDead: lose_memory is due. KeeperSilent: nobody knows yet, so it is to be called again.
+        """
         ...
 
     async def destroy(self, container: str) -> None:

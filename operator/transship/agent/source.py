@@ -21,6 +21,7 @@ from transship.agent.way_forward import WayForward
 from transship.api.placement import Strategy
 from transship.api.reasons import Reason
 from transship.common.errors import NotFound, Refused, TransshipError
+from transship.common.tasks import for_each
 from transship.protocol.migrations import MigrationReport, OutgoingOrder, VerdictReply
 from transship.protocol.states import RecordState, SideState, Verdict
 
@@ -142,15 +143,19 @@ class Source:
 
     async def recover(self) -> None:
         """After a restart: what is undecided is aborted, what is released is brought to its end."""
-        for record in self._with.journal.all():
-            duty = duties.after_restart(record)
-            if duty is Duty.FINISH:
-                departure = self._departure(_order_of(record))
-                departure.state, departure.verdict = SideState.RELEASED, Verdict.RELEASED
-                departure.task = asyncio.create_task(self._release.finish(departure))
-            elif duty is Duty.KEEP:
-                cause = TransshipError("the source's agent was restarted", reason="AgentRestarted")
-                await self._way_back.roll_back(self._departure(_order_of(record)), cause)
+        await for_each(
+            self._with.journal.all(), self._recover, doing="recovering", name=lambda r: r.id
+        )
+
+    async def _recover(self, record: Record) -> None:
+        duty = duties.after_restart(record)
+        if duty is Duty.FINISH:
+            departure = self._departure(_order_of(record))
+            departure.state, departure.verdict = SideState.RELEASED, Verdict.RELEASED
+            departure.task = asyncio.create_task(self._release.finish(departure))
+        elif duty is Duty.KEEP:
+            cause = TransshipError("the source's agent was restarted", reason="AgentRestarted")
+            await self._way_back.roll_back(self._departure(_order_of(record)), cause)
 
     async def close(self) -> None:
         """Before the agent ends: what is not released runs on here, and is reached."""

@@ -9,7 +9,7 @@ from loguru import logger
 
 from transship.agent import records
 from transship.agent.arrival import Arrival
-from transship.agent.keepers import KeeperDead
+from transship.agent.keepers import KeeperDead, KeeperSilent
 from transship.agent.records import Record
 from transship.agent.stopwatch import Stopwatch
 from transship.agent.target_parts import TargetParts
@@ -18,6 +18,7 @@ from transship.protocol.migrations import ResumeReply, VerdictNotice
 from transship.protocol.states import RecordState, SideState
 
 LOSE_AGAIN_SECONDS = 0.5
+SETTLE_AGAIN_SECONDS = 1.0
 
 
 class Takeover:
@@ -76,16 +77,22 @@ class Takeover:
 
     async def settle(self, container: str) -> None:
         """Wait until it has all of its memory, and drop what was needed for that."""
-        try:
-            await self._with.copies.settle(container)
-        except KeeperDead:  # the kernel gives zeros for what is missing: it must not run on
-            await self._end_lost(container)
-        except Exception as e:  # memory is lost until the next dump or the container's end
-            log = logger.bind(container=container, error=str(e))
-            log.warning("what the restore needed is left")
+        while True:
+            try:
+                return await self._with.copies.settle(container)
+            except KeeperDead:  # the kernel gives zeros for what is missing: it must not run on
+                return await self.end_lost(container)
+            except KeeperSilent as e:  # it may be giving pages all the same
+                log = logger.bind(container=container, reason=str(e.reason), error=str(e))
+                log.warning("nobody knows whether the container gets its memory")
+            except Exception as e:  # memory is lost until the next dump or the container's end
+                log = logger.bind(container=container, error=str(e))
+                log.warning("what the restore needed is left")
+                return None
+            await asyncio.sleep(SETTLE_AGAIN_SECONDS)
 
-    async def _end_lost(self, container: str) -> None:
-        """Until it is done and noted: it may be ending, and starting anew, by itself just now."""
+    async def end_lost(self, container: str) -> None:
+        """End it, until that is done and noted: it may be ending by itself just now."""
         while True:
             try:
                 return await self._lose(container)

@@ -23,6 +23,7 @@ from transship.agent.takeover import Takeover
 from transship.agent.target_parts import TargetParts
 from transship.api.reasons import Reason
 from transship.common.errors import NotFound, Refused, TransshipError
+from transship.common.tasks import Tasks, for_each
 from transship.protocol.migrations import (
     IncomingOrder,
     MemoryEndpoint,
@@ -51,7 +52,7 @@ class Target:
     def __init__(self, parts: TargetParts) -> None:
         self._with = parts
         self._arrivals: dict[str, Arrival] = {}
-        self._settling: set[asyncio.Task[None]] = set()  # of moves before this agent's start
+        self._settling = Tasks()  # of moves before this agent's start
         self._clearance = Clearance(parts)
         self._reception = Reception(parts, self._clearance)
         self._takeover = Takeover(parts, lose=self._lose)
@@ -208,19 +209,23 @@ class Target:
 
         Beside all else: gigabytes of files may have come by now, and others wait for this agent.
         """
-        for record in self._with.journal.all():
-            duty = duties.after_restart(record)
-            if duty is Duty.DISCARD:
-                self._settling.add(asyncio.create_task(self._throw_away(self._arrival_of(record))))
-            elif duty is Duty.ASK:
-                self._inquiry.begin(self._arrival_of(record))
-            elif record.state not in OWNED:
-                continue
-            elif record.memory_lost and record.arrived_by is not None:
-                loss = MemoryLoss(why=record.memory_lost)
-                self._settling.add(asyncio.create_task(self.lose_memory(record.arrived_by, loss)))
-            elif self._with.copies.awaits_memory(record.id):
-                self._settling.add(asyncio.create_task(self._takeover.settle(record.id)))
+        await for_each(
+            self._with.journal.all(), self._recover, doing="recovering", name=lambda r: r.id
+        )
+
+    async def _recover(self, record: Record) -> None:
+        duty = duties.after_restart(record)
+        if duty is Duty.DISCARD:
+            discarding = self._throw_away(self._arrival_of(record))
+            _ = self._settling.begin(discarding, name="discard arrival")
+        elif duty is Duty.ASK:
+            self._inquiry.begin(self._arrival_of(record))
+        elif record.state not in OWNED:
+            return
+        elif record.memory_lost and record.arrived_by is not None:
+            _ = self._settling.begin(self._takeover.end_lost(record.id), name="end lost copy")
+        elif self._with.copies.awaits_memory(record.id):
+            _ = self._settling.begin(self._takeover.settle(record.id), name="settle")
 
     async def _throw_away(self, arrival: Arrival) -> None:
         cause = TransshipError("the target's agent was restarted", reason=Reason.AGENT_RESTARTED)

@@ -7,7 +7,7 @@ and tried again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from loguru import logger
@@ -18,6 +18,7 @@ from transship.agent.journal import JournalError
 from transship.agent.records import Record
 from transship.agent.source_parts import SourceParts
 from transship.common.errors import NotFound, TransshipError
+from transship.common.tasks import Tasks
 from transship.protocol.migrations import VerdictNotice
 from transship.protocol.states import RecordState, SideState, Verdict
 
@@ -30,7 +31,7 @@ class WayBack:
 
     def __init__(self, parts: SourceParts) -> None:
         self._with = parts
-        self._owed: set[asyncio.Task[None]] = set()  # outlive their departures
+        self._owed = Tasks()  # outlive their departures
 
     async def roll_back(self, departure: Departure, cause: BaseException) -> None:
         """The way back: first the durable promise never to give go, then the container runs on."""
@@ -40,7 +41,8 @@ class WayBack:
         await self._promise_to_keep(departure)
         departure.verdict = Verdict.ABORTED
         await self._run_on(departure, record)
-        self._owe(self._tell_aborted(departure))  # now: it holds packets of the container's
+        # now: it holds packets of the container's
+        _ = self._owed.begin(self._tell_aborted(departure), name="tell aborted")
         departure.leave_queue()
         await self._end_dump(departure)
         # not before: a CRIU that was ended in the middle may have frozen the container again
@@ -50,17 +52,11 @@ class WayBack:
         logger.bind(
             migration=order.migration, container=order.container, step=departure.failed_step
         ).warning("migration aborted, the container runs on here: {}", cause)
-        self._owe(self._end_abort(departure))
-
-    def _owe(self, work: Coroutine[None, None, None]) -> None:
-        owed = asyncio.create_task(work)
-        self._owed.add(owed)
-        owed.add_done_callback(self._owed.discard)
+        _ = self._owed.begin(self._end_abort(departure), name="end abort")
 
     async def close(self) -> None:
         """Wait a little for the targets to be told; whoever starts next does the rest."""
-        if self._owed:
-            await asyncio.wait(tuple(self._owed), timeout=MEND_SECONDS)
+        await self._owed.wait(timeout_seconds=MEND_SECONDS)
 
     async def put_away(self, departure: Departure) -> None:
         await self._end_dump(departure)

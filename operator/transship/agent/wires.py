@@ -10,6 +10,7 @@ from loguru import logger
 from transship.agent.instances import addresses_of
 from transship.agent.records import Record
 from transship.common.errors import TransshipError
+from transship.common.tasks import Tasks
 from transship.network import Address, ContainerNetwork
 from transship.protocol.migrations import Peer
 
@@ -22,7 +23,7 @@ class NodeWires:
 
     def __init__(self, network: ContainerNetwork) -> None:
         self._network = network
-        self._announcing: set[asyncio.Task[None]] = set()
+        self._announcing = Tasks()
 
     def create_held(self, record: Record) -> None:
         self._network.create(record.id, addresses_of(record.order))
@@ -38,9 +39,7 @@ class NodeWires:
 
     def _repeat(self, container: str) -> None:
         """An announcement is one frame that may get lost."""
-        task = asyncio.create_task(self._network.announce_again(container))
-        self._announcing.add(task)
-        task.add_done_callback(self._announcing.discard)
+        _ = self._announcing.begin(self._network.announce_again(container), name="announce again")
 
     def divert(self, record: Record, *, via: Peer) -> None:
         if record.order.addresses:

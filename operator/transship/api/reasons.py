@@ -610,6 +610,11 @@ class Reason(StrEnum):
         "Pages of the container's memory are missing: not arrived, or lost at the source.",
         "check the network between the nodes, and the room for images on the target",
     )
+    PAGE_SERVER_SILENT = (
+        "PageServerSilent",
+        "The process that gives a moved container its memory does not answer as it should.",
+        "see page-keeper.log among the container's images; is the node overloaded?",
+    )
     STILL_MOUNTED = ("StillMounted", "Something is mounted where files were to be deleted.")
     CRIU_FAILED = ("CRIUFailed", "CRIU failed.", "see the agent's log")
     CRIU_MISSING = (
@@ -671,6 +676,16 @@ class Reason(StrEnum):
         "Unauthorized",
         "The API server does not know the credentials.",
         "check the user in the kubeconfig",
+    )
+    TASK_ENDED = (
+        "TaskEnded",
+        "A task that lives as long as its process has ended: the process ends, to be started anew.",
+        "see the program's log",
+    )
+    PORT_UNAVAILABLE = (
+        "PortUnavailable",
+        "The program cannot serve on the port that it was given.",
+        "end what serves there, or choose another port",
     )
     NOT_LEADING = ("NotLeading", "Another operator may lead by now: this one sends nothing more.")
     LEASE_HELD = ("LeaseHeld", "Another process holds the lease.")

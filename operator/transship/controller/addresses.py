@@ -15,6 +15,7 @@ from transship.api.address_pool import AddressPool, AddressPoolStatus
 from transship.api.placement import ContainerPlacement
 from transship.api.reasons import Reason
 from transship.common.errors import Conflict, NotFound
+from transship.common.tasks import for_each
 from transship.controller.ports import Cluster
 from transship.plan.addresses import (
     Claimant,
@@ -64,11 +65,21 @@ class AddressBook:
 
     async def tell_sizes(self, *, now: datetime) -> None:
         """Bring the status of pools that are new or were changed up to date."""
-        for pool in await self._cluster.list(AddressPool):
-            if pool.status.observed_generation == pool.metadata.generation:
-                continue
-            with suppress(Conflict):  # an allocation was faster: the next look does it
-                await self._cluster.replace_status_checked(pool, status=observed(pool, now=now))
+        changed = [
+            pool
+            for pool in await self._cluster.list(AddressPool)
+            if pool.status.observed_generation != pool.metadata.generation
+        ]
+        await for_each(
+            changed,
+            lambda pool: self._tell_size(pool, now=now),
+            doing="writing the size of an address pool",
+            name=lambda pool: pool.metadata.name,
+        )
+
+    async def _tell_size(self, pool: AddressPool, *, now: datetime) -> None:
+        with suppress(Conflict):  # an allocation was faster: the next look does it
+            await self._cluster.replace_status_checked(pool, status=observed(pool, now=now))
 
     async def _change(
         self,

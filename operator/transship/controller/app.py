@@ -5,24 +5,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import socket
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import kopf
-from aiohttp import web
 from loguru import logger
 
 from transship.api.migration import ContainerMigration
 from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement
 from transship.common import logs
-from transship.common.clock import SystemClock
+from transship.common.clock import Clock, SystemClock
 from transship.common.errors import TransshipError
+from transship.common.tasks import Background, Tasks, unless_set
 from transship.common.tls import TlsFiles
 from transship.controller.addresses import AddressBook
 from transship.controller.agents import AgentClient
@@ -31,6 +32,14 @@ from transship.controller.deps import Deps
 from transship.controller.directory import Directory
 from transship.controller.fleet import Fleet
 from transship.controller.handlers import POOLS, register
+from transship.controller.health import (
+    Answer,
+    ApiContact,
+    healthz,
+    metrics_text,
+    readyz,
+    serving,
+)
 from transship.controller.leadership import Leadership, LeadersTransport
 from transship.controller.life import ProcessLife, wait_for_any
 from transship.controller.loops import Loops
@@ -44,9 +53,11 @@ from transship.controller.turns import Turns
 from transship.kube.client import KubeClient
 from transship.kube.events import EventRecorder
 from transship.kube.leases import Leases
+from transship.kube.transport import ApiServer
 
 RELIST_SECONDS = 60.0  # what a broken watch has missed, above all deletions
 STARTUP_RETRY_SECONDS = 1.0
+END_SECONDS = 15.0  # kopf gives what it has begun 5 s
 
 
 @dataclass(frozen=True)
@@ -102,33 +113,114 @@ def parse(argv: Sequence[str] | None) -> Options:
 
 
 async def serve(options: Options) -> None:
-    """Run until a signal, or until leadership is lost."""
-    clock, stop = SystemClock(), asyncio.Event()
+    """Run until a signal, until leadership is lost, or until a background task has ended.
+
+    Raises TaskEnded in the last two cases.
+    """
+    clock, metrics, stop = SystemClock(), Metrics(), asyncio.Event()
+    ready = asyncio.Event()
+    last_resort = Tasks()
     async with await KubeClient.connect(options.kubeconfig) as client, AsyncExitStack() as stack:
-        leases = Leases(client)
-        leadership = None
-        if options.leader_elect:
-            leadership = Leadership(leases, clock=clock, identity=options.name)
-        if leadership is not None:
-            async with answering(options.health_port):
-                await leadership.acquire()
-            keeping = asyncio.create_task(_stop_after(leadership.keep(), stop))
-            stack.callback(keeping.cancel)
-        cluster, make = client, partial(AgentClient)
-        if leadership is not None:
-            cluster = KubeClient(LeadersTransport(client.transport, leadership))
-            make = partial(AgentClient, permit=leadership.require)
-        connections = AgentConnections(options.tls, make=make)
-        try:
-            deps = compose(cluster, connections, clock=clock, name=options.name)
-            await fill(deps)
-            await _run(deps, options, leases, stop)
-        finally:
-            await connections.close()
+        contact = ApiContact(client.transport, clock=clock)
+        await stack.enter_async_context(_answering(options, contact, metrics, ready))
+        _stop_at_signals(stop)
+        stack.push_async_callback(last_resort.close)
+        _ = last_resort.begin(_killed_if_late(stop), name="last resort")
+        leases = Leases(KubeClient(contact))
+        async with leading(leases, options, clock=clock, stop=stop) as leadership:
+            transport, make = _guarded(contact, leadership)
+            async with _connections(options.tls, make) as connections:
+                cluster = KubeClient(transport)
+                deps = compose(
+                    cluster, connections, clock=clock, name=options.name, metrics=metrics
+                )
+                await unless_set(stop, fill(deps))
+                if not stop.is_set():
+                    await run(deps, options, leases, stop=stop, ready=ready)
+
+
+@asynccontextmanager
+async def _answering(
+    options: Options, contact: ApiContact, metrics: Metrics, ready: asyncio.Event
+) -> AsyncIterator[None]:
+    """One that waits for the lease answers, too; a port that is taken is found before that."""
+    health: dict[str, Answer] = {
+        "/healthz": lambda: healthz(contact),
+        "/readyz": lambda: readyz(contact, watching=ready.is_set()),
+    }
+    async with (
+        serving(health, port=options.health_port),
+        serving({"/metrics": lambda: metrics_text(metrics)}, port=options.metrics_port),
+    ):
+        yield
+
+
+def _stop_at_signals(stop: asyncio.Event) -> None:
+    """The first process of a container has no default for SIGTERM: without this it lives on."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+async def _killed_if_late(stop: asyncio.Event) -> None:
+    """An operator that has lost its lease must not live on, whatever keeps it from its end."""
+    await stop.wait()
+    await asyncio.sleep(END_SECONDS)
+    logger.error("the operator has not come to its end in time, it is killed")
+    os._exit(1)
+
+
+@asynccontextmanager
+async def leading(
+    leases: Leases, options: Options, *, clock: Clock, stop: asyncio.Event
+) -> AsyncIterator[Leadership | None]:
+    """Lead inside, if there is an election; the lease is renewed until all work has stopped."""
+    if not options.leader_elect:
+        yield None
+        return
+    leadership, background = (
+        Leadership(leases, clock=clock, identity=options.name),
+        Background(stop),
+    )
+    try:
+        await unless_set(stop, leadership.acquire())
+        if not stop.is_set():
+            background.keep(leadership.keep, name="lease")
+        yield leadership
+    finally:
+        await background.close()
+        await leadership.release()
+    background.raise_failure()
+
+
+def _guarded(
+    transport: ApiServer, leadership: Leadership | None
+) -> tuple[ApiServer, Callable[..., AgentClient]]:
+    """The ways to change anything, which are closed to one that leads no more."""
+    if leadership is None:
+        return transport, AgentClient
+    permit = partial(AgentClient, permit=leadership.require)
+    return LeadersTransport(transport, leadership), permit
+
+
+@asynccontextmanager
+async def _connections(
+    tls: TlsFiles, make: Callable[..., AgentClient]
+) -> AsyncIterator[AgentConnections]:
+    connections = AgentConnections(tls, make=make)
+    try:
+        yield connections
+    finally:
+        await connections.close()
 
 
 def compose(
-    client: KubeClient, connections: AgentConnections, *, clock: SystemClock, name: str
+    client: KubeClient,
+    connections: AgentConnections,
+    *,
+    clock: SystemClock,
+    name: str,
+    metrics: Metrics,
 ) -> Deps:
     events = EventRecorder(client, component="transship-operator", instance=name)
     directory = Directory()
@@ -139,30 +231,36 @@ def compose(
         addresses=AddressBook(client),
         resolver=Resolver(KubeConfigData(client)),
         recorder=EventTeller(events),
-        metrics=Metrics(),
+        metrics=metrics,
         turns=Turns(directory),
         clock=clock,
     )
 
 
-async def _run(deps: Deps, options: Options, heartbeats: Heartbeats, stop: asyncio.Event) -> None:
+async def run(
+    deps: Deps,
+    options: Options,
+    heartbeats: Heartbeats,
+    *,
+    stop: asyncio.Event,
+    ready: asyncio.Event,
+) -> None:
+    """Run kopf and all that runs beside it. ready: set once kopf watches."""
     registry = kopf.OperatorRegistry()
     kopf.on.startup(registry=registry)(configure)
-    kopf.on.login(registry=registry)(_login)
-    loops = Loops(deps, ProcessLife(stop))
+    kopf.on.login(registry=registry)(login)
+    loops, background = Loops(deps, ProcessLife(stop)), Background(stop)
     register(registry, deps, loops)
-    watch = NodeWatch(deps, heartbeats)
-    beside = [deps.fleet.run(), _relist(deps, loops, stop), _keep_pools(deps), watch.run()]
-    if options.metrics_port is not None:
-        beside.append(_serve_metrics(deps.metrics, options.metrics_port))
-    tasks = [asyncio.create_task(each) for each in beside]
+    background.keep(deps.fleet.run, name="fleet")
+    background.keep(partial(_relist, deps, loops, stop), name="relist")
+    background.keep(partial(_keep_pools, deps), name="pools")
+    background.keep(NodeWatch(deps, heartbeats).run, name="node watch")
 
     # at its end kopf waits 5 s for tasks that go on, its own waiter for the stop flag among them
     @kopf.on.cleanup(registry=registry)
     async def end_others(**_: Any) -> None:
         stop.set()
-        for task in tasks:
-            task.cancel()
+        await background.close()
 
     logger.info("operator runs")
     try:
@@ -170,44 +268,35 @@ async def _run(deps: Deps, options: Options, heartbeats: Heartbeats, stop: async
             registry=registry,
             clusterwide=True,
             standalone=True,
+            # else kopf asks for the user's name, which a container's user often has not got
+            identity=cast("Any", options.name),
             stop_flag=stop,
-            liveness_endpoint=_health_url(options.health_port),
+            ready_flag=ready,
         )
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(loops.end(), *tasks, return_exceptions=True)
+        ready.clear()
+        await asyncio.gather(loops.end(), background.close(), return_exceptions=True)
+    background.raise_failure()
 
 
-@asynccontextmanager
-async def answering(port: int | None) -> AsyncIterator[None]:
-    """Answer at the place where kopf does later: one that waits for the lease is well, too."""
-    if port is None:
-        yield
-        return
-
-    async def well(_: web.Request) -> web.Response:
-        return web.json_response({})
-
-    app = web.Application()
-    app.add_routes([web.get("/healthz", well)])
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, port=port).start()
-        yield
-    finally:
-        await runner.cleanup()
-
-
-def _health_url(port: int | None) -> str | None:
-    return None if port is None else f"http://0.0.0.0:{port}/healthz"
-
-
-def _login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+    """Choose the cluster as transship.kube.transport does."""
     if os.environ.get("KUBECONFIG"):
         return kopf.login_with_kubeconfig(**kwargs)
-    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+    found = kopf.login_with_service_account(**kwargs)
+    if found is None:
+        return kopf.login_with_kubeconfig(**kwargs)
+    # kopf's is a name: the cluster's DNS may be down
+    return replace(found, server=_in_cluster() or found.server)
+
+
+def _in_cluster() -> str | None:
+    """The API server's URL, as the kubelet tells it to each container."""
+    host = os.environ.get("KUBERNETES_SERVICE_HOST")
+    port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    if not host:
+        return None
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
 
 async def fill(deps: Deps) -> None:
@@ -257,23 +346,3 @@ async def _keep_pools(deps: Deps) -> None:
         except TransshipError as e:
             logger.bind(error=str(e)).warning("the address pools were not looked at")
         await wait_for_any(changed, seconds=RELIST_SECONDS)
-
-
-async def _stop_after(task: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
-    await task
-    stop.set()
-
-
-async def _serve_metrics(metrics: Metrics, port: int) -> None:
-    async def text(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.text(), content_type="text/plain", charset="utf-8")
-
-    app = web.Application()
-    app.add_routes([web.get("/metrics", text)])
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, port=port).start()
-    try:
-        await asyncio.Event().wait()
-    finally:
-        await runner.cleanup()

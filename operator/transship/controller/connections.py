@@ -14,6 +14,7 @@ from loguru import logger
 
 from transship.api.node_agent import NodeAgent
 from transship.common.errors import Unreachable
+from transship.common.tasks import Tasks
 from transship.common.tls import TlsFiles
 from transship.controller.agents import AgentClient, context_for
 
@@ -64,7 +65,8 @@ class AgentConnections:
         self._contexts = NodeContexts(files)
         self._make = make
         self._clients: dict[str, AgentClient] = {}
-        self._retired: dict[AgentClient, asyncio.Task[None]] = {}
+        self._closing = Tasks()
+        self._retired: set[AgentClient] = set()
 
     def to(self, agent: NodeAgent) -> AgentClient:
         """Raises Unreachable while the agent has told no endpoint, or we have no certificate."""
@@ -84,17 +86,16 @@ class AgentConnections:
         return client
 
     async def close(self) -> None:
-        for task in self._retired.values():
-            task.cancel()
+        await self._closing.close()
         for client in (*self._clients.values(), *self._retired):
             await client.close()
 
     def _retire(self, client: AgentClient) -> None:
         """Close it once whoever has it in hand has ended the calls that it was taken for."""
-        closing = asyncio.create_task(self._close_later(client), name=f"retire {client.node}")
-        self._retired[client] = closing
+        self._retired.add(client)
+        _ = self._closing.begin(self._close_later(client), name=f"retire {client.node}")
 
     async def _close_later(self, client: AgentClient) -> None:
         await asyncio.sleep(RETIREMENT_SECONDS)
-        del self._retired[client]
+        self._retired.discard(client)
         await client.close()

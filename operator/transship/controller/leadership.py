@@ -2,7 +2,8 @@
 
 An operator that could not renew in time ends itself before another can take over: it cannot know
 what its successor does. What it has begun and not sent yet is not sent any more: its requests to
-agents and API server go through `require` (a process that was stopped wakes up anywhere).
+agents and API server go through `require` (a process that was stopped wakes up anywhere). One that
+ends for another reason gives the lease back once it has stopped all work.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from loguru import logger
 
 from transship.api.reasons import Reason
 from transship.common.clock import Clock
-from transship.common.errors import Refused, TransshipError
+from transship.common.errors import Conflict, Refused, TransshipError, Unreachable
 from transship.kube.transport import ApiServer, Request
 
 LEASE_NAME = "transship-operator"
@@ -22,12 +23,16 @@ LEASE_SECONDS = 15
 RENEW_SECONDS = 3.0
 GIVE_UP_SECONDS = 10.0  # less than the lease lasts: nobody else leads yet
 ASK_SECONDS = 2.0
+RELEASE_SECONDS = 3.0  # the lease runs out by itself
+RELEASE_TRIES = 3  # a renewal that was cancelled may still be on its way
 
 
 class Renewing(Protocol):
     """What transship.kube.leases.Leases does."""
 
     async def renew(self, name: str, *, holder: str, duration_seconds: int) -> object: ...
+
+    async def release(self, name: str, *, holder: str) -> bool: ...
 
 
 class Leadership:
@@ -36,19 +41,17 @@ class Leadership:
         self._clock = clock
         self._identity = identity
         self._renewed = float("-inf")
+        self._obstacle: TransshipError | None = None
+        """Why the lease could not be renewed when that was last tried."""
 
     async def acquire(self) -> None:
-        """Return when the lease is ours."""
-        waiting = False
-        while not await self._renew():
-            if not waiting:
-                logger.info("another operator leads, waiting for its lease")
-                waiting = True
+        """Return when the lease is ours. The log says why it is not, once per cause."""
+        while not await self._renew():  # noqa: ASYNC110 - nobody tells when it is free
             await asyncio.sleep(ASK_SECONDS)
         logger.bind(identity=self._identity).info("leading")
 
     async def keep(self) -> None:
-        """Renew until it cannot be done any more; then return."""
+        """Renew until that cannot be done any more. Raises Refused then."""
         while (left := self._left_seconds()) > 0:
             try:
                 async with asyncio.timeout(left):  # a request may hang for longer
@@ -56,7 +59,29 @@ class Leadership:
                     await self._renew()
             except TimeoutError:
                 break
-        logger.error("the lease could not be renewed, ending")
+        cause = "no answer in time" if self._obstacle is None else self._obstacle.message
+        raise Refused(f"the lease could not be renewed: {cause}", reason=Reason.NOT_LEADING)
+
+    async def release(self) -> None:
+        """Give the lease back. Only when nothing that may change anything runs any more."""
+        self._renewed = float("-inf")
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS):
+                released = await self._release()
+        except (TransshipError, TimeoutError) as e:
+            cause = str(e) or "no answer in time"
+            logger.bind(cause=cause).warning("the lease was not released: it runs out by itself")
+            return
+        if released:
+            logger.bind(identity=self._identity).info("lease released")
+
+    async def _release(self) -> bool:
+        for _ in range(RELEASE_TRIES - 1):
+            try:
+                return await self._leases.release(LEASE_NAME, holder=self._identity)
+            except Conflict:
+                continue
+        return await self._leases.release(LEASE_NAME, holder=self._identity)
 
     def require(self) -> None:
         """Raise Refused unless it is certain that nobody else leads."""
@@ -73,10 +98,33 @@ class Leadership:
                 LEASE_NAME, holder=self._identity, duration_seconds=LEASE_SECONDS
             )
         except TransshipError as e:
-            logger.bind(error=str(e)).debug("lease not renewed")
+            self._note(e)
             return False
-        self._renewed = asked
+        self._renewed, self._obstacle = asked, None
         return True
+
+    def _note(self, obstacle: TransshipError) -> None:
+        """Tell each cause once: it is asked again every few seconds."""
+        known, self._obstacle = self._obstacle, obstacle
+        if known is None or (known.reason, known.message) != (obstacle.reason, obstacle.message):
+            level, message = _told(obstacle)
+            log = logger.bind(reason=str(obstacle.reason), cause=str(obstacle))
+            log.log(level, f"the lease is not ours: {message}")
+
+
+def _told(obstacle: TransshipError) -> tuple[str, str]:
+    """Level and message for the log."""
+    match obstacle:
+        case Conflict():
+            return "INFO", "another operator was faster"
+        case Unreachable():
+            return "WARNING", "the API server cannot be reached"
+        case Refused(reason=Reason.LEASE_HELD):
+            return "INFO", "another operator leads"
+        case Refused():
+            return "ERROR", "the API server refuses it"
+        case _:
+            return "ERROR", "it can be neither read nor written"
 
 
 class LeadersTransport:

@@ -15,6 +15,7 @@ from transship.api.conditions import Condition, Status, condition, find
 from transship.api.node_agent import NodeAgent
 from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
+from transship.common.tasks import for_each
 from transship.controller.deps import Deps
 from transship.controller.ports import Heartbeats
 
@@ -40,10 +41,19 @@ class NodeWatch:
         now = self._deps.clock.now()
         leases = await self._heartbeats.list()
         lapsed = {lease.name.removeprefix(LEASE_PREFIX) for lease in leases if lease.expired}
-        for agent in self._deps.directory.node_agents():
-            name = agent.metadata.name
-            if name in lapsed and self._deps.fleet.silent(name) and _claims_to_know(agent):
-                await self._mark(agent, now=now)
+        gone = [
+            agent
+            for agent in self._deps.directory.node_agents()
+            if (name := agent.metadata.name) in lapsed
+            and self._deps.fleet.silent(name)
+            and _claims_to_know(agent)
+        ]
+        await for_each(
+            gone,
+            lambda agent: self._mark(agent, now=now),
+            doing="marking a node's agent as gone",
+            name=lambda agent: agent.metadata.name,
+        )
 
     async def _mark(self, agent: NodeAgent, *, now: datetime) -> None:
         name = agent.metadata.name

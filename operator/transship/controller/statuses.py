@@ -14,6 +14,7 @@ from loguru import logger
 
 from transship.api.base import ApiModel, Resource
 from transship.common.errors import Conflict, NotFound, TransshipError
+from transship.common.tasks import Tasks
 from transship.controller.directory import Directory
 from transship.controller.ports import Cluster
 
@@ -34,6 +35,7 @@ class StatusWriter(Generic[R, S]):
         self._cluster = cluster
         self._directory = directory
         self._written = status
+        self._tasks = Tasks()
         self._task: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
         self._closed = False
@@ -44,7 +46,7 @@ class StatusWriter(Generic[R, S]):
         if self._closed or status == self._written:
             return
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._catch_up(), name=f"status {self._meta.name}")
+            self._task = self._tasks.begin(self._catch_up(), name=f"status {self._meta.name}")
 
     async def write(self, status: S, *, resource_version: str | None = None) -> None:
         """Write now. With a version: Conflict when the object has changed since."""

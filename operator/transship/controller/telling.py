@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 
 from transship.api.base import Resource
+from transship.common.tasks import Tasks
 from transship.controller.ports import DataKind
 from transship.kube.client import KubeClient
 from transship.kube.config_data import Source, read_data
@@ -20,7 +20,7 @@ class EventTeller:
 
     def __init__(self, recorder: EventRecorder) -> None:
         self._recorder = recorder
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending = Tasks()
 
     def tell(self, regarding: Resource, *, reason: str, note: str) -> None:
         self._send(regarding, EventType.NORMAL, reason, note)
@@ -29,11 +29,10 @@ class EventTeller:
         self._send(regarding, EventType.WARNING, reason, note)
 
     def _send(self, regarding: Resource, type: EventType, reason: str, note: str) -> None:
-        task = asyncio.create_task(
-            self._recorder.record(regarding, type=type, reason=reason, note=note, action=ACTION)
+        sending = self._recorder.record(
+            regarding, type=type, reason=reason, note=note, action=ACTION
         )
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+        _ = self._sending.begin(sending, name="record event")
 
 
 class KubeConfigData:

@@ -89,6 +89,26 @@ class Leases:
         )
         return self._look(await self._transport.send(request))
 
+    async def release(self, name: str, *, holder: str) -> bool:
+        """Give the lease back, so that the next holder need not wait until it expires.
+
+        Returns False where it is not this holder's. Raises Conflict when it has changed meanwhile.
+        """
+        try:
+            present = await self._read(name)
+        except NotFound:
+            return False
+        if self._look(present).holder != holder:
+            return False
+        spec = {
+            **present["spec"], "holderIdentity": "", "renewTime": micro_time(self._clock.now()),
+        }  # fmt: skip
+        body = {**present, "spec": spec}  # with its resourceVersion
+        await self._transport.send(
+            Request("PUT", self._path(name), f"releasing lease {name}", body=body)
+        )
+        return True
+
     async def _create(self, name: str, *, holder: str, duration_seconds: int) -> Lease:
         body = {
             "apiVersion": "coordination.k8s.io/v1",

@@ -145,8 +145,8 @@ def _document(text: str) -> dict[str, Any]:
 async def _load(configuration: Configuration, kubeconfig: Path | None) -> None:
     from kubernetes.aio import config  # noqa: PLC0415
 
-    source = _kubeconfig(kubeconfig)
     try:
+        source = _kubeconfig(kubeconfig)
         if source is not None:
             await config.load_kube_config(  # type: ignore[no-untyped-call]
                 config_file=source, client_configuration=configuration, persist_config=False
@@ -155,7 +155,7 @@ async def _load(configuration: Configuration, kubeconfig: Path | None) -> None:
             config.load_incluster_config(  # type: ignore[no-untyped-call]
                 client_configuration=configuration
             )
-    except (config.ConfigException, OSError) as e:
+    except (config.ConfigException, OSError, RuntimeError) as e:  # RuntimeError: no home
         raise InvalidInput(
             f"reading the cluster's address and credentials: {e}",
             reason=Reason.NO_CLUSTER,

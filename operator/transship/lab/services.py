@@ -118,7 +118,7 @@ def await_agent(state_dir: Path, state: LabState, node: str) -> None:
 
 def await_operator(state_dir: Path, state: LabState) -> None:
     """Return once the operator watches; fail at once if it ends."""
-    healthy = partial(answers, "/healthz", port=HEALTH_PORT, address=str(state.address(OPERATOR)))
+    healthy = partial(answers, "/readyz", port=HEALTH_PORT, address=str(state.address(OPERATOR)))
     wait_until_ready(state_dir, OPERATOR, healthy)
 
 

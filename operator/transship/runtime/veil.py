@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from transship.common.tasks import Tasks
 from transship.runtime import mm_images, page_scan, pagemaps, smaps
 from transship.runtime.processes import Process
 
@@ -61,6 +62,7 @@ class Veil(Unveiled):
         self._folder = folder
         self._pids = pids
         self._known: Mapping[int, smaps.Survey] = {}
+        self._tasks = Tasks()
         self._surveying: asyncio.Task[None] | None = None
         self._drawn: dict[int, smaps.Veiled] = {}
         self._looking: asyncio.Future[dict[int, page_scan.Found]] | None = None
@@ -68,7 +70,7 @@ class Veil(Unveiled):
 
     async def begin(self) -> None:
         pause = await asyncio.to_thread(self._survey)
-        self._surveying = asyncio.create_task(self._keep_surveying(pause))
+        self._surveying = self._tasks.begin(self._keep_surveying(pause), name="survey memory")
 
     async def _keep_surveying(self, pause: float) -> None:
         while True:

@@ -7,6 +7,7 @@ from fakes.orders import order
 from transship.agent import records
 from transship.agent.forwards import KEPT_SECONDS, Forwards
 from transship.agent.journal import Journal
+from transship.common.errors import Refused
 from transship.network.containers import Forward
 
 LEFT = Forward(ip_address("10.200.128.1"), ip_address("10.200.0.12"))
@@ -74,5 +75,22 @@ def test_a_detour_that_was_made_anew_has_its_whole_time(forwards, network, clock
     forwards.sweep(network.forwards())
     clock.pass_time(KEPT_SECONDS)
     network.kept = [LEFT]
+    forwards.sweep(network.forwards())
+    assert network.kept == [LEFT]
+
+
+def test_a_detour_that_cannot_be_ended_keeps_no_other_from_its_end(forwards, network, clock):
+    another = Forward(ip_address("10.200.128.2"), ip_address("10.200.0.12"))
+    network.kept = [LEFT, another]
+    forget = network.forget_forward
+
+    def refusing(addresses):
+        if LEFT.address in addresses:
+            raise Refused("the kernel refuses it")
+        forget(addresses)
+
+    network.forget_forward = refusing
+    forwards.sweep(network.forwards())
+    clock.pass_time(KEPT_SECONDS)
     forwards.sweep(network.forwards())
     assert network.kept == [LEFT]

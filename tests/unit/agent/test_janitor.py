@@ -110,6 +110,21 @@ async def test_what_cannot_be_removed_is_told_and_tried_again(journal: Journal) 
     assert premises.found == {}
 
 
+async def test_what_fails_in_a_way_nobody_thought_of_keeps_nothing_else_here(
+    journal: Journal,
+) -> None:
+    premises = found("first", "second")
+
+    def stumble() -> None:
+        premises.meanwhile = lambda: None
+        raise ValueError("a name that is no number")
+
+    premises.meanwhile = stumble
+    janitor = Janitor(premises, journal=journal, clock=FakeClock())
+    await janitor.sweep(old_enough_seconds=0)
+    assert set(premises.found) == {"first"}
+
+
 async def test_no_container_comes_here_while_its_leftovers_are_removed(journal: Journal) -> None:
     refusals = []
 

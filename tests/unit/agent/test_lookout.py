@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +15,12 @@ from transship.agent.journal import Journal
 from transship.agent.lookout import Lookout
 from transship.agent.machine import Tools
 from transship.agent.records import Record
+from transship.agent.supervision import Seen
 from transship.api.reasons import Reason
 from transship.plan.obstacles import Obstacle, obstacle
+from transship.protocol.states import RunState
 
+OTHER = "0b5e2c1a-0000-4000-8000-000000000002"
 TRACED = obstacle(Reason.TRACED, "process 7 is traced")
 
 
@@ -36,10 +40,13 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookout, "SECOND_LOOK_SECONDS", 0.0)
 
 
-def made(machine: FakeMachine, folder: Path, *journaled: Record) -> Lookout:
+def made(
+    machine: FakeMachine, folder: Path, *journaled: Record, journal: Journal | None = None
+) -> Lookout:
     clock = FakeClock()
-    journal = Journal(folder, boot=BOOT, node="node-a", clock=clock)
-    journal.load()
+    if journal is None:
+        journal = Journal(folder, boot=BOOT, node="node-a", clock=clock)
+        journal.load()
     for record in journaled:
         journal.put(record)
     return Lookout(Tools(journal, machine, clock, lambda *_, **__: pytest.fail("no probes")))
@@ -79,3 +86,27 @@ async def test_what_has_grown_meanwhile_counts_as_it_is_now(tmp_path: Path) -> N
 async def test_a_look_without_findings_is_not_repeated(tmp_path: Path) -> None:
     looking = made(Changing(()), tmp_path)
     assert await looking.look("c") == ()
+
+
+async def test_one_that_cannot_be_looked_over_keeps_no_other_from_its_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookout, "LOOK_SECONDS", 0.0)
+
+    class Stumbling(FakeMachine):
+        async def look_over(self, container_id: str) -> tuple[Obstacle, ...]:
+            if container_id == ID:
+                raise OSError(5, "input/output error")
+            return (TRACED,)
+
+    machine, journal = Stumbling(), Journal(tmp_path, boot=BOOT, node="node-a", clock=FakeClock())
+    for name in (ID, OTHER):
+        record = running_record().but(refuses_landlock=True)
+        journal.put(record.but(id=name, order=record.order.model_copy(update={"id": name})))
+        machine.instances[name] = Seen(RunState.RUNNING)
+    looking = made(machine, tmp_path, journal=journal)
+    running = asyncio.create_task(looking.run())
+    async with asyncio.timeout(2):
+        while looking.seen(OTHER) != (TRACED,):  # noqa: ASYNC110 - it is looked at, not told
+            await asyncio.sleep(0)
+    running.cancel()

@@ -1,19 +1,28 @@
-"""What is ended when both processes of a keeper were killed: the instance that it was of, only."""
+"""What is ended when both processes of a keeper were killed: the instance that it was of, only.
+
+And nothing where that is not certain: a keeper may be slow, or say what nobody understands.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from transship.agent import keeper_words
+from transship.agent import keeper_words, keepers, takeover
 from transship.agent.copies import NodeCopies
 from transship.agent.instances import Instances
-from transship.agent.keepers import KeeperDead, PageKeeper
+from transship.agent.keeper_words import Answer
+from transship.agent.keepers import KeeperDead, KeeperSilent, PageKeeper
+from transship.agent.takeover import Takeover
+from transship.common.errors import DeadlineExceeded
 from transship.protocol.containers import ContainerOrder
 from transship.runtime.layout import Layout
 
@@ -86,3 +95,130 @@ async def test_the_instance_after_it_is_left_alone(node: Processes) -> None:
     await start_anew(node)
     await ours.lose_memory(CONTAINER)
     assert (node.instance, node.killed) == (2, [1])
+
+
+Conversation = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readline()
+    writer.write(b"\x00{]\n")
+
+
+async def a_long_story(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readline()
+    writer.write(b"x" * 200_000)
+
+
+async def another_type(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readline()
+    writer.write(b'{"lacking": "many"}\n')
+
+
+async def half_an_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readline()
+    writer.write(b'{"lacking": 0, ')
+
+
+async def nothing_at_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readline()
+
+
+@dataclass
+class LivingKeeper:
+    """Its control socket; what it says can be changed while it lives."""
+
+    processes: Processes
+    says: Conversation = silence
+
+    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            await self.says(reader, writer)
+        writer.close()
+
+    @property
+    def keeper(self) -> PageKeeper:
+        found = PageKeeper.find(self.processes.layout, CONTAINER)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+async def living(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LivingKeeper]:
+    monkeypatch.setattr(keepers, "STATE_SECONDS", 0.1)
+    monkeypatch.setattr(keepers, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(takeover, "SETTLE_AGAIN_SECONDS", 0.0)
+    layout = Layout(runtime_dir=tmp_path)
+    work = layout.images(CONTAINER) / "work"
+    work.mkdir(parents=True)
+    monkeypatch.chdir(work)  # the address of a socket has 108 bytes
+    made = LivingKeeper(Processes(layout))
+    async with await asyncio.start_unix_server(made.converse, keeper_words.SOCKET_NAME):
+        yield made
+
+
+NO_ANSWERS = [silence, garbage, a_long_story, another_type, half_an_answer, nothing_at_all]
+
+
+@pytest.mark.parametrize("says", NO_ANSWERS)
+async def test_what_is_no_answer_is_no_proof_that_the_keeper_was_killed(
+    says: Conversation, living: LivingKeeper
+) -> None:
+    living.says = says
+    ours = copies(living.processes)
+    for asking in (
+        living.keeper.state(),
+        living.keeper.ended(),
+        ours.lacks_memory(CONTAINER),
+        ours.lose_memory(CONTAINER),
+        ours.settle(CONTAINER),
+    ):
+        with pytest.raises(KeeperSilent, check=lambda e: e.reason == "PageServerSilent"):
+            await asking
+    for waiting in (
+        living.keeper.all_stored(timeout_seconds=0.1),
+        living.keeper.final(timeout_seconds=0.1),
+        living.keeper.compose(timeout_seconds=0.1),
+    ):
+        with pytest.raises(DeadlineExceeded):
+            await waiting
+    assert living.processes.killed == []
+
+
+async def test_a_copy_whose_keeper_is_silent_for_a_while_is_settled_in_the_end(
+    living: LivingKeeper,
+) -> None:
+    @dataclass
+    class Parts:
+        copies: NodeCopies
+
+    async def nobody(container: str) -> None:
+        raise AssertionError("nothing is lost")
+
+    async def done(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(keeper_words.encode(Answer(finished=True)))
+
+    ours = copies(living.processes)
+    settling = asyncio.create_task(
+        Takeover(cast("Any", Parts(ours)), lose=nobody).settle(CONTAINER)
+    )
+    await asyncio.wait([settling], timeout=0.3)
+    assert not settling.done()
+    living.says = done
+    async with asyncio.timeout(2):
+        await settling
+    assert not ours.images(CONTAINER).exists()
+
+
+async def test_a_keeper_of_another_version_is_understood(living: LivingKeeper) -> None:
+    async def newer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b'{"lacking": 7, "temperature": 21}\n')
+
+    living.says = newer
+    assert (await living.keeper.state()).lacking == 7

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from fakes.lazy_process import FEATURES, PAGE, PID, LazyProcess, pagemap_image
-from transship.agent import keepers
-from transship.agent.keepers import KeeperDead, PageKeeper
+from transship.agent import keeper_words, keepers
+from transship.agent.keepers import KeeperDead, KeeperSilent, PageKeeper
 from transship.common.certificates import agent_name, new_authority, write_credentials
 from transship.common.errors import DeadlineExceeded, TransshipError
 from transship.common.tls import TlsFiles, client_context
@@ -250,6 +250,51 @@ async def test_the_death_of_both_is_a_loss_that_is_told_of(node: Node) -> None:
     await node.killed(server)
     with pytest.raises(KeeperDead):
         await node.keeper.ended()
+
+
+async def ask(node: Node, question: bytes) -> bytes:
+    """What the control socket says to this."""
+    reader, writer = await asyncio.open_unix_connection("page-keeper.socket")
+    writer.write(question)
+    answer = await reader.readline()
+    writer.close()
+    return answer
+
+
+async def test_a_question_that_is_none_is_answered_and_harms_nobody(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(node.work)
+    server = node.server
+    for question in (b"WhoAreYou\n", b"\xff\xfe\n", b"x" * 5000):
+        assert keeper_words.decode(await ask(node, question)).error
+    assert not (await node.keeper.state()).error
+    assert node.server == server
+
+
+async def test_a_source_that_sends_what_nobody_understands_is_told_of(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, 100)
+    asking = asyncio.create_task(node.keeper.all_stored(timeout_seconds=20))
+    sender._channel.sendall(os.urandom(4096))
+    with pytest.raises(TransshipError, match="have not arrived"):
+        await asking
+
+
+async def test_a_server_that_hangs_is_not_taken_for_dead(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keepers, "STATE_SECONDS", 0.2)
+    monkeypatch.setattr(keepers, "LOOK_SECONDS", 0.0)
+    server = node.server
+    os.kill(server, signal.SIGSTOP)
+    with pytest.raises(KeeperSilent):
+        await node.keeper.ended()
+    with pytest.raises(KeeperSilent):
+        await node.keeper.state()
+    os.kill(server, signal.SIGCONT)
+    monkeypatch.setattr(keepers, "STATE_SECONDS", 20)
+    assert not (await node.keeper.state()).finished
 
 
 async def test_images_that_are_not_put_together_in_time_end_the_wait(node: Node) -> None:

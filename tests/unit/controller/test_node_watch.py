@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fakes.operator_world import OperatorWorld
 from transship.api.conditions import Status, find
 from transship.api.node_agent import NodeAgent
+from transship.common.errors import InvalidInput
 from transship.controller.node_watch import NodeWatch
 
 
@@ -55,3 +56,12 @@ async def test_one_sign_alone_is_not_enough() -> None:
         leases = Leases(Lease("agent-node-a", False), Lease("agent-node-b", True))
         await NodeWatch(world.deps, leases).look()
         assert ready(world, "node-a") == ready(world, "node-b") == Status.TRUE
+
+
+async def test_a_node_whose_status_cannot_be_written_keeps_no_other_from_being_marked() -> None:
+    async with OperatorWorld("node-a", "node-b", "node-c") as world:
+        await silence(world, "node-a", "node-b")
+        world.cluster.failing["json_patch node-a"] = InvalidInput("status.selfTest: invalid")
+        leases = Leases(Lease("agent-node-a", True), Lease("agent-node-b", True))
+        await NodeWatch(world.deps, leases).look()
+        assert (ready(world, "node-a"), ready(world, "node-b")) == (Status.TRUE, Status.UNKNOWN)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
+from loguru import logger
 
 from fakes.agents import FakeAgents
 from fakes.api_server import FakeApiServer
@@ -16,20 +18,34 @@ from transship.api.address_pool import AddressPool
 from transship.api.container import Volume
 from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement, PlacementPhase, PlacementStatus
-from transship.common.errors import Conflict, InvalidInput, NotFound, Refused, Unreachable
+from transship.common.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    Refused,
+    TransshipError,
+    Unreachable,
+)
 from transship.controller import fleet as fleet_module
 from transship.controller.addresses import AddressBook
 from transship.controller.directory import Directory
 from transship.controller.finalizers import hold, let_go, removal
 from transship.controller.fleet import Fleet
 from transship.controller.handlers import parsed
-from transship.controller.leadership import GIVE_UP_SECONDS, Leadership, LeadersTransport
+from transship.controller.leadership import (
+    GIVE_UP_SECONDS,
+    LEASE_NAME,
+    Leadership,
+    LeadersTransport,
+)
 from transship.controller.life import ProcessLife, wait_for_any
 from transship.controller.ports import DataKind
 from transship.controller.resolve import Resolver
 from transship.controller.statuses import StatusWriter
 from transship.kube.client import KubeClient
+from transship.kube.leases import Leases
 from transship.kube.listing import Listing, Unreadable
+from transship.kube.transport import Request
 
 
 def versioned(resource, version: int, **metadata):
@@ -339,6 +355,9 @@ class Lease:
         self.renewals += 1
         return None
 
+    async def release(self, name: str, *, holder: str) -> bool:
+        return False
+
 
 class TestLeadership:
     async def test_it_waits_for_the_lease_and_ends_when_it_is_lost(
@@ -355,10 +374,68 @@ class TestLeadership:
         leadership = Leadership(lease, clock=clock, identity="me")
         await leadership.acquire()
         assert lease.renewals == 1
-        await leadership.keep()
+        with pytest.raises(Refused, match="held"):
+            await leadership.keep()
         assert clock.seconds < 15
         with pytest.raises(Refused, check=lambda e: e.reason == "NotLeading"):
             leadership.require()
+
+    @pytest.mark.parametrize(
+        ("failing", "level", "word"),
+        [
+            (None, "INFO", "operator-1 holds it"),
+            (Unreachable("connection refused"), "WARNING", "connection refused"),
+            (Refused("leases is forbidden", reason="Forbidden"), "ERROR", "leases is forbidden"),
+            (NotFound("no namespace transship-system"), "ERROR", "no namespace"),
+        ],
+    )
+    async def test_the_log_says_once_why_the_lease_is_not_ours(
+        self,
+        failing: TransshipError | None,
+        level: str,
+        word: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        lines: list[str] = []
+        clock, server = FakeClock(), FakeApiServer()
+        leases = Leases(KubeClient(server), clock=clock)
+        await leases.renew(LEASE_NAME, holder="operator-1", duration_seconds=15)
+        server.failing = failing
+
+        async def sleep(seconds: float) -> None:
+            clock.pass_time(seconds)
+            if clock.seconds > 8:
+                server.failing = None
+                clock.pass_time(15)
+
+        monkeypatch.setattr("transship.controller.leadership.asyncio.sleep", sleep)
+        sink = logger.add(
+            lambda line: lines.append(str(line)), format="{level} {message} {extra}", level="INFO"
+        )
+        await Leadership(leases, clock=clock, identity="me").acquire()
+        logger.remove(sink)
+        told = [line for line in lines if "the lease is not ours" in line]
+        assert told[0].startswith(level)
+        assert word in told[0]
+        assert len([line for line in told if word in line]) == 1
+
+    async def test_a_late_renewal_of_its_own_keeps_nobody_from_releasing(self) -> None:
+        class Changing(FakeApiServer):
+            changed = False
+
+            async def send(self, request: Request) -> dict[str, Any]:
+                if request.method == "PUT" and not self.changed:
+                    self.changed = True
+                    raise Conflict("the object has been modified")
+                return await super().send(request)
+
+        clock, server = FakeClock(), Changing()
+        leases = Leases(KubeClient(server), clock=clock)
+        leadership = Leadership(leases, clock=clock, identity="me")
+        await leadership.acquire()
+        await leadership.release()
+        assert server.changed
+        assert (await leases.get(LEASE_NAME)).holder == ""
 
     async def test_who_was_stopped_for_longer_than_its_lease_sends_nothing_when_it_wakes_up(
         self,
@@ -410,6 +487,17 @@ class TestAddressBook:
         cluster.put(*cluster.all(AddressPool), generation=1)
         await AddressBook(cluster).tell_sizes(now=NOW)
         assert cluster.all(AddressPool)[0].status.size == 6
+
+    async def test_a_pool_whose_status_cannot_be_written_keeps_no_other_from_its_own(self) -> None:
+        cluster = self.cluster()
+        another = {"metadata": {"name": "another"}, "spec": {"cidr": "10.0.1.0/29"}}
+        cluster.put(AddressPool.model_validate(another))
+        for pool in cluster.all(AddressPool):
+            cluster.put(pool, generation=1)
+        cluster.failing["apply_status default"] = InvalidInput("status: invalid")
+        await AddressBook(cluster).tell_sizes(now=NOW)
+        sizes = {pool.metadata.name: pool.status.size for pool in cluster.all(AddressPool)}
+        assert sizes["another"] == 6
 
 
 class TestResolver:

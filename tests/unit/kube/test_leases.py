@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from fakes.api_server import FakeApiServer
-from transship.common.errors import NotFound, Refused
+from transship.common.errors import Conflict, NotFound, Refused
 from transship.kube.client import KubeClient
 from transship.kube.leases import Leases, agent_lease, micro_time
+from transship.kube.transport import Request
 
 
 @dataclass
@@ -73,6 +75,37 @@ async def test_an_expired_one_is_taken_over(leases: Leases, clock: HandClock) ->
     clock.advance(15.1)
     assert (await leases.get("leader")).expired
     assert (await leases.renew("leader", holder="b", duration_seconds=15)).holder == "b"
+
+
+async def test_one_that_is_released_is_taken_over_at_once(leases: Leases) -> None:
+    await leases.renew("leader", holder="a", duration_seconds=15)
+    assert await leases.release("leader", holder="a")
+    assert (await leases.get("leader")).holder == ""
+    assert (await leases.renew("leader", holder="b", duration_seconds=15)).holder == "b"
+
+
+async def test_nobody_releases_the_lease_of_another(leases: Leases) -> None:
+    assert not await leases.release("leader", holder="a")
+    await leases.renew("leader", holder="a", duration_seconds=15)
+    assert not await leases.release("leader", holder="b")
+    assert (await leases.get("leader")).holder == "a"
+
+
+async def test_a_lease_that_changes_while_it_is_released_stays_as_it_is(clock: HandClock) -> None:
+    class Racing(FakeApiServer):
+        """Somebody writes between the reading and the writing of a release."""
+
+        async def send(self, request: Request) -> dict[str, Any]:
+            if request.doing.startswith("releasing"):
+                path = request.path
+                self._store(path, self._get(path), uid="uid")
+            return await super().send(request)
+
+    leases = Leases(KubeClient(Racing()), clock=clock)
+    await leases.renew("leader", holder="a", duration_seconds=15)
+    with pytest.raises(Conflict):
+        await leases.release("leader", holder="a")
+    assert (await leases.get("leader")).holder == "a"
 
 
 @pytest.mark.parametrize("minutes_ahead", [-10, 10])

@@ -1,0 +1,155 @@
+"""Background tasks: none of them ends without a word.
+
+A task of `Tasks` has an end of its own; one that fails says so in the log. A task that `Background`
+keeps lives as long as its process: when it ends, however that comes, the process has to end, too,
+so that whoever started it (kubelet, systemd) starts it anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
+
+from loguru import logger
+
+from transship.common.errors import TransshipError
+
+T = TypeVar("T")
+
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+BEGIN_ANEW_SECONDS = 5.0
+
+
+class TaskEnded(TransshipError):
+    """A task that lives as long as its process has ended."""
+
+    reason = "TaskEnded"
+
+
+class Tasks:
+    """Tasks that run beside their maker and come to an end of their own."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        """How many have not ended yet."""
+        return len(self._running)
+
+    def begin(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def wait(self, *, timeout_seconds: float) -> None:
+        """Wait until all of them have ended, or until the time is up."""
+        if self._running:
+            await asyncio.wait(tuple(self._running), timeout=timeout_seconds)
+
+    async def close(self) -> None:
+        """Cancel all of them, and wait for their end."""
+        running = tuple(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log(error, task=task.get_name(), message="a background task has failed")
+
+
+class Background:
+    """The tasks that live as long as their process."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        """stop: what ends the process; set as soon as one of the tasks has ended."""
+        self._stop = stop
+        self._kept: set[asyncio.Task[None]] = set()
+        self._failure: TaskEnded | None = None
+
+    def keep(self, work: Work, *, name: str) -> None:
+        task = asyncio.create_task(work(), name=name)
+        self._kept.add(task)
+        task.add_done_callback(self._ended)
+
+    def raise_failure(self) -> None:
+        """Raise TaskEnded if one of them has ended before all were to end."""
+        if self._failure is not None:
+            raise self._failure
+
+    async def close(self) -> None:
+        """Cancel all of them, and wait for their end."""
+        kept, self._kept = self._kept, set()
+        for task in kept:
+            task.cancel()
+        await asyncio.gather(*kept, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if task not in self._kept:  # it was to end
+            return
+        self._kept.discard(task)
+        name, cause = task.get_name(), "nobody has ended it" if error is None else str(error)
+        _log(error, task=name, message="a background task has ended: the process ends")
+        if self._failure is None:
+            self._failure = TaskEnded(f"the background task {name} has ended: {cause}")
+        self._stop.set()
+
+
+def _log(error: BaseException | None, *, task: str, message: str) -> None:
+    """What was raised on purpose says enough; all else needs its traceback."""
+    log = logger.bind(task=task)
+    if error is not None:
+        log = log.bind(error=str(error))
+        if not isinstance(error, TransshipError):
+            log = log.opt(exception=error)
+    log.error(message)
+
+
+async def keep_at(work: Work, *, name: str) -> None:
+    """Do it to its end; what fails unexpectedly (descriptors are short, say) is begun anew."""
+    while True:
+        try:
+            return await work()
+        except Exception as e:
+            _log(e, task=name, message="a background task has failed: begun anew")
+        await asyncio.sleep(BEGIN_ANEW_SECONDS)
+
+
+async def unless_set(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Do the work, or cancel it as soon as `stop` is set."""
+    if stop.is_set():
+        work.close()
+        return
+    working = asyncio.create_task(work)
+    waiting = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+    finally:
+        working.cancel()
+        waiting.cancel()
+        await asyncio.gather(working, waiting, return_exceptions=True)
+
+
+async def for_each(
+    items: Iterable[T],
+    work: Callable[[T], Awaitable[object]],
+    *,
+    doing: str,
+    name: Callable[[T], str] = str,
+) -> None:
+    """Do it for one item after the other: one that fails is logged, and the others have their turn.
+
+    doing: gerund and object, for the log.
+    """
+    for item in items:
+        try:
+            await work(item)
+        except Exception as e:
+            _log(e, task=doing, message=f"{doing} failed for {name(item)}")

@@ -110,10 +110,16 @@ def test_a_second_move_of_the_same_container_is_refused(pair: Pair) -> None:
     assert pair.source_state("m-1") is SideState.DONE
 
 
-def test_a_stopped_container_moves_cold_only(pair: Pair) -> None:
+def test_a_container_that_stopped_after_its_move_was_ordered_is_moved_cold(pair: Pair) -> None:
+    pair.strategy = Strategy.AUTO
+    pair.prepare()
     stop_container(pair)
-    with pytest.raises(Refused):
-        pair.begin()
+    pair.begin()
+    pair.pass_time(5.0)
+    report = pair.a.live.source.report("m-1")
+    assert report is not None
+    assert (report.state, report.strategy) == (SideState.DONE, Strategy.COLD)
+    assert (pair.b.state, pair.world.starts) == (RecordState.STOPPED, 0)
 
 
 def test_a_stopped_container_is_not_started_by_an_abort(pair: Pair) -> None:

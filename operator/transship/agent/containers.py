@@ -27,6 +27,7 @@ from transship.protocol.containers import (
     Hindrance,
 )
 from transship.protocol.migrations import Lifecycle
+from transship.protocol.states import RecordState
 
 
 class Containers:
@@ -197,7 +198,8 @@ class Containers:
 def _ready(record: Record, seen: Seen, supervisor: Supervisor | None) -> bool:
     """Running, and the readiness and startup probes (if any) say so. In a handover: said so."""
     owned = record.state in OWNED
-    if not seen.alive or (owned and record.order.state is DesiredState.FROZEN):
+    gone = not seen.alive and record.state is not RecordState.RELEASED
+    if gone or (owned and record.order.state is DesiredState.FROZEN):
         return False
     if owned and supervisor is not None and not supervisor.disowned:
         return supervisor.ready

@@ -529,3 +529,21 @@ async def test_one_that_ends_as_it_is_frozen_keeps_its_exit_status(
     assert (frozen.last_exit.exit_code, frozen.restarts) == (7, restarts)
     assert records.aborted(frozen, migration=MIGRATION).state is after
     assert node.containers.lifecycle(ID).completed is (after is RecordState.STOPPED)
+
+
+async def test_what_was_given_away_is_told_as_ready_until_its_new_node_tells_of_it(
+    node: Node,
+) -> None:
+    """The end of the frozen copy may be seen before the target has been asked."""
+    node.containers.apply(order())
+    await node.until_running()
+    record = node.journal.get(ID)
+    assert record is not None
+    frozen = records.frozen(record, migration=MIGRATION, peer=peer())
+    node.journal.put(frozen)
+    node.containers.disown(ID)
+    await node.machine.freeze(ID)
+    assert node.containers.report(ID).ready
+    node.journal.put(records.released(frozen, epoch=2))
+    node.machine.power_cut()
+    assert node.containers.report(ID).ready

@@ -37,6 +37,7 @@ from transship.agent.records import OWNED, Record
 from transship.agent.slots import Slots
 from transship.agent.source import Source, SourceParts
 from transship.agent.target import Target, TargetParts
+from transship.api.container import RestartPolicy
 from transship.api.placement import DesiredState, MigrationSettings, Strategy
 from transship.common.errors import NotFound, Refused, TransshipError
 from transship.protocol.migrations import IncomingOrder, OutgoingOrder, Peer, VerdictNotice
@@ -228,6 +229,7 @@ class Pair:
         self.world, self.network = World(), Network()
         self.a, self.b = Node("node-a", pair=self), Node("node-b", pair=self)
         self.strategy = Strategy.STOP_AND_COPY
+        self.policy = RestartPolicy.ALWAYS
         self.settings = MigrationSettings()
         self.ready: dict[FakeFileCopy, Agent | None] = {}  # and not closed, of this agent
         self._patches = pytest.MonkeyPatch()
@@ -274,7 +276,7 @@ class Pair:
     def incoming(self, migration: str, *, source: Node, epoch: int) -> IncomingOrder:
         return IncomingOrder(
             migration=migration,
-            order=order(epoch=epoch + 1),
+            order=order(epoch=epoch + 1, policy=self.policy),
             source=source.peer(),
             strategy=self.strategy,
         )

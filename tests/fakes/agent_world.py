@@ -16,12 +16,14 @@ from transship.agent import records
 from transship.agent.journal import Journal
 from transship.agent.ports import Dumped, Restored, StreamWish, Trees
 from transship.agent.records import OWNED, Record
+from transship.agent.supervision import BackOff, lifecycle_of
+from transship.api.container import RestartPolicy
 from transship.api.migration import MemoryTraffic
-from transship.api.placement import DesiredState
+from transship.api.placement import DesiredState, LastExit
 from transship.common.clock import Clock
 from transship.common.errors import NotFound, TransshipError
 from transship.plan.obstacles import Obstacle
-from transship.protocol.migrations import MemoryEndpoint, Peer
+from transship.protocol.migrations import Lifecycle, MemoryEndpoint, Peer
 from transship.protocol.states import RecordState
 from transship.transfer.page_ranges import PAGE_BYTES
 from transship.transfer.rounds import CopyRound
@@ -76,6 +78,7 @@ class World:
     servers: dict[str, int | None] = field(default_factory=dict)  # page servers: what they have got
     progress: int = 0  # what the program has come to, wherever it ran
     starts: int = 0  # from the image
+    exits: dict[str, int] = field(default_factory=dict)  # that nobody has noted
     writing: int = 10
     slowed: dict[str, float] = field(default_factory=dict)  # by node: the share that is left
     violations: list[str] = field(default_factory=list)
@@ -134,6 +137,11 @@ class World:
         copy = self.copies.pop(node, None)
         if copy is not None and copy.state is State.RUNNING and by != "stop":
             self.violations.append(f"{by} ended a running copy on {node}")
+
+    def exit(self, node: str, code: int) -> None:
+        """The program ends by itself."""
+        assert self.copies.pop(node).state is State.RUNNING
+        self.exits[node] = code
 
     def power_cut(self, node: str) -> None:
         self.copies.pop(node, None)
@@ -445,17 +453,44 @@ class FakeResidents:
     quiet: bool = False
     hindrances: tuple[Obstacle, ...] = ()
     looking: asyncio.Task[None] | None = None
+    waiting_seconds: float = 0.0  # of a back-off; a test lets them pass
 
     def begin(self) -> None:
         if any(record.state in OWNED for record in self.journal.all()):
             self.cared_for = True
             self._look()
 
-    def adopt(self, record: Record, *, pid: int | None) -> None:
+    def adopt(self, record: Record, *, pid: int | None, lifecycle: Lifecycle | None) -> None:
+        self.waiting_seconds = 0.0 if lifecycle is None else lifecycle.waiting_seconds
         self.keep(record.id)
 
-    async def rest(self, container: str) -> None:
+    async def rest(self, container: str) -> int | None:
         self.at.life.must_live()
+        self._note_exit(container)
+        return self.instance(container)
+
+    def instance(self, container: str) -> int | None:
+        copy = self.at.world.copies.get(self.at.node)
+        return None if copy is None else id(copy)
+
+    async def note_end(self, container: str) -> bool:
+        self.at.life.must_live()
+        return self._note_exit(container)
+
+    def _note_exit(self, container: str) -> bool:
+        code, record = self.at.world.exits.pop(self.at.node, None), self.journal.get(container)
+        if code is None or record is None:
+            return False
+        last = LastExit(exit_code=code, time=self.clock.now())
+        again = record.order.container.restart_policy is RestartPolicy.ALWAYS
+        self.journal.put((records.restarting if again else records.ended)(record, last))
+        return True
+
+    def lifecycle(self, container: str) -> Lifecycle:
+        record = self.journal.get(container)
+        assert record is not None
+        back_off = BackOff(next_seconds=20.0, until=self.waiting_seconds)
+        return lifecycle_of(record, back_off, at=0.0)
 
     def disown(self, container: str) -> None:
         self.at.life.must_live()
@@ -488,10 +523,6 @@ class FakeResidents:
         await self.at.step("stop")
         self.at.world.end(self.at.node, by="stop")
 
-    def running(self, container: str) -> bool:
-        copy = self.at.world.copies.get(self.at.node)
-        return copy is not None and copy.state is State.RUNNING
-
     def _create(self) -> None:
         self.at.world.homes.setdefault(self.at.node, Home()).mounted = True
         self.at.world.wires[self.at.node] = "serving"
@@ -513,7 +544,10 @@ class FakeResidents:
         copy = world.copies.get(node)
         if copy is not None and copy.state is not State.RUNNING:
             world.run(node, copy)
+        self._note_exit(record.id)
+        record = self.journal.get(record.id) or record
         wanted = record.state is RecordState.RUNNING and record.ordered_boot == self.journal.boot
+        wanted = wanted and not self.waiting_seconds
         if copy is None and wanted:
             if record.started_boot:
                 world.violations.append(f"{node} takes the container for lost")

@@ -48,7 +48,7 @@ from transship.common.clock import Clock, SystemClock
 from transship.common.tasks import Background, Tasks, Work, keep_at
 from transship.common.tls import TlsFiles
 from transship.network import ContainerNetwork
-from transship.protocol.containers import ContainerOrder
+from transship.protocol.containers import ContainerOrder, ProbeState
 from transship.protocol.paths import STREAM_PORT
 from transship.runtime import criu
 from transship.runtime.containers import Runtime
@@ -248,12 +248,19 @@ class Agent:
 
 
 def _make_prober(runtime: Runtime) -> MakeProber:
-    def make(order: ContainerOrder, *, known_well: bool, changed: Callable[[], None]) -> Prober:
+    def make(
+        order: ContainerOrder,
+        *,
+        known: ProbeState,
+        ran_seconds: float,
+        changed: Callable[[], None],
+    ) -> Prober:
         return Prober(
             order.container,
             address=order.addresses[0] if order.addresses else None,
             executor=ContainerExecutor(runtime, order.id),
-            known_well=known_well,
+            known=known,
+            ran_seconds=ran_seconds,
             changed=changed,
         )
 

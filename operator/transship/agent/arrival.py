@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from transship.agent.stopwatch import Stopwatch
 from transship.common.errors import TransshipError
-from transship.protocol.migrations import IncomingOrder, MigrationReport
+from transship.protocol.migrations import IncomingOrder, Lifecycle, MigrationReport
 from transship.protocol.states import SideState
 
 
@@ -32,6 +32,7 @@ class Arrival:
     holding: bool = False  # packets for the address may have come here
     resumed: bool = False
     pid: int | None = None
+    lifecycle: Lifecycle | None = None  # as the source has said; not known after a restart
     resume_microseconds: int = 0
     failure: TransshipError | None = None
     log_tail: str = ""

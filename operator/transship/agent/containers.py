@@ -26,7 +26,8 @@ from transship.protocol.containers import (
     ContainerReports,
     Hindrance,
 )
-from transship.protocol.states import RunState
+from transship.protocol.migrations import Lifecycle
+from transship.protocol.states import RecordState
 
 
 class Containers:
@@ -105,9 +106,24 @@ class Containers:
         """What in it keeps it from being moved live, right now."""
         return await self.lookout.look(container)
 
-    async def rest(self, container: str) -> None:
-        """Wait for what is just being done to it; disown it before the next await."""
-        await self._supervisor(container).rest()
+    async def rest(self, container: str) -> int | None:
+        """Wait for what is just being done to it; disown it before the next await.
+
+        Returns process 1 of what runs; an end that nobody has noted is noted.
+        """
+        return await self._supervisor(container).rest()
+
+    def instance(self, container: str) -> int | None:
+        """Process 1 of what runs now."""
+        return self._supervisor(container).instance
+
+    async def note_end(self, container: str) -> bool:
+        """Whether a copy has ended by itself although it was disowned to be frozen or stopped."""
+        return await self._supervisor(container).note_end()
+
+    def lifecycle(self, container: str) -> Lifecycle:
+        """What the next node has to know of a container that is frozen here."""
+        return self._supervisor(container).lifecycle(_known(self._journal.get(container)))
 
     def disown(self, container: str) -> None:
         """Leave a copy alone: its end is not an exit. Before the freeze, or the destruction."""
@@ -115,14 +131,17 @@ class Containers:
 
     def keep(self, container: str) -> None:
         """Look after a copy again that was disowned or quietened: the move did not happen."""
+        self._keep(container)
+
+    def _keep(self, container: str, lifecycle: Lifecycle | None = None) -> None:
         supervisor = self._supervisor(container)
-        supervisor.adopt()
+        supervisor.adopt(lifecycle)
         supervisor.begin()
 
-    def adopt(self, record: Record, *, pid: int | None) -> None:
-        """Look after a copy that has come from elsewhere."""
+    def adopt(self, record: Record, *, pid: int | None, lifecycle: Lifecycle | None) -> None:
+        """Look after a container that has come from elsewhere, whether it runs or not."""
         logger.bind(container=record.id, epoch=record.epoch, pid=pid).debug("container adopted")
-        self.keep(record.id)
+        self._keep(record.id, lifecycle)
 
     async def start(self, record: Record) -> None:
         """Start from the image, as at first (Cold), unless it is to be stopped; look after it."""
@@ -138,9 +157,6 @@ class Containers:
         record = _known(self._journal.get(container))
         await self._machine.stop(record.order)
         await self._machine.clear(container)
-
-    def running(self, container: str) -> bool:
-        return self._machine.seen(container).run is RunState.RUNNING
 
     def _supervisor(self, container_id: str) -> Supervisor:
         known = self._supervisors.get(container_id)
@@ -160,7 +176,7 @@ class Containers:
             epoch=record.epoch,
             record=record.state,
             run=seen.run,
-            ready=_ready(seen, supervisor),
+            ready=_ready(record, seen, supervisor),
             pid=seen.pid,
             start_time=record.start_time,
             restarts=record.restarts,
@@ -184,11 +200,15 @@ class Containers:
         )
 
 
-def _ready(seen: Seen, supervisor: Supervisor | None) -> bool:
-    """Running, and the readiness and startup probes (if any) say so."""
-    if seen.run is not RunState.RUNNING or supervisor is None or supervisor.disowned:
+def _ready(record: Record, seen: Seen, supervisor: Supervisor | None) -> bool:
+    """Running, and the readiness and startup probes (if any) say so. In a handover: said so."""
+    owned = record.state in OWNED
+    gone = not seen.alive and record.state is not RecordState.RELEASED
+    if gone or (owned and record.order.state is DesiredState.FROZEN):
         return False
-    return supervisor.ready
+    if owned and supervisor is not None and not supervisor.disowned:
+        return supervisor.ready
+    return record.probes is not None and record.probes.started and record.probes.ready
 
 
 def _note(supervisor: Supervisor) -> Note:

@@ -46,6 +46,8 @@ class Departure:
     traffic: MemoryTraffic | None = None
     choice: str = ""  # what was chosen, and why
     keeper: MemoryEndpoint | None = None  # what receives the memory
+    instance: int | None = None  # process 1 of what is moved; None: nothing runs
+    files_copied: bool = False
     is_drained: bool = False  # the target has all of the memory that was to follow
     forgotten: bool = False  # by the operator, before the memory was drained
     place: Place | None = None  # in the queue for the handover
@@ -58,11 +60,40 @@ class Departure:
     log_tail: str = ""
 
     def __post_init__(self) -> None:
-        wish = self.order.strategy
-        # Auto begins like PreCopy, and may come to something else
-        self.strategy = Strategy.PRE_COPY if wish is Strategy.AUTO else wish
+        self.strategy = self._first_strategy()
         limit = self.order.settings.max_bandwidth
         self.pace = Pace(None if limit is None else float(bytes_of(limit)))
+
+    def _first_strategy(self) -> Strategy:
+        """Auto begins like PreCopy, and may come to something else."""
+        wish = self.order.strategy
+        return Strategy.PRE_COPY if wish is Strategy.AUTO else wish
+
+    @property
+    def is_cold(self) -> bool:
+        return self.strategy is Strategy.COLD
+
+    @property
+    def at_rest(self) -> bool:
+        """Frozen while nothing ran: whatever becomes of the move, its next start has its time."""
+        return self.state is not SideState.COPYING and self.instance is None
+
+    def begin_with(self, instance: int | None) -> None:
+        """What was copied of an earlier instance's memory is of no use for this one."""
+        self.watch.forget_open()
+        self.instance = instance
+        self.copied, self.rounds, self.prediction = (), (), None
+        self.share = 1.0
+        self.strategy, self.choice = self._first_strategy(), ""
+        if instance is None:
+            self.go_cold()
+
+    def go_cold(self) -> None:
+        """Nothing runs: there is nothing to freeze, to dump or to restore."""
+        self.instance = None
+        if not self.is_cold:
+            self.strategy = Strategy.COLD
+            self.choice = "the container does not run: its files are moved, it has no memory"
 
     @property
     def in_rounds(self) -> bool:

@@ -10,7 +10,6 @@ from enum import Enum, auto
 from typing import assert_never
 
 from transship.agent.records import OWNED, Record
-from transship.api.placement import Strategy
 from transship.api.reasons import Reason
 from transship.common.errors import Refused
 from transship.protocol.migrations import OutgoingOrder, Peer, VerdictNotice
@@ -79,12 +78,11 @@ def require_unheld(record: Record | None, migration: str) -> None:
 
 
 def require_movable(record: Record, order: OutgoingOrder) -> None:
-    runs = record.state is RecordState.RUNNING
-    cold = record.state is RecordState.STOPPED and order.strategy is Strategy.COLD
-    if record.epoch != order.epoch or not (runs or cold):
+    """Also one that has ended since the move was ordered: whatever the strategy, it moves cold."""
+    if record.epoch != order.epoch or record.state not in OWNED:
         raise Refused(
             f"container {order.container} is {record.state} as epoch {record.epoch} here, "
-            f"not Running as epoch {order.epoch}",
+            f"not Running or Stopped as epoch {order.epoch}",
             reason=Reason.WRONG_STATE,
         )
 

@@ -15,7 +15,7 @@ from transship.agent.supervision import Seen
 from transship.common.clock import Clock
 from transship.common.errors import TransshipError
 from transship.plan.obstacles import Obstacle
-from transship.protocol.containers import ContainerOrder
+from transship.protocol.containers import ContainerOrder, ProbeState
 
 
 class Machine(Protocol):
@@ -75,9 +75,14 @@ class Note:
 
 class MakeProber(Protocol):
     def __call__(
-        self, order: ContainerOrder, *, known_well: bool, changed: Callable[[], None]
+        self,
+        order: ContainerOrder,
+        *,
+        known: ProbeState,
+        ran_seconds: float,
+        changed: Callable[[], None],
     ) -> Prober:
-        """Probe a running instance; one that runs since before is taken for well until it fails."""
+        """Probe an instance that has run for so long, and of which this is known."""
         ...
 
 

@@ -13,7 +13,7 @@ from transship.agent.records import Record
 from transship.api.migration import MemoryTraffic
 from transship.api.placement import Compression, Strategy
 from transship.plan.obstacles import Obstacle
-from transship.protocol.migrations import MemoryEndpoint, Peer
+from transship.protocol.migrations import Lifecycle, MemoryEndpoint, Peer
 from transship.transfer.pace import Pace
 from transship.transfer.rounds import CopyRound
 
@@ -262,12 +262,27 @@ class Wires(Protocol):
 class Residents(Protocol):
     """The containers that this agent looks after (restarts, probes, reports)."""
 
-    def adopt(self, record: Record, *, pid: int | None) -> None:
-        """Look after a copy that has come from elsewhere."""
+    def adopt(self, record: Record, *, pid: int | None, lifecycle: Lifecycle | None) -> None:
+        """Look after a container that has come from elsewhere, and may be in back-off."""
         ...
 
-    async def rest(self, container: str) -> None:
-        """Wait for what is just being done to a container, such as a stop with its grace."""
+    async def rest(self, container: str) -> int | None:
+        """Wait for what is just being done to a container, such as a stop with its grace.
+
+        Returns process 1 of the instance that runs. Where none does its end is noted.
+        """
+        ...
+
+    def instance(self, container: str) -> int | None:
+        """Process 1 of the instance that runs at this moment."""
+        ...
+
+    async def note_end(self, container: str) -> bool:
+        """Whether a copy that was to be frozen or stopped had ended by itself; that is noted."""
+        ...
+
+    def lifecycle(self, container: str) -> Lifecycle:
+        """What the target has to know of a frozen copy beside its images."""
         ...
 
     def disown(self, container: str) -> None:
@@ -293,5 +308,3 @@ class Residents(Protocol):
     async def stop(self, container: str) -> None:
         """Stop with signal and grace (Cold); the record stays."""
         ...
-
-    def running(self, container: str) -> bool: ...

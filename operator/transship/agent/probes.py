@@ -15,6 +15,7 @@ from typing import Protocol
 import aiohttp
 
 from transship.api.container import Container, HttpGetAction, Probe, TcpSocketAction
+from transship.protocol.containers import ProbeState
 
 ANSWER_SHOWN = 256  # characters of a probe's answer in messages
 EXEC_GRACE_SECONDS = 1.0  # starting the command in the container is not the command's time
@@ -28,6 +29,16 @@ class Health:
     ready: bool = False
     failed: bool = False  # liveness or startup: the container has to be restarted
     message: str = ""
+
+    @classmethod
+    def known(cls, probes: ProbeState) -> Health:
+        return cls(started=probes.started, ready=probes.ready, message=probes.message)
+
+    @property
+    def lasting(self) -> ProbeState:
+        """What outlives this agent and goes along in a move: a failed probe has to fail anew."""
+        message = "" if self.failed else self.message
+        return ProbeState(started=self.started, ready=self.ready, message=message)
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,11 @@ class Executor(Protocol):
 
 
 class Prober:
-    """The probes of one running instance; made anew for each instance."""
+    """The probes of one running instance; made anew for each instance.
+
+    known: what they said of it before, under another agent or on another node. It stands until they
+    say otherwise. ran_seconds count towards each probe's initial delay.
+    """
 
     def __init__(
         self,
@@ -51,17 +66,16 @@ class Prober:
         *,
         address: str | None,
         executor: Executor,
-        known_well: bool,
+        known: ProbeState,
+        ran_seconds: float,
         changed: Callable[[], None],
     ) -> None:
         self._container = container
         self._address = address
         self._executor = executor
         self._changed = changed
-        self.health = Health(
-            started=known_well or container.startup_probe is None,
-            ready=known_well or container.readiness_probe is None,
-        )
+        self._ran_seconds = max(0.0, ran_seconds)
+        self.health = Health.known(known)
         self._asking: set[asyncio.Task[Outcome]] = set()
         self._tasks = [
             asyncio.create_task(self._follow(probe, note))
@@ -90,7 +104,7 @@ class Prober:
     async def _follow(self, probe: Probe, note: Callable[[Streak, Outcome, Probe], None]) -> None:
         if probe is not self._container.startup_probe:
             await self._started.wait()
-        await asyncio.sleep(probe.initial_delay_seconds)
+        await asyncio.sleep(max(0.0, probe.initial_delay_seconds - self._ran_seconds))
         streak = Streak()
         while not (probe is self._container.startup_probe and self.health.started):
             asking = asyncio.create_task(self._ask(probe))

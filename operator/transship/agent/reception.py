@@ -94,17 +94,22 @@ class Reception:
         watch: Stopwatch,
     ) -> None:
         """Restore the dump, held. A failure leaves nothing that could run."""
-        cold = arrival.order is not None and arrival.order.strategy is Strategy.COLD
+        ordered_cold = arrival.order is not None and arrival.order.strategy is Strategy.COLD
+        cold = ordered_cold or request.cold
         try:
             if not cold:
                 await self._restore_copy(arrival, request, body=body, watch=watch)
+            elif not ordered_cold:  # what stood ready for its memory and its restore
+                await self._with.copies.destroy(arrival.container)
             with watch.part("Journal"):
                 # Cold: no instance, neither to resume nor to report as lost; see takeover
                 boot = "" if cold else self._with.journal.boot
+                record, lifecycle = self._with.record(arrival), request.lifecycle
                 self._with.journal.put(
                     records.held(
-                        self._with.record(arrival),
+                        record,
                         boot=boot,
+                        lifecycle=lifecycle,
                         refuses_landlock=request.refuses_landlock,
                     )
                 )
@@ -113,7 +118,7 @@ class Reception:
             cause = TransshipError("the restore was called off") if called_off else e
             await self._clearance.fail(arrival, cause)
             raise
-        arrival.state = SideState.HELD
+        arrival.state, arrival.lifecycle = SideState.HELD, request.lifecycle
 
     async def _restore_copy(
         self,

@@ -13,12 +13,19 @@ from typing import Annotated, Literal, assert_never
 from pydantic import Field
 
 from transship.api.base import MicroTime
+from transship.api.container import Container
 from transship.api.placement import DesiredState, LastExit
 from transship.api.reasons import Reason
 from transship.common.errors import Refused
 from transship.protocol.base import Message
-from transship.protocol.containers import ContainerOrder
-from transship.protocol.migrations import IncomingOrder, MemoryEndpoint, Peer, VerdictNotice
+from transship.protocol.containers import ContainerOrder, ProbeState
+from transship.protocol.migrations import (
+    IncomingOrder,
+    Lifecycle,
+    MemoryEndpoint,
+    Peer,
+    VerdictNotice,
+)
 from transship.protocol.states import RecordState, Verdict
 
 ABORTED_MIGRATIONS_KEPT = 32  # a target asks within minutes; each failed attempt is a new migration
@@ -43,7 +50,8 @@ class Record(Message):
     order: ContainerOrder
     migration: str | None = None
     peer: Peer | None = None
-    before: RecordState | None = None  # source: the state that an abort returns to
+    before: RecordState | None = None
+    """Source: the state that an abort returns to. Target, held: Stopped where it has completed."""
     drains_to: MemoryEndpoint | None = None  # source, released: who still wants its memory
     arrived_by: str | None = None  # the migration that brought it here: a repeated go is answered
     memory_lost: str = ""  # why, where what that migration still owed it never comes
@@ -52,6 +60,7 @@ class Record(Message):
     start_time: MicroTime | None = None
     restarts: int = 0
     last_exit: LastExit | None = None
+    probes: ProbeState | None = None  # of the present instance
     ordered_boot: str = ""  # the boot in which the operator or a migration last wanted it here
     started_boot: str = ""  # the boot in which the present instance was started; empty: none was
     # the present instance's seccomp filter, which it keeps wherever it goes; older agents' did not
@@ -166,13 +175,31 @@ def arriving(record: Record | None, order: IncomingOrder, *, boot: str, floor: i
     )  # fmt: skip
 
 
-def held(record: Record, *, boot: str, refuses_landlock: bool = False) -> Record:
-    """The target has restored its copy, which may not run yet."""
+def held(
+    record: Record,
+    *,
+    boot: str,
+    lifecycle: Lifecycle | None = None,
+    refuses_landlock: bool = False,
+) -> Record:
+    """The target has restored its copy, which may not run yet.
+
+    lifecycle: what the source says of it at the freeze; the order that began the move is older.
+    """
     if record.state is RecordState.HELD:
         return record
     if record.state is not RecordState.INCOMING:
         raise _refused(record, Reason.WRONG_STATE, "a restore")
-    return record.but(state=RecordState.HELD, started_boot=boot, refuses_landlock=refuses_landlock)
+    here = record.but(state=RecordState.HELD, started_boot=boot, refuses_landlock=refuses_landlock)
+    if lifecycle is None:
+        return here
+    return here.but(
+        before=RecordState.STOPPED if lifecycle.completed else None,
+        start_time=lifecycle.start_time,
+        restarts=lifecycle.restarts,
+        last_exit=lifecycle.last_exit,
+        probes=lifecycle.probes,
+    )
 
 
 def running(record: Record, notice: VerdictNotice) -> Record:
@@ -189,8 +216,8 @@ def running(record: Record, notice: VerdictNotice) -> Record:
     if notice.epoch != record.epoch:
         raise _refused(record, Reason.STALE_EPOCH, f"go for epoch {notice.epoch}")
     return record.but(
-        state=_state_of(record.order), migration=None, peer=None, arrived_by=notice.migration,
-        memory_lost="",
+        state=record.before or _state_of(record.order), migration=None, peer=None, before=None,
+        arrived_by=notice.migration, memory_lost="",
     )  # fmt: skip
 
 
@@ -203,28 +230,60 @@ def memory_lost(record: Record, why: str) -> Record:
 def started(record: Record, *, boot: str, now: datetime) -> Record:
     """A new instance runs."""
     _require_ours(record)
+    probes = not_probed(record.order.container)
     return record.but(
-        state=RecordState.RUNNING, started_boot=boot, start_time=now, refuses_landlock=True
+        state=RecordState.RUNNING,
+        started_boot=boot,
+        start_time=now,
+        probes=probes,
+        refuses_landlock=True,
     )
+
+
+def not_probed(container: Container) -> ProbeState:
+    """What is known of a new instance before its probes have said anything."""
+    return ProbeState(
+        started=container.startup_probe is None, ready=container.readiness_probe is None
+    )
+
+
+def probed(record: Record, probes: ProbeState) -> Record:
+    """The probes of the present instance say something else than before."""
+    _require_ours(record)
+    return record.but(probes=probes)
 
 
 def ended(record: Record, last_exit: LastExit | None) -> Record:
-    """The instance is gone and no other follows, by the order or the restart policy."""
-    _require_ours(record)
+    """The instance is gone and no other follows, by the order or the restart policy.
+
+    One that ended just before it was to be frozen is Frozen all the same: an abort is as due.
+    """
+    _require_undecided(record)
     before = RecordState.STOPPED if record.before is not None else None
     last = last_exit or record.last_exit
-    return record.but(state=RecordState.STOPPED, started_boot="", last_exit=last, before=before)
+    return record.but(
+        state=_unless_frozen(record, RecordState.STOPPED),
+        started_boot="",
+        last_exit=last,
+        before=before,
+        probes=None,
+    )
 
 
 def restarting(record: Record, last_exit: LastExit) -> Record:
-    """The instance is gone, and the restart policy wants another one."""
-    _require_ours(record)
+    """The instance is gone, and the restart policy wants another one. Frozen: as for ended."""
+    _require_undecided(record)
     return record.but(
-        state=RecordState.RUNNING,
+        state=_unless_frozen(record, RecordState.RUNNING),
         started_boot="",
         last_exit=last_exit,
         restarts=record.restarts + 1,
+        probes=None,
     )
+
+
+def _unless_frozen(record: Record, state: RecordState) -> RecordState:
+    return record.state if record.state is RecordState.FROZEN else state
 
 
 def verdict(record: Record | None, migration: str) -> Verdict:
@@ -285,6 +344,11 @@ def _unchanged(record: Record, order: ContainerOrder) -> Record:
 def _require_ours(record: Record) -> None:
     if record.state not in OWNED:
         raise _refused(record, Reason.IN_MIGRATION, "a change")
+
+
+def _require_undecided(record: Record) -> None:
+    if record.state is not RecordState.FROZEN:
+        _require_ours(record)
 
 
 def _require_idle(record: Record) -> None:

@@ -144,7 +144,7 @@ class Release:
         departure.blackout_microseconds = round((sent + way + resume - departure.frozen_at) * 1e6)
         departure.watch.note(StepName.RESUME, seconds=way + resume)
         departure.watch.add(reply.parts, prefix="Target")
-        if departure.order.strategy is not Strategy.COLD:
+        if departure.strategy is not Strategy.COLD:
             self._with.experience.note(
                 blackout=departure.blackout_microseconds / 1e6, parts=departure.watch.parts
             )

@@ -43,6 +43,10 @@ class Stopwatch:
         """The step that has begun last and has not ended."""
         return next((s.name for s in reversed(self.steps) if s.milliseconds is None), None)
 
+    def forget_open(self) -> None:
+        """What was under way is not going to be finished."""
+        self._steps = {n: s for n, s in self._steps.items() if s.milliseconds is not None}
+
     @contextmanager
     def step(self, name: StepName) -> Iterator[None]:
         """Time a step; one that raises stays open, so that it can be named as the failed one."""

@@ -14,6 +14,7 @@ from enum import Enum, auto
 from transship.agent.records import OWNED, Record
 from transship.api.container import RestartPolicy
 from transship.api.placement import DesiredState, LastExit
+from transship.protocol.migrations import Lifecycle
 from transship.protocol.states import RecordState, RunState
 
 INITIAL_BACK_OFF_SECONDS = 10.0  # the kubelet's numbers, as users know them from Pods
@@ -147,12 +148,32 @@ def told(last: LastExit | None) -> str:
     return f"the container ended with {code} ({last.reason}); waiting before the next start"
 
 
+def lifecycle_of(record: Record, back_off: BackOff, *, at: float) -> Lifecycle:
+    """What a container's next node has to know. record: the source's, frozen."""
+    wanted = record.order.state is not DesiredState.STOPPED
+    return Lifecycle(
+        completed=wanted and record.before is RecordState.STOPPED,
+        start_time=record.start_time,
+        restarts=record.restarts,
+        last_exit=record.last_exit,
+        probes=record.probes,
+        back_off_seconds=back_off.next_seconds,
+        waiting_seconds=back_off.waiting_seconds(at=at),
+    )
+
+
 @dataclass(frozen=True)
 class BackOff:
     """The kubelet's: the first restart is immediate, then 10 s doubling to 5 minutes."""
 
     next_seconds: float = 0.0
     until: float = 0.0  # of the monotonic clock
+
+    @classmethod
+    def carried_on(cls, lifecycle: Lifecycle, *, at: float) -> BackOff:
+        """Of a container that has come from another node."""
+        waits = lifecycle.waiting_seconds
+        return cls(next_seconds=lifecycle.back_off_seconds, until=at + waits if waits else 0.0)
 
     def after_end(self, *, at: float, ran_seconds: float) -> BackOff:
         """An instance ended, or could not be started (it ran for 0 seconds)."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 
 from loguru import logger
 
 from transship.agent import records
 from transship.agent.durable import Durability
+from transship.agent.journal import JournalError
 from transship.agent.machine import Note, Tools
 from transship.agent.probes import Health, Prober
 from transship.agent.records import Record
@@ -22,16 +24,21 @@ from transship.agent.supervision import (
     Situation,
     Step,
     exit_of,
+    lifecycle_of,
     next_step,
     ran_seconds,
     starts_again,
     told,
 )
-from transship.api.placement import DesiredState
+from transship.api.placement import DesiredState, LastExit
 from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
-from transship.protocol.containers import ContainerOrder
+from transship.protocol.containers import ContainerOrder, ProbeState
+from transship.protocol.migrations import Lifecycle
 from transship.protocol.states import RunState
+
+WELL = ProbeState(started=True, ready=True)
+"""What is taken for known of an instance whose agent did not note what its probes said."""
 
 LOOK_AGAIN_SECONDS = 15.0  # exits are reported; this is for what nobody reports
 
@@ -51,11 +58,9 @@ class Supervisor:
         self._task: asyncio.Task[None] | None = None
         self._fetched: ContainerOrder | None = None
         self._attached = False
-        self._started_here = False
         self._quiet = False
         self._back_off = BackOff()
         self._prober: Prober | None = None
-        self._last_health: Health | None = None
         self._awaited_memory = False  # when it was seen last
 
     def begin(self) -> None:
@@ -85,33 +90,67 @@ class Supervisor:
     async def quieten(self) -> None:
         """Stop the probes, and wait for the one that may just be running in the container."""
         self._quiet = True
+        self._note_probes()
         prober, self._prober = self._prober, None
         if prober is not None:
-            self._last_health = prober.health
             await prober.drain()
         await self.rest()
 
-    async def rest(self) -> None:
+    async def rest(self) -> int | None:
         """Wait for the step under way: a stop would kill what has been given away meanwhile.
 
-        No other one begins before the caller has gone on to its next await.
+        No other one begins before the caller has gone on to its next await. Returns the process 1
+        of what runs; an instance that runs no more has its end written down.
         """
         async with self._stepping:
-            pass
+            now = self._observe()
+            if next_step(now) is Step.NOTE_END:
+                await self._note_end(now)
+            return self.instance
 
-    def adopt(self) -> None:
-        """Look after it (again): it runs here by right."""
+    @property
+    def instance(self) -> int | None:
+        """Process 1 of the instance that is there now."""
+        seen = self._tools.machine.seen(self.container_id)
+        return seen.pid if seen.alive else None
+
+    async def note_end(self) -> bool:
+        """Whether a disowned instance has ended by itself; then that is written down.
+
+        Its record says already that it is to be frozen: the role calls this, and nobody else.
+        """
+        async with self._stepping:
+            record = self._record()
+            if record is None or self.instance is not None:
+                return False
+            now = await self._know_end(self._observe())
+            begun = now.record.but(started_boot=now.boot)
+            last = exit_of(replace(now, record=begun), at=self._tools.clock.now())
+            self._write_end(replace(now, record=begun), last)
+            await self._tools.machine.clear(self.container_id)
+            return True
+
+    def adopt(self, lifecycle: Lifecycle | None = None) -> None:
+        """Look after it (again): it is here by right. lifecycle: of one from elsewhere."""
         self.disowned = self._quiet = False
-        self._last_health = None
         self.note = Note()
         self._attached = True
-        self._started_here = False
+        if lifecycle is not None:
+            at = self._tools.clock.monotonic()
+            self._back_off = BackOff.carried_on(lifecycle, at=at)
         self.wake()
+
+    def lifecycle(self, record: Record) -> Lifecycle:
+        """What its next node has to know of it."""
+        return lifecycle_of(record, self._back_off, at=self._tools.clock.monotonic())
 
     @property
     def health(self) -> Health | None:
-        """What the probes say, or said last before they had to be quiet; None if nothing yet."""
-        return self._last_health if self._prober is None else self._prober.health
+        """What the probes say, or said last; None if nothing is known."""
+        if self._prober is not None:
+            return self._prober.health
+        record = self._record()
+        return None if record is None or record.probes is None else Health.known(record.probes)
 
     @property
     def ready(self) -> bool:
@@ -127,8 +166,9 @@ class Supervisor:
         while self._record() is not None:
             self._wake.clear()
             pause = await self._pass()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), timeout=pause)
+            with suppress(TimeoutError):  # not wait_for: Python 3.11's can swallow a cancel
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
 
     async def _pass(self) -> float:
         """Take one step; gives back how long to wait for the next reason to wake up."""
@@ -217,9 +257,27 @@ class Supervisor:
             self._note_start()
         self.note = Note()
         if self._prober is None and not self._quiet:
-            self._prober = self._tools.prober(
-                now.record.order, known_well=not self._started_here, changed=self.wake
-            )
+            self._prober = self._probe(self._owned())
+        self._note_probes()
+
+    def _probe(self, record: Record) -> Prober:
+        return self._tools.prober(
+            record.order,
+            known=record.probes or WELL,
+            ran_seconds=ran_seconds(record, self._tools.clock.now()),
+            changed=self.wake,
+        )
+
+    def _note_probes(self) -> None:
+        """It goes along in a move, and a restarted agent goes on from it."""
+        record = self._record()
+        if self._prober is None or record is None or self.disowned:
+            return
+        lasting = self._prober.health.lasting
+        if lasting != record.probes:
+            with suppress(JournalError):  # the disk is full: tried again at the next look
+                journal = self._tools.journal
+                journal.put(records.probed(record, lasting), durability=Durability.CACHED)
 
     async def _fetch(self, record: Record) -> None:
         order = record.order
@@ -256,7 +314,7 @@ class Supervisor:
         self.note = Note(Reason.STARTING, Reason.STARTING.meaning)
         await self._tools.machine.start(order)
         self._note_start()
-        self._attached = self._started_here = True
+        self._attached = True
         self.note = Note()
 
     def _note_start(self) -> None:
@@ -271,25 +329,32 @@ class Supervisor:
 
     async def _note_end(self, now: Situation) -> None:
         """Write down the end first: an agent killed in between must not count it twice."""
-        clock, journal = self._tools.clock, self._tools.journal
         self._stop_probing()
+        now = await self._know_end(now)
+        self._owned()
+        self._write_end(now, exit_of(now, at=self._tools.clock.now()))
+        self.note = Note()
+        self._attached = False
+        await self._tools.machine.clear(self.container_id)
+
+    async def _know_end(self, now: Situation) -> Situation:
         if now.seen.run is RunState.EXITED and now.seen.exit_code is None:
             await self._tools.machine.await_exit(self.container_id)
-            now = self._observe()
-        last = exit_of(now, at=clock.now())
+            return self._observe()
+        return now
+
+    def _write_end(self, now: Situation, last: LastExit | None) -> None:
+        clock, journal, record = self._tools.clock, self._tools.journal, self._record()
+        assert record is not None
         unwanted = now.deleting or now.record.order.state is DesiredState.STOPPED
         if unwanted or (last is not None and not starts_again(now, last)):
-            journal.put(records.ended(self._owned(), last))
+            journal.put(records.ended(record, last))
         elif last is not None and now.record.started_boot:
-            restarting = records.restarting(self._owned(), last)
-            journal.put(restarting, durability=Durability.CACHED)
+            journal.put(records.restarting(record, last), durability=Durability.CACHED)
             ran = ran_seconds(now.record, last.time)
             self._back_off = self._back_off.after_end(at=clock.monotonic(), ran_seconds=ran)
         if last is not None:
             self._log.bind(code=last.exit_code, cause=last.reason).info("container ended")
-        self.note = Note()
-        self._attached = False
-        await self._tools.machine.clear(self.container_id)
 
     async def _delete(self) -> None:
         self.note = Note(Reason.DELETING, "removing what is left")
@@ -306,7 +371,6 @@ class Supervisor:
         )
 
     def _stop_probing(self) -> None:
-        self._last_health = None
         if self._prober is not None:
             self._prober.stop()
             self._prober = None

@@ -67,13 +67,13 @@ class Takeover:
                 pass  # nothing is left to resume
             elif record.started_boot:
                 await self._with.copies.resume(record.id)
-            elif record.state is RecordState.RUNNING:
+            elif record.state is RecordState.RUNNING and not _waits(arrival):
                 await self._with.residents.start(record)
         except Exception as e:
             log = logger.bind(migration=arrival.migration, container=record.id, error=str(e))
             log.warning("resuming failed: left to the container's supervisor")
         arrival.resumed = True
-        self._with.residents.adopt(record, pid=arrival.pid)
+        self._with.residents.adopt(record, pid=arrival.pid, lifecycle=arrival.lifecycle)
 
     async def settle(self, container: str) -> None:
         """Wait until it has all of its memory, and drop what was needed for that."""
@@ -99,3 +99,8 @@ class Takeover:
             except Exception as e:
                 logger.bind(container=container, error=str(e)).warning("not ended yet")
             await asyncio.sleep(LOSE_AGAIN_SECONDS)
+
+
+def _waits(arrival: Arrival) -> bool:
+    """Between two instances: its supervisor starts the next one when the back-off is over."""
+    return arrival.lifecycle is not None and arrival.lifecycle.waiting_seconds > 0

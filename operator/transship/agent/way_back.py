@@ -110,7 +110,7 @@ class WayBack:
         with _tolerating(departure, "letting the container run on"):
             if record.started_boot == self._with.journal.boot:
                 await self._with.copies.thaw(record.id)
-            elif not record.started_boot:
+            elif not record.started_boot and not departure.at_rest:
                 await self._start_again(record)
         if departure.frozen_at is not None:
             stall = self._with.clock.monotonic() - departure.frozen_at

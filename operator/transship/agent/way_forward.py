@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
+from contextlib import suppress
 from functools import partial
 
 from loguru import logger
@@ -17,10 +18,12 @@ from transship.agent.departure import Departure
 from transship.agent.filecopy import FileCopy
 from transship.agent.memory_rounds import MemoryRounds
 from transship.agent.ports import Dumped, StreamWish
+from transship.agent.records import Record
 from transship.agent.source_parts import SourceParts, cancelled
 from transship.api.migration import StepName
 from transship.api.placement import Compression, Strategy
-from transship.common.errors import Refused, TransshipError
+from transship.api.reasons import Reason
+from transship.common.errors import NotFound, Refused, TransshipError
 from transship.protocol.migrations import LARGEST_RESTORE_BODY_BYTES, RestoreRequest
 from transship.protocol.states import SideState, Verdict
 from transship.transfer import images
@@ -37,25 +40,61 @@ class WayForward:
         order = departure.order
         log = logger.bind(migration=order.migration, container=order.container)
         log.bind(target=order.target.node, strategy=order.strategy).info("migration begins")
-        await self._require_movable(departure)
         departure.files = files = self._file_copy(departure)
-        if order.strategy is Strategy.COLD:
-            await self._copy_files(departure, files)
-        else:
-            # programs are started on both nodes: it takes as long as copying a few files
-            await _both(self._copy_files(departure, files), self._make_ready(departure))
-            await self._copy_memory(departure)
-            await files.catch_up()
-            await self._with.residents.rest(order.container)  # before its turn
-            with departure.watch.step(StepName.AWAIT_TURN):
-                await self._rounds.keep_up(departure)
-            await self._require_movable(departure)  # as it is now: all that may have taken long
+        while not await self._come_near(departure, files):
+            await self._give_up_instance(departure)
         await self._hand_over(departure, files)
+
+    async def _come_near(self, departure: Departure, files: FileCopy) -> bool:
+        """Copy until the handover may follow; False where what was copied has ended meanwhile.
+
+        A container that ends may run again, or wait for its next start: then it has no memory.
+        """
+        residents, container = self._with.residents, departure.order.container
+        departure.begin_with(await residents.rest(container))
+        try:
+            if departure.is_cold:
+                await self._copy_files(departure, files)
+            else:
+                await self._copy_running(departure, files)
+            await files.make_ready()
+            await residents.quieten(container)
+            if not departure.is_cold:
+                await self._rounds.close_in(departure)
+        except Exception as e:
+            if departure.is_cold or residents.instance(container) == departure.instance:
+                raise
+            logger.bind(container=container).info("it ended while it was copied: {}", e)
+            return False
+        present = await residents.rest(container)
+        if departure.order.strategy is Strategy.COLD:
+            departure.instance = present
+        if present is None and departure.is_cold:
+            residents.disown(container)  # else its next start could come before the freeze
+        return present == departure.instance
+
+    async def _copy_running(self, departure: Departure, files: FileCopy) -> None:
+        container = departure.order.container
+        await self._require_movable(departure)
+        # programs are started on both nodes: it takes as long as copying a few files
+        await _both(self._copy_files(departure, files), self._make_ready(departure))
+        await self._copy_memory(departure)
+        await files.catch_up()
+        await self._with.residents.rest(container)  # before its turn
+        with departure.watch.step(StepName.AWAIT_TURN):
+            await self._rounds.keep_up(departure)
+        await self._require_movable(departure)  # as it is now: all that may have taken long
+
+    async def _give_up_instance(self, departure: Departure) -> None:
+        """Another one may run by now, at its own speed and probed, until it is copied in turn."""
+        container = departure.order.container
+        departure.leave_queue()
+        await self._with.copies.unready(container)
+        self._with.brakes.release(container)
+        self._with.residents.keep(container)
 
     async def _require_movable(self, departure: Departure) -> None:
         """Say what cannot be moved before anything is done for it."""
-        if departure.order.strategy is Strategy.COLD:
-            return
         looked = await self._with.residents.look_over(departure.order.container)
         found = [each for each in looked if each.concerns(departure.order.strategy)]
         if found:
@@ -78,7 +117,11 @@ class WayForward:
 
     async def _copy_files(self, departure: Departure, files: FileCopy) -> None:
         with departure.watch.step(StepName.COPY_FILES):
-            await files.copy()
+            if departure.files_copied:
+                await files.catch_up()
+            else:
+                await files.copy()
+        departure.files_copied = True
         departure.bytes = files.bytes
 
     async def _make_ready(self, departure: Departure) -> None:
@@ -93,15 +136,12 @@ class WayForward:
 
     async def _hand_over(self, departure: Departure, files: FileCopy) -> None:
         order = departure.order
-        await files.make_ready()
-        await self._with.residents.quieten(order.container)
-        await self._rounds.close_in(departure)
         # not before: from here on clients on the target's node wait
         await self._with.peers.hold(order.target, order.migration)
         with departure.watch.step(StepName.FREEZE):
             await self._freeze(departure)
         files.look_ahead()
-        if order.strategy is Strategy.COLD:
+        if departure.is_cold:
             await self._restore(departure, files, None)
         else:
             if not departure.memory_follows:
@@ -114,29 +154,56 @@ class WayForward:
 
     async def _freeze(self, departure: Departure) -> None:
         order, journal = departure.order, self._with.journal
-        await self._with.residents.rest(order.container)
+        _settle_on(departure, await self._with.residents.rest(order.container))
         record = records.frozen(
             self._with.record(order.container), migration=order.migration, peer=order.target
         )
         # Cold: no instance any more, neither to thaw nor to report as lost; see _run_on
-        boot = "" if order.strategy is Strategy.COLD else journal.boot
-        journal.put(record.but(started_boot=boot))
+        if departure.is_cold:
+            journal.put(record.but(started_boot="", probes=None))
+        else:
+            journal.put(record.but(started_boot=journal.boot))
         self._with.residents.disown(order.container)
         departure.pace.lift()  # from here on every byte that waits is blackout
         departure.state = SideState.FROZEN
-        if order.strategy is Strategy.COLD:
-            departure.frozen_at = self._with.clock.monotonic()
-            await self._with.residents.stop(order.container)
-            self._with.wires.divert(record, via=order.target)
+        if departure.is_cold:
+            began = await self._end_instance(departure, record)
         else:
-            self._with.wires.divert(record, via=order.target)
-            await self._with.wires.take_up(record)
-            departure.frozen_at = self._with.clock.monotonic()
-            await self._with.copies.freeze(order.container)
-            self._release_brake(order.container)
+            began = await self._freeze_instance(departure, record)
+        departure.watch.note(StepName.FREEZE, seconds=self._with.clock.monotonic() - began)
+
+    async def _end_instance(self, departure: Departure, record: Record) -> float:
+        """Cold: by its stop signal, unless it has ended by itself."""
+        residents = self._with.residents
+        began = departure.frozen_at = self._with.clock.monotonic()
+        if departure.instance is not None:
+            if await residents.note_end(record.id):
+                departure.instance = None
+            else:
+                await residents.stop(record.id)
+        with suppress(NotFound):  # of one that ended before its node was restarted
+            self._with.wires.divert(record, via=departure.order.target)
+            self._with.wires.shut(record)
+        return began
+
+    async def _freeze_instance(self, departure: Departure, record: Record) -> float:
+        """Where it ends in this very moment, it moves as one that does not run."""
+        residents, copies = self._with.residents, self._with.copies
+        self._with.wires.divert(record, via=departure.order.target)
+        await self._with.wires.take_up(record)
+        began = departure.frozen_at = self._with.clock.monotonic()
+        try:
+            await copies.freeze(record.id)
+        except TransshipError:
+            if residents.instance(record.id) is not None:
+                raise
+        if residents.instance(record.id) is None:
+            await copies.unready(record.id)
+            await residents.note_end(record.id)
+            departure.go_cold()
+        self._release_brake(record.id)
         self._with.wires.shut(record)
-        frozen = self._with.clock.monotonic() - departure.frozen_at
-        departure.watch.note(StepName.FREEZE, seconds=frozen)
+        return began
 
     def _release_brake(self, container: str) -> None:
         """CRIU works inside the container's cgroup: no quota of a move may slow that down.
@@ -184,6 +251,8 @@ class WayForward:
         with departure.watch.step(StepName.SEND_STATE):
             size = 0 if dumped is None else images.size(dumped.images)
             request = RestoreRequest(
+                cold=departure.is_cold,
+                lifecycle=self._with.residents.lifecycle(departure.order.container),
                 asleep=() if dumped is None else dumped.asleep,
                 memory_follows=departure.memory_follows,
                 image_bytes=0 if dumped is None else dumped.image_bytes,
@@ -227,6 +296,20 @@ async def _nothing() -> AsyncIterator[bytes]:
     """A cold move has no images."""
     return
     yield
+
+
+def _settle_on(departure: Departure, instance: int | None) -> None:
+    """The last that is known of it before it is frozen. Raises Refused where it was restarted."""
+    if departure.order.strategy is Strategy.COLD:
+        departure.instance = instance
+    elif instance is None:
+        departure.go_cold()
+    elif instance != departure.instance:
+        raise Refused(
+            "the container was started anew just before its handover",
+            reason=Reason.CONTAINER_RESTARTED,
+            hint=Reason.CONTAINER_RESTARTED.hint,
+        )
 
 
 async def _both(one: Coroutine[None, None, None], other: Coroutine[None, None, None]) -> None:

@@ -27,7 +27,10 @@ class Reason(StrEnum):
     PLACED = ("Placed", "A node was chosen for the placement.")
     STARTING = ("Starting", "The container is being started.")
     CONTAINER_RUNNING = ("ContainerRunning", "The container runs on the node it belongs on.")
-    CONTAINER_READY = ("ContainerReady", "The container runs and its readiness probe succeeds.")
+    CONTAINER_READY = (
+        "ContainerReady",
+        "The container runs, and its readiness probe, where it has one, succeeds.",
+    )
     CONTAINER_NOT_READY = (
         "ContainerNotReady",
         "The container runs, but its readiness or startup probe does not succeed.",
@@ -41,7 +44,7 @@ class Reason(StrEnum):
     CONTAINER_RESTARTED = (
         "ContainerRestarted",
         "The container ended and was started again.",
-        "see status.container.lastExit and the container's log",
+        "a move that this has ended is tried again; see status.container.lastExit",
     )
     CONTAINER_FROZEN = (
         "ContainerFrozen",

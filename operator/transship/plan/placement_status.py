@@ -34,6 +34,9 @@ _PHASES_OF_RUNS = {
 }
 
 
+NOT_PROBED_YET = "its readiness or startup probe has not succeeded yet"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """One condition's content."""
@@ -90,11 +93,28 @@ def readiness(
             return Verdict(Status.UNKNOWN, Reason.AGENT_UNREACHABLE,
                            f"the agent of node {owner.node} does not answer")  # fmt: skip
         return Verdict(Status.FALSE, Reason.STARTING, f"being started on {owner.node}")
-    if seen.moving is not None and report.record == RecordState.FROZEN:
-        return Verdict(Status.TRUE, Reason.MIGRATION_IN_PROGRESS, "being handed over")
+    if _is_handed_over(seen, report):
+        return _handed_over(report)
     if report.record == RecordState.STOPPED:
         return _stopped(seen, report)
     return _running(seen, report)
+
+
+def _is_handed_over(seen: Seen, report: ContainerReport) -> bool:
+    """Between the freeze on the source and the resume on the target, both of which answer."""
+    if seen.moving is None or seen.silent(seen.moving.spec.target_node):
+        return False
+    if report.record in {RecordState.FROZEN, RecordState.RELEASED}:
+        return True
+    return report.run == RunState.FROZEN and seen.placement.spec.state != DesiredState.FROZEN
+
+
+def _handed_over(report: ContainerReport) -> Verdict:
+    """A blackout is no reason to take it out of service: it is as ready as it was before."""
+    if report.ready:
+        return Verdict(Status.TRUE, Reason.MIGRATION_IN_PROGRESS, "being handed over")
+    said = "being handed over, and not ready meanwhile"
+    return Verdict(Status.FALSE, Reason.MIGRATION_IN_PROGRESS, said)
 
 
 def _stopped(seen: Seen, report: ContainerReport) -> Verdict:
@@ -111,12 +131,18 @@ def _running(seen: Seen, report: ContainerReport) -> Verdict:
         case RunState.FROZEN:
             return Verdict(Status.FALSE, Reason.CONTAINER_FROZEN, Reason.CONTAINER_FROZEN.meaning)
         case RunState.RUNNING if report.ready:
-            return Verdict(Status.TRUE, Reason.CONTAINER_READY, Reason.CONTAINER_READY.meaning)
+            return Verdict(Status.TRUE, Reason.CONTAINER_READY, _why_ready(seen))
         case RunState.RUNNING:
             reason = report.reason or Reason.CONTAINER_NOT_READY
-            return Verdict(Status.FALSE, reason, report.message)
+            return Verdict(Status.FALSE, reason, report.message or NOT_PROBED_YET)
         case _:
             return Verdict(Status.FALSE, report.reason or Reason.STARTING, _told(report))
+
+
+def _why_ready(seen: Seen) -> str:
+    if seen.placement.spec.container.readiness_probe is None:
+        return "the container runs; it has no readiness probe"
+    return "the container runs and its readiness probe succeeds"
 
 
 def _told(report: ContainerReport) -> str:

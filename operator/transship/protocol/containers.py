@@ -48,6 +48,14 @@ class ContainerOrder(Message):
     image_digest: str | None = None
 
 
+class ProbeState(Message):
+    """What the probes have said of the present instance. Without probes it is started and ready."""
+
+    started: bool = False
+    ready: bool = False
+    message: str = ""
+
+
 class Hindrance(Message):
     """What in a running container keeps it from being moved live.
 

@@ -10,7 +10,7 @@ from transship.api.base import MicroTime
 from transship.api.migration import BlackoutPart, MemoryTraffic, Prediction, Round, Step
 from transship.api.placement import LastExit, MigrationSettings, Strategy
 from transship.protocol.base import Id, Message
-from transship.protocol.containers import ContainerOrder
+from transship.protocol.containers import ContainerOrder, ProbeState
 from transship.protocol.states import SideState, Verdict
 
 LARGEST_RESTORE_BODY_BYTES = 256 << 20
@@ -103,8 +103,26 @@ class MemoryLoss(Message):
     why: Annotated[str, Field(min_length=1, max_length=1024)]
 
 
+class Lifecycle(Message):
+    """How the container has fared so far, as the source's record says at the freeze.
+
+    completed: it has ended by itself, and its restart policy wants no other instance.
+    """
+
+    completed: bool = False
+    start_time: MicroTime | None = None
+    restarts: int = 0
+    last_exit: LastExit | None = None
+    probes: ProbeState | None = None  # of the instance that is moved; None where none is
+    back_off_seconds: Annotated[float, Field(ge=0)] = 0.0  # how long the next end has to wait
+    waiting_seconds: Annotated[float, Field(ge=0)] = 0.0  # what is left of the present back-off
+
+
 class RestoreRequest(Message):
     """Goes before the images: what the target must know that they do not say."""
+
+    cold: bool = False  # no images come: nothing runs at the source
+    lifecycle: Lifecycle | None = None  # None: of a source that does not tell it yet
 
     memory_follows: bool = False  # after the resume: not all pages will come before it
     image_bytes: Annotated[int, Field(ge=0)] = 0  # of all images, once they are whole

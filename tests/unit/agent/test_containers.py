@@ -17,10 +17,11 @@ from transship.agent.machine import Tools
 from transship.agent.probes import Outcome, Prober
 from transship.agent.supervision import Seen
 from transship.api.container import RestartPolicy
-from transship.api.placement import DesiredState
+from transship.api.placement import DesiredState, LastExit
 from transship.api.reasons import Reason
 from transship.common.errors import NotFound, Refused, TransshipError
-from transship.protocol.containers import ContainerReport
+from transship.protocol.containers import ContainerReport, ProbeState
+from transship.protocol.migrations import Lifecycle
 from transship.protocol.states import RecordState, RunState
 
 
@@ -51,10 +52,10 @@ class Node:
         self.journal.load()
         return Containers(Tools(self.journal, self.machine, self.clock, self._prober))
 
-    def _prober(self, order, *, known_well: bool, changed: Callable[[], None]) -> Prober:
+    def _prober(self, order, *, known, ran_seconds, changed: Callable[[], None]) -> Prober:
         return Prober(
-            order.container, address=None, executor=self.answering, known_well=known_well,
-            changed=changed,
+            order.container, address=None, executor=self.answering, known=known,
+            ran_seconds=ran_seconds, changed=changed,
         )  # fmt: skip
 
     async def restart_agent(self) -> None:
@@ -204,9 +205,9 @@ async def test_a_container_runs_on_through_a_restart_of_the_agent(node: Node) ->
     node.containers.apply(order())
     before = await node.until_running()
     await node.restart_agent()
-    after = await node.until_running()
+    after = await node.until(lambda _: node.machine.attached == {ID})
+    assert after.ready
     assert (after.pid, after.restarts) == (before.pid, 0)
-    assert node.machine.attached == {ID}
 
 
 async def test_an_exit_that_nobody_saw_is_found_at_the_start(node: Node) -> None:
@@ -385,7 +386,7 @@ async def test_a_container_that_came_here_is_ready_until_its_probe_fails(node: N
     arrived = records.ordered(None, order(readiness_probe=PROBE), boot=BOOT).but(started_boot=BOOT)
     await node.machine.start(arrived.order)
     node.answering.outcome = Outcome(succeeded=True)
-    node.containers.adopt(node.journal.put(arrived), pid=7)
+    node.containers.adopt(node.journal.put(arrived), pid=7, lifecycle=None)
     await node.until(lambda r: r.ready)
 
 
@@ -399,3 +400,150 @@ async def test_quietened_no_probe_runs_and_the_last_answer_stands(node: Node) ->
     assert node.containers.report(ID).ready
     node.containers.keep(ID)
     await node.until(lambda _: node.answering.asked > asked)
+
+
+SLOW_PROBE = PROBE | {"failureThreshold": 3, "initialDelaySeconds": 60}
+
+
+@pytest.mark.parametrize("ready", [True, False])
+async def test_one_that_came_here_is_as_ready_as_it_was(node: Node, ready: bool) -> None:
+    """From the first report on, and until its probe has said otherwise."""
+    arrived = records.ordered(None, order(readiness_probe=SLOW_PROBE), boot=BOOT)
+    probes = ProbeState(started=True, ready=ready)
+    node.journal.put(arrived.but(started_boot=BOOT, probes=probes))
+    await node.machine.start(arrived.order)
+    assert node.containers.report(ID).ready is ready
+    node.containers.adopt(arrived, pid=7, lifecycle=Lifecycle(probes=probes))
+    assert node.containers.report(ID).ready is ready
+    await node.settle()
+    assert node.containers.report(ID).ready is ready
+
+
+async def test_a_restarted_agent_takes_nothing_for_ready_that_never_was(node: Node) -> None:
+    node.answering.outcome = Outcome(succeeded=False, answer="not yet")
+    node.containers.apply(order(readiness_probe=PROBE | {"failureThreshold": 3}))
+    await node.until(lambda r: r.run is RunState.RUNNING)
+    await node.restart_agent()
+    await node.settle()
+    assert not node.containers.report(ID).ready
+
+
+async def test_a_restart_of_the_agent_does_not_make_a_ready_container_unready(node: Node) -> None:
+    node.containers.apply(order(readiness_probe=PROBE))
+    await node.until_running()
+    await node.containers.close()
+    node.containers = node.start()
+    assert node.containers.report(ID).ready
+    node.containers.begin()
+    assert node.containers.report(ID).ready
+    await node.settle()
+    assert node.containers.report(ID).ready
+
+
+async def test_the_next_instance_has_to_become_ready_itself(node: Node) -> None:
+    node.containers.apply(order(readiness_probe=PROBE | {"failureThreshold": 3}))
+    await node.until_running()
+    node.answering.outcome = Outcome(succeeded=False, answer="not yet")
+    node.exit(1)
+    report = await node.until(lambda r: r.restarts == 1 and r.run is RunState.RUNNING)
+    assert not report.ready
+
+
+LAST_EXIT = LastExit(exit_code=3, time=records.LONG_AGO, reason="Error")
+
+
+def arrive_ended(node: Node, lifecycle: Lifecycle, *, policy: RestartPolicy) -> None:
+    """A container comes that does not run."""
+    arrived = records.ordered(None, order(policy=policy), boot=BOOT)
+    state = RecordState.STOPPED if lifecycle.completed else RecordState.RUNNING
+    past = {"last_exit": lifecycle.last_exit, "restarts": lifecycle.restarts}
+    record = node.journal.put(arrived.but(state=state, **past))
+    node.containers.adopt(record, pid=None, lifecycle=lifecycle)
+
+
+async def test_one_that_came_here_in_its_back_off_waits_on(node: Node) -> None:
+    lifecycle = Lifecycle(
+        restarts=4, last_exit=LAST_EXIT, back_off_seconds=80, waiting_seconds=30
+    )  # fmt: skip
+    arrive_ended(node, lifecycle, policy=RestartPolicy.ALWAYS)
+    report = await node.until(lambda r: r.reason == Reason.CRASH_LOOP_BACK_OFF)
+    assert (report.restarts, report.last_exit, node.machine.starts) == (4, LAST_EXIT, 0)
+
+    node.clock.pass_time(30)
+    node.containers.apply(order())
+    await node.until_running()
+    node.exit(3)
+    report = await node.until(lambda r: r.reason == Reason.CRASH_LOOP_BACK_OFF)
+    node.clock.pass_time(79)
+    node.containers.ended(ID)
+    await node.settle()
+    assert (node.containers.report(ID).restarts, node.machine.starts) == (5, 1)
+
+
+async def test_one_that_came_here_completed_never_runs(node: Node) -> None:
+    lifecycle = Lifecycle(completed=True, last_exit=LAST_EXIT)
+    arrive_ended(node, lifecycle, policy=RestartPolicy.NEVER)
+    await node.settle()
+    node.containers.apply(order(policy=RestartPolicy.NEVER))
+    await node.restart_agent()
+    await node.settle()
+    await node.power_cut("next-boot")
+    node.containers.apply(order(policy=RestartPolicy.NEVER))
+    await node.settle()
+    report = node.containers.report(ID)
+    assert (report.record, report.last_exit) == (RecordState.STOPPED, LAST_EXIT)
+    assert node.machine.starts == 0
+
+
+async def test_an_end_that_nobody_has_noted_is_noted_before_it_is_given_away(node: Node) -> None:
+    node.containers.apply(order(policy=RestartPolicy.NEVER))
+    await node.until_running()
+    node.machine.exit(ID, 7)  # nobody has told its supervisor
+    assert await node.containers.rest(ID) is None
+    report = node.containers.report(ID)
+    assert report.last_exit is not None
+    assert (report.record, report.last_exit.exit_code) == (RecordState.STOPPED, 7)
+
+
+@pytest.mark.parametrize(
+    ("policy", "after", "restarts"),
+    [(RestartPolicy.NEVER, RecordState.STOPPED, 0), (RestartPolicy.ALWAYS, RecordState.RUNNING, 1)],
+)
+async def test_one_that_ends_as_it_is_frozen_keeps_its_exit_status(
+    node: Node, policy: RestartPolicy, after: RecordState, restarts: int
+) -> None:
+    node.containers.apply(order(policy=policy))
+    await node.until_running()
+    record = node.journal.get(ID)
+    assert record is not None
+    node.journal.put(records.frozen(record, migration=MIGRATION, peer=peer()))
+    node.containers.disown(ID)
+    assert not await node.containers.note_end(ID)
+    node.machine.exit(ID, 7)
+    assert await node.containers.note_end(ID)
+
+    frozen = node.journal.get(ID)
+    assert frozen is not None
+    assert frozen.last_exit is not None
+    assert (frozen.state, frozen.started_boot) == (RecordState.FROZEN, "")
+    assert (frozen.last_exit.exit_code, frozen.restarts) == (7, restarts)
+    assert records.aborted(frozen, migration=MIGRATION).state is after
+    assert node.containers.lifecycle(ID).completed is (after is RecordState.STOPPED)
+
+
+async def test_what_was_given_away_is_told_as_ready_until_its_new_node_tells_of_it(
+    node: Node,
+) -> None:
+    """The end of the frozen copy may be seen before the target has been asked."""
+    node.containers.apply(order())
+    await node.until_running()
+    record = node.journal.get(ID)
+    assert record is not None
+    frozen = records.frozen(record, migration=MIGRATION, peer=peer())
+    node.journal.put(frozen)
+    node.containers.disown(ID)
+    await node.machine.freeze(ID)
+    assert node.containers.report(ID).ready
+    node.journal.put(records.released(frozen, epoch=2))
+    node.machine.power_cut()
+    assert node.containers.report(ID).ready

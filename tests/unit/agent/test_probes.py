@@ -5,8 +5,10 @@ import asyncio
 import pytest
 
 from fakes.orders import container
+from transship.agent import records
 from transship.agent.probes import Outcome, Prober
 from transship.common.errors import DeadlineExceeded
+from transship.protocol.containers import ProbeState
 
 EXEC = {"exec": {"command": ["check"]}, "periodSeconds": 1, "failureThreshold": 1}
 
@@ -28,11 +30,18 @@ GOOD, BAD = Outcome(succeeded=True), Outcome(succeeded=False, answer="bad")
 
 
 async def probing(
-    executor: Scripted, *, address: str | None = None, seconds: float = 0.05, **probes: object
+    executor: Scripted,
+    *,
+    address: str | None = None,
+    seconds: float = 0.05,
+    known: ProbeState | None = None,
+    ran_seconds: float = 0.0,
+    **probes: object,
 ):
+    probed = container(**probes)
     prober = Prober(
-        container(**probes), address=address, executor=executor, known_well=False,
-        changed=lambda: None,
+        probed, address=address, executor=executor, known=known or records.not_probed(probed),
+        ran_seconds=ran_seconds, changed=lambda: None,
     )  # fmt: skip
     await asyncio.sleep(seconds)
     prober.stop()
@@ -116,3 +125,31 @@ async def test_without_an_address_there_is_nobody_to_ask() -> None:
     health = await probing(Scripted(GOOD), liveness_probe={"tcpSocket": {"port": 1}} | {
         "failureThreshold": 1})  # fmt: skip
     assert "no address" in health.message
+
+
+@pytest.mark.parametrize("ready", [True, False])
+async def test_what_was_known_stands_until_the_probe_has_said_otherwise(ready: bool) -> None:
+    probe = EXEC | {"failureThreshold": 3}
+    known = ProbeState(started=True, ready=ready, message="HTTP 503")
+    health = await probing(Scripted(BAD), known=known, readiness_probe=probe)
+    assert (health.ready, health.message) == (ready, "HTTP 503")
+
+
+async def test_one_that_was_ready_is_not_any_more_when_its_probe_fails() -> None:
+    known = ProbeState(started=True, ready=True)
+    assert not (await probing(Scripted(BAD), known=known, readiness_probe=EXEC)).ready
+
+
+async def test_a_startup_probe_that_has_succeeded_is_not_asked_again() -> None:
+    known = ProbeState(started=True, ready=True)
+    health = await probing(Scripted(BAD), known=known, startup_probe=EXEC)
+    assert (health.started, health.failed) == (True, False)
+
+
+@pytest.mark.parametrize(("ran_seconds", "asked"), [(30.0, True), (29.0, False), (-5.0, False)])
+async def test_the_initial_delay_counts_from_the_start_of_the_instance(
+    ran_seconds: float, asked: bool
+) -> None:
+    probe = EXEC | {"initialDelaySeconds": 30}
+    health = await probing(Scripted(GOOD), ran_seconds=ran_seconds, readiness_probe=probe)
+    assert health.ready is asked

@@ -134,10 +134,11 @@ class Served:
         )
 
 
-def _no_probes(order, *, known_well, changed):
+def _no_probes(order, *, known, ran_seconds, changed):
     return Prober(
-        order.container, address=None, executor=None, known_well=known_well, changed=changed
-    )
+        order.container, address=None, executor=None, known=known, ran_seconds=ran_seconds,
+        changed=changed,
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from fakes.agent_loop import A_MOMENT_SECONDS
 from fakes.agent_pair import Pair
 from fakes.agent_peers import FakePeers
 from fakes.agent_world import FakeCopies
-from fakes.orders import ID
+from fakes.orders import ID, order
 from transship.agent.release import LOST_TRIES
+from transship.api.container import RestartPolicy
 from transship.api.migration import MemoryTraffic, StepName
-from transship.api.placement import Strategy
+from transship.api.placement import DesiredState, Strategy
 from transship.api.reasons import Reason
 from transship.common.errors import NotFound, Refused, TransshipError
 from transship.plan.obstacles import obstacle
@@ -111,10 +112,16 @@ def test_a_second_move_of_the_same_container_is_refused(pair: Pair) -> None:
     assert pair.source_state("m-1") is SideState.DONE
 
 
-def test_a_stopped_container_moves_cold_only(pair: Pair) -> None:
+def test_a_container_that_stopped_after_its_move_was_ordered_is_moved_cold(pair: Pair) -> None:
+    pair.strategy = Strategy.AUTO
+    pair.prepare()
     stop_container(pair)
-    with pytest.raises(Refused):
-        pair.begin()
+    pair.begin()
+    pair.pass_time(5.0)
+    report = pair.a.live.source.report("m-1")
+    assert report is not None
+    assert (report.state, report.strategy) == (SideState.DONE, Strategy.COLD)
+    assert (pair.b.state, pair.world.starts) == (RecordState.STOPPED, 0)
 
 
 def test_a_stopped_container_is_not_started_by_an_abort(pair: Pair) -> None:
@@ -125,6 +132,89 @@ def test_a_stopped_container_is_not_started_by_an_abort(pair: Pair) -> None:
     pair.settle()
     assert pair.a.state is RecordState.STOPPED
     assert pair.world.copies == {}
+
+
+def set_policy(pair: Pair, policy: RestartPolicy) -> None:
+    record = pair.a.record
+    assert record is not None
+    wanted = order(state=DesiredState.RUNNING, policy=policy)
+    pair.policy = policy
+    pair.a.live.journal.put(record.but(order=wanted))
+
+
+def test_a_completed_container_is_moved_and_not_run(pair: Pair) -> None:
+    pair.world.exit("node-a", 7)
+    set_policy(pair, RestartPolicy.NEVER)
+    pair.call(pair.a.live.residents.rest(ID), on=pair.a)
+    pair.strategy = Strategy.COLD
+    pair.move()
+    pair.forget()
+    pair.b.restart()
+    pair.pass_time(30.0)
+    record = pair.b.record
+    assert record is not None
+    assert record.last_exit is not None
+    assert (record.state, record.epoch, record.last_exit.exit_code) == (RecordState.STOPPED, 2, 7)
+    assert (pair.world.starts, pair.world.copies, pair.a.record) == (0, {}, None)
+
+
+def test_a_container_in_back_off_is_moved_cold_and_waits_on(pair: Pair) -> None:
+    pair.strategy = Strategy.PRE_COPY
+    pair.world.exit("node-a", 7)
+    pair.a.live.residents.waiting_seconds = 20.0
+    pair.move()
+    pair.forget()
+    record, report = pair.b.record, pair.a.live.source.report("m-1")
+    assert record is not None
+    assert record.last_exit is not None
+    assert (record.state, record.restarts, record.last_exit.exit_code) == (
+        RecordState.RUNNING, 1, 7,
+    )  # fmt: skip
+    assert (report, pair.world.starts, pair.b.live.residents.waiting_seconds) == (None, 0, 20.0)
+    pair.b.restart()  # which forgives
+    pair.pass_time(1.0)
+    pair.assert_lives_on(pair.b, epoch=2)
+
+
+def test_an_aborted_move_of_a_container_in_back_off_does_not_start_it(pair: Pair) -> None:
+    pair.world.exit("node-a", 7)
+    pair.a.live.residents.waiting_seconds = 20.0
+    pair.world.fail("node-a", "send_difference")
+    pair.move()
+    assert pair.source_state() is SideState.FAILED
+    record = pair.a.record
+    assert record is not None
+    assert record.last_exit is not None
+    assert (record.restarts, record.last_exit.exit_code, pair.world.starts) == (1, 7, 0)
+
+
+@pytest.mark.parametrize("policy", [RestartPolicy.NEVER, RestartPolicy.ALWAYS])
+@pytest.mark.parametrize("strategy", [Strategy.PRE_COPY, Strategy.STOP_AND_COPY, Strategy.COLD])
+@pytest.mark.parametrize("moment", [round(0.007 * n, 3) for n in range(50)])
+def test_it_may_end_at_any_moment_and_keeps_its_exit_status(
+    pair: Pair, moment: float, strategy: Strategy, policy: RestartPolicy
+) -> None:
+    set_policy(pair, policy)
+    pair.strategy = strategy
+    pair.prepare()
+    pair.begin()
+    pair.pass_time(moment)
+    being_stopped = strategy is Strategy.COLD and pair.a.state is RecordState.FROZEN
+    if pair.world.running() != ["node-a"] or being_stopped:
+        return  # or frozen, or handed over
+    pair.world.exit("node-a", 7)
+    pair.pass_time(30.0)
+    assert (pair.source_state(), pair.b.record is None) == (SideState.DONE, False)
+    record = pair.b.record
+    assert record is not None
+    assert record.last_exit is not None
+    assert record.last_exit.exit_code == 7
+    if policy is RestartPolicy.NEVER:
+        assert (record.state, pair.world.starts) == (RecordState.STOPPED, 0)
+    else:
+        assert record.restarts == 1
+        pair.forget()
+        pair.assert_lives_on(pair.b, epoch=2)
 
 
 def test_what_hinders_it_is_said_before_the_freeze(pair: Pair) -> None:

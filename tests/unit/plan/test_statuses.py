@@ -111,14 +111,42 @@ def test_a_container_that_cannot_be_placed_is_not_ready_for_that_reason() -> Non
     assert (status.phase, status.reason) == (PlacementPhase.PENDING, "NodeNotFound")
 
 
-def test_a_container_that_is_being_handed_over_stays_ready() -> None:
-    frozen = sighted(record=RecordState.FROZEN, run=RunState.FROZEN, ready=False)
+HANDOVER = [
+    (RecordState.FROZEN, RunState.FROZEN),
+    (RecordState.RELEASED, RunState.FROZEN),
+    (RecordState.RUNNING, RunState.FROZEN),  # on the target, before its thaw
+]
+
+
+@pytest.mark.parametrize(("record", "run"), HANDOVER)
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_container_that_is_being_handed_over_is_as_ready_as_before(
+    record: RecordState, run: RunState, ready: bool
+) -> None:
+    frozen = sighted(record=record, run=run, ready=ready)
     status = status_of(seen={**frozen, "migrations": (migration(),)}, target_node="node-b")
-    assert said(status, "Ready") == ("True", "MigrationInProgress")
+    assert said(status, "Ready") == (str(ready), "MigrationInProgress")
     assert said(status, "Reconciling") == ("True", "MigrationInProgress")
     assert status.phase == PlacementPhase.MIGRATING
     assert status.migration is not None
     assert status.migration.name == "web-1-1"
+
+
+@pytest.mark.parametrize(
+    ("container", "message"),
+    [
+        ({}, "the container runs; it has no readiness probe"),
+        ({"readinessProbe": {"exec": {"command": ["true"]}}},
+         "the container runs and its readiness probe succeeds"),
+    ],
+)  # fmt: skip
+def test_no_probe_is_said_to_succeed_where_there_is_none(
+    container: dict[str, object], message: str
+) -> None:
+    status = status_of(container={"image": "registry:5000/counter:1", **container})
+    found = find(status.conditions, "Ready")
+    assert found is not None
+    assert (found.reason, found.message) == (Reason.CONTAINER_READY, message)
 
 
 @pytest.mark.parametrize(

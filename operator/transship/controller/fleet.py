@@ -94,6 +94,14 @@ class Fleet:
             and (report := known.reports.get(id)) is not None
         )
 
+    def note(self, node: str, id: str, report: ContainerReport | None) -> None:
+        """What an agent has just said of one container: nothing older is to be told after it."""
+        known = self._known.get(node)
+        if known is None:
+            return
+        others = {other: said for other, said in known.reports.items() if other != id}
+        known.reports = others if report is None else {**others, id: report}
+
     async def run(self) -> None:
         """Keep one poll per registered agent going, until cancelled."""
         try:

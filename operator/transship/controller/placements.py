@@ -186,6 +186,7 @@ class PlacementLoop:
         except TransshipError:
             earlier = sighting_at(seen.sightings, node)
             return UNHEARD if earlier is None or self._deps.fleet.silent(node) else earlier
+        self._deps.fleet.note(node, self._uid, report)
         return None if report is None else Sighting(node, report)
 
     def _failed(

@@ -170,6 +170,21 @@ class TestFleet:
         assert not wake.is_set()
         assert [s.node for s in fleet.sightings(UID)] == ["node-a"]
 
+    async def test_what_was_polled_before_is_not_told_after_what_was_heard_since(self) -> None:
+        directory, agents = Directory(), FakeAgents()
+        directory.put(node_agent("node-a"))
+        fleet = Fleet(directory, agents, clock=FakeClock())
+
+        async def containers():
+            return (report(ready=False),)
+
+        agents.at("node-a").containers = containers  # type: ignore[method-assign]
+        await fleet.ask("node-a")
+        fleet.note("node-a", UID, report(ready=True))
+        assert [s.report.ready for s in fleet.sightings(UID)] == [True]
+        fleet.note("node-a", UID, None)
+        assert fleet.sightings(UID) == ()
+
     async def test_an_answer_that_nobody_thought_of_is_none_and_the_next_one_counts(self) -> None:
         directory, clock, agents = Directory(), FakeClock(), FakeAgents()
         directory.put(node_agent("node-a"))

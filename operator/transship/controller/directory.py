@@ -45,13 +45,13 @@ class Directory:
     def migrations_of(self, placement_uid: str) -> tuple[ContainerMigration, ...]:
         return tuple(self._migrations[uid] for uid in self._of_placement.get(placement_uid, ()))
 
-    def moves(self) -> tuple[tuple[str, str], ...]:
-        """Source and target of every move under way."""
-        return tuple(
-            (m.spec.source_node, m.spec.target_node)
+    def moves(self) -> dict[str, tuple[str, str]]:
+        """Source and target of every move under way, by its placement."""
+        return {
+            m.spec.placement_uid: (m.spec.source_node, m.spec.target_node)
             for m in self._migrations.values()
             if not is_finished(m)
-        )
+        }
 
     def node_agent(self, name: str) -> NodeAgent | None:
         return self._nodes.get(name)

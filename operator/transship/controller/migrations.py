@@ -105,6 +105,7 @@ class MigrationLoop:
             await self._writer.close()
         if not self._life.over:
             self._deps.directory.forget(self._uid)
+        self._deps.turns.wake()  # also of a migration that is gone before it had an end
 
     async def _pass_safely(self, migration: ContainerMigration) -> float:
         """A pass that fails for a reason nobody thought of is tried again."""
@@ -234,7 +235,7 @@ class MigrationLoop:
         placement: ContainerPlacement | None,
     ) -> None:
         await self._writer_for(migration).write(status)
-        self._deps.turns.over((migration.spec.source_node, migration.spec.target_node))
+        self._deps.turns.wake()
         self._deps.metrics.migration_finished(migration, status)
         log = logger.bind(
             migration=migration.metadata.name,

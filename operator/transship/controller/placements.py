@@ -28,7 +28,7 @@ from transship.plan.obstacles import from_error
 from transship.plan.owner import Sighting, sighting_at
 from transship.plan.placement import decide
 from transship.plan.placement_status import observed_status
-from transship.plan.placement_steps import Decision, Done, Seen, Wait
+from transship.plan.placement_steps import Decision, Done, Move, Seen, Wait
 
 FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 30.0
@@ -82,6 +82,7 @@ class PlacementLoop:
             return await self._pass(placement)
         except Exception:
             logger.bind(placement=placement.metadata.name).exception("pass failed unexpectedly")
+            self._deps.turns.step_aside(self._uid)
             return LONGEST_RETRY_SECONDS
 
     async def _pass(self, placement: ContainerPlacement) -> float | None:
@@ -100,9 +101,9 @@ class PlacementLoop:
             else:
                 pause = await PlacementActs(self._deps, writer).do(decision.step, seen)
             self._retry_seconds = FIRST_RETRY_SECONDS
+            self._queue(decision, seen)
         except TransshipError as e:
             decision, pause = self._failed(decision, placement, e)
-        self._queue(decision)
         writer.offer(observed_status(replace(seen, status=writer.current), decision))
         if isinstance(decision.step, Wait):
             await self._prune(placement, seen)
@@ -122,12 +123,13 @@ class PlacementLoop:
             self._deps.directory.put(held)
         return 0.0
 
-    def _queue(self, decision: Decision) -> None:
-        """Stand in line for a move while that is all that is missing."""
-        why = decision.obstacle
-        if why is not None and why.reason == Reason.MIGRATION_PENDING:
-            self._deps.turns.wait(self._uid)
-        else:
+    def _queue(self, decision: Decision, seen: Seen) -> None:
+        """Stand in line for a move while a place for it is all that is missing."""
+        why, owner, wanted = decision.obstacle, seen.owner, decision.wanted
+        waits = why is not None and why.reason == Reason.MIGRATION_PENDING
+        if waits and owner is not None and wanted is not None:
+            self._deps.turns.wait(self._uid, source=owner.node, target=wanted)
+        elif not isinstance(decision.step, Move):  # one whose place was taken asks again at once
             self._deps.turns.leave(self._uid)
 
     def _writer_for(
@@ -152,7 +154,7 @@ class PlacementLoop:
             sightings=fleet.sightings(self._uid),
             migrations=migrations,
             now=self._deps.clock.now(),
-            full=self._deps.turns.full(),
+            full=self._deps.turns.full(self._uid),
             gone=frozenset(m for m in self._concerned(status, migrations) if fleet.gone(m)),
         )
         if seen.moving is not None:
@@ -192,6 +194,7 @@ class PlacementLoop:
         self, decision: Decision, placement: ContainerPlacement, error: TransshipError
     ) -> tuple[Decision, float]:
         pause = self._put_off(placement, type(decision.step).__name__, error)
+        self._deps.turns.step_aside(self._uid)
         return Decision(Wait(pause), from_error(error), decision.wanted), pause
 
     def _put_off(self, placement: ContainerPlacement, step: str, error: TransshipError) -> float:

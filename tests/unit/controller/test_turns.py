@@ -9,7 +9,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from fakes.operator_world import OperatorWorld
 from fakes.resources import ended, migration
 from transship.api.migration import ContainerMigration
 from transship.common.errors import Unreachable
@@ -115,31 +114,6 @@ def test_one_that_cannot_begin_steps_aside_and_keeps_its_position() -> None:
     assert not scene.asks("3", "node-a", "node-b")
     scene.ends("2")
     assert scene.woken("3", "5") == {"3", "5"} - {"5"}
-
-
-async def test_a_waiting_move_begins_without_any_poll(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The nodes of the first in the queue stay full; the last one's become free."""
-    monkeypatch.setattr("transship.plan.placement.BLOCKED_SECONDS", 10_000.0)
-    async with OperatorWorld("node-a", "node-b", "node-c", "node-d") as world:
-        homes = {
-            **{f"ab-{n}": "node-a" for n in range(5)},
-            **{f"cd-{n}": "node-c" for n in (1, 2, 3)},
-        }
-        for name, home in homes.items():
-            world.create(name, uid=f"uid-{name}", target_node=home)
-        await world.until(lambda: len(world.agents.at("node-c").records) == 3)
-        await world.until(lambda: len(world.agents.at("node-a").records) == 5)
-        for name, home in homes.items():
-            world.move("node-b" if home == "node-a" else "node-d", name)
-        began = world.clock.monotonic()
-        await world.until(
-            lambda: (
-                len(world.agents.at("node-b").records) == 5
-                and len(world.agents.at("node-d").records) == 3
-                and not world.deps.directory.moves()
-            )
-        )
-        assert world.clock.monotonic() - began < 5_000
 
 
 class Fairness(RuleBasedStateMachine):

@@ -87,9 +87,23 @@ class Reason(StrEnum):
     NODE_LOST = (
         "NodeLost",
         "The node that runs the container does not answer: its container may still run.",
-        "bring the node back, or fence it, then taint it node.kubernetes.io/out-of-service",
+        "bring the node or its agent back; if it is off for good, set the taint "
+        "node.kubernetes.io/out-of-service on its Node, or delete its NodeAgent",
     )
-    NODE_FENCED = ("NodeFenced", "An administrator declared that the node runs nothing any more.")
+    NODE_FENCED = (
+        "NodeFenced",
+        "An administrator declared that the node runs nothing any more.",
+        "remove the taint node.kubernetes.io/out-of-service once the node is back",
+    )
+    OWNER_DISPUTED = (
+        "OwnerDisputed",
+        "An agent says that it owns the container, and no record of the operator does.",
+        "nothing is done because of it; see docs/handover.md, Who owns a container",
+    )
+    OWNER_ADOPTED = (
+        "OwnerAdopted",
+        "The placement's status was lost; the one agent that has the container owns it again.",
+    )
     NO_NODE_MATCHES = (
         "NoNodeMatches",
         "No ready node has the labels of spec.nodeSelector.",

@@ -36,10 +36,10 @@ from transship.controller.life import ProcessLife, wait_for_any
 from transship.controller.loops import Loops
 from transship.controller.metrics import Metrics
 from transship.controller.node_watch import NodeWatch
-from transship.controller.ports import Heartbeats
+from transship.controller.ports import Heartbeats, Taints
 from transship.controller.resolve import Resolver
 from transship.controller.settings import configure
-from transship.controller.telling import EventTeller, KubeConfigData
+from transship.controller.telling import EventTeller, KubeConfigData, KubeTaints
 from transship.controller.turns import Turns
 from transship.kube.client import KubeClient
 from transship.kube.events import EventRecorder
@@ -122,7 +122,7 @@ async def serve(options: Options) -> None:
         try:
             deps = compose(cluster, connections, clock=clock, name=options.name)
             await fill(deps)
-            await _run(deps, options, leases, stop)
+            await _run(deps, options, leases, KubeTaints(client), stop)
         finally:
             await connections.close()
 
@@ -145,7 +145,9 @@ def compose(
     )
 
 
-async def _run(deps: Deps, options: Options, heartbeats: Heartbeats, stop: asyncio.Event) -> None:
+async def _run(
+    deps: Deps, options: Options, heartbeats: Heartbeats, taints: Taints, stop: asyncio.Event
+) -> None:
     registry = kopf.OperatorRegistry()
     kopf.on.startup(registry=registry)(configure)
     kopf.on.login(registry=registry)(_login)
@@ -153,6 +155,7 @@ async def _run(deps: Deps, options: Options, heartbeats: Heartbeats, stop: async
     register(registry, deps, loops)
     watch = NodeWatch(deps, heartbeats)
     beside = [deps.fleet.run(), _relist(deps, loops, stop), _keep_pools(deps), watch.run()]
+    beside.append(_keep_taints(deps.directory, taints))
     if options.metrics_port is not None:
         beside.append(_serve_metrics(deps.metrics, options.metrics_port))
     tasks = [asyncio.create_task(each) for each in beside]
@@ -246,6 +249,16 @@ async def _relist(deps: Deps, loops: Loops, stop: asyncio.Event) -> None:
         if unseen := deps.directory.unattended(at=now, attended=loops.attended):
             logger.bind(placements=unseen).error("new placements are not seen any more, ending")
             stop.set()
+
+
+async def _keep_taints(directory: Directory, taints: Taints) -> None:
+    """As with our own kinds: events are fast, and a list makes up for those that were missed."""
+    while True:
+        try:
+            directory.put_out_of_service(await taints.out_of_service())
+        except TransshipError as e:
+            logger.bind(error=str(e)).warning("the nodes were not listed")
+        await asyncio.sleep(RELIST_SECONDS)
 
 
 async def _keep_pools(deps: Deps) -> None:

@@ -33,6 +33,7 @@ class Directory:
         self._of_placement: dict[str, set[str]] = {}
         self._nodes: dict[str, NodeAgent] = {}
         self._unreadable_nodes: set[str] = set()
+        self._out_of_service: frozenset[str] = frozenset()
         self._wakes: dict[str, asyncio.Event] = {}
         self._waiting_since: dict[str, float] = {}
 
@@ -64,6 +65,22 @@ class Directory:
         """It is there: what is known of it stays as it is, and a node is not taken for gone."""
         if kind is NodeAgent:
             self._unreadable_nodes.add(name)
+
+    def is_out_of_service(self, name: str) -> bool:
+        """Whether the Kubernetes Node of this name has the taint."""
+        return name in self._out_of_service
+
+    def put_out_of_service(self, names: Iterable[str]) -> None:
+        """Take in all the nodes that have the taint now."""
+        found = frozenset(names)
+        changed, self._out_of_service = found ^ self._out_of_service, found
+        for name in changed:
+            self.wake(self.interested_in(name))
+
+    def note_out_of_service(self, name: str, *, tainted: bool) -> None:
+        """Take in one node that has changed."""
+        others = self._out_of_service - {name}
+        self.put_out_of_service(others | {name} if tainted else others)
 
     def node_agents(self) -> tuple[NodeAgent, ...]:
         return tuple(self._nodes.values())

@@ -95,6 +95,14 @@ class Heartbeats(Protocol):
     async def list(self) -> Sequence[Heartbeat]: ...
 
 
+class Taints(Protocol):
+    """The Kubernetes Nodes' taints (controller.telling.KubeTaints)."""
+
+    async def out_of_service(self) -> frozenset[str]:
+        """The nodes that an administrator declared to run nothing any more."""
+        ...
+
+
 class DataKind(StrEnum):
     CONFIG_MAP = "ConfigMap"
     SECRET = "Secret"  # noqa: S105

@@ -208,7 +208,7 @@ def _forbidden(seen: Seen, wanted: str, failed: Migrations) -> Obstacle | None:
         return obstacle(
             Reason.MIGRATION_CANCELLED,
             f"the move to {wanted} was cancelled by deleting its migration",
-            hint="edit spec.targetNode to move the container after all",
+            hint="set spec.targetNode back and to the target again to move it after all",
             final=True,
         )
     limit = backoff_limit(placement.spec.migration)

@@ -399,3 +399,14 @@ async def test_quietened_no_probe_runs_and_the_last_answer_stands(node: Node) ->
     assert node.containers.report(ID).ready
     node.containers.keep(ID)
     await node.until(lambda _: node.answering.asked > asked)
+
+
+async def test_a_released_copy_names_the_node_that_it_was_released_to(node: Node) -> None:
+    record = records.ordered(None, order(), boot=BOOT)
+    node.journal.put(record)
+    assert node.containers.report(ID).released_to == ""
+    frozen = records.frozen(record, migration=MIGRATION, peer=peer("node-b"))
+    node.journal.put(frozen)
+    assert node.containers.report(ID).released_to == ""
+    node.journal.put(records.released(frozen, epoch=record.epoch + 1))
+    assert node.containers.report(ID).released_to == "node-b"

@@ -34,6 +34,7 @@ class Record:
     epoch: int
     state: RecordState
     migration: str | None = None
+    released_to: str = ""
     aborted: set[str] = field(default_factory=set)
     boot_seen: bool = True
 
@@ -55,6 +56,7 @@ class Record:
             id=order.id, namespace=order.namespace, name=order.name, epoch=self.epoch,
             record=self.state, run=RunState.ABSENT if lost else run, ready=self.runs and not lost,
             image_digest="sha256:1", migration=self.migration,
+            released_to=self.released_to,
             reason="AwaitingOrder" if lost else "",
         )  # fmt: skip
 
@@ -315,6 +317,7 @@ class FakeAgent:
         target.records[record.order.id].state = RecordState.HELD
         target._arrive(departure.order.migration, SideState.HELD)
         record.state, record.epoch = RecordState.RELEASED, record.epoch + 1
+        record.released_to = target.node
         departure.state, departure.verdict = SideState.RELEASED, Verdict.RELEASED
 
     def _give_go(self, departure: Departure, record: Record) -> None:

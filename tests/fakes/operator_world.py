@@ -165,7 +165,6 @@ class OperatorWorld:
 
     async def _poll(self) -> None:
         while True:
-            for node in list(self.agents.nodes):
-                if self.deps.directory.node_agent(node) is not None:
-                    await self.deps.fleet.ask(node)
+            for agent in self.deps.directory.node_agents():
+                await self.deps.fleet.ask(agent.metadata.name)
             await asyncio.sleep(0.005)

@@ -12,7 +12,7 @@ from transship.agent.duties import Answer, Duty
 from transship.agent.records import Record
 from transship.agent.supervision import Situation
 from transship.plan import migration as migration_plan
-from transship.plan.migration_steps import Seen, Step
+from transship.plan.migration_steps import NoteFence, Relay, Seen, Step
 from transship.protocol.states import RecordState, Verdict
 
 EVERY_FAULT = Bounds((THERE,))
@@ -95,8 +95,14 @@ def _starts_without_an_order(now: Situation) -> supervision.Step:
 
 def _takes_silence_for_fencing(seen: Seen) -> Step:
     if not seen.source.answered:
-        seen = replace(seen, source=replace(seen.source, gone=True))
+        seen = replace(seen, source=replace(seen.source, fenced=True))
     return migration_plan.next_step(seen)
+
+
+def _does_not_write_a_fence_down(seen: Seen) -> Step:
+    """Before it did: a source that came back in between was asked, and decided, once more."""
+    step = migration_plan.next_step(seen)
+    return Relay(Verdict.FENCED) if isinstance(step, NoteFence) else step
 
 
 def _operator_does_not_wait_for_memory(seen: Seen) -> Step:
@@ -166,6 +172,9 @@ MUTANTS: dict[str, tuple[Rules, Bounds]] = {
     ),
     "the operator takes silence for fencing": (
         replace(REAL, next_migration_step=_takes_silence_for_fencing), ONE_MOVE,
+    ),
+    "the operator does not write a fence down": (
+        replace(REAL, next_migration_step=_does_not_write_a_fence_down), EVERY_FAULT,
     ),
     "the operator takes no record for an abort": (
         replace(REAL, next_migration_step=_operator_concludes_from_no_record), ONE_MOVE,

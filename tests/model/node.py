@@ -14,7 +14,6 @@ from model.world import (
     Copy,
     Fencing,
     Leaving,
-    Node,
     Said,
     Step,
     World,
@@ -27,7 +26,7 @@ from model.world import (
 from transship.agent import supervision
 from transship.agent.duties import Duty
 from transship.agent.supervision import Seen, Situation
-from transship.protocol.states import RecordState, RunState
+from transship.protocol.states import RunState
 
 RUN_STATES = {
     Copy.ABSENT: RunState.ABSENT,
@@ -70,19 +69,12 @@ class Nodes:
         return never and all(move.source == at for move in created)
 
     def _starts(self, world: World, at: int) -> Iterator[Step]:
-        node, other = world.nodes[at], world.nodes[1 - at]
+        node = world.nodes[at]
         if node.fencing != Fencing.GONE:
             yield Step((NODES[at], "agent starts"), self._started(world, at), fair=True)
-        elif self._is_settled(other):
-            # gone for good is for as long as anything that it was to decide is undecided
+        else:
             back = with_node(world, at, node._replace(fencing=Fencing.RETURNED))
             yield Step((NODES[at], "comes back after all"), back, fair=True)
-
-    def _is_settled(self, node: Node) -> bool:
-        """Nothing that moved here from a node that is gone is still to be decided."""
-        if node.memory == DOWN or self._scene.state(node.memory) is RecordState.HELD:
-            return False
-        return node.disk == node.memory or not self._scene.owned(node.disk)
 
     def _ended(self, world: World, at: int) -> World:
         """What is in memory is gone; copies stay as they are."""

@@ -40,6 +40,7 @@ from transship.plan.migration_steps import (
     Begin,
     Finish,
     GiveUp,
+    NoteFence,
     Outcome,
     Prepare,
     Relay,
@@ -135,11 +136,16 @@ class Overseer:
             yield _step("aborts the source", move, done, fair=AbortSource in planned)
         if target and (done := self._target.abort(world, move)):
             yield _step("aborts the target", move, done, fair=AbortTarget in planned)
+        yield from self._verdicts(world, move, planned)
+
+    def _verdicts(
+        self, world: World, move: Move, planned: dict[type[PlanStep], PlanStep]
+    ) -> Iterator[Step]:
+        if NoteFence in planned:
+            yield _step("notes the fence", move, says(world, move, Said.FENCED), fair=True)
         relay = planned.get(Relay)
-        if target and isinstance(relay, Relay):
-            fenced = relay.verdict is Verdict.FENCED
-            heard = says(world, move, Said.FENCED) if fenced else world
-            for name, done in self._target.decide(heard, move, relay.verdict):
+        if self._scene.is_up(world, move.target) and isinstance(relay, Relay):
+            for name, done in self._target.decide(world, move, relay.verdict):
                 fair = not name.startswith("cannot")
                 yield _step(f"relays {relay.verdict}: target {name}", move, done, fair=fair)
 
@@ -157,7 +163,7 @@ class Overseer:
         """Orders of every owner that the operator has ever known may arrive at any time."""
         if move.number == 0:
             yield from self._order(world, move.source, epoch=1)
-        if has(world, move, Said.KNOWN):
+        if has(world, move, Said.KNOWN | Said.FENCED):
             yield from self._order(world, move.target, epoch=move.epoch + 1)
 
     def _order(self, world: World, at: int, *, epoch: int) -> Iterator[Step]:
@@ -169,13 +175,15 @@ class Overseer:
             return
         if node.rebooted and not self._is_newest(world, epoch):
             return  # what was under way to a node did not outlive its loss of power
-        waits = node.memory != NONE and self._awaits_order(node.memory, node.copy)
+        waits = self._awaits_order(node.memory, node.copy) if node.memory else self._is_lost(world)
         done = self._scene.write(world, at, record)
         fair = waits and self._is_newest(world, epoch)
         yield Step(("operator", f"orders the container of {NODES[at]} as {epoch}"), done, fair)
 
     def _removes_superseded(self, world: World, move: Move) -> Iterator[Step]:
-        """plan.placement's _superseded: a fenced node has come back."""
+        """plan.owner's superseded: a fenced node has come back."""
+        if not has(world, move, Said.FENCED):
+            return
         here, there = world.nodes[move.source], world.nodes[move.target]
         memories = [node.memory for node in (here, there)]
         if not all(m > NONE and self._scene.owned(m) for m in memories):
@@ -188,17 +196,27 @@ class Overseer:
             done = with_node(world, move.source, node)
             yield _step("removes what is superseded", move, done, fair=True)
 
+    def _is_lost(self, world: World) -> bool:
+        """A move from a fenced node is over, and its target threw away what it had."""
+        return any(
+            has(world, m, Said.FENCED) and has(world, m, Said.OVER) for m in self._scene.moves
+        )
+
     def _awaits_order(self, record: int, copy: int) -> bool:
         return self._nodes.step_of_instance(record, copy) is supervision.Step.AWAIT_ORDER
 
     def _is_newest(self, world: World, epoch: int) -> bool:
-        """As far as anybody can know: what both agents say counts more than what once was."""
+        """As far as anybody can know: what both agents say counts more than what once was.
+
+        A fence that was written down counts most: the target owns, whatever either has by then.
+        """
         memories = [node.memory for node in world.nodes]
         known = [m.epoch + 1 for m in self._scene.moves if has(world, m, Said.KNOWN)]
         if DOWN not in memories:
             owning = [m for m in memories if self._scene.state(m) in OWNING]
             known = [self._scene.ledger.record(m).epoch for m in owning] or known
-        return epoch == max([1, *known])
+        fenced = [m.epoch + 1 for m in self._scene.moves if has(world, m, Said.FENCED)]
+        return epoch == max([1, *known, *fenced])
 
     # What it sees and decides.
 
@@ -212,11 +230,13 @@ class Overseer:
         target = (world.coming[move.number], there.memory, there.copy)
         gone = (here.fencing == Fencing.GONE, there.fencing == Fencing.GONE)
         awaits = self._scene.awaits_memory(world, move.target)
+        noted = has(world, move, Said.FENCED)
 
         def plans() -> tuple[dict[type[PlanStep], PlanStep], bool]:
-            fair = self._plan(move, source, target, gone, awaits, waited=True, give_up=False)
+            seen = (gone, awaits, noted)
+            fair = self._plan(move, source, target, *seen, waited=True, give_up=False)
             possible = [
-                self._plan(move, a, b, gone, awaits, waited=waited, give_up=give_up)
+                self._plan(move, a, b, *seen, waited=waited, give_up=give_up)
                 for a, b in ((source, target), (source, None), (None, target))
                 for waited in (False, True)
                 for give_up in (False, True)
@@ -224,22 +244,23 @@ class Overseer:
             return {type(fair): fair}, any(isinstance(step, Finish) for step in possible)
 
         found: tuple[dict[type[PlanStep], PlanStep], bool] = self._scene.ledger.find(
-            ("plans", move.number, source, target, gone, awaits), plans
+            ("plans", move.number, source, target, gone, awaits, noted), plans
         )
         return found
 
     def _plan(
         self, move: Move, source: Told | None, target: Told | None, gone: tuple[bool, bool],
-        awaits: bool,
+        awaits: bool, noted: bool,
         *, waited: bool, give_up: bool,
     ) -> PlanStep:  # fmt: skip
         step: PlanStep = self._scene.rules.next_migration_step(
             Seen(
                 spec=_spec(move),
-                source=replace(self._source_side(move, source), gone=gone[0]),
-                target=_awaiting(replace(self._target_side(move, target), gone=gone[1]), awaits),
+                source=replace(self._source_side(move, source), fenced=gone[0]),
+                target=_awaiting(replace(self._target_side(move, target), fenced=gone[1]), awaits),
                 verdict=self._verdict(move, source),
                 give_up=WITHDRAWN if give_up else None,
+                fence_noted=noted,
                 waiting_seconds=A_LONG_TIME_SECONDS if waited else 0.0,
             )
         )

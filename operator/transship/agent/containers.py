@@ -194,6 +194,7 @@ class Containers:
             ),
             awaits_memory=seen.awaits_memory,
             owes_memory=record.drains_to is not None,
+            released_to=_successor(record),
             reason=note.reason,
             message=note.message,
             hint=note.hint,
@@ -217,6 +218,12 @@ def _note(supervisor: Supervisor) -> Note:
     if supervisor.note.reason or health is None or not health.message:
         return supervisor.note
     return Note(Reason.CONTAINER_NOT_READY, health.message, Reason.CONTAINER_NOT_READY.hint)
+
+
+def _successor(record: Record) -> str:
+    if record.state is not RecordState.RELEASED or record.peer is None:
+        return ""
+    return record.peer.node
 
 
 def _known(record: Record | None) -> Record:

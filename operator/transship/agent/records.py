@@ -205,7 +205,7 @@ def held(
 def running(record: Record, notice: VerdictNotice) -> Record:
     """The target owns the container: only on the Released of this migration and epoch.
 
-    Or on Fenced: the source's node is gone for good, with whatever ran there.
+    Or on Fenced: the source's node is off for good, with whatever ran there.
     """
     if record.state in OWNED and record.arrived_by == notice.migration:
         return record

@@ -106,7 +106,7 @@ class Source:
     async def forget(self, migration: str, *, gone: Collection[str] = ()) -> None:
         """The operator has noted the end: destroy what is left of the copy, drop the record.
 
-        gone: nodes that an administrator has declared gone for good: they want no more memory.
+        gone: nodes that an administrator has fenced: they want no more memory.
         """
         departure = self._departures.get(migration)
         if departure is None:

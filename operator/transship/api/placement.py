@@ -263,11 +263,20 @@ class LastMigration(ApiModel):
     """What the source sent."""
 
 
+class FencedCopy(ApiModel):
+    """What a node had when it was fenced: it is destroyed once the node answers again."""
+
+    node: ObjectName
+    epoch: Int32
+    """Of that copy, at the most: a later one is not meant."""
+
+
 class PlacementStatus(ApiModel):
     """Observed; written by the operator alone."""
 
     conditions: Conditions = ()
-    """Ready and Migratable always; Reconciling and Stalled only while they are true."""
+    """Ready and Migratable always; Reconciling, Stalled and OwnerDisputed only while they are
+    true."""
     observed_generation: Int64 = 0
     """The metadata.generation that this status speaks of."""
     phase: PlacementPhase | None = None
@@ -286,6 +295,8 @@ class PlacementStatus(ApiModel):
     container: ContainerStatus | None = None
     migration: CurrentMigration | None = None
     last_migration: LastMigration | None = None
+    fenced_copies: Annotated[tuple[FencedCopy, ...], Field(**list_map("node", max_items=16))] = ()
+    """On nodes that an administrator declared to run nothing any more."""
     cancelled_generation: Int64 | None = None
     """The generation whose move was cancelled by deleting its migration: it is not tried again."""
 

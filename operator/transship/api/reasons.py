@@ -94,9 +94,23 @@ class Reason(StrEnum):
     NODE_LOST = (
         "NodeLost",
         "The node that runs the container does not answer: its container may still run.",
-        "bring the node back, or fence it, then taint it node.kubernetes.io/out-of-service",
+        "bring the node or its agent back; if it is off for good, set the taint "
+        "node.kubernetes.io/out-of-service on its Node, or delete its NodeAgent",
     )
-    NODE_FENCED = ("NodeFenced", "An administrator declared that the node runs nothing any more.")
+    NODE_FENCED = (
+        "NodeFenced",
+        "An administrator declared that the node runs nothing any more.",
+        "remove the taint node.kubernetes.io/out-of-service once the node is back",
+    )
+    OWNER_DISPUTED = (
+        "OwnerDisputed",
+        "An agent says that it owns the container, and no record of the operator does.",
+        "nothing is done because of it; see docs/handover.md, Who owns a container",
+    )
+    OWNER_ADOPTED = (
+        "OwnerAdopted",
+        "The placement's status was lost; the one agent that has the container owns it again.",
+    )
     NO_NODE_MATCHES = (
         "NoNodeMatches",
         "No node has the labels of spec.nodeSelector.",
@@ -240,7 +254,8 @@ class Reason(StrEnum):
     BACKOFF_LIMIT_EXCEEDED = (
         "BackoffLimitExceeded",
         "The move failed as often as spec.migration.backoffLimit allows.",
-        "remove the cause, then set spec.targetNode anew",
+        "remove the cause, then edit the spec: set spec.targetNode back and to the target again, "
+        "or raise spec.migration.backoffLimit",
     )
     NOT_CONVERGING = (
         "NotConverging",
@@ -313,8 +328,9 @@ class Reason(StrEnum):
     MEMORY_UNREACHABLE = (
         "MemoryUnreachable",
         "The container has left a node that still has some of its memory and does not answer.",
-        "bring the source's node back: the container waits unharmed; if it is gone for good, set"
-        " spec.state to Stopped and then to Running, which starts the container from its image",
+        "bring the source's node back: the container waits unharmed; if it is off for good, set "
+        "the taint node.kubernetes.io/out-of-service on its Node, or delete its NodeAgent: the "
+        "container is then started anew from its image",
     )
     LANDLOCK_NOT_REFUSED = (
         "LandlockNotRefused",
@@ -393,12 +409,14 @@ class Reason(StrEnum):
     RECORD_FOREIGN = (
         "RecordForeign",
         "A record of the agent's journal was written for another container or by another node.",
-        "was the node's disk cloned? remove the file from the journal's quarantine",
+        "was the node's disk cloned? remove the file from the journal's quarantine and restart the "
+        "agent",
     )
     RECORD_VERSION_UNKNOWN = (
         "RecordVersionUnknown",
         "A record of the agent's journal was written by a newer agent.",
-        "update the agent, then move the file from the journal's quarantine back into the journal",
+        "move the file from the journal's quarantine back into the journal, and start the newer "
+        "agent",
     )
     NODE_HEALTHY = (
         "NodeHealthy",

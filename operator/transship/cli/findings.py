@@ -13,7 +13,8 @@ from transship.api.base import Resource
 from transship.api.conditions import Condition, is_true
 from transship.api.migration import ContainerMigration
 from transship.api.node_agent import NodeAgent
-from transship.api.placement import ContainerPlacement
+from transship.api.placement import ContainerPlacement, PlacementStatus
+from transship.api.reasons import Reason
 from transship.kube.listing import Listing
 from transship.plan.moves import deadline_seconds, is_finished
 from transship.plan.owner import OWNING
@@ -195,7 +196,8 @@ def _of_placement(
     subject, status = _name(placement), placement.status
     if len(owners) > 1:
         claims = " and ".join(f"{node} (epoch {report.epoch})" for node, report in owners)
-        return [Finding(subject, f"owned by {claims}", "report this: it must not be")]
+        return [Finding(subject, f"owned by {claims}; its status says {_recorded(status)}",
+                        Reason.OWNER_DISPUTED.hint)]  # fmt: skip
     if not owners:
         if status.node is None or not complete:
             return []
@@ -204,11 +206,15 @@ def _of_placement(
     [(node, report)] = owners
     if status.node is not None and node != status.node:
         return [Finding(subject, f"{node} has it; its status says {status.node}",
-                        "is the operator running?")]  # fmt: skip
+                        f"is the operator running? {Reason.OWNER_DISPUTED.hint}")]  # fmt: skip
     if status.epoch and report.epoch != status.epoch:
         return [Finding(subject, f"{node} has it as epoch {report.epoch}; "
                         f"its status says {status.epoch}", "is the operator running?")]  # fmt: skip
     return []
+
+
+def _recorded(status: PlacementStatus) -> str:
+    return "nobody" if status.node is None else f"{status.node} (epoch {status.epoch})"
 
 
 def _without_placement(node: str, report: ContainerReport) -> Finding:

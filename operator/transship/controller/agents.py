@@ -99,7 +99,9 @@ class AgentClient:
         return (await self._get(paths.CONTAINERS, ContainerReports)).containers
 
     async def container(self, id: str) -> ContainerReport | None:
-        return await self._find(paths.CONTAINER.format(id=id), ContainerReport)
+        found = await self._find(paths.CONTAINER.format(id=id), ContainerReport)
+        self._require_about(id, None if found is None else found.id)
+        return found
 
     async def put_container(self, order: ContainerOrder) -> ContainerReport:
         return await self._put(paths.CONTAINER.format(id=order.id), order, ContainerReport)
@@ -112,7 +114,9 @@ class AgentClient:
         return await self._call("POST", path, Forecast, body=order, seconds=END_TIMEOUT_SECONDS)
 
     async def outgoing(self, migration: str) -> MigrationReport | None:
-        return await self._find(_path(paths.OUTGOING, migration), MigrationReport)
+        found = await self._find(_path(paths.OUTGOING, migration), MigrationReport)
+        self._require_about(migration, None if found is None else found.migration)
+        return found
 
     async def begin_outgoing(self, order: OutgoingOrder) -> MigrationReport:
         return await self._put(_path(paths.OUTGOING, order.migration), order, MigrationReport)
@@ -132,7 +136,9 @@ class AgentClient:
         await self._end("DELETE", f"{_path(paths.OUTGOING, migration)}?{query}")
 
     async def incoming(self, migration: str) -> MigrationReport | None:
-        return await self._find(_path(paths.INCOMING, migration), MigrationReport)
+        found = await self._find(_path(paths.INCOMING, migration), MigrationReport)
+        self._require_about(migration, None if found is None else found.migration)
+        return found
 
     async def begin_incoming(self, order: IncomingOrder) -> MigrationReport:
         return await self._put(_path(paths.INCOMING, order.migration), order, MigrationReport)
@@ -163,6 +169,13 @@ class AgentClient:
             return await self._get(path, reply)
         except NotFound:
             return None
+
+    def _require_about(self, asked: str, said: str | None) -> None:
+        """An agent that tells of something else has not answered."""
+        if said not in {None, asked}:
+            raise TransshipError(
+                f"asking the agent of node {self.node} about {asked}: it tells of {said}"
+            )
 
     async def _put(self, path: str, body: Message, reply: type[M]) -> M:
         return await self._call("PUT", path, reply, body=body, seconds=ORDER_TIMEOUT_SECONDS)

@@ -45,10 +45,10 @@ from transship.controller.life import ProcessLife, wait_for_any
 from transship.controller.loops import Loops
 from transship.controller.metrics import Metrics
 from transship.controller.node_watch import NodeWatch
-from transship.controller.ports import Heartbeats
+from transship.controller.ports import Heartbeats, Taints
 from transship.controller.resolve import Resolver
 from transship.controller.settings import configure
-from transship.controller.telling import EventTeller, KubeConfigData
+from transship.controller.telling import EventTeller, KubeConfigData, KubeTaints
 from transship.controller.turns import Turns
 from transship.kube.client import KubeClient
 from transship.kube.events import EventRecorder
@@ -136,7 +136,7 @@ async def serve(options: Options) -> None:
                 )
                 await unless_set(stop, fill(deps))
                 if not stop.is_set():
-                    await run(deps, options, leases, stop=stop, ready=ready)
+                    await run(deps, options, leases, KubeTaints(cluster), stop=stop, ready=ready)
 
 
 @asynccontextmanager
@@ -241,6 +241,7 @@ async def run(
     deps: Deps,
     options: Options,
     heartbeats: Heartbeats,
+    taints: Taints,
     *,
     stop: asyncio.Event,
     ready: asyncio.Event,
@@ -255,6 +256,7 @@ async def run(
     background.keep(partial(_relist, deps, loops, stop), name="relist")
     background.keep(partial(_keep_pools, deps), name="pools")
     background.keep(NodeWatch(deps, heartbeats).run, name="node watch")
+    background.keep(partial(_keep_taints, deps.directory, taints), name="taints")
 
     # at its end kopf waits 5 s for tasks that go on, its own waiter for the stop flag among them
     @kopf.on.cleanup(registry=registry)
@@ -335,6 +337,16 @@ async def _relist(deps: Deps, loops: Loops, stop: asyncio.Event) -> None:
         if unseen := deps.directory.unattended(at=now, attended=loops.attended):
             logger.bind(placements=unseen).error("new placements are not seen any more, ending")
             stop.set()
+
+
+async def _keep_taints(directory: Directory, taints: Taints) -> None:
+    """As with our own kinds: events are fast, and a list makes up for those that were missed."""
+    while True:
+        try:
+            directory.put_out_of_service(await taints.out_of_service())
+        except TransshipError as e:
+            logger.bind(error=str(e)).warning("the nodes were not listed")
+        await asyncio.sleep(RELIST_SECONDS)
 
 
 async def _keep_pools(deps: Deps) -> None:

@@ -35,6 +35,7 @@ class Directory:
         self._of_placement: dict[str, set[str]] = {}
         self._nodes: dict[str, NodeAgent] = {}
         self._unreadable_nodes: set[str] = set()
+        self._out_of_service: frozenset[str] = frozenset()
         self._wakes: dict[str, asyncio.Event] = {}
         self._waiting_since: dict[str, float] = {}
         self._claims: dict[str, str] = {}
@@ -49,13 +50,13 @@ class Directory:
     def migrations_of(self, placement_uid: str) -> tuple[ContainerMigration, ...]:
         return tuple(self._migrations[uid] for uid in self._of_placement.get(placement_uid, ()))
 
-    def moves(self) -> tuple[tuple[str, str], ...]:
-        """Source and target of every move under way."""
-        return tuple(
-            (m.spec.source_node, m.spec.target_node)
+    def moves(self) -> dict[str, tuple[str, str]]:
+        """Source and target of every move under way, by its placement."""
+        return {
+            m.spec.placement_uid: (m.spec.source_node, m.spec.target_node)
             for m in self._migrations.values()
             if not is_finished(m)
-        )
+        }
 
     def node_agent(self, name: str) -> NodeAgent | None:
         return self._nodes.get(name)
@@ -68,6 +69,22 @@ class Directory:
         """It is there: what is known of it stays as it is, and a node is not taken for gone."""
         if kind is NodeAgent:
             self._unreadable_nodes.add(name)
+
+    def is_out_of_service(self, name: str) -> bool:
+        """Whether the Kubernetes Node of this name has the taint."""
+        return name in self._out_of_service
+
+    def put_out_of_service(self, names: Iterable[str]) -> None:
+        """Take in all the nodes that have the taint now."""
+        found = frozenset(names)
+        changed, self._out_of_service = found ^ self._out_of_service, found
+        for name in changed:
+            self.wake(self.interested_in(name))
+
+    def note_out_of_service(self, name: str, *, tainted: bool) -> None:
+        """Take in one node that has changed."""
+        others = self._out_of_service - {name}
+        self.put_out_of_service(others | {name} if tainted else others)
 
     def node_agents(self) -> tuple[NodeAgent, ...]:
         return tuple(self._nodes.values())

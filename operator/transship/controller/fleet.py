@@ -39,6 +39,7 @@ class _Known:
     """One agent as last heard."""
 
     heard_at: float
+    heard: bool = False
     silent: bool = False
     reports: Mapping[str, ContainerReport] = field(default_factory=dict)
 
@@ -71,6 +72,22 @@ class Fleet:
         now = self._clock.monotonic()
         return now - self._missing_since.setdefault(node, now) >= GONE_AFTER_SECONDS
 
+    def fenced(self, node: str) -> bool:
+        """An administrator declared that the node runs nothing any more, and it is silent.
+
+        A node whose agent answers is not off, whatever its taints say.
+        """
+        if self.gone(node):
+            return True
+        silent = self.silent(node) or not self._directory.has_node(node)
+        return silent and self._directory.is_out_of_service(node)
+
+    def unknown(self) -> frozenset[str]:
+        """Registered nodes of whose containers this process has not heard, or hears no more."""
+        names = {agent.metadata.name for agent in self._directory.node_agents()}
+        heard = {node for node, known in self._known.items() if known.heard and not known.silent}
+        return frozenset(node for node in names - heard if not self.fenced(node))
+
     def nodes(self) -> tuple[Node, ...]:
         loads, demands = self._directory.loads(), self._directory.demands()
         return tuple(
@@ -79,6 +96,7 @@ class Fleet:
                 load=loads.get(name, 0),
                 silent=self.silent(name),
                 demands=demands.get(name, ()),
+                out_of_service=self._directory.is_out_of_service(name),
             )
             for agent in self._directory.node_agents()
             if (name := agent.metadata.name)
@@ -138,7 +156,7 @@ class Fleet:
                 logger.bind(node=node).exception("asking an agent failed unexpectedly")
             self._not_heard(node, known, e)
             return
-        known.heard_at = self._clock.monotonic()
+        known.heard_at, known.heard = self._clock.monotonic(), True
         self._heard(node, known, {report.id: report for report in reports})
 
     def _heard(self, node: str, known: _Known, reports: Mapping[str, ContainerReport]) -> None:

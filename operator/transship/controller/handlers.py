@@ -21,6 +21,8 @@ from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement
 from transship.controller.deps import Deps
 from transship.controller.loops import Loops
+from transship.kube.nodes import has_taint
+from transship.plan.nodes import OUT_OF_SERVICE
 
 R = TypeVar("R", bound=Resource)
 
@@ -34,6 +36,12 @@ def register(registry: kopf.OperatorRegistry, deps: Deps, loops: Loops) -> None:
     """Bind kopf's events of our kinds to these dependencies."""
     for model in WATCHED:
         _register_events(registry, deps, loops, model)
+
+    @kopf.on.event("", "v1", "nodes", id="Node", registry=registry)
+    async def node_changed(event: kopf.RawEvent, **_: Any) -> None:
+        document = event["object"]
+        tainted = event["type"] != "DELETED" and has_taint(document, OUT_OF_SERVICE)
+        deps.directory.note_out_of_service(document["metadata"]["name"], tainted=tainted)
 
     @kopf.on.event(GROUP, VERSION, kind_of(AddressPool).plural, id="AddressPool", registry=registry)
     async def pool_changed(**_: Any) -> None:

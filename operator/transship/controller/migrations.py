@@ -22,17 +22,18 @@ from transship.controller.migration_acts import MigrationActs, Refusal
 from transship.controller.sides import ask_source, ask_target
 from transship.controller.statuses import StatusWriter
 from transship.plan.migration import next_step
-from transship.plan.migration_status import Method, observed_status
+from transship.plan.migration_status import Method, observed_status, with_fence
 from transship.plan.migration_steps import (
     Finish,
     GiveUp,
+    NoteFence,
     Outcome,
     Seen,
     Side,
     Wait,
 )
 from transship.plan.migration_steps import Step as PlanStep
-from transship.plan.moves import is_finished, resolve_strategy, was_cancelled
+from transship.plan.moves import is_finished, resolve_strategy, source_was_fenced, was_cancelled
 from transship.plan.nodes import named
 from transship.plan.obstacles import Obstacle, from_error
 from transship.plan.orders import order_is_current
@@ -105,6 +106,7 @@ class MigrationLoop:
             await self._writer.close()
         if not self._life.over:
             self._deps.directory.forget(self._uid)
+        self._deps.turns.wake()  # also of a migration that is gone before it had an end
 
     async def _pass_safely(self, migration: ContainerMigration) -> float:
         """A pass that fails for a reason nobody thought of is tried again."""
@@ -123,7 +125,7 @@ class MigrationLoop:
         placement = await self._placement(migration)
         seen, method = await self._observe(migration, placement)
         step = next_step(seen)
-        current = migration.model_copy(update={"status": writer.current})
+        current = self._as_written(migration)
         now = self._deps.clock.now()
         status = observed_status(current, seen, step, method=method, now=now)
         if isinstance(step, Finish):
@@ -132,6 +134,9 @@ class MigrationLoop:
         writer.offer(status)
         if isinstance(step, Wait):
             return step.seconds
+        if isinstance(step, NoteFence):
+            await writer.write(with_fence(status, now=now))
+            return 0.0
         return await self._act(step, migration, placement, method)
 
     async def _act(
@@ -197,9 +202,13 @@ class MigrationLoop:
             give_up=give_up,
             objection=self._objection(migration, placement, method),
             order_is_current=placement is None or order_is_current(placement),
+            fence_noted=source_was_fenced(self._as_written(migration)),
             waiting_seconds=self._patience.of(source, arrived, now=deps.clock.monotonic()),
         )
         return seen, method
+
+    def _as_written(self, migration: ContainerMigration) -> ContainerMigration:
+        return migration.model_copy(update={"status": self._writer_for(migration).current})
 
     def _method(self, settings: MigrationSettings, source: Side) -> Method:
         """Decided once, when the container was first seen; what the sides were told stays."""
@@ -234,7 +243,7 @@ class MigrationLoop:
         placement: ContainerPlacement | None,
     ) -> None:
         await self._writer_for(migration).write(status)
-        self._deps.turns.over((migration.spec.source_node, migration.spec.target_node))
+        self._deps.turns.wake()
         self._deps.metrics.migration_finished(migration, status)
         log = logger.bind(
             migration=migration.metadata.name,

@@ -13,7 +13,7 @@ from transship.common.errors import Conflict, NotFound, Refused, TransshipError
 from transship.controller.deps import Deps
 from transship.controller.statuses import StatusWriter
 from transship.plan.moves import LABEL_GENERATION, LABEL_PLACEMENT_UID, migration_name
-from transship.plan.placement_status import with_order
+from transship.plan.placement_status import claimed, with_order
 from transship.plan.placement_steps import (
     Allocate,
     Cancel,
@@ -79,7 +79,7 @@ class PlacementActs:
     async def _claim(self, step: Claim, seen: Seen) -> float:
         """Durable before the node is asked: an operator that comes after us asks the same node."""
         uid = seen.placement.metadata.uid
-        if self._is_barred(step.node, seen):
+        if step.starts and self._is_barred(step.node, seen):
             return AT_ONCE  # another placement was faster: decide anew
         with self._deps.directory.claimed(uid, node=step.node):
             return await self._write_claim(step, seen)
@@ -92,7 +92,7 @@ class PlacementActs:
     async def _write_claim(self, step: Claim, seen: Seen) -> float:
         await self._writer.flush()
         present = self._deps.directory.placement(seen.placement.metadata.uid) or seen.placement
-        status = self._writer.current.model_copy(update={"node": step.node, "epoch": 1})
+        status = claimed(self._writer.current, step, seen)
         try:
             await self._writer.write(status, resource_version=present.metadata.resource_version)
         except Conflict:
@@ -104,7 +104,11 @@ class PlacementActs:
                 )
             )
             return SOON_SECONDS
-        self._tell(seen, Reason.PLACED, f"on {step.node}")
+        self._tell(seen, step.why, f"on {step.node} as epoch {step.epoch}")
+        logger.bind(
+            placement=seen.placement.metadata.name, node=step.node, epoch=step.epoch,
+            reason=step.why.value,
+        ).info("owner written down")  # fmt: skip
         return AT_ONCE
 
     async def _note_cancel(self, step: NoteCancel, seen: Seen) -> float:
@@ -140,7 +144,7 @@ class PlacementActs:
         try:
             match step.record:
                 case RecordState.RELEASED:
-                    await agent.forget_outgoing(step.migration, gone=seen.gone)
+                    await agent.forget_outgoing(step.migration, gone=seen.fenced)
                 case RecordState.INCOMING | RecordState.HELD:
                     await agent.abort_incoming(step.migration)
                     await agent.forget_incoming(step.migration)

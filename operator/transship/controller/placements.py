@@ -14,6 +14,7 @@ from enum import Enum, auto
 from loguru import logger
 
 from transship.api import FINALIZER
+from transship.api.conditions import find
 from transship.api.migration import ContainerMigration
 from transship.api.placement import ContainerPlacement, PlacementStatus
 from transship.api.reasons import Reason
@@ -27,8 +28,8 @@ from transship.plan.moves import Migrations, expired_history
 from transship.plan.obstacles import from_error
 from transship.plan.owner import Sighting, sighting_at
 from transship.plan.placement import decide
-from transship.plan.placement_status import observed_status
-from transship.plan.placement_steps import Decision, Done, Seen, Wait
+from transship.plan.placement_status import OWNER_DISPUTED, observed_status
+from transship.plan.placement_steps import Decision, Done, Move, Seen, Wait
 
 FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 30.0
@@ -53,6 +54,7 @@ class PlacementLoop:
         self._wake = deps.directory.wake_of(uid)
         self._writer: StatusWriter[ContainerPlacement, PlacementStatus] | None = None
         self._retry_seconds = FIRST_RETRY_SECONDS
+        self._is_new = False  # this very process took it on before anything was done for it
 
     async def run(self) -> None:
         """Return when the placement is gone, or the process is to end."""
@@ -82,6 +84,7 @@ class PlacementLoop:
             return await self._pass(placement)
         except Exception:
             logger.bind(placement=placement.metadata.name).exception("pass failed unexpectedly")
+            self._deps.turns.step_aside(self._uid)
             return LONGEST_RETRY_SECONDS
 
     async def _pass(self, placement: ContainerPlacement) -> float | None:
@@ -100,10 +103,12 @@ class PlacementLoop:
             else:
                 pause = await PlacementActs(self._deps, writer).do(decision.step, seen)
             self._retry_seconds = FIRST_RETRY_SECONDS
+            self._queue(decision, seen)
         except TransshipError as e:
             decision, pause = self._failed(decision, placement, e)
-        self._queue(decision)
-        writer.offer(observed_status(replace(seen, status=writer.current), decision))
+        status = observed_status(replace(seen, status=writer.current), decision)
+        self._tell_of_dispute(placement, status, before=writer.current)
+        writer.offer(status)
         if isinstance(decision.step, Wait):
             await self._prune(placement, seen)
         return pause
@@ -119,16 +124,27 @@ class PlacementLoop:
         if held is None:
             self._deps.directory.drop(placement)
         else:
+            self._is_new = True
             self._deps.directory.put(held)
         return 0.0
 
-    def _queue(self, decision: Decision) -> None:
-        """Stand in line for a move while that is all that is missing."""
-        why = decision.obstacle
-        if why is not None and why.reason == Reason.MIGRATION_PENDING:
-            self._deps.turns.wait(self._uid)
-        else:
+    def _queue(self, decision: Decision, seen: Seen) -> None:
+        """Stand in line for a move while a place for it is all that is missing."""
+        why, owner, wanted = decision.obstacle, seen.owner, decision.wanted
+        waits = why is not None and why.reason == Reason.MIGRATION_PENDING
+        if waits and owner is not None and wanted is not None:
+            self._deps.turns.wait(self._uid, source=owner.node, target=wanted)
+        elif not isinstance(decision.step, Move):  # one whose place was taken asks again at once
             self._deps.turns.leave(self._uid)
+
+    def _tell_of_dispute(
+        self, placement: ContainerPlacement, status: PlacementStatus, *, before: PlacementStatus
+    ) -> None:
+        """Once for the same words: an agent may go on saying so for days."""
+        told, found = (find(s.conditions, OWNER_DISPUTED) for s in (before, status))
+        if found is not None and (told is None or told.message != found.message):
+            self._deps.recorder.warn(placement, reason=found.reason, note=found.message)
+            logger.bind(placement=placement.metadata.name).warning(found.message)
 
     def _writer_for(
         self, placement: ContainerPlacement
@@ -152,12 +168,19 @@ class PlacementLoop:
             sightings=fleet.sightings(self._uid),
             migrations=migrations,
             now=self._deps.clock.now(),
-            full=self._deps.turns.full(),
-            gone=frozenset(m for m in self._concerned(status, migrations) if fleet.gone(m)),
+            full=self._deps.turns.full(self._uid),
+            fenced=frozenset(n for n in self._concerned(status, migrations) if fleet.fenced(n)),
+            fresh=self._is_fresh(status),
+            unknown=fleet.unknown(),
         )
         if seen.moving is not None:
             return seen  # the agents are busy with the move, whose loop asks them
         return await self._ask(seen)
+
+    def _is_fresh(self, status: PlacementStatus) -> bool:
+        """Whether nothing can have been ordered yet; a status that is empty may have been lost."""
+        unplaced = status.node is None and status.epoch == 0 and status.container is None
+        return unplaced and (self._is_new or status.observed_generation > 0)
 
     def _concerned(self, status: PlacementStatus, migrations: Migrations) -> set[str]:
         nodes = {status.node} if status.node is not None else set()
@@ -167,6 +190,7 @@ class PlacementLoop:
         """Hear the owner afresh; at the end also every agent that may have something."""
         owner = seen.owner
         nodes = {owner.node} if owner is not None else set()
+        nodes |= {claim.node for claim in seen.claims}  # a list may be older than the last move
         if seen.ending:
             nodes |= {s.node for s in seen.sightings}
             nodes |= self._concerned(seen.status, seen.migrations)
@@ -193,6 +217,7 @@ class PlacementLoop:
         self, decision: Decision, placement: ContainerPlacement, error: TransshipError
     ) -> tuple[Decision, float]:
         pause = self._put_off(placement, type(decision.step).__name__, error)
+        self._deps.turns.step_aside(self._uid)
         return Decision(Wait(pause), from_error(error), decision.wanted), pause
 
     def _put_off(self, placement: ContainerPlacement, step: str, error: TransshipError) -> float:

@@ -95,6 +95,14 @@ class Heartbeats(Protocol):
     async def list(self) -> Sequence[Heartbeat]: ...
 
 
+class Taints(Protocol):
+    """The Kubernetes Nodes' taints (controller.telling.KubeTaints)."""
+
+    async def out_of_service(self) -> frozenset[str]:
+        """The nodes that an administrator declared to run nothing any more."""
+        ...
+
+
 class DataKind(StrEnum):
     CONFIG_MAP = "ConfigMap"
     SECRET = "Secret"  # noqa: S105
@@ -139,7 +147,7 @@ class Agent(Protocol):
     async def verdict(self, migration: str) -> VerdictReply: ...
 
     async def forget_outgoing(self, migration: str, *, gone: Collection[str] = ()) -> None:
-        """gone: nodes that are so for good, to which no memory has to be kept any more."""
+        """gone: nodes that are fenced, to which no memory has to be kept any more."""
         ...
 
     async def incoming(self, migration: str) -> MigrationReport | None: ...

@@ -24,7 +24,7 @@ async def ask_source(fleet: Fleet, migration: ContainerMigration) -> tuple[Side,
         # a restarted agent keeps a decided move in its record alone
         return side, (await agent.verdict(uid)).verdict
     except TransshipError:
-        return Side(node, answered=False, gone=fleet.gone(node)), None
+        return Side(node, answered=False, fenced=fleet.fenced(node)), None
 
 
 async def ask_target(fleet: Fleet, migration: ContainerMigration) -> Side:
@@ -33,7 +33,7 @@ async def ask_target(fleet: Fleet, migration: ContainerMigration) -> Side:
         agent = fleet.agent(node)
         return await _side(agent, node, await agent.incoming(uid), migration)
     except TransshipError:
-        return Side(node, answered=False, gone=fleet.gone(node))
+        return Side(node, answered=False, fenced=fleet.fenced(node))
 
 
 async def _side(

@@ -1,4 +1,4 @@
-"""Telling: the loops' ports to Kubernetes events, ConfigMaps and Secrets, met by transship.kube."""
+"""Telling: the loops' ports to events, ConfigMaps, Secrets and taints, met by transship.kube."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from transship.controller.ports import DataKind
 from transship.kube.client import KubeClient
 from transship.kube.config_data import Source, read_data
 from transship.kube.events import EventRecorder, EventType
+from transship.kube.nodes import nodes_with_taint
+from transship.plan.nodes import OUT_OF_SERVICE
 
 ACTION = "Reconcile"
 _SOURCES = {DataKind.CONFIG_MAP: Source.CONFIG_MAP, DataKind.SECRET: Source.SECRET}
@@ -33,6 +35,16 @@ class EventTeller:
             regarding, type=type, reason=reason, note=note, action=ACTION
         )
         _ = self._sending.begin(sending, name="record event")
+
+
+class KubeTaints:
+    """The taints of the cluster's Nodes; a cluster without Nodes has none."""
+
+    def __init__(self, client: KubeClient) -> None:
+        self._client = client
+
+    async def out_of_service(self) -> frozenset[str]:
+        return await nodes_with_taint(self._client, OUT_OF_SERVICE)
 
 
 class KubeConfigData:

@@ -1,9 +1,9 @@
 """The next step of a migration, from what both agents answered in this pass alone.
 
 The source's record is the only arbiter. Nothing is ever concluded from silence: an agent that does
-not answer is waited for, since it may have decided, unless an administrator has declared its node
-gone for good. Every step can be repeated, so the operator may
-be killed between any two.
+not answer is waited for, since it may have decided, unless an administrator has fenced its node.
+That is written down before the target hears of it: a source that comes back decides nothing any
+more. Every step can be repeated, so the operator may be killed between any two.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from transship.plan.migration_steps import (
     Finish,
     GiveUp,
     LoseMemory,
+    NoteFence,
     Outcome,
     Prepare,
     Relay,
@@ -46,9 +47,9 @@ SOURCE_END_PATIENCE_SECONDS = 3.0
 def next_step(seen: Seen) -> Step:
     """Choose the one step to take now."""
     if _target_owns(seen):
-        return _arrived(seen)
-    if seen.source.gone and seen.target.state == SideState.HELD:
-        return Relay(Verdict.FENCED)  # an administrator's word stands in for the source's
+        return _disbelieve(seen) or _arrived(seen)
+    if seen.fence_noted or seen.source.fenced:
+        return _without_source(seen)
     if seen.verdict == Verdict.RELEASED:
         return _bring_verdict(seen)
     if seen.verdict == Verdict.ABORTED or _source_is_over(seen):
@@ -65,11 +66,65 @@ def _source_is_over(seen: Seen) -> bool:
 
 
 def _target_owns(seen: Seen) -> bool:
+    """It says so, with the one epoch that this migration can give it."""
+    held = seen.target.container
+    if held is not None and held.epoch != seen.spec.epoch + 1:
+        return False
     if seen.target.state == SideState.RUNNING:
         return True
-    held = seen.target.container
-    owned = {RecordState.RUNNING, RecordState.STOPPED}
-    return held is not None and held.record in owned and held.epoch > seen.spec.epoch
+    return held is not None and held.record in {RecordState.RUNNING, RecordState.STOPPED}
+
+
+def _go_on_fenced(seen: Seen) -> Step:
+    """The target owns; where it has thrown its copy away meanwhile it is started anew there."""
+    report = seen.target.report
+    if seen.target.state == SideState.HELD:
+        return Relay(Verdict.FENCED)
+    if report is not None and not report.state.finished:
+        return AbortTarget()  # a late order had it prepare again, for what never comes
+    return _bring_verdict(seen)
+
+
+def _disbelieve(seen: Seen) -> Step | None:
+    """The source's record is the arbiter: nobody runs a container that was not released.
+
+    For a moment both can be true: the two were not asked at the very same time.
+    """
+    if seen.fence_noted or not seen.source.answered or _may_have_released(seen):
+        return None
+    why = obstacle(
+        Reason.OWNER_DISPUTED,
+        f"{seen.target.node} says that it runs the container, which {seen.source.node} has not "
+        "released",
+    )
+    if seen.verdict == Verdict.ABORTED:
+        return Finish(Outcome.FAILED, why)
+    if seen.give_up is not None:
+        return AbortSource()
+    told = seen.waiting_seconds > WORK_AFTER_SECONDS
+    return Wait(HANDOVER_POLL_SECONDS, why if told else None)
+
+
+def _may_have_released(seen: Seen) -> bool:
+    if seen.verdict in {Verdict.UNDECIDED, Verdict.ABORTED}:
+        return False
+    return seen.verdict == Verdict.RELEASED or not _source_still_owns(seen)
+
+
+def _without_source(seen: Seen) -> Step:
+    """The source is fenced: a copy that is held goes on, what was not held has no memory."""
+    target = seen.target
+    if seen.fence_noted:
+        return _go_on_fenced(seen)
+    if target.state == SideState.HELD:
+        return NoteFence()
+    if not target.answered and not target.fenced:
+        return Wait(SILENCE_POLL_SECONDS, _silence(target))
+    return _roll_back(seen, GiveUp(Outcome.FAILED, obstacle(
+        Reason.NODE_FENCED,
+        f"{seen.source.node} was declared to run nothing any more before it had handed over: what "
+        "ran there is lost",
+    )))  # fmt: skip
 
 
 def _arrived(seen: Seen) -> Step:
@@ -99,8 +154,8 @@ def _cause_of_loss(source: Side) -> str | None:
 
     What it has sent already is the target's to judge: a copy that lacks nothing runs on there.
     """
-    if source.gone:
-        return f"{source.node} is gone for good"
+    if source.fenced:
+        return f"{source.node} is fenced"
     if not source.answered:
         return None
     held, report = source.container, source.report
@@ -147,7 +202,7 @@ def _still_draining(seen: Seen) -> Obstacle:
 def _bring_verdict(seen: Seen) -> Step:
     """Past the point of no return: only the target can end this now."""
     target = seen.target
-    if target.gone or (target.answered and _target_lost(seen)):
+    if target.fenced or (target.answered and _target_lost(seen)):
         return Finish(Outcome.FAILED, obstacle(
             Reason.CONTAINER_LOST,
             f"node {target.node} lost the copy that {seen.source.node} had released to it: "
@@ -200,7 +255,7 @@ def _why_over(seen: Seen) -> GiveUp:
 def _withdraw(seen: Seen, wish: GiveUp) -> Step:
     """Give up before the release: the source decides first, whatever the target is doing."""
     source = seen.source
-    if not source.answered and not source.gone:
+    if not source.answered:
         return Wait(SILENCE_POLL_SECONDS, _silence(source))
     if source.report is not None:
         return AbortSource()

@@ -26,6 +26,7 @@ from transship.plan.migration_steps import (
     Wait,
 )
 from transship.plan.migration_steps import Step as PlanStep
+from transship.plan.moves import SOURCE_FENCED
 from transship.plan.obstacles import Obstacle
 from transship.plan.progress import MOST_UNFINISHED, percent_of
 from transship.protocol.migrations import MigrationReport
@@ -74,6 +75,14 @@ def observed_status(
             "conditions": _under_way(status, phase, why, generation=generation, now=now),
         }
     )
+
+
+def with_fence(status: MigrationStatus, *, now: datetime) -> MigrationStatus:
+    """Note that the source's node is fenced: nothing that it says later counts in this move."""
+    noted = condition(
+        SOURCE_FENCED, True, reason=Reason.NODE_FENCED, message=Reason.NODE_FENCED.meaning, now=now
+    )
+    return status.model_copy(update={"conditions": with_condition(status.conditions, noted)})
 
 
 def phase_of(status: MigrationStatus) -> MigrationPhase:

@@ -22,14 +22,14 @@ class Outcome(StrEnum):
 class Side:
     """One agent's answers in this pass. answered: both were got, None means that it knows nothing.
 
-    gone: its NodeAgent has been deleted for so long that an administrator must have meant it.
+    fenced: an administrator declared that its node runs nothing any more, and it is silent.
     """
 
     node: str
     answered: bool
     report: MigrationReport | None = None
     container: ContainerReport | None = None
-    gone: bool = False
+    fenced: bool = False
 
     @property
     def state(self) -> SideState | None:
@@ -51,6 +51,7 @@ class Seen:
     verdict: what the source's record says (Unknown: it has no record of this migration).
     waiting_seconds: for how long source and target have been in their present states.
     order_is_current: the spec has not changed since the source got its last order.
+    fence_noted: it was written down that the target may run without the source's release.
     """
 
     spec: MigrationSpec
@@ -60,6 +61,7 @@ class Seen:
     give_up: GiveUp | None = None
     objection: Obstacle | None = None
     order_is_current: bool = True
+    fence_noted: bool = False
     waiting_seconds: float = 0.0
 
 
@@ -94,6 +96,11 @@ class Relay:
 
 
 @dataclass(frozen=True)
+class NoteFence:
+    """Write durably that the source is fenced: from then on the target owns, whoever comes back."""
+
+
+@dataclass(frozen=True)
 class LoseMemory:
     """Have the target end a copy whose memory can never follow completely, to start it anew."""
 
@@ -112,4 +119,4 @@ class Finish:
     why: Obstacle | None = None
 
 
-Step = Prepare | Begin | AbortSource | AbortTarget | Relay | LoseMemory | Wait | Finish
+Step = Prepare | Begin | AbortSource | AbortTarget | Relay | NoteFence | LoseMemory | Wait | Finish

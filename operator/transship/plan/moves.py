@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from transship.api.conditions import Condition, Status, find
+from transship.api.conditions import Condition, Status, find, is_true
 from transship.api.migration import ContainerMigration, SideStatus
 from transship.api.placement import ContainerPlacement, MigrationSettings, Strategy
 from transship.api.reasons import Reason
@@ -25,6 +25,9 @@ DEFAULT_DEADLINE_SECONDS = 600
 FIRST_BACKOFF_SECONDS = 10
 LONGEST_BACKOFF_SECONDS = 300
 LONGEST_NAME = 253
+
+SOURCE_FENCED = "SourceFenced"
+"""A condition of a migration: an administrator's word stands in for its source's release."""
 
 Migrations = Sequence[ContainerMigration]
 
@@ -60,6 +63,20 @@ def was_released(migration: ContainerMigration) -> bool:
     source = migration.status.source
     gave_away = source is not None and source.state in {SideState.RELEASED, SideState.DONE}
     return has_succeeded(migration) or (is_finished(migration) and gave_away)
+
+
+def source_was_fenced(migration: ContainerMigration) -> bool:
+    """Whether it was written down that the target may run without the source's release."""
+    return is_true(migration.status.conditions, SOURCE_FENCED)
+
+
+def has_arrived(migration: ContainerMigration) -> bool:
+    """Whether the target is the owner, as far as the migration's own status says."""
+    if was_released(migration) or (is_finished(migration) and source_was_fenced(migration)):
+        return True
+    source, target = _said(migration.status.source), _said(migration.status.target)
+    gave_away = source in {SideState.RELEASED, SideState.DONE} or source_was_fenced(migration)
+    return gave_away and target == SideState.RUNNING
 
 
 def unsettled_nodes(migrations: Migrations) -> Mapping[str, str]:

@@ -11,18 +11,23 @@ from transship.api.reasons import Reason
 from transship.plan.obstacles import Obstacle, obstacle
 from transship.plan.requests import Demand, shortage
 
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+"""The taint by which an administrator says that a node runs nothing any more."""
+
 
 @dataclass(frozen=True)
 class Node:
     """load: placements that are there or on their way. silent: its agent does not answer us.
 
     demands: what those placements request.
+    out_of_service: the Kubernetes Node of its name has the taint.
     """
 
     agent: NodeAgent
     load: int = 0
     silent: bool = False
     demands: tuple[Demand, ...] = ()
+    out_of_service: bool = False
 
     @property
     def name(self) -> str:
@@ -49,6 +54,8 @@ def unusable(node: Node) -> Obstacle | None:
     agent = node.agent
     if agent.metadata.deletion_timestamp is not None:
         return obstacle(Reason.NODE_NOT_READY, f"node {node.name} is being deleted")
+    if node.out_of_service:
+        return obstacle(Reason.NODE_FENCED, f"the Node {node.name} has the taint {OUT_OF_SERVICE}")
     ready = find(agent.status.conditions, "Ready")
     if ready is None or ready.status != Status.TRUE:
         said = f": {ready.message or ready.reason}" if ready is not None else ""

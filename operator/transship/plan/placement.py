@@ -6,11 +6,14 @@ Nothing is started on a second node because the first one is silent.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from transship.api.migration import ContainerMigration, StepName
 from transship.api.placement import NetworkMode
 from transship.api.reasons import Reason
+from transship.plan import ownership
 from transship.plan.moves import (
     Migrations,
     backoff_limit,
@@ -24,10 +27,10 @@ from transship.plan.moves import (
 )
 from transship.plan.obstacles import Obstacle, obstacle
 from transship.plan.owner import Owner, sighting_at
+from transship.plan.ownership import BLOCKED_SECONDS, SILENCE_POLL_SECONDS
 from transship.plan.placement_steps import (
     Allocate,
     Cancel,
-    Claim,
     Decision,
     Done,
     Move,
@@ -46,8 +49,6 @@ from transship.protocol.states import RecordState, RunState
 STEADY_SECONDS = 30.0  # events wake the loop; this is for what no event tells
 STARTING_POLL_SECONDS = 0.2
 ENDING_POLL_SECONDS = 0.2
-BLOCKED_SECONDS = 10.0
-SILENCE_POLL_SECONDS = 2.0
 TIDY_AFTER_SECONDS = 3.0  # its own loop tidies at once, and sightings are up to a second old
 
 
@@ -62,26 +63,27 @@ def _live(seen: Seen) -> Decision:
         return Decision(Allocate())
     owner = seen.owner
     if owner is None:
-        return _place(seen)
+        return ownership.first(seen)
     if (cancelled := _newly_cancelled(seen)) is not None:
         return Decision(NoteCancel(cancelled))
     moving = seen.moving
     if moving is not None:
         return Decision(Wait(STEADY_SECONDS), wanted=moving.spec.target_node)
-    return _tidy(seen) or _hold(seen, owner) or _locate(seen, owner)
+    return _settled(seen, owner)
 
 
-def _place(seen: Seen) -> Decision:
-    """The first node. It is claimed in the status before it is asked."""
-    spec = seen.placement.spec
-    asked = demand_of(seen.placement)
-    wanted = wanted_node(spec, nodes=seen.nodes, present=None, wanted=asked)
-    if isinstance(wanted, Obstacle):
-        return Decision(Wait(BLOCKED_SECONDS), wanted)
-    barred = entrance(wanted, nodes=seen.nodes, wanted=asked)
-    if barred is not None:
-        return Decision(Wait(BLOCKED_SECONDS), barred, wanted)
-    return Decision(Claim(wanted), wanted=wanted)
+def _settled(seen: Seen, owner: Owner) -> Decision:
+    """No move is under way. What other nodes say holds up nothing that the owner is to do."""
+    decision = (
+        ownership.change(seen, owner)
+        or _tidy(seen, {owner.node})
+        or _hold(seen, owner)
+        or _locate(seen, owner)
+    )
+    if not isinstance(decision.step, Wait):
+        return decision
+    left = _tidy(seen, {s.node for s in seen.sightings})
+    return decision if left is None else replace(decision, step=left.step)
 
 
 def _newly_cancelled(seen: Seen) -> int | None:
@@ -98,28 +100,26 @@ def _newly_cancelled(seen: Seen) -> int | None:
     return None
 
 
-def _tidy(seen: Seen) -> Decision | None:
+def _tidy(seen: Seen, nodes: Collection[str]) -> Decision | None:
     """What finished migrations left on agents that were not reachable at their end."""
     busy = {m.metadata.uid for m in seen.migrations if not _over_for_a_while(m, now=seen.now)}
     for sighting in seen.sightings:
         report = sighting.report
-        if report.migration is None or report.migration in busy:
+        if sighting.node not in nodes or report.migration is None or report.migration in busy:
+            continue
+        if report.record == RecordState.RELEASED and not _has_successor(seen):
             continue
         return Decision(Tidy(sighting.node, report.migration, report.record))
-    return _superseded(seen)
-
-
-def _superseded(seen: Seen) -> Decision | None:
-    """A node that was declared gone has come back, and believes in what it had.
-
-    Only what a later owner's own record says counts here, never a status that anybody can edit.
-    """
-    owners = [s for s in seen.sightings if s.owns and s.report.migration is None]
-    newest = max(owners, key=lambda s: s.report.epoch, default=None)
-    for sighting in owners:
-        if newest is not None and sighting.report.epoch < newest.report.epoch:
-            return Decision(Remove(sighting.node, sighting.report.epoch))
     return None
+
+
+def _has_successor(seen: Seen) -> bool:
+    """Whether whom a frozen copy was released to runs, or wants nothing of it any more."""
+    owner = seen.owner
+    sighting = sighting_at(seen.sightings, owner.node) if owner is not None else None
+    if owner is not None and owner.node in seen.fenced:
+        return True
+    return sighting is not None and sighting.owns
 
 
 def _over_for_a_while(migration: ContainerMigration, *, now: datetime) -> bool:
@@ -133,29 +133,25 @@ def _hold(seen: Seen, owner: Owner) -> Decision | None:
     """Have the owner do what the spec says, where it is."""
     sighting = sighting_at(seen.sightings, owner.node)
     if sighting is None and seen.silent(owner.node):
-        return Decision(Wait(SILENCE_POLL_SECONDS), _lost(owner.node))
+        return ownership.replace_silent(seen, owner)
     container = seen.status.container
     told = container.order_digest if container is not None else ""
+    if any(claim.node == owner.node for claim in seen.claims):
+        return ownership.disputed(seen)
+    behind = sighting is None or (sighting.owns and sighting.report.epoch < owner.epoch)
+    if behind and (bar := ownership.bar_to_start(seen)) is not None:
+        return bar
     forgotten = sighting is None or sighting.report.reason == Reason.AWAITING_ORDER
-    if forgotten or told != seen.digest:
+    if behind or forgotten or told != seen.digest:
         return Decision(Order(owner.node, owner.epoch, seen.digest))
     return None
-
-
-def _lost(node: str) -> Obstacle:
-    return obstacle(
-        Reason.NODE_LOST,
-        f"the agent of node {node} does not answer; its container may still run, "
-        "so it is not started elsewhere",
-        hint="bring the node or its agent back",
-    )
 
 
 def _left_behind(node: str, move: str) -> Obstacle:
     return obstacle(
         Reason.AGENT_UNREACHABLE,
         f"the agent of node {node} does not answer; it may still have what {move} left there",
-        hint="bring the node or its agent back, or delete its NodeAgent if it is gone for good",
+        hint=Reason.NODE_LOST.hint,
     )
 
 
@@ -183,6 +179,8 @@ def _locate(seen: Seen, owner: Owner) -> Decision:
     pause = next_attempt_time(failed)
     if pause is not None and seen.now < pause:
         return _back_off(failed, pause, wanted, now=seen.now)
+    if (left := _tidy(seen, {wanted})) is not None:
+        return left
     if crowded := {owner.node, wanted} & seen.full:
         return Decision(Wait(BLOCKED_SECONDS), _crowded(crowded), wanted)
     attempt = next_attempt(seen.migrations, epoch=owner.epoch)
@@ -215,7 +213,7 @@ def _forbidden(seen: Seen, wanted: str, failed: Migrations) -> Obstacle | None:
         return obstacle(
             Reason.MIGRATION_CANCELLED,
             f"the move to {wanted} was cancelled by deleting its migration",
-            hint="edit spec.targetNode to move the container after all",
+            hint="set spec.targetNode back and to the target again to move it after all",
             final=True,
         )
     if failed and (vain := _in_vain(failed[-1], wanted)) is not None:
@@ -290,10 +288,12 @@ def _end(seen: Seen) -> Decision:
 def _end_for_good(seen: Seen) -> Decision:
     """No agent that answers has anything of it."""
     owner = seen.owner
-    if owner is not None and seen.silent(owner.node) and owner.node not in seen.gone:
-        return Decision(Wait(SILENCE_POLL_SECONDS), _lost(owner.node))
+    if owner is None and (unknown := ownership.unknown_owner(seen)) is not None:
+        return unknown
+    if owner is not None and seen.silent(owner.node) and owner.node not in seen.fenced:
+        return Decision(Wait(SILENCE_POLL_SECONDS), ownership.lost(owner.node))
     for node, move in unsettled_nodes(seen.migrations).items():
-        if seen.silent(node) and node not in seen.gone:
+        if seen.silent(node) and node not in seen.fenced:
             return Decision(Wait(SILENCE_POLL_SECONDS), _left_behind(node, move))
     if seen.status.address is not None:
         return Decision(Release())

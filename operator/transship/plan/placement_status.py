@@ -23,10 +23,14 @@ from transship.api.reasons import Reason
 from transship.plan.moves import has_succeeded
 from transship.plan.nodes import named
 from transship.plan.obstacles import Obstacle
-from transship.plan.owner import sighting_at
-from transship.plan.placement_steps import Decision, Order, Seen, Tidy, Wait
+from transship.plan.owner import fenced_copies, sighting_at
+from transship.plan.ownership import dispute
+from transship.plan.placement_steps import Claim, Decision, Order, Seen, Tidy, Wait
 from transship.protocol.containers import ContainerReport
 from transship.protocol.states import RecordState, RunState
+
+OWNER_DISPUTED = "OwnerDisputed"
+"""The condition that says which agents claim a container against the record."""
 
 _PHASES_OF_RUNS = {
     RunState.RUNNING: PlacementPhase.RUNNING,
@@ -52,11 +56,12 @@ def observed_status(seen: Seen, decision: Decision) -> PlacementStatus:
     report = _report(seen)
     status = seen.status.model_copy(
         update={
-            "observed_generation": seen.placement.metadata.generation,
+            "observed_generation": _observed_generation(seen),
             "node": owner.node if owner is not None else None,
             "epoch": owner.epoch if owner is not None else 0,
             "container": _container(seen, report),
             "image_digest": (report.image_digest if report else None) or seen.status.image_digest,
+            "fenced_copies": fenced_copies(seen.status, seen.migrations),
             "migration": _current(seen.moving, seen.status.migration),
             "last_migration": _last(seen) or seen.status.last_migration,
         }
@@ -68,9 +73,22 @@ def observed_status(seen: Seen, decision: Decision) -> PlacementStatus:
     stalled = decision.obstacle if decision.obstacle and decision.obstacle.final else None
     said = Verdict(Status.TRUE, stalled.reason, stalled.text) if stalled is not None else None
     status = _with(status, "Stalled", said, seen=seen)
+    status = _with(status, OWNER_DISPUTED, _dispute(seen), seen=seen)
     return status.model_copy(
         update={"phase": phase_of(seen, report), "reason": reason_of(status.conditions)}
     )
+
+
+def _observed_generation(seen: Seen) -> int:
+    """Left empty while the record of the owner may be lost: an empty one is how that is known."""
+    if seen.owner is None and not seen.fresh:
+        return seen.status.observed_generation
+    return seen.placement.metadata.generation
+
+
+def _dispute(seen: Seen) -> Verdict | None:
+    found = dispute(seen)
+    return None if found is None else Verdict(Status.TRUE, found.reason, found.text)
 
 
 def reason_of(conditions: Sequence[Condition]) -> str:
@@ -252,6 +270,13 @@ def _container(seen: Seen, report: ContainerReport | None) -> ContainerStatus | 
         restarts=report.restarts,
         last_exit=report.last_exit,
     )
+
+
+def claimed(status: PlacementStatus, claim: Claim, seen: Seen) -> PlacementStatus:
+    """With another owner, that was asked for nothing yet."""
+    copies = fenced_copies(status, seen.migrations, more=claim.fenced)
+    owner = {"node": claim.node, "epoch": claim.epoch, "fenced_copies": copies}
+    return status.model_copy(update=owner)
 
 
 def with_order(status: PlacementStatus, order: Order, *, id: str) -> PlacementStatus:

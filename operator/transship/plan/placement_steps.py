@@ -7,12 +7,20 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from transship.api.migration import ContainerMigration
-from transship.api.placement import ContainerPlacement, PlacementStatus
+from transship.api.placement import ContainerPlacement, FencedCopy, PlacementStatus
+from transship.api.reasons import Reason
 from transship.plan.moves import Migrations, unfinished
 from transship.plan.nodes import Node, named
 from transship.plan.obstacles import Obstacle
 from transship.plan.orders import order_digest
-from transship.plan.owner import Owner, Sighting, owner_of
+from transship.plan.owner import (
+    Owner,
+    Sighting,
+    claims_against,
+    fenced_copies,
+    owner_of,
+    superseded,
+)
 from transship.protocol.states import RecordState
 
 
@@ -23,8 +31,9 @@ class Seen:
     status: as this operator last wrote it, which may be newer than the placement's. sightings: what
     agents say of the container, fresh for the owner. full: nodes that take part in as many moves
     as they may. unheard: agents that did not answer in this
-    very pass, of which nothing may be concluded. gone: nodes whose NodeAgent was deleted so
-    long ago that an administrator must have meant it.
+    very pass, of which nothing may be concluded. fenced: nodes that an administrator declared to
+    run nothing any more (controller.fleet). fresh: nothing was ever ordered for this placement.
+    unknown: registered nodes that may have the container although nobody has heard of it.
     """
 
     placement: ContainerPlacement
@@ -35,11 +44,23 @@ class Seen:
     now: datetime
     full: frozenset[str] = frozenset()
     unheard: frozenset[str] = frozenset()
-    gone: frozenset[str] = frozenset()
+    fenced: frozenset[str] = frozenset()
+    fresh: bool = True
+    unknown: frozenset[str] = frozenset()
 
     @property
     def owner(self) -> Owner | None:
-        return owner_of(self.status, sightings=self.sightings, migrations=self.migrations)
+        return owner_of(self.status, migrations=self.migrations)
+
+    @property
+    def claims(self) -> tuple[Sighting, ...]:
+        """Against the record; what a fenced node still has is none."""
+        owner = self.owner
+        found = claims_against(owner, self.sightings, migrations=self.migrations)
+        if owner is None:
+            return found
+        left = fenced_copies(self.status, self.migrations)
+        return tuple(s for s in found if superseded(owner, (s,), left) is None)
 
     @property
     def moving(self) -> ContainerMigration | None:
@@ -65,9 +86,22 @@ class Allocate:
 
 @dataclass(frozen=True)
 class Claim:
-    """Write durably that this node is the first owner, before anything is asked of it."""
+    """Write durably that this node is the owner, before anything is asked of it.
+
+    why: it is the first one, the one that turned out to have it, the one that the container was
+    released to, or the one in place of a fenced node. fenced: copies to be destroyed when their
+    nodes are back.
+    """
 
     node: str
+    epoch: int = 1
+    why: Reason = Reason.PLACED
+    fenced: tuple[FencedCopy, ...] = ()
+
+    @property
+    def starts(self) -> bool:
+        """Whether the container is to be started there: then the node has to have room for it."""
+        return self.why in {Reason.PLACED, Reason.NODE_FENCED}
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,7 @@ class ContainerReport(Message):
     """As the agent saw it last; it looks every few seconds, and whenever a move begins."""
     awaits_memory: bool = False  # it was moved here, and has not got all of its pages yet
     owes_memory: bool = False  # it has left, and its pages have not all followed yet
+    released_to: str = ""  # the node that it was given away to, while that is remembered
     reason: str = ""
     message: str = ""
     hint: str = ""

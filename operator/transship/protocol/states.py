@@ -1,7 +1,7 @@
 """The states of a container's record in an agent's journal, and the source's verdict.
 
 The source's record is the only arbiter: a target runs its copy only on the verdict Released, or
-when an administrator has declared the source's node gone for good (Fenced).
+when an administrator has fenced the source's node (Fenced).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Verdict(StrEnum):
     UNDECIDED = "Undecided"
     RELEASED = "Released"
     ABORTED = "Aborted"
-    FENCED = "Fenced"  # the operator's word in the source's place: its node is gone for good
+    FENCED = "Fenced"  # the operator's word in the source's place: its node was fenced
     UNKNOWN = "Unknown"  # no record of it: never a permission to run
 
 

@@ -547,3 +547,14 @@ async def test_what_was_given_away_is_told_as_ready_until_its_new_node_tells_of_
     node.journal.put(records.released(frozen, epoch=2))
     node.machine.power_cut()
     assert node.containers.report(ID).ready
+
+
+async def test_a_released_copy_names_the_node_that_it_was_released_to(node: Node) -> None:
+    record = records.ordered(None, order(), boot=BOOT)
+    node.journal.put(record)
+    assert node.containers.report(ID).released_to == ""
+    frozen = records.frozen(record, migration=MIGRATION, peer=peer("node-b"))
+    node.journal.put(frozen)
+    assert node.containers.report(ID).released_to == ""
+    node.journal.put(records.released(frozen, epoch=record.epoch + 1))
+    assert node.containers.report(ID).released_to == "node-b"

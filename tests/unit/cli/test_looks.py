@@ -88,7 +88,8 @@ async def test_a_placement_that_is_made_meanwhile_is_not_missing() -> None:
 async def test_two_owners_that_stay_are_told() -> None:
     split = look(PLACED, a=(report(),), b=(report(epoch=2),))
     assert await told(split, split) == [
-        "default/web: owned by node-a (epoch 1) and node-b (epoch 2)"
+        "default/web: owned by node-a (epoch 1) and node-b (epoch 2); "
+        "its status says node-a (epoch 1)"
     ]
 
 

@@ -16,6 +16,8 @@ from transship.common.errors import NotFound, Refused, TransshipError, Unreachab
 from transship.common.tls import TlsFiles
 from transship.controller.agents import AgentClient, context_for
 from transship.protocol.containers import ContainerReports, Failure
+from transship.protocol.migrations import MigrationReport
+from transship.protocol.states import SideState
 
 Handle = Callable[[web.Request], web.StreamResponse]
 
@@ -76,6 +78,20 @@ async def test_reports_are_read(pki: Pki) -> None:
     text = ContainerReports(containers=(report(epoch=3),)).model_dump_json(by_alias=True)
     async with agent(pki, lambda _: web.Response(text=text)) as client:
         assert (await client.containers())[0].epoch == 3
+
+
+async def test_an_agent_that_tells_of_something_else_has_not_answered(pki: Pki) -> None:
+    other = report().model_copy(update={"id": "another"}).model_dump_json(by_alias=True)
+    async with agent(pki, lambda _: web.Response(text=other)) as client:
+        with pytest.raises(TransshipError):
+            await client.container(UID)
+    move = MigrationReport(migration="n", container=UID, epoch=2, state=SideState.RUNNING)
+    text = move.model_dump_json(by_alias=True)
+    async with agent(pki, lambda _: web.Response(text=text)) as client:
+        for ask in (client.incoming, client.outgoing):
+            assert (await ask("n")) == move
+            with pytest.raises(TransshipError):
+                await ask("m")
 
 
 async def test_another_node_s_agent_gets_no_request(pki: Pki) -> None:

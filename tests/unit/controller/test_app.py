@@ -163,6 +163,11 @@ class NoLeases:
         return ()
 
 
+class NoTaints:
+    async def out_of_service(self) -> frozenset[str]:
+        return frozenset()
+
+
 async def test_a_user_without_a_name_can_run_it(
     nameless: None, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,7 +175,9 @@ async def test_a_user_without_a_name_can_run_it(
     stop, ready = asyncio.Event(), asyncio.Event()
     async with OperatorWorld() as world:
         deps = world.deps
-    running = asyncio.create_task(run(deps, options, NoLeases(), stop=stop, ready=ready))
+    running = asyncio.create_task(
+        run(deps, options, NoLeases(), NoTaints(), stop=stop, ready=ready)
+    )
     waiting = asyncio.create_task(ready.wait())
     await asyncio.wait([running, waiting], return_when=asyncio.FIRST_COMPLETED, timeout=4)
     assert ready.is_set()

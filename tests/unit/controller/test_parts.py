@@ -224,6 +224,52 @@ class TestFleet:
         clock.pass_time(61)
         assert fleet.gone("node-a")
 
+    async def test_a_tainted_node_is_fenced_while_its_agent_does_not_answer(self) -> None:
+        directory, clock, agents = Directory(), FakeClock(), FakeAgents()
+        directory.put(node_agent("node-a"))
+        fleet = Fleet(directory, agents, clock=clock)
+        directory.put_out_of_service({"node-a", "node-b"})
+        assert not fleet.fenced("node-a")  # nobody has asked it yet
+        assert fleet.fenced("node-b")  # it has no agent that could answer
+        assert not fleet.fenced("node-c")
+        await fleet.ask("node-a")
+        agents.silent.add("node-a")
+        clock.pass_time(6)
+        await fleet.ask("node-a")
+        assert fleet.fenced("node-a")
+        agents.silent.clear()
+        await fleet.ask("node-a")
+        assert not fleet.fenced("node-a")
+        assert fleet.nodes()[0].out_of_service
+
+    async def test_whom_nobody_has_heard_may_have_anything(self) -> None:
+        directory, clock, agents = Directory(), FakeClock(), FakeAgents()
+        directory.put(node_agent("node-a"))
+        fleet = Fleet(directory, agents, clock=clock)
+        assert fleet.unknown() == {"node-a"}
+        await fleet.ask("node-a")
+        assert fleet.unknown() == frozenset()
+        agents.silent.add("node-a")
+        clock.pass_time(6)
+        await fleet.ask("node-a")
+        assert fleet.unknown() == {"node-a"}
+        directory.put_out_of_service({"node-a"})
+        assert fleet.unknown() == frozenset()
+
+    def test_a_taint_wakes_whom_it_concerns(self) -> None:
+        directory = Directory()
+        directory.put(versioned(placement(target_node="node-a"), 1))
+        wake = directory.wake_of(UID)
+        wake.clear()
+        directory.note_out_of_service("node-a", tainted=True)
+        assert directory.is_out_of_service("node-a")
+        assert wake.is_set()
+        wake.clear()
+        directory.note_out_of_service("node-a", tainted=True)
+        assert not wake.is_set()
+        directory.note_out_of_service("node-a", tainted=False)
+        assert not directory.is_out_of_service("node-a")
+
     def test_a_node_whose_agent_cannot_be_read_is_never_gone(self) -> None:
         directory, clock = Directory(), FakeClock()
         fleet = Fleet(directory, FakeAgents(), clock=clock)

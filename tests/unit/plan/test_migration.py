@@ -18,6 +18,7 @@ from transship.plan.migration_steps import (
     Finish,
     GiveUp,
     LoseMemory,
+    NoteFence,
     Outcome,
     Prepare,
     Relay,
@@ -57,12 +58,12 @@ def seen(
     owner = held_at_source if held_at_source is not None else report()
     return Seen(
         spec=SPEC,
-        source=Side("node-a", source_answers, said(source), owner, gone=source_gone)
+        source=Side("node-a", source_answers, said(source), owner, fenced=source_gone)
         if source_answers
-        else Side("node-a", answered=False, gone=source_gone),
-        target=Side("node-b", target_answers, said(target), held_at_target, gone=target_gone)
+        else Side("node-a", answered=False, fenced=source_gone),
+        target=Side("node-b", target_answers, said(target), held_at_target, fenced=target_gone)
         if target_answers
-        else Side("node-b", answered=False, gone=target_gone),
+        else Side("node-b", answered=False, fenced=target_gone),
         verdict=verdict,
         **more,
     )
@@ -147,7 +148,8 @@ def test_success_waits_for_the_end_of_the_frozen_copy_but_not_for_ever() -> None
 
 
 def test_a_target_that_owns_the_container_has_succeeded_though_it_forgot_the_move() -> None:
-    step = next_step(seen(None, None, held_at_target=report(epoch=2)))
+    left = report(epoch=2, record=RecordState.RELEASED)
+    step = next_step(seen(None, None, held_at_source=left, held_at_target=report(epoch=2)))
     assert step == Finish(Outcome.SUCCEEDED)
 
 
@@ -213,7 +215,8 @@ def test_a_held_copy_runs_when_its_source_s_node_was_declared_gone() -> None:
     held = seen(None, SideState.HELD, source_answers=False)
     assert isinstance(next_step(held), Wait)
     fenced = seen(None, SideState.HELD, source_answers=False, source_gone=True)
-    assert next_step(fenced) == Relay(Verdict.FENCED)
+    assert next_step(fenced) == NoteFence()  # before anybody hears of it
+    assert next_step(replace(fenced, fence_noted=True)) == Relay(Verdict.FENCED)
     running = seen(None, SideState.RUNNING, source_answers=False, source_gone=True)
     assert next_step(replace(running, waiting_seconds=60)) == Finish(Outcome.SUCCEEDED)
 
@@ -324,7 +327,7 @@ UNREADABLE = replace(
     [
         (draining(held_at_source=GONE), "node-a was restarted, or has lost the frozen copy"),
         (draining(held_at_source=KILLED), "the frozen copy on node-a has ended"),
-        (draining(source_answers=False, source_gone=True), "node-a is gone for good"),
+        (draining(source_answers=False, source_gone=True), "node-a is fenced"),
         (unknown_at_source(None), "node-a knows nothing of the container any more"),
         (UNREADABLE, "node-a cannot read it any more"),
     ],
@@ -335,7 +338,7 @@ def test_a_copy_whose_memory_will_never_come_is_ended_and_told_why(now: Seen, ca
     assert f"since {cause}:" in step.why
 
 
-@pytest.mark.parametrize("source", [FROZEN, GONE, None])
+@pytest.mark.parametrize("source", [FROZEN, GONE])
 def test_why_memory_was_lost_is_told_as_the_target_noted_it(source: ContainerReport | None) -> None:
     """Whatever the source says by then: it may have tidied up what it owed."""
     now = draining(held_at_source=source)

@@ -277,10 +277,14 @@ def test_what_a_finished_migration_left_behind_is_tidied() -> None:
 
 
 def test_what_a_fenced_node_still_believes_in_is_removed_when_it_comes_back() -> None:
-    made = settled(target_node="node-b", status={"node": "node-b", "epoch": 2})
+    fenced = {"node": "node-b", "epoch": 2, "fencedCopies": [{"node": "node-a", "epoch": 1}]}
+    made = settled(target_node="node-b", status=fenced)
     stale = Sighting("node-a", report(epoch=1))
     owner = Sighting("node-b", report(epoch=2))
     assert step_of(made, sightings=(stale, owner)).step == Remove("node-a", 1)
+    assert step_of(made, sightings=(stale,)).step == Remove("node-a", 1)  # before anything runs
+    later = Sighting("node-a", report(epoch=3))
+    assert isinstance(step_of(made, sightings=(later, owner)).step, Wait)
 
 
 def test_a_status_that_anybody_can_edit_removes_nothing() -> None:
@@ -304,7 +308,7 @@ def test_the_end_waits_for_a_silent_owner_unless_its_node_is_gone_for_good() -> 
     silent = (Node(NODES[0].agent, silent=True), NODES[1])
     assert isinstance(step_of(gone, sightings=(), nodes=silent).step, Wait)
     assert isinstance(step_of(gone, sightings=(), nodes=NODES[1:]).step, Wait)
-    fenced = step_of(gone, sightings=(), nodes=NODES[1:], gone=frozenset({"node-a"}))
+    fenced = step_of(gone, sightings=(), nodes=NODES[1:], fenced=frozenset({"node-a"}))
     assert fenced.step == Release()
 
 
@@ -325,7 +329,7 @@ def test_the_end_waits_for_no_former_node_that_is_gone_for_good_or_has_nothing_l
     made = deleted(settled(target_node="node-b", status={"node": "node-b", "epoch": 2}))
     left = ended(migration(), good=True, source_state="Released")
     gone = step_of(
-        made, sightings=(), migrations=(left,), nodes=NODES[1:], gone=frozenset({"node-a"})
+        made, sightings=(), migrations=(left,), nodes=NODES[1:], fenced=frozenset({"node-a"})
     )
     assert gone.step == Release()
     done = ended(migration(), good=True, source_state="Done")

@@ -26,7 +26,6 @@ class Reason(StrEnum):
     # what a placement goes through
     PLACED = ("Placed", "A node was chosen for the placement.")
     STARTING = ("Starting", "The container is being started.")
-    CONTAINER_RUNNING = ("ContainerRunning", "The container runs on the node it belongs on.")
     CONTAINER_READY = ("ContainerReady", "The container runs and its readiness probe succeeds.")
     CONTAINER_NOT_READY = (
         "ContainerNotReady",
@@ -38,7 +37,6 @@ class Reason(StrEnum):
         "The container's main process has ended.",
         "see status.container.lastExit and the container's log",
     )
-    CONTAINER_RESTARTED = ("ContainerRestarted", "The container ended and was started again.")
     CONTAINER_FROZEN = (
         "ContainerFrozen",
         "All tasks of the container are frozen, because spec.state says so.",
@@ -65,8 +63,6 @@ class Reason(StrEnum):
         "see status.container.lastExit and the container's log",
     )
     DELETING = ("Deleting", "The placement is being deleted: its container ends first.")
-    DELETED = ("Deleted", "The container is gone and its address is free.")
-    AS_DESIRED = ("AsDesired", "Everything is as the spec says.")
 
     # choosing a node
     NODE_NOT_FOUND = (
@@ -89,7 +85,6 @@ class Reason(StrEnum):
         "The node that runs the container does not answer: its container may still run.",
         "bring the node back, or fence it, then taint it node.kubernetes.io/out-of-service",
     )
-    NODE_FENCED = ("NodeFenced", "An administrator declared that the node runs nothing any more.")
     NO_NODE_MATCHES = (
         "NoNodeMatches",
         "No ready node has the labels of spec.nodeSelector.",
@@ -164,11 +159,6 @@ class Reason(StrEnum):
         "add such a network to the pool's cidrs, or leave the IP family out",
     )
     ADDRESS_ALLOCATED = ("AddressAllocated", "The placement got its address.")
-    ADDRESS_RELEASED = ("AddressReleased", "The placement's address went back to its pool.")
-    NETWORK_SETUP_FAILED = (
-        "NetworkSetupFailed",
-        "The container's network could not be set up on the node.",
-    )
 
     # moving
     MIGRATION_PENDING = ("MigrationPending", "The move waits for its turn or for its target.")
@@ -188,8 +178,6 @@ class Reason(StrEnum):
         "MigrationSuperseded",
         "The target changed while the container was being moved.",
     )
-    RELEASED = ("Released", "The source promised durably never to run its copy again.")
-    ROLLED_BACK = ("RolledBack", "The source thawed its copy, which runs on.")
     TARGET_UNREACHABLE = (
         "TargetUnreachable",
         "The source could not reach the target's agent.",
@@ -218,17 +206,7 @@ class Reason(StrEnum):
     BACKOFF_LIMIT_EXCEEDED = (
         "BackoffLimitExceeded",
         "The move failed as often as spec.migration.backoffLimit allows.",
-        "remove the cause, then set spec.targetNode anew",
-    )
-    NOT_CONVERGING = (
-        "NotConverging",
-        "The container changes its memory faster than the link carries it.",
-        "allow post-copy, raise maxDowntimeMilliseconds, or move it when it is less busy",
-    )
-    BLACKOUT_TOO_LONG = (
-        "BlackoutTooLong",
-        "The expected blackout is longer than spec.migration.maxDowntimeMilliseconds.",
-        "allow post-copy, raise maxDowntimeMilliseconds, or move it when it is less busy",
+        "remove the cause, then edit the spec: any edit starts a new count",
     )
     DUMP_FAILED = (
         "DumpFailed",
@@ -269,20 +247,10 @@ class Reason(StrEnum):
         "The target's CRIU is older than the source's.",
         "upgrade CRIU on the target",
     )
-    CRIU_UNUSABLE = (
-        "CRIUUnusable",
-        "CRIU does not work on the node.",
-        "see the self-test of its NodeAgent",
-    )
     KERNEL_FEATURE_MISSING = (
         "KernelFeatureMissing",
         "A kernel lacks what the chosen strategy needs.",
         "use the strategy Auto, or see the features of the NodeAgents",
-    )
-    POST_COPY_UNAVAILABLE = (
-        "PostCopyUnavailable",
-        "The target cannot fetch pages on demand (userfaultfd).",
-        "use another strategy, or set vm.unprivileged_userfaultfd on the target",
     )
     AWAITING_MEMORY = (
         "AwaitingMemory",
@@ -293,16 +261,6 @@ class Reason(StrEnum):
         "The container has left a node that still has some of its memory and does not answer.",
         "bring the source's node back: the container waits unharmed; if it is gone for good, set"
         " spec.state to Stopped and then to Running, which starts the container from its image",
-    )
-    EXTERNAL_RESOURCE = (
-        "ExternalResource",
-        "The container uses something of its node that cannot be carried to another.",
-        "see the message for what it is, or use the strategy Cold",
-    )
-    VOLUME_NOT_MOVABLE = (
-        "VolumeNotMovable",
-        "A hostPath volume's directory is missing on the target.",
-        "make it there, or use a volume that moves (emptyDir) or is shared (nfs)",
     )
 
     # agents and pools

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from transship.api.base import IPFamily
 from transship.api.container import Container
 from transship.api.placement import Strategy
-from transship.api.quantity import bytes_of
+from transship.api.quantity import bytes_of, millicores_of
 from transship.api.reasons import Reason
 from transship.plan.addresses import family_of
 from transship.plan.cpu_features import usable_by_programs
@@ -50,6 +50,30 @@ def machines_are_alike(facts: Facts) -> Obstacle | None:
     return obstacle(
         Reason.ARCHITECTURE_DIFFERS,
         f"{facts.source.name} is {source}, {facts.target.name} is {target}",
+    )
+
+
+def cgroups_are_alike(facts: Facts) -> Obstacle | None:
+    """A container sees them: CRIU does not find the mounts of one version on the other."""
+    source, target = facts.source.agent.status.features, facts.target.agent.status.features
+    if not source.cgroup or not target.cgroup or source.cgroup == target.cgroup:
+        return None
+    return obstacle(
+        Reason.CGROUP_VERSION_DIFFERS,
+        f"{facts.source.name} has cgroup {source.cgroup}, {facts.target.name} cgroup"
+        f" {target.cgroup}",
+    )
+
+
+def memory_can_be_given(facts: Facts) -> Obstacle | None:
+    """Whatever the strategy: the target's page keeper gives the restored processes their pages."""
+    features = facts.target.agent.status.features
+    if not features.cgroup or features.userfaultfd:  # the agent tells both or neither
+        return None
+    return obstacle(
+        Reason.KERNEL_FEATURE_MISSING,
+        f"CRIU and kernel of {facts.target.name} cannot restore memory lazily (userfaultfd)",
+        hint="use a kernel with CONFIG_USERFAULTFD there, or the strategy Cold",
     )
 
 
@@ -101,6 +125,18 @@ def cpu_features_suffice(facts: Facts) -> Obstacle | None:
     )
 
 
+def cpus_suffice(facts: Facts) -> Obstacle | None:
+    """CPU time is shared: what is requested must be there, not idle."""
+    request = facts.container.resources.requests.cpu
+    has = facts.target.agent.status.capacity.cpu_millicores
+    if request is None or has == 0 or millicores_of(request) <= has:
+        return None
+    return obstacle(
+        Reason.INSUFFICIENT_CPU,
+        f"the container requests {millicores_of(request)}m of CPU, {facts.target.name} has {has}m",
+    )
+
+
 def memory_suffices(facts: Facts) -> Obstacle | None:
     """What is requested must be free now; a container that requests nothing is let in."""
     request = facts.container.resources.requests.memory
@@ -147,6 +183,7 @@ EVERY_MOVE: Sequence[Check] = (
     target_can_be_used,
     packets_find_the_target,
     machines_are_alike,
+    cpus_suffice,
     memory_suffices,
     disk_suffices,
 )
@@ -155,6 +192,8 @@ LIVE_MOVES: Sequence[Check] = (
     criu_is_new_enough,
     criu_is_not_older_on_the_target,
     cpu_features_suffice,
+    cgroups_are_alike,
+    memory_can_be_given,
 )
 
 

@@ -27,10 +27,7 @@ class FakeSource:
         self.reports: dict[str, MigrationReport] = {}
 
     async def begin(self, order: OutgoingOrder) -> MigrationReport:
-        report = MigrationReport(
-            migration=order.migration, container=order.container, epoch=order.epoch,
-            state=SideState.COPYING,
-        )  # fmt: skip
+        report = MigrationReport(state=SideState.COPYING)
         self.reports[order.migration] = report
         return report
 
@@ -60,10 +57,7 @@ class FakeTarget:
         self.held: set[str] = set()
 
     async def begin(self, order: IncomingOrder) -> MigrationReport:
-        report = MigrationReport(
-            migration=order.migration, container=order.order.id, epoch=order.order.epoch,
-            state=SideState.PREPARING,
-        )  # fmt: skip
+        report = MigrationReport(state=SideState.PREPARING)
         self.reports[order.migration] = report
         return report
 

@@ -76,9 +76,6 @@ class Arrival:
     def report(self) -> MigrationReport:
         failure = self.failure
         return MigrationReport(
-            migration=self.migration,
-            container=self.container,
-            epoch=self.epoch,
             state=self.state,
             steps=self.watch.steps,
             reason="" if failure is None else failure.reason,

@@ -139,9 +139,6 @@ class Containers:
         await self._machine.stop(record.order)
         await self._machine.clear(container)
 
-    def running(self, container: str) -> bool:
-        return self._machine.seen(container).run is RunState.RUNNING
-
     def _supervisor(self, container_id: str) -> Supervisor:
         known = self._supervisors.get(container_id)
         if known is None or known.finished:
@@ -161,7 +158,6 @@ class Containers:
             record=record.state,
             run=seen.run,
             ready=_ready(seen, supervisor),
-            pid=seen.pid,
             start_time=record.start_time,
             restarts=record.restarts,
             last_exit=record.last_exit,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 
 SOCKET_NAME = "page-keeper.socket"
@@ -34,7 +34,6 @@ class Answer:
 
     lacking: int = 0
     received: int = 0
-    finished: bool = False
     guarded: bool = True
     error: str = ""
 
@@ -44,8 +43,14 @@ def encode(answer: Answer) -> bytes:
 
 
 def decode(line: bytes) -> Answer:
-    """Raises ValueError for what is no answer (the keeper has ended within it)."""
+    """Raises ValueError for what is no answer (the keeper has ended within it).
+
+    A keeper outlives its agent, so it may be of another version: what it says besides is ignored.
+    """
+    said = json.loads(line)
     try:
-        return Answer(**json.loads(line))
+        return Answer(
+            **{each.name: said[each.name] for each in fields(Answer) if each.name in said}
+        )
     except TypeError as e:
         raise ValueError(line) from e

@@ -23,7 +23,6 @@ class Dumped:
     """A dump that is complete but for the memory; its images lie in `images`."""
 
     images: Path
-    asleep: tuple[int, ...] = ()
     criu_seconds: float = 0.0
     image_bytes: int = 0  # as CRIU wrote them; less goes of shared memory that was copied ahead
     made_files: bool = False  # in the container's file systems (link remap)
@@ -290,5 +289,3 @@ class Residents(Protocol):
     async def stop(self, container: str) -> None:
         """Stop with signal and grace (Cold); the record stays."""
         ...
-
-    def running(self, container: str) -> bool: ...

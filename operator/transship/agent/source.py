@@ -87,10 +87,7 @@ class Source:
         aborted = records.aborted(record, migration=migration)
         if aborted != record:
             self._with.journal.put(aborted)
-        return MigrationReport(
-            migration=migration, container=record.id, epoch=record.epoch,
-            state=SideState.CANCELLED, verdict=Verdict.ABORTED,
-        )  # fmt: skip
+        return MigrationReport(state=SideState.CANCELLED, verdict=Verdict.ABORTED)
 
     def _require_no_other(self, order: OutgoingOrder) -> None:
         """An abort is written before the container is thawed: the next move waits for that too."""

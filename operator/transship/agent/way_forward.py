@@ -179,7 +179,6 @@ class WayForward:
         with departure.watch.step(StepName.SEND_STATE):
             body = b"" if dumped is None else images.pack(dumped.images)
             request = RestoreRequest(
-                asleep=() if dumped is None else dumped.asleep,
                 memory_follows=departure.memory_follows,
                 image_bytes=0 if dumped is None else dumped.image_bytes,
             )

@@ -125,12 +125,13 @@ class ResourceList(ApiModel):
 
 
 class Resources(ApiModel):
-    """limits become cgroup limits; requests are what a node must have free."""
+    """limits become cgroup limits; requests are what a node must have for a move to it."""
 
     limits: ResourceList = ResourceList()
     """What the container may use at most."""
     requests: ResourceList = ResourceList()
-    """What a node must have free to take the container."""
+    """What a node must have for the container to be moved to it: so many CPUs in all, so much
+    memory free. cpu is also its weight where CPUs are short; pids means nothing here."""
 
 
 CapabilityName = Annotated[str, Field(max_length=64, pattern=r"^[A-Z_]+$")]

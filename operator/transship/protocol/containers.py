@@ -66,7 +66,6 @@ class ContainerReport(Message):
     record: RecordState
     run: RunState
     ready: bool = False
-    pid: int | None = None
     start_time: MicroTime | None = None
     restarts: int = 0
     last_exit: LastExit | None = None

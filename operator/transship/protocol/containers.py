@@ -72,7 +72,7 @@ class ContainerReport(Message):
     image_digest: str | None = None
     migration: str | None = None
     hindrances: tuple[Hindrance, ...] = ()
-    """As the agent saw it last; it looks every few seconds, and whenever a move begins."""
+    """As the agent saw it last; it looks every 10 seconds, and whenever a move begins."""
     awaits_memory: bool = False  # it was moved here, and has not got all of its pages yet
     owes_memory: bool = False  # it has left, and its pages have not all followed yet
     reason: str = ""

@@ -7,7 +7,7 @@ VM_PACKAGES := busybox-static qemu-system-x86
 PYTHON := python3
 BIN := .venv/bin
 
-.PHONY: help setup packages test test-unit test-e2e test-faults-sample test-faults test-vm bench-podman \
+.PHONY: help setup packages test test-unit test-model test-e2e test-faults-sample test-faults test-vm bench-podman \
   crds model lint format demo clean
 
 help:
@@ -15,7 +15,8 @@ help:
 	@echo 'make demo       a lab, a container moved under load by editing its resource, and what happened'
 	@echo 'make test       setup, lint and all tests'
 	@echo 'make test-unit  the tests that need neither root nor a lab'
-	@echo 'make model      the handover, explored further than the unit tests have time for (minutes)'
+	@echo 'make test-model the handover, explored by machine as far as a minute goes'
+	@echo 'make model      the same, explored further (many minutes)'
 	@echo 'make test-faults  every fault at every step of a move (hours; it goes on where it was)'
 	@echo 'make test-vm    a move between two virtual machines, whose kernels track changes by soft-dirty'
 	@echo 'make bench-podman  the same container moved by Transship and by podman: both blackouts'
@@ -41,10 +42,13 @@ packages:
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-test: setup lint test-unit test-e2e test-faults-sample
+test: setup lint test-unit test-model test-e2e test-faults-sample
 
 test-unit: .venv/.installed
 	$(BIN)/pytest tests/unit
+
+test-model: .venv/.installed
+	$(BIN)/pytest tests/model
 
 # What must never happen is looked for in these: one failure is a failure.
 STRICT := tests/e2e/test_move.py tests/e2e/test_ways_back.py

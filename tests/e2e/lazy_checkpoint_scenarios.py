@@ -31,6 +31,7 @@ from transship.runtime import pagemaps, pidfds, restore, veil
 from transship.runtime.checkpoint import Dump, Dumper, DumpRequest, Pages
 from transship.runtime.criu_rpc import split
 from transship.runtime.freezer import FreezerState
+from transship.runtime.processes import named
 from transship.transfer.page_channel import RemotePages, dial
 from transship.transfer.page_ranges import PageRange, batches
 from transship.transfer.page_sender import PageSender
@@ -104,10 +105,10 @@ def size(paths: Iterable[Path]) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
-def snapshot(dump: Dump) -> Memory:
+def snapshot(dump: Dump, tasks: Iterable[int]) -> Memory:
     """All that the images leave out, read from the frozen tasks."""
     memory: Memory = {}
-    outside = {process.inside: process.outside for process in dump.processes}
+    outside = {process.inside: process.outside for process in named(tasks)}
     for one in pagemaps.read(dump.images):
         with Path(f"/proc/{outside[one.process]}/mem").open("rb", buffering=0) as file:
             for address in range(one.address, one.address + one.pages * PAGE, PAGE):
@@ -136,7 +137,7 @@ async def a_lazy_dump_has_no_memory_and_its_way_back_is_a_thaw(stage: Stage) -> 
             left = sum(one.pages for one in pagemaps.read(dump.images))
             assert left * PAGE > mebibytes << 20
             assert size(dump.images.glob("pages-*.img")) < 1 << 20
-            assert [one.inside for one in dump.processes] == [1]
+            assert [one.inside for one in named(stage.source.freezer.processes())] == [1]
             stage.source.freezer.thaw()
             await stage.source.goes_on()
         await stage.source.clear()
@@ -244,7 +245,7 @@ class Move:
         shutil.rmtree(self._stage.source.layout.images(NAME), ignore_errors=True)
         dump = await lazy_dump(self._stage.source)
         bring_images(dump, self._stage.target)
-        self.memory = snapshot(dump)
+        self.memory = snapshot(dump, self._stage.source.freezer.processes())
         # libraries and their data lie highest: CRIU itself wants some of those pages
         ordered = sorted(self.memory, key=itemgetter(1), reverse=True)
         self._ranges = [PageRange(process, address, 1) for process, address in ordered]

@@ -106,6 +106,7 @@ class FakeAgent:
         self.records: dict[str, Record] = {}
         self.departures: dict[str, Departure] = {}
         self.arrivals: dict[str, MigrationReport] = {}
+        self.arriving: dict[str, str] = {}  # the container, by migration
         self.orders: list[ContainerOrder] = []
         self.told_gone: set[str] = set()
 
@@ -217,7 +218,7 @@ class FakeAgent:
             failure = self.world.failing.get((self.node, "prepare"))
             self._arrive(migration, SideState.FAILED if failure else SideState.PREPARED, failure)
             if failure is not None:
-                self.records.pop(report.container, None)
+                self.records.pop(self.arriving[migration], None)
         return report
 
     async def begin_incoming(self, order: IncomingOrder) -> MigrationReport:
@@ -229,10 +230,10 @@ class FakeAgent:
                 raise Refused("is here", reason="AlreadyRunning")
             record = Record(wanted, wanted.epoch, RecordState.INCOMING, order.migration)
             self.records[wanted.id] = record
+            self.arriving[order.migration] = wanted.id
             self.arrivals[order.migration] = MigrationReport(
-                migration=order.migration, container=wanted.id, epoch=wanted.epoch,
-                state=SideState.PREPARING,
-            )  # fmt: skip
+                migration=order.migration, state=SideState.PREPARING
+            )
         return self.arrivals[order.migration]
 
     async def abort_incoming(self, migration: str) -> None:
@@ -240,7 +241,7 @@ class FakeAgent:
         report = self.arrivals.get(migration)
         if report is None:
             return
-        record = self.records.get(report.container)
+        record = self.records.get(self.arriving[migration])
         if record is not None and record.state == RecordState.HELD:
             raise Refused("held", reason="Held")
         self._drop(migration)
@@ -266,16 +267,15 @@ class FakeAgent:
         if notice.verdict == Verdict.ABORTED:
             self._drop(notice.migration)
             return ResumeReply(state=SideState.CANCELLED)
-        record = self.records[report.container]
+        record = self.records[self.arriving[notice.migration]]
         assert record.state in {RecordState.HELD, RecordState.RUNNING}
         record.state, record.migration = RecordState.RUNNING, None
         self._arrive(notice.migration, SideState.RUNNING)
-        self.world.check_single(report.container)
+        self.world.check_single(self.arriving[notice.migration])
         return ResumeReply(state=SideState.RUNNING)
 
     def _drop(self, migration: str) -> None:
-        report = self.arrivals[migration]
-        self.records.pop(report.container, None)
+        self.records.pop(self.arriving[migration], None)
         self._arrive(migration, SideState.CANCELLED)
 
     def _arrive(
@@ -345,8 +345,6 @@ class FakeAgent:
         failure = departure.failure
         return MigrationReport(
             migration=departure.order.migration,
-            container=departure.order.container,
-            epoch=departure.order.epoch,
             state=departure.state,
             verdict=departure.verdict,
             blackout_microseconds=123_000 if done else None,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transship.common.errors import Conflict, NotFound, TransshipError
+from transship.kube.leases import Leases
 from transship.kube.transport import ContentType, Request
 
 
@@ -93,3 +94,8 @@ PLURALS = {
     "leases",
     "events",
 }
+
+
+async def holder(leases: Leases, name: str) -> str:
+    """Who holds a lease now."""
+    return next(each.holder for each in await leases.list() if each.name == name)

@@ -29,10 +29,7 @@ class FakeSource:
         self.reports: dict[str, MigrationReport] = {}
 
     async def begin(self, order: OutgoingOrder) -> MigrationReport:
-        report = MigrationReport(
-            migration=order.migration, container=order.container, epoch=order.epoch,
-            state=SideState.COPYING,
-        )  # fmt: skip
+        report = MigrationReport(migration=order.migration, state=SideState.COPYING)
         self.reports[order.migration] = report
         return report
 
@@ -62,10 +59,7 @@ class FakeTarget:
         self.held: set[str] = set()
 
     async def begin(self, order: IncomingOrder) -> MigrationReport:
-        report = MigrationReport(
-            migration=order.migration, container=order.order.id, epoch=order.order.epoch,
-            state=SideState.PREPARING,
-        )  # fmt: skip
+        report = MigrationReport(migration=order.migration, state=SideState.PREPARING)
         self.reports[order.migration] = report
         return report
 

@@ -6,6 +6,6 @@ agent/duties.py, agent/supervision.py and plan/migration.py (see rules). Modelle
 each role goes from one decision to the next (source, target), what may break in between, and
 messages, which once sent may arrive at any later time, again and again, or never.
 
-`make model` searches further than the unit tests have time for. Left out: Cold moves, a container
+`make test-model` searches for a minute, `make model` further. Left out: Cold moves, a container
 that ends by itself, deleting a placement.
 """

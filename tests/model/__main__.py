@@ -1,4 +1,4 @@
-"""Explore more than the unit tests have time for, or show how a broken rule is noticed."""
+"""Explore more than `make test-model` has time for, or show how a broken rule is noticed."""
 
 from __future__ import annotations
 

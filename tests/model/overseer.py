@@ -300,8 +300,6 @@ class Overseer:
         if state is not None:
             report = MigrationReport(
                 migration=move.name,
-                container=ID,
-                epoch=move.epoch,
                 state=state,
                 verdict=verdict,
                 strategy=Strategy.POST_COPY if move.follows else Strategy.STOP_AND_COPY,

@@ -78,8 +78,6 @@ class Arrival:
         failure = self.failure
         return MigrationReport(
             migration=self.migration,
-            container=self.container,
-            epoch=self.epoch,
             state=self.state,
             steps=self.watch.steps,
             reason="" if failure is None else failure.reason,

@@ -89,7 +89,7 @@ class Brakes:
         return _Before(quota=quota.quota, period=quota.period, cores=cores)
 
     def _used(self, container: str) -> int:
-        used = cgroups.usage(cgroups.detect(), self._layout.cgroup(container))
+        used = cgroups.cpu_nanoseconds(cgroups.detect(), self._layout.cgroup(container))
         if used is None:
             raise NotFound(f"container {container} does not run")
-        return used.cpu_nanoseconds
+        return used

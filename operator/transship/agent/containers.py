@@ -177,7 +177,6 @@ class Containers:
             record=record.state,
             run=seen.run,
             ready=_ready(record, seen, supervisor),
-            pid=seen.pid,
             start_time=record.start_time,
             restarts=record.restarts,
             last_exit=record.last_exit,

@@ -149,7 +149,6 @@ class NodeCopies:
         await departing.memory.reduce(pagemaps.shared(done.images))
         return Dumped(
             images=done.images,
-            asleep=done.stopped,
             criu_seconds=done.criu_seconds,
             image_bytes=done.image_bytes,
             made_files=(done.images / REMAPS).exists(),

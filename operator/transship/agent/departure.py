@@ -36,7 +36,6 @@ class Departure:
     packets_come: bool = False  # again, after an abort
     files: FileCopy | None = None
     strategy: Strategy = field(init=False)  # the one that is used
-    can_post_copy: bool = True  # the target's memory can be fetched after the resume
     pace: Pace = field(init=False)  # of all that is sent before the freeze
     share: float | None = 1.0  # of its CPU time that the container is left; None: all, always
     is_slow: bool = True  # until its brake is known to be released
@@ -54,7 +53,6 @@ class Departure:
     bytes: int = 0
     frozen_at: float | None = None
     blackout_microseconds: int | None = None
-    total_milliseconds: int | None = None
     failure: TransshipError | None = None
     failed_step: StepName | None = None
     log_tail: str = ""
@@ -120,8 +118,6 @@ class Departure:
         step = f"{self.failed_step.value}: " if self.failed_step is not None else ""
         return MigrationReport(
             migration=self.order.migration,
-            container=self.order.container,
-            epoch=self.order.epoch,
             state=self.state,
             verdict=self.verdict,
             strategy=self.strategy,
@@ -133,7 +129,6 @@ class Departure:
             rounds=self.rounds,
             blackout_microseconds=self.blackout_microseconds,
             blackout_parts=self.watch.parts if self.blackout_microseconds is not None else (),
-            total_milliseconds=self.total_milliseconds,
             bytes=self.bytes,
             reason="" if failure is None else failure.reason,
             message="" if failure is None else (step + failure.message)[:4096],

@@ -133,14 +133,6 @@ class NodeFacts:
 
     def report(self) -> NodeReport:
         return NodeReport(
-            node=self.identity.node,
-            address=self.identity.address,
-            addresses=self.addresses,
-            boot_id=self.boot_id,
-            versions=self.versions,
-            features=self.features,
-            capacity=self.capacity(),
-            self_test=self.self_test,
             leftovers=self.leftovers(),
             quarantined=self.quarantined(),
         )

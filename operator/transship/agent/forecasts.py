@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transship.agent.departure import Departure
 from transship.agent.experience import Experience
 from transship.agent.journal import Journal
 from transship.agent.ports import Bundles
@@ -75,12 +74,7 @@ class Forecasts:
             packed=min(1.0, seen.packed_share),
             file_bytes=files,
         )
-        found = plan.foretell(
-            load,
-            settings=order.settings,
-            cost=self._experience.cost,
-            can_post_copy=Departure.can_post_copy,
-        )
+        found = plan.foretell(load, settings=order.settings, cost=self._experience.cost)
         return told(load, found)
 
     async def end(self, container: str) -> None:

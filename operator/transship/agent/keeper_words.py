@@ -34,7 +34,6 @@ class Answer:
 
     lacking: int = 0
     received: int = 0
-    finished: bool = False
     guarded: bool = True
     error: str = ""
 

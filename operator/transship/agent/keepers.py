@@ -183,7 +183,7 @@ class PageKeeper:
             try:
                 return await self._ask(question)
             except FileNotFoundError:
-                return Answer(finished=True)  # it has done its work
+                return Answer()  # it has done its work
             except ConnectionRefusedError as e:  # the guard would hold the listener
                 raise KeeperDead("giving a container its memory: its keeper was killed") from e
             except (OSError, ValueError) as e:  # perhaps the server was killed, another follows

@@ -68,10 +68,7 @@ class MemoryRounds:
         if rate is not None:
             load = Load(pages=pages, zero_pages=0, changes=(), link_rate=rate)
             departure.prediction = foretell(
-                load,
-                settings=_with_strategy(order),
-                cost=self._with.experience.cost,
-                can_post_copy=departure.can_post_copy,
+                load, settings=_with_strategy(order), cost=self._with.experience.cost
             ).prediction
 
     async def keep_up(self, departure: Departure) -> None:
@@ -149,7 +146,7 @@ class MemoryRounds:
             elapsed=self._with.clock.monotonic() - departure.began,
             deadline=deadline_seconds(settings),
             max_downtime=None if limit is None else limit / 1e3,
-            post_copy=departure.can_post_copy and settings.post_copy is PostCopy.ALLOWED,
+            post_copy=settings.post_copy is PostCopy.ALLOWED,
             share=departure.share,
             limit=departure.pace.rate,
         )

@@ -230,7 +230,6 @@ class Keeper:
         return Answer(
             lacking=self._store.lacking,
             received=self._store.received,
-            finished=self._spaces.finished,
             guarded=self._guarded,
             error=error,
         )

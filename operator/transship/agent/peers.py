@@ -13,6 +13,7 @@ from typing import TypeVar
 import aiohttp
 from pydantic import ValidationError
 
+from transship.api.reasons import Reason
 from transship.common.errors import NotFound, Refused, TransshipError, Unreachable
 from transship.common.patience import Progress, patience
 from transship.common.sockets import make_prompt
@@ -22,7 +23,6 @@ from transship.protocol.containers import Failure
 from transship.protocol.migrations import (
     MemoryEndpoint,
     MemoryState,
-    MigrationReport,
     Peer,
     RestoreReply,
     RestoreRequest,
@@ -110,9 +110,6 @@ class PeerClient:
     async def verdict(self, peer: Peer, migration: str) -> VerdictReply:
         return await self._call("GET", peer, paths.OUTGOING_VERDICT, migration, reply=VerdictReply)
 
-    async def incoming(self, peer: Peer, migration: str) -> MigrationReport:
-        return await self._call("GET", peer, paths.INCOMING, migration, reply=MigrationReport)
-
     async def _post(
         self,
         peer: Peer,
@@ -161,7 +158,10 @@ class PeerClient:
                 content = await response.read()
                 status = response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as e:
-            raise Unreachable(f"calling the agent of {peer.node}: {str(e) or 'no answer'}") from e
+            raise Unreachable(
+                f"calling the agent of {peer.node}: {str(e) or 'no answer'}",
+                reason=_silence(path),
+            ) from e
         if status >= 400:
             raise failure(status, content, peer=peer.node)
         try:
@@ -176,6 +176,12 @@ class PeerClient:
             )
             self._session = aiohttp.ClientSession(connector=connector)
         return self._session
+
+
+def _silence(path: str) -> Reason:
+    """Which side of the migration does not answer: only a target asks for a verdict."""
+    asks_source = path == paths.OUTGOING_VERDICT
+    return Reason.SOURCE_UNREACHABLE if asks_source else Reason.TARGET_UNREACHABLE
 
 
 def _prompt_socket(where: aiohttp.AddrInfoType) -> socket.socket:

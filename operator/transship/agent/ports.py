@@ -23,7 +23,6 @@ class Dumped:
     """A dump that is complete but for the memory; its images lie in `images`."""
 
     images: Path
-    asleep: tuple[int, ...] = ()
     criu_seconds: float = 0.0
     image_bytes: int = 0  # as CRIU wrote them; less goes of shared memory that was copied ahead
     made_files: bool = False  # in the container's file systems (link remap)

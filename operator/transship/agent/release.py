@@ -51,7 +51,6 @@ class Release:
         await self._way_back.put_away(departure)
         with departure.watch.step(StepName.DESTROY):
             await self._end_frozen_copy(departure)
-        departure.total_milliseconds = round((self._with.clock.monotonic() - departure.began) * 1e3)
         departure.state = SideState.DONE
         logger.bind(
             migration=order.migration,

@@ -89,9 +89,8 @@ class Source:
         if aborted != record:
             self._with.journal.put(aborted)
         return MigrationReport(
-            migration=migration, container=record.id, epoch=record.epoch,
-            state=SideState.CANCELLED, verdict=Verdict.ABORTED,
-        )  # fmt: skip
+            migration=migration, state=SideState.CANCELLED, verdict=Verdict.ABORTED
+        )
 
     def _require_no_other(self, order: OutgoingOrder) -> None:
         """An abort is written before the container is thawed: the next move waits for that too."""

@@ -253,7 +253,6 @@ class WayForward:
             request = RestoreRequest(
                 cold=departure.is_cold,
                 lifecycle=self._with.residents.lifecycle(departure.order.container),
-                asleep=() if dumped is None else dumped.asleep,
                 memory_follows=departure.memory_follows,
                 image_bytes=0 if dumped is None else dumped.image_bytes,
                 refuses_landlock=self._with.record(departure.order.container).refuses_landlock,

@@ -147,7 +147,7 @@ class OwnerReference(ApiModel):
 
 
 class ObjectMeta(ApiModel):
-    """The part of metadata that Transship reads."""
+    """The part of metadata that Transship reads or writes."""
 
     name: ObjectName
     namespace: ObjectName | None = None
@@ -157,7 +157,6 @@ class ObjectMeta(ApiModel):
     creation_timestamp: datetime | None = None
     deletion_timestamp: datetime | None = None
     labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
     finalizers: tuple[str, ...] = ()
     owner_references: tuple[OwnerReference, ...] = ()
 

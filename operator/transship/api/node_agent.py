@@ -43,11 +43,13 @@ class Features(ApiModel):
     cgroup: ShortText = ""
     """v1 or v2."""
     soft_dirty: bool = False
-    """The kernel tracks changed pages (needed by PreCopy, unless pagemapScan)."""
+    """The kernel tracks changed pages by soft-dirty bits: used where pagemapScan is false. With
+    neither, changed pages are found by reading all of them."""
     pagemap_scan: bool = False
-    """The kernel has PAGEMAP_SCAN (6.7)."""
+    """The kernel has PAGEMAP_SCAN (Linux 6.7), by which changed pages are found."""
     userfaultfd: bool = False
-    """Pages can be fetched on demand (needed by PostCopy)."""
+    """Restored processes can be given their pages on demand: every live move needs it of the
+    target."""
     cpu_model: ShortText = ""
     cpu_flags: Annotated[
         tuple[Annotated[str, Field(max_length=64)], ...], Field(**list_atomic(max_items=1024))
@@ -84,7 +86,7 @@ class SelfTest(ApiModel):
 
 
 class NodeAgentStatus(ApiModel):
-    """Observed; written by the agent alone."""
+    """Observed; written by the agent. Of one that is gone the operator sets Ready to Unknown."""
 
     conditions: Conditions = ()
     observed_generation: Int64 = 0

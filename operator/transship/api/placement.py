@@ -104,10 +104,7 @@ class PostCopy(StrEnum):
 
 
 class MigrationSettings(ApiModel):
-    """How this placement is moved.
-
-    What is left unset is decided by the operator and shown in the migration's status.
-    """
+    """How this placement is moved."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -123,22 +120,26 @@ class MigrationSettings(ApiModel):
     """When memory moves: PreCopy before the freeze, PostCopy after the resume, StopAndCopy inside
     the freeze. Auto chooses by prediction. Cold ends the container and starts it on the target."""
     max_downtime_milliseconds: Annotated[int, int32(1, 2_000_000)] | None = None
-    """The longest blackout that is acceptable."""
+    """The longest blackout that is acceptable. Auto fails rather than exceed it; PreCopy copies
+    until what is left fits or shrinks no more. Unset: Auto's limit is 300 ms, or 200 ms more than a
+    handover without memory takes on the node."""
     deadline_seconds: Annotated[int, int32(1, 86400)] | None = None
-    """A move that has not handed over by then is rolled back."""
+    """A move that has not handed over by then is rolled back. Unset: 600."""
     max_bandwidth: Quantity | None = None
-    """Bytes per second that a move may send."""
+    """Bytes per second that a move may send before the freeze. Unset: as fast as it goes."""
     compression: Compression | None = None
-    """Of what is sent; Auto compresses where the link is slower than the CPU."""
+    """Of memory that is sent; Auto compresses where the link is slower than the CPU. Unset:
+    Auto."""
     post_copy: PostCopy | None = None
-    """Whether Auto may fetch memory after the resume: the container is lost if the source dies
-    before the last page."""
+    """Whether Auto may send memory after the resume. Unset: Forbidden. Until the last page has come
+    the container waits for the source's node; if that loses what it has, the container is started
+    anew, with its files. The strategy PostCopy does so unless it is Forbidden."""
     backoff_limit: Annotated[int, int32(0, 100)] | None = None
-    """How often a failed move to the same node is tried again."""
+    """How often a failed move is tried again. Unset: 3."""
     successful_history_limit: Annotated[int, int32(0, 100)] | None = None
-    """How many succeeded ContainerMigrations are kept."""
+    """How many succeeded ContainerMigrations are kept. Unset: 3."""
     failed_history_limit: Annotated[int, int32(0, 100)] | None = None
-    """How many failed or cancelled ContainerMigrations are kept."""
+    """How many failed or cancelled ContainerMigrations are kept. Unset: 3."""
 
 
 class DesiredState(StrEnum):

@@ -26,7 +26,6 @@ class Reason(StrEnum):
     # what a placement goes through
     PLACED = ("Placed", "A node was chosen for the placement.")
     STARTING = ("Starting", "The container is being started.")
-    CONTAINER_RUNNING = ("ContainerRunning", "The container runs on the node it belongs on.")
     CONTAINER_READY = (
         "ContainerReady",
         "The container runs, and its readiness probe, where it has one, succeeds.",
@@ -72,8 +71,6 @@ class Reason(StrEnum):
         "see status.container.lastExit and the container's log",
     )
     DELETING = ("Deleting", "The placement is being deleted: its container ends first.")
-    DELETED = ("Deleted", "The container is gone and its address is free.")
-    AS_DESIRED = ("AsDesired", "Everything is as the spec says.")
 
     # choosing a node
     NODE_NOT_FOUND = (
@@ -200,11 +197,6 @@ class Reason(StrEnum):
         "add such a network to the pool's cidrs, or leave the IP family out",
     )
     ADDRESS_ALLOCATED = ("AddressAllocated", "The placement got its address.")
-    ADDRESS_RELEASED = ("AddressReleased", "The placement's address went back to its pool.")
-    NETWORK_SETUP_FAILED = (
-        "NetworkSetupFailed",
-        "The container's network could not be set up on the node.",
-    )
 
     # moving
     MIGRATION_PENDING = ("MigrationPending", "The move waits for its turn or for its target.")
@@ -225,7 +217,6 @@ class Reason(StrEnum):
         "The target changed while the container was being moved.",
     )
     RELEASED = ("Released", "The source promised durably never to run its copy again.")
-    ROLLED_BACK = ("RolledBack", "The source thawed its copy, which runs on.")
     TARGET_UNREACHABLE = (
         "TargetUnreachable",
         "The source could not reach the target's agent.",
@@ -256,16 +247,6 @@ class Reason(StrEnum):
         "The move failed as often as spec.migration.backoffLimit allows.",
         "remove the cause, then edit the spec: set spec.targetNode back and to the target again, "
         "or raise spec.migration.backoffLimit",
-    )
-    NOT_CONVERGING = (
-        "NotConverging",
-        "The container changes its memory faster than the link carries it.",
-        "allow post-copy, raise maxDowntimeMilliseconds, or move it when it is less busy",
-    )
-    BLACKOUT_TOO_LONG = (
-        "BlackoutTooLong",
-        "The expected blackout is longer than spec.migration.maxDowntimeMilliseconds.",
-        "allow post-copy, raise maxDowntimeMilliseconds, or move it when it is less busy",
     )
     DUMP_FAILED = (
         "DumpFailed",
@@ -306,20 +287,10 @@ class Reason(StrEnum):
         "The target's CRIU is older than the source's.",
         "upgrade CRIU on the target",
     )
-    CRIU_UNUSABLE = (
-        "CRIUUnusable",
-        "CRIU does not work on the node.",
-        "see the self-test of its NodeAgent",
-    )
     KERNEL_FEATURE_MISSING = (
         "KernelFeatureMissing",
         "A kernel lacks what the chosen strategy needs.",
         "use the strategy Auto, or see the features of the NodeAgents",
-    )
-    POST_COPY_UNAVAILABLE = (
-        "PostCopyUnavailable",
-        "The target cannot fetch pages on demand (userfaultfd).",
-        "use another strategy, or set vm.unprivileged_userfaultfd on the target",
     )
     AWAITING_MEMORY = (
         "AwaitingMemory",
@@ -337,16 +308,6 @@ class Reason(StrEnum):
         "The container was started by an older agent, which let programs restrict themselves by"
         " Landlock: after a live move they would not be restricted any more.",
         "restart it (set spec.state to Stopped and then to Running), or use the strategy Cold",
-    )
-    EXTERNAL_RESOURCE = (
-        "ExternalResource",
-        "The container uses something of its node that cannot be carried to another.",
-        "see the message for what it is, or use the strategy Cold",
-    )
-    VOLUME_NOT_MOVABLE = (
-        "VolumeNotMovable",
-        "A hostPath volume's directory is missing on the target.",
-        "make it there, or use a volume that moves (emptyDir) or is shared (nfs)",
     )
 
     # agents and pools

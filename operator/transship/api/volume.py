@@ -45,7 +45,7 @@ class EmptyDir(ApiModel):
     medium: EmptyDirMedium = EmptyDirMedium.DISK
     """Memory: a tmpfs, which counts as the container's memory."""
     size_limit: Quantity | None = None
-    """Bytes that may be stored in it."""
+    """Bytes that may be stored in it where medium is Memory; on a disk nothing limits it."""
 
 
 class HostPath(ApiModel):

@@ -66,6 +66,5 @@ class CommandFailed(TransshipError):
     ) -> None:
         tail = output.strip()[-2000:]
         super().__init__(f"running {argv[0]}: exit status {status}: {tail}", reason=reason)
-        self.argv = argv
         self.status = status
         self.output = output

@@ -111,7 +111,6 @@ class MigrationActs:
             order=order,
             source=self._peer(self._spec.source_node),
             strategy=self._method.strategy,
-            settings=self._spec.settings,
             start_time=past.start_time if past is not None else None,
             restarts=past.restarts if past is not None else 0,
             last_exit=past.last_exit if past is not None else None,

@@ -47,17 +47,3 @@ async def read_data(
         return {key: b64decode(value) for key, value in data.items()}
     text = {key: value.encode() for key, value in data.items()}
     return text | {key: b64decode(value) for key, value in binary.items()}
-
-
-async def read_value(
-    client: KubeClient, source: Source, *, namespace: str, name: str, key: str
-) -> bytes:
-    """One key's content; NotFound where the object or the key is missing."""
-    data = await read_data(client, source, namespace=namespace, name=name)
-    if key not in data:
-        raise NotFound(
-            f"reading {source.kind} {namespace}/{name}: it has no key {key!r}",
-            reason=source.missing,
-            hint=f"its keys are {', '.join(sorted(data)) or 'none'}",
-        )
-    return data[key]

@@ -64,9 +64,6 @@ class Leases:
         answer = await self._transport.send(request)
         return tuple(self._look(item) for item in answer.get("items", ()))
 
-    async def get(self, name: str) -> Lease:
-        return self._look(await self._read(name))
-
     async def renew(self, name: str, *, holder: str, duration_seconds: int) -> Lease:
         """Take the lease or keep it.
 

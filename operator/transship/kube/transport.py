@@ -128,8 +128,10 @@ def failure(status: int, answer: Mapping[str, Any], *, doing: str) -> TransshipE
             return Conflict(message, reason=reason)
         case 400 | 422:
             return InvalidInput(message)
-        case 401 | 403:
-            return Refused(message, reason=reason or Reason.FORBIDDEN)
+        case 401:
+            return Refused(message, reason=Reason.UNAUTHORIZED)
+        case 403:
+            return Refused(message, reason=Reason.FORBIDDEN)
         case _:  # 5xx: overloaded, starting, or a webhook of the cluster that is away
             return Unreachable(message, reason=Reason.API_SERVER_UNAVAILABLE)
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
 
 MARKER = "cgroup"  # the file in a lab's directory that names its daemons' cgroup
@@ -95,7 +96,10 @@ def kill(cgroup: str) -> None:
                 os.kill(pid, signal.SIGKILL)
         _thaw(cgroup)  # a frozen process takes even SIGKILL only once thawed; it runs nothing more
         if time.monotonic() > deadline:
-            raise TransshipError(f"killing cgroup {cgroup}: {len(pids)} processes do not end")
+            raise TransshipError(
+                f"killing cgroup {cgroup}: {len(pids)} processes do not end",
+                reason=Reason.UNKILLABLE,
+            )
         time.sleep(POLL_SECONDS)  # no hierarchy of v1 reports that it became empty
 
 

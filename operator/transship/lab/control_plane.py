@@ -53,7 +53,6 @@ CONTROLLERS = (
 class ControlPlane:
     """How to reach it: its address for all members of the lab, and a kubeconfig for each user."""
 
-    server: str
     admin: Path
     operator: Path
     agents: Mapping[str, Path]
@@ -157,7 +156,6 @@ def _kubeconfigs(
 ) -> ControlPlane:
     server = f"https://{address}:{port}"
     control_plane = ControlPlane(
-        server=server,
         admin=directory / "admin.yaml",
         operator=directory / "operator.yaml",
         agents={node: directory / f"agent-{node}.yaml" for node in nodes},

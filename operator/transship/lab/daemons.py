@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from transship.api.reasons import Reason
 from transship.common.errors import NotFound, Refused, TransshipError
 from transship.lab import cgroups
 
@@ -93,7 +94,7 @@ def signal_daemon(state_dir: Path, name: str, number: signal.Signals) -> None:
     """Send it a signal; NotFound when it does not run."""
     with _pidfd(state_dir, name) as fd:
         if fd is None:
-            raise NotFound(f"finding {name}: it is not running")
+            raise NotFound(f"finding {name}: it is not running", reason=Reason.DAEMON_NOT_RUNNING)
         _signal(fd, number)
 
 
@@ -106,7 +107,7 @@ def daemon_pid(state_dir: Path, name: str) -> int:
     """The pid of a daemon that runs; NotFound otherwise."""
     record = find_record(state_dir, name)
     if record is None or not is_running(record):
-        raise NotFound(f"finding {name}: it is not running")
+        raise NotFound(f"finding {name}: it is not running", reason=Reason.DAEMON_NOT_RUNNING)
     return record.pid
 
 
@@ -222,7 +223,10 @@ def _pidfd(state_dir: Path, name: str) -> Iterator[int | None]:
 def _kill(fd: int, name: str) -> None:
     _signal(fd, signal.SIGKILL)
     if not _ended(fd, KILL_TIMEOUT_SECONDS):
-        raise TransshipError(f"killing {name}: still there after {KILL_TIMEOUT_SECONDS:g} s")
+        raise TransshipError(
+            f"killing {name}: still there after {KILL_TIMEOUT_SECONDS:g} s",
+            reason=Reason.UNKILLABLE,
+        )
 
 
 def _signal(fd: int, number: signal.Signals) -> None:

@@ -76,7 +76,7 @@ class Act(Enum):
 class Seen:
     """All that a decision is made from. Times in seconds.
 
-    max_downtime: None where nobody has said. post_copy: it is allowed, and can be done.
+    max_downtime: None where nobody has said. post_copy: it is allowed.
     share: of its CPU time that the container is left now; None where it cannot be slowed down.
     limit: bytes per second that the rounds may send.
     """
@@ -98,10 +98,9 @@ class Seen:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a handover now would be like. Seconds, bytes in all, the sum in words."""
+    """What a handover now would be like: seconds, bytes in all, the sum in words."""
 
     blackout: float
-    total: float
     bytes: int
     explanation: str
 
@@ -136,7 +135,6 @@ def expected(seen: Seen) -> Expected:
     known = "here" if seen.cost.measured else "by default"
     return Expected(
         blackout=blackout,
-        total=seen.elapsed + blackout,
         bytes=sum(one.bytes for one in seen.rounds) + left,
         explanation=(
             f"{_mebibytes(left)} left after {_rounds(seen)} at {_mebibytes(_rate(seen))}/s take "

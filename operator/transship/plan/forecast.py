@@ -88,9 +88,7 @@ class Forecast:
     obstacle: Obstacle | None = None
 
 
-def foretell(
-    load: Load, *, settings: MigrationSettings, cost: Cost, can_post_copy: bool = False
-) -> Forecast:
+def foretell(load: Load, *, settings: MigrationSettings, cost: Cost) -> Forecast:
     """Play the move through."""
     match settings.strategy:
         case Strategy.COLD:
@@ -99,10 +97,10 @@ def foretell(
             )
         case Strategy.STOP_AND_COPY:
             return _stopped(load, settings, cost)
-        case Strategy.POST_COPY if can_post_copy:
+        case Strategy.POST_COPY:
             return _followed(load, settings, cost)
-        case Strategy.AUTO | Strategy.PRE_COPY | Strategy.POST_COPY:
-            return _in_rounds(load, settings, cost, can_post_copy=can_post_copy)
+        case Strategy.AUTO | Strategy.PRE_COPY:
+            return _in_rounds(load, settings, cost)
 
 
 def _stopped(load: Load, settings: MigrationSettings, cost: Cost) -> Forecast:
@@ -128,7 +126,7 @@ def _followed(load: Load, settings: MigrationSettings, cost: Cost) -> Forecast:
         total_milliseconds=round((_before(load, settings) + cost.fixed + memory) * 1e3),
         bytes=size + load.file_bytes,
         explanation=f"all of the memory after the resume, in {memory * 1e3:.0f} ms: until then the "
-        "container waits for each page that it touches, and is lost if the source dies",
+        "container waits for each page that it touches, and starts anew if the source dies",
     )
     return Forecast(Strategy.POST_COPY, prediction)
 
@@ -151,19 +149,16 @@ def foretold(seen: Seen, strategy: Strategy) -> Prediction:
     )
 
 
-def _in_rounds(
-    load: Load, settings: MigrationSettings, cost: Cost, *, can_post_copy: bool
-) -> Forecast:
+def _in_rounds(load: Load, settings: MigrationSettings, cost: Cost) -> Forecast:
     limit = settings.max_downtime_milliseconds
     seen = Seen(
-        # PostCopy is not what an agent begins with: see plan.moves
-        strategy=Strategy.AUTO if settings.strategy is Strategy.AUTO else Strategy.PRE_COPY,
+        strategy=settings.strategy,
         rounds=(),
         cost=cost,
         elapsed=_before(load, settings),
         deadline=deadline_seconds(settings),
         max_downtime=None if limit is None else limit / 1e3,
-        post_copy=can_post_copy and settings.post_copy is PostCopy.ALLOWED,
+        post_copy=settings.post_copy is PostCopy.ALLOWED,
         limit=_limit(settings),
     )
     seen, decision = _played(seen, load, settings)
@@ -197,7 +192,6 @@ def _next_round(seen: Seen, load: Load, settings: MigrationSettings) -> Seen:
     share = 1.0 if seen.share is None else seen.share
     done = CopyRound(
         pages=pages,
-        zero_pages=zeros,
         content_bytes=(pages - zeros) * PAGE_BYTES,
         bytes=size,
         seconds=seconds,

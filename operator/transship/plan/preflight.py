@@ -58,6 +58,30 @@ def machines_are_alike(facts: Facts) -> Obstacle | None:
     )
 
 
+def cgroups_are_alike(facts: Facts) -> Obstacle | None:
+    """A container sees them: CRIU does not find the mounts of one version on the other."""
+    source, target = facts.source.agent.status.features, facts.target.agent.status.features
+    if not source.cgroup or not target.cgroup or source.cgroup == target.cgroup:
+        return None
+    return obstacle(
+        Reason.CGROUP_VERSION_DIFFERS,
+        f"{facts.source.name} has cgroup {source.cgroup}, {facts.target.name} cgroup"
+        f" {target.cgroup}",
+    )
+
+
+def memory_can_be_given(facts: Facts) -> Obstacle | None:
+    """Whatever the strategy: the target's page keeper gives the restored processes their pages."""
+    features = facts.target.agent.status.features
+    if not features.cgroup or features.userfaultfd:  # the agent tells both or neither
+        return None
+    return obstacle(
+        Reason.KERNEL_FEATURE_MISSING,
+        f"CRIU and kernel of {facts.target.name} cannot restore memory lazily (userfaultfd)",
+        hint="use a kernel with CONFIG_USERFAULTFD there, or the strategy Cold",
+    )
+
+
 def criu_works(facts: Facts) -> Obstacle | None:
     for node in (facts.source, facts.target):
         test = node.agent.status.self_test
@@ -166,6 +190,8 @@ LIVE_MOVES: Sequence[Check] = (
     criu_is_new_enough,
     criu_is_not_older_on_the_target,
     cpu_features_suffice,
+    cgroups_are_alike,
+    memory_can_be_given,
 )
 
 

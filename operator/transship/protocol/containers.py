@@ -83,14 +83,13 @@ class ContainerReport(Message):
     record: RecordState
     run: RunState
     ready: bool = False
-    pid: int | None = None
     start_time: MicroTime | None = None
     restarts: int = 0
     last_exit: LastExit | None = None
     image_digest: str | None = None
     migration: str | None = None
     hindrances: tuple[Hindrance, ...] = ()
-    """As the agent saw it last; it looks every few seconds, and whenever a move begins."""
+    """As the agent saw it last; it looks every 10 seconds, and whenever a move begins."""
     awaits_memory: bool = False  # it was moved here, and has not got all of its pages yet
     owes_memory: bool = False  # it has left, and its pages have not all followed yet
     released_to: str = ""  # the node that it was given away to, while that is remembered

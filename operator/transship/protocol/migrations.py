@@ -42,7 +42,6 @@ class IncomingOrder(Message):
     order: ContainerOrder
     source: Peer
     strategy: Strategy
-    settings: MigrationSettings = MigrationSettings()
     start_time: MicroTime | None = None
     restarts: int = 0
     last_exit: LastExit | None = None
@@ -63,8 +62,6 @@ class MigrationReport(Message):
     """What one side knows of a migration. choice: how the source does it, and why."""
 
     migration: str
-    container: str
-    epoch: int
     state: SideState
     verdict: Verdict = Verdict.UNDECIDED
     strategy: Strategy | None = None
@@ -76,7 +73,6 @@ class MigrationReport(Message):
     memory: MemoryTraffic | None = None
     blackout_microseconds: int | None = None
     blackout_parts: tuple[BlackoutPart, ...] = ()
-    total_milliseconds: int | None = None
     bytes: int | None = None
     reason: str = ""
     message: str = ""
@@ -126,7 +122,6 @@ class RestoreRequest(Message):
 
     memory_follows: bool = False  # after the resume: not all pages will come before it
     image_bytes: Annotated[int, Field(ge=0)] = 0  # of all images, once they are whole
-    asleep: tuple[int, ...] = ()  # pids inside the container that were stopped before the freeze
     refuses_landlock: bool = False  # its seccomp filter; an older source's does not
 
 

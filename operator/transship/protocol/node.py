@@ -1,8 +1,7 @@
-"""What an agent says of its node (the same facts as its NodeAgent's status)."""
+"""What an agent says of its node besides the facts, which its NodeAgent's status has."""
 
 from __future__ import annotations
 
-from transship.api.node_agent import Capacity, Features, SelfTest, Versions
 from transship.protocol.base import Message
 
 
@@ -24,13 +23,5 @@ class QuarantinedRecord(Message):
 
 
 class NodeReport(Message):
-    node: str
-    address: str
-    addresses: tuple[str, ...] = ()
-    boot_id: str
-    versions: Versions
-    features: Features
-    capacity: Capacity
-    self_test: SelfTest | None = None
     leftovers: tuple[Leftover, ...] = ()
     quarantined: tuple[QuarantinedRecord, ...] = ()

@@ -20,15 +20,6 @@ ROOT = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
-class Usage:
-    """working_set, as in Kubernetes: without the page cache that can be dropped at once."""
-
-    cpu_nanoseconds: int
-    memory_bytes: int
-    working_set_bytes: int
-
-
-@dataclass(frozen=True)
 class Hierarchies:
     """Mount point per v1 controller (named ones as name=systemd); or the one of v2, as "" .
 
@@ -167,27 +158,16 @@ def remove(hierarchies: Hierarchies, cgroup: str) -> None:
                 raise
 
 
-def usage(hierarchies: Hierarchies, cgroup: str) -> Usage | None:
-    """None when the container has no cgroups (it does not run)."""
+def cpu_nanoseconds(hierarchies: Hierarchies, cgroup: str) -> int | None:
+    """The CPU time used so far; None when the container has no cgroups (it does not run)."""
     try:
-        return (_usage_v2 if hierarchies.unified else _usage_v1)(hierarchies, cgroup)
+        if hierarchies.unified:
+            path = hierarchies.path(cgroup, controller="")
+            return _flat(path / "cpu.stat")["usage_usec"] * 1000
+        path = hierarchies.path(cgroup, controller="cpuacct")
+        return int((path / "cpuacct.usage").read_text())
     except FileNotFoundError:
         return None
-
-
-def _usage_v1(hierarchies: Hierarchies, cgroup: str) -> Usage:
-    memory = hierarchies.path(cgroup, controller="memory")
-    cpu = hierarchies.path(cgroup, controller="cpuacct")
-    used = int((memory / "memory.usage_in_bytes").read_text())
-    idle = _flat(memory / "memory.stat").get("total_inactive_file", 0)
-    return Usage(int((cpu / "cpuacct.usage").read_text()), used, max(0, used - idle))
-
-
-def _usage_v2(hierarchies: Hierarchies, cgroup: str) -> Usage:
-    path = hierarchies.path(cgroup, controller="")
-    used = int((path / "memory.current").read_text())
-    idle = _flat(path / "memory.stat").get("inactive_file", 0)
-    return Usage(_flat(path / "cpu.stat")["usage_usec"] * 1000, used, max(0, used - idle))
 
 
 def _flat(file: Path) -> dict[str, int]:

@@ -44,7 +44,7 @@ from transship.runtime.freezer import (
     freezer_of,
 )
 from transship.runtime.lazy_memory import require_whole
-from transship.runtime.processes import Process, named
+from transship.runtime.processes import named
 from transship.runtime.veil import Unveiled
 
 __all__ = ["Dump", "DumpRequest", "Dumper", "Pages"]
@@ -55,16 +55,9 @@ ABORT_TIMEOUT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Dump:
-    """A complete dump, `image_bytes` on disk.
-
-    `stopped` are tasks that a signal had stopped: restored, they still are.
-
-    `processes` are all of the container, without their threads; criu_seconds is CRIU's share.
-    """
+    """A complete dump, `image_bytes` on disk; criu_seconds is CRIU's share of the time."""
 
     images: Path
-    stopped: tuple[int, ...]
-    processes: tuple[Process, ...]
     criu_seconds: float
     image_bytes: int
 
@@ -174,12 +167,9 @@ class Dumper:
             raise
         criu_seconds = time.monotonic() - asked
         _require_frozen(self._freezer)
-        processes = named(self._freezer.processes())
-        await self._veil.lift(self._images, processes)
+        await self._veil.lift(self._images, named(self._freezer.processes()))
         return Dump(
             images=self._images,
-            stopped=self._stopped,
-            processes=processes,
             criu_seconds=criu_seconds,
             image_bytes=await self._written(),
         )

@@ -207,8 +207,3 @@ def exit_code(layout: Layout, container_id: str) -> int | None:
 
 def oom_killed(layout: Layout, container_id: str) -> bool:
     return (layout.persist(container_id) / "oom").exists()
-
-
-def attach_socket(layout: Layout, container_id: str) -> Path:
-    """A SOCK_SEQPACKET socket: to stdin, and from the streams, after a byte that names each."""
-    return layout.bundle(container_id) / "attach"

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import signal as signals
-import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 
@@ -22,11 +20,10 @@ from loguru import logger
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, NotFound, TransshipError
 from transship.runtime import cgroups, conmon, exits, mounts, orders, pidfds, rootfs, volumes
-from transship.runtime.cgroups import Usage
 from transship.runtime.images import ImageStore
 from transship.runtime.layout import Layout
 from transship.runtime.orders import Order, Prepared
-from transship.runtime.runc import Executed, Runc, Status, start_ticks
+from transship.runtime.runc import Executed, Runc, Status
 
 KILL_TIMEOUT_SECONDS = 30.0  # a task in the kernel (a dead NFS server) does not die at once
 EXIT_FILE_TIMEOUT_SECONDS = 10.0  # conmon drains the pipes first
@@ -48,21 +45,14 @@ class State(StrEnum):
 class Observed:
     """What the kernel and conmon's files say.
 
-    started_at is of the process: a restore makes a new one. exit_code is None for a stopped
-    container whose conmon was killed before it could tell.
+    exit_code is None for a stopped container whose conmon was killed before it could tell.
     """
 
     state: State
     pid: int | None = None
-    started_at: datetime | None = None
     exit_code: int | None = None
     exited_at: datetime | None = None
     oom_killed: bool = False
-
-
-@dataclass(frozen=True)
-class Started:
-    pid: int
 
 
 class Runtime:
@@ -103,15 +93,11 @@ class Runtime:
             raise NotFound(f"the image {digest} is not on this node any more")
         return orders.overlay(self.layout, container_id=container_id, image_rootfs=image.rootfs)
 
-    async def create_and_start(self, order: Order) -> Started:
-        await self.prepare(order)
-        return await self.start(order.id)
-
-    async def start(self, container_id: str) -> Started:
+    async def start(self, container_id: str) -> None:
         """Start what was prepared, anew if it has ended; one that runs is left alone."""
         seen = self.inspect(container_id)
         if seen.state is State.RUNNING and seen.pid is not None:
-            return Started(seen.pid)
+            return
         prepared = orders.load(self.layout, container_id)
         await self._clear(container_id)
         cgroups.create(self.hierarchies, self.layout.cgroup_parent)
@@ -126,12 +112,6 @@ class Runtime:
             await self._clear(container_id)
             raise _start_failed(e) from e
         logger.bind(container=container_id, pid=pid).info("container started")
-        return Started(pid)
-
-    async def discard_changes(self, container_id: str) -> None:
-        """Give a stopped container its image's files again; volumes keep what they have."""
-        await self.unmount(container_id)
-        await asyncio.to_thread(rootfs.discard_changes, self._overlay(container_id))
 
     # Ending.
 
@@ -231,14 +211,11 @@ class Runtime:
         state = State(seen.status.value)
         if state is State.STOPPED or state is State.ABSENT:
             return _observed_end(state, exits.find(self.layout, container_id))
-        return Observed(state, pid=seen.pid, started_at=_started_at(seen.pid))
+        return Observed(state, pid=seen.pid)
 
     def watch_exits(self) -> AsyncIterator[exits.Exit]:
         """Each exit once: first those of before, then each as it comes."""
         return exits.watch(self.layout)
-
-    def usage(self, container_id: str) -> Usage | None:
-        return cgroups.usage(self.hierarchies, self.layout.cgroup(container_id))
 
     async def execute(
         self, container_id: str, argv: Sequence[str], *, timeout_seconds: float
@@ -254,14 +231,6 @@ def _observed_end(state: State, ended: exits.Exit | None) -> Observed:
     if ended is None:
         return Observed(state)
     return Observed(state, exit_code=ended.code, exited_at=ended.time, oom_killed=ended.oom_killed)
-
-
-def _started_at(pid: int | None) -> datetime | None:
-    ticks = None if pid is None else start_ticks(pid)
-    if ticks is None:
-        return None
-    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return datetime.fromtimestamp(booted + ticks / os.sysconf("SC_CLK_TCK"), UTC)
 
 
 def _start_failed(cause: TransshipError) -> TransshipError:

@@ -102,10 +102,6 @@ class Worker:
             theirs.close()
         return cls(process, ours)
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     async def ask(self, request: Request, *, on_notice: OnNotice | None = None) -> Response:
         """Send a request and answer CRIU's notices until its response comes.
 

@@ -7,7 +7,7 @@ knows is quoted as it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,7 +154,3 @@ def _errors(log: str) -> Iterator[str]:
 def _fill(message: str, found: re.Match[str], *, line: str) -> str:
     groups = {name: value or "" for name, value in found.groupdict().items()}
     return message.format(line=line, **groups)
-
-
-def all_reasons(rules: Sequence[Rule] = RULES) -> frozenset[Reason]:
-    return frozenset(rule.reason for rule in rules)

@@ -27,12 +27,9 @@ class Kind(IntEnum):
 
     DUMP = 1
     RESTORE = 2
-    CHECK = 3
     NOTIFY = 6
     FEATURE_CHECK = 9
     VERSION = 10
-    WAIT_PID = 11
-    PAGE_SERVER_CHILD = 12
 
 
 class CgroupMode(IntEnum):
@@ -52,7 +49,6 @@ def numbered(number: int) -> Any:
 class Features:
     memory_tracking: bool | None = numbered(1)
     lazy_pages: bool | None = numbered(2)
-    pidfd_store: bool | None = numbered(3)
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,6 @@ class Request:
     kind: Kind | None = numbered(1)
     options: Options | None = numbered(2)
     notify_success: bool | None = numbered(3)
-    keep_open: bool | None = numbered(4)
     features: Features | None = numbered(5)
     pid: int | None = numbered(6)
 
@@ -129,7 +124,6 @@ class Response:
     pid: int = 0  # with some notices: the container's process 1
     features: Features = Features()
     version: tuple[int, int, int] = (0, 0, 0)
-    status: int | None = None  # of the process waited for, as wait(2) has it
 
 
 def decode(message: bytes) -> Response:
@@ -171,9 +165,8 @@ def _response(seen: Parsed) -> Response:
         error=_bytes(seen, 9).decode(errors="replace"),
         notice=_bytes(notice, 1).decode(),
         pid=number_in(notice, 2),
-        features=Features(*(bool(number_in(features, number)) for number in (1, 2, 3))),
+        features=Features(*(bool(number_in(features, number)) for number in (1, 2))),
         version=(number_in(version, 1), number_in(version, 2), number_in(version, 4)),
-        status=number_in(seen, 11) if 11 in seen else None,
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transship.common.errors import Refused, TransshipError
 
-MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
+MS_NOSUID, MS_NODEV = 2, 4
 UMOUNT_NOFOLLOW = 8
 BUSY_SECONDS, BUSY_POLL_SECONDS = 5.0, 0.05
 _ESCAPED = {r"\040": " ", r"\011": "\t", r"\012": "\n", r"\134": "\\"}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +66,6 @@ class Restored:
     """A held copy; `pid` is its process 1, seen from the node."""
 
     pid: int
-    seconds: float
 
 
 class Restorer:
@@ -100,12 +98,11 @@ class Restorer:
 
         Its time is over so long after the last `progress` of what it may be waiting for.
         """
-        began = time.monotonic()
         async with self._or_nothing(timeout_seconds, progress):
             await self._entry.say(Said.GO)
             word = await self._unless_over(self._entry.hear(Said.HELD))
             _require_held(freezer_of(self._request.layout, self._request.container))
-        return Restored(word.pid, seconds=time.monotonic() - began)
+        return Restored(word.pid)
 
     async def settle(self) -> None:
         """Wait for conmon and runc, which note the copy while it is held, or runs already.

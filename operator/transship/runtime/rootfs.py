@@ -61,12 +61,6 @@ def unmount(overlay: Overlay) -> None:
         ) from e
 
 
-def discard_changes(overlay: Overlay) -> None:
-    """Back to the image's files."""
-    for path in (overlay.upper, overlay.work):
-        mounts.remove_tree(path)
-
-
 def features(scratch: Path) -> str:
     """The mount options that this kernel and file system accept, by trying them."""
     trial = Overlay(*(scratch / name for name in ("lower", "upper", "work", "merged")))

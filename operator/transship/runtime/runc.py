@@ -72,9 +72,6 @@ class Runc:
     async def start(self, container_id: str) -> None:
         await self._run(["start", container_id])
 
-    async def kill(self, container_id: str, *, signal: str) -> None:
-        await self._run(["kill", container_id, signal])
-
     async def delete(self, container_id: str) -> None:
         """Also of a container that runs, or that runc does not know.
 

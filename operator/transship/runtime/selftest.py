@@ -32,7 +32,6 @@ class SelfTest:
     reason: Reason = Reason.SELF_TEST_PASSED
     message: str = ""
     hint: str = ""
-    log_tail: str = ""
 
 
 async def run_selftest(directory: Path) -> SelfTest:
@@ -64,5 +63,4 @@ def _failed(work: Path, *, said: str, seconds: float) -> SelfTest:
         reason=found.reason,
         message=f"{said}: {found.message}" if log or known else said,
         hint=found.hint,
-        log_tail=found.tail,
     )

@@ -1,4 +1,4 @@
-"""What processes have in memory: how much, and which files they can change without a system call.
+"""Which files processes have in memory such that they can change them without a system call.
 
 A store through a shared, writable mapping moves the file's times only at the first touch after a
 writeback, so the times cannot say whether the file has changed since it was copied.
@@ -6,7 +6,6 @@ writeback, so the times cannot say whether the file has changed since it was cop
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,14 +36,3 @@ def mapped_files(pids: Iterable[int]) -> frozenset[str]:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return frozenset(found)
-
-
-def resident_bytes(pids: Iterable[int]) -> int:
-    """Resident memory of all these processes; pages that they share count for each."""
-    pages = 0
-    for pid in pids:
-        try:
-            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return pages * resource.getpagesize()

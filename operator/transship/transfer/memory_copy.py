@@ -202,7 +202,6 @@ class _Start:
     """Where the counters and the clock stood."""
 
     pages: int
-    zero_pages: int
     content: int
     bytes: int
     at: float
@@ -211,7 +210,6 @@ class _Start:
     def of(cls, sender: PageSender) -> _Start:
         return cls(
             sender.sent_pages,
-            sender.zero_pages,
             sender.content_bytes,
             sender.sent_bytes,
             time.monotonic(),
@@ -220,7 +218,6 @@ class _Start:
     def result(self, sender: PageSender, *, rate: float) -> CopyRound:
         return CopyRound(
             pages=sender.sent_pages - self.pages,
-            zero_pages=sender.zero_pages - self.zero_pages,
             content_bytes=sender.content_bytes - self.content,
             bytes=sender.sent_bytes - self.bytes,
             seconds=time.monotonic() - self.at,

@@ -6,6 +6,7 @@ import socket
 import ssl
 from dataclasses import dataclass
 
+from transship.api.reasons import Reason
 from transship.common.errors import Refused, Unreachable
 from transship.common.sockets import make_prompt
 
@@ -31,7 +32,8 @@ def dial(pages: RemotePages) -> ssl.SSLSocket:
         return pages.context.wrap_socket(plain, server_hostname=pages.node)
     except OSError as e:  # ssl.SSLError is one
         raise Unreachable(
-            f"opening the page stream to {pages.node} at {pages.address}:{pages.port}: {e}"
+            f"opening the page stream to {pages.node} at {pages.address}:{pages.port}: {e}",
+            reason=Reason.TARGET_UNREACHABLE,
         ) from e
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from transship.api.placement import Compression
+from transship.api.reasons import Reason
 from transship.common.errors import Unreachable
 from transship.transfer import page_wire
 from transship.transfer.compression import chooser
@@ -188,7 +189,8 @@ class PageSender:
         answer = page_wire.receive_header(self._channel)
         if answer.kind is not Kind.FLUSHED or answer.pages != self.sent_pages:
             raise Unreachable(
-                f"sending pages: the target has stored {answer.pages} of {self.sent_pages}"
+                f"sending pages: the target has stored {answer.pages} of {self.sent_pages}",
+                reason=Reason.TRANSFER_FAILED,
             )
         return Stored(pages=answer.pages, bytes=answer.bytes)
 

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from transship.api.reasons import Reason
 from transship.common.errors import InvalidInput, Unreachable
 from transship.transfer.page_ranges import PAGE_BYTES, PageRange, total
 
@@ -123,10 +124,10 @@ def receive_into(channel: socket.socket, view: memoryview) -> None:
         while at < size:
             got = channel.recv_into(view[at:])
             if got == 0:
-                raise Unreachable("receiving pages: the stream has ended")
+                raise _broken("receiving pages: the stream has ended")
             at += got
     except OSError as e:  # TimeoutError and ssl.SSLError are
-        raise Unreachable(f"receiving pages: {e}") from e
+        raise _broken(f"receiving pages: {e}") from e
 
 
 def receive_header(channel: socket.socket) -> Header:
@@ -162,4 +163,8 @@ def send_all(channel: socket.socket, data: bytes | bytearray | memoryview) -> No
     try:
         channel.sendall(data)
     except OSError as e:
-        raise Unreachable(f"sending pages: {e}") from e
+        raise _broken(f"sending pages: {e}") from e
+
+
+def _broken(message: str) -> Unreachable:
+    return Unreachable(message, reason=Reason.TRANSFER_FAILED)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class CopyRound:
     """One round: what it sent, and what had changed again at its end.
 
-    pages: all that it sent, zero_pages those of them that took no room. content_bytes: of the
-    others, before compression; bytes: on the wire. rate: bytes per second on the wire, as far as
+    pages: all that it sent. content_bytes: of those that are not zeros, before compression;
+    bytes: on the wire. rate: bytes per second on the wire, as far as
     nothing held them back on purpose. left_pages: None where only reading them would tell.
     """
 
@@ -19,5 +19,4 @@ class CopyRound:
     seconds: float
     rate: float
     left_pages: int | None = None
-    zero_pages: int = 0
     content_bytes: int = 0

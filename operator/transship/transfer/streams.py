@@ -18,13 +18,13 @@ from loguru import logger
 from pydantic import ValidationError
 
 from transship.api.base import ApiModel
+from transship.api.reasons import Reason
 from transship.common.errors import Refused, TransshipError, Unreachable
 from transship.common.sockets import make_prompt
 from transship.transfer.pace import Pace
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
-HELLO_LIMIT_BYTES = 4096
 BUFFER_BYTES = 1 << 20
 PUMP_CHUNK_BYTES = 1 << 18
 
@@ -86,7 +86,10 @@ async def open_stream(
             await writer.drain()
             line = await reader.readline()
     except (OSError, TimeoutError) as e:
-        raise Unreachable(f"opening a stream to {node} at {address}:{port}: {e}") from e
+        raise Unreachable(
+            f"opening a stream to {node} at {address}:{port}: {e}",
+            reason=Reason.TARGET_UNREACHABLE,
+        ) from e
     welcome = _parse_welcome(line, node=node)
     if welcome.reason:
         await stream.close()

@@ -15,7 +15,6 @@ from enum import Enum, IntEnum
 
 from transship.transfer.page_ranges import PAGE_BYTES
 
-_UNREGISTER = 0x8010AA01
 _WAKE = 0x8010AA02
 _COPY = 0xC028AA03
 _ZEROPAGE = 0xC020AA04

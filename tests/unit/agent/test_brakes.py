@@ -57,8 +57,8 @@ class Node:
 def node(request, tmp_path, monkeypatch) -> Node:
     made = Node(tmp_path, unified=request.param == "v2")
     monkeypatch.setattr(cgroups, "detect", lambda: made.hierarchies)
-    usage = lambda *_: cgroups.Usage(next(made.used), 0, 0)  # noqa: E731
-    monkeypatch.setattr(cgroups, "usage", usage)
+    used = lambda *_: next(made.used)  # noqa: E731
+    monkeypatch.setattr(cgroups, "cpu_nanoseconds", used)
     return made
 
 

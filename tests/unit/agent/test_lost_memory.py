@@ -201,7 +201,7 @@ async def test_a_copy_whose_keeper_is_silent_for_a_while_is_settled_in_the_end(
 
     async def done(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
-        writer.write(keeper_words.encode(Answer(finished=True)))
+        writer.write(keeper_words.encode(Answer()))
 
     ours = copies(living.processes)
     settling = asyncio.create_task(

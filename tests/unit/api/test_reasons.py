@@ -1,16 +1,15 @@
-"""The table of reasons, and that nothing uses a reason that is not in it."""
+"""The table of reasons: nothing uses a reason that is not in it, and each of them is used."""
 
 from __future__ import annotations
 
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
+import sources
 from transship.api.reasons import Reason
 from transship.common import errors
 
-PACKAGE = Path(__file__).parents[3] / "operator" / "transship"
 WORDS = {reason.value for reason in Reason}
 
 
@@ -38,12 +37,27 @@ def test_every_error_has_a_reason_of_the_table() -> None:
 
 def test_every_reason_in_the_code_is_in_the_table() -> None:
     strangers = [
-        f"{path.relative_to(PACKAGE)}:{line}: {word}"
-        for path in sorted(PACKAGE.rglob("*.py"))
-        for line, word in literal_reasons(ast.parse(path.read_text()))
+        f"{path}:{line}: {word}"
+        for path, tree in sources.trees().items()
+        for line, word in literal_reasons(tree)
         if word not in WORDS
     ]
     assert strangers == []
+
+
+def test_every_reason_is_used() -> None:
+    others = [tree for path, tree in sources.trees().items() if path != "api/reasons.py"]
+    words = {word for tree in others for _, word in literal_reasons(tree)}
+    members = {name for tree in others for name in members_used(tree)}
+    unused = [each.name for each in Reason if each not in words and each.name not in members]
+    assert unused == []
+
+
+def members_used(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id="Reason"), attr=name):
+                yield name
 
 
 def literal_reasons(tree: ast.AST) -> Iterator[tuple[int, str]]:

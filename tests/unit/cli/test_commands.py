@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-RUN = (sys.executable, "-c", "from transship.cli import main; main()")
+import transship.cli.app  # takes a second, which is no test's
+from transship.cli import main
 
 
-def transship(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*RUN, *words], capture_output=True, text=True, check=False, timeout=60)
+@dataclass(frozen=True)
+class Done:
+    returncode: object
+    stdout: str
+    stderr: str
 
 
-def test_version_is_printed() -> None:
+@pytest.fixture
+def transship(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    """The command, in this very process."""
+
+    def run(*words: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["transship", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return Done(left.value.code, *capsys.readouterr())
+
+    return run
+
+
+def test_version_is_printed(transship: Callable[..., Done]) -> None:
     done = transship("--version")
     assert done.returncode == 0
     assert done.stdout.startswith("transship 0.")
@@ -32,14 +52,14 @@ def test_version_is_printed() -> None:
     ],
 )
 def test_wrong_usage_ends_with_2_and_names_what_is_wrong(
-    words: str, named: str, tmp_path: Path
+    transship: Callable[..., Done], words: str, named: str, tmp_path: Path
 ) -> None:
     done = transship(*words.format(folder=tmp_path).split())
     assert done.returncode == 2
     assert named in done.stderr
 
 
-def test_a_lab_that_does_not_exist_ends_with_1() -> None:
+def test_a_lab_that_does_not_exist_ends_with_1(transship: Callable[..., Done]) -> None:
     done = transship("lab", "env", "--name", "absent")
     assert done.returncode == 1
     assert "absent" in done.stderr

@@ -8,7 +8,7 @@ from fakes.resources import UID, migration, node_agent, placement, report
 from transship.api.address_pool import AddressPool
 from transship.api.base import ObjectMeta
 from transship.api.conditions import condition
-from transship.api.node_agent import Capacity, Features, NodeAgent, Versions
+from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement
 from transship.api.reasons import Reason
 from transship.cli import findings
@@ -20,11 +20,7 @@ NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def told(**more: object) -> dict[str, Told]:
-    node = NodeReport(
-        node="node-a", address="10.0.0.1", boot_id="b", versions=Versions(), features=Features(),
-        capacity=Capacity(), **more,
-    )  # fmt: skip
-    return {"node-a": Told(node)}
+    return {"node-a": Told(NodeReport(**more))}
 
 
 def created(ago: timedelta):

@@ -7,7 +7,7 @@ import asyncio
 from fakes.resources import NOW, UID, migration, node_agent, placement, report
 from transship.api.address_pool import AddressPool
 from transship.api.conditions import condition
-from transship.api.node_agent import Capacity, Features, NodeAgent, Versions
+from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement
 from transship.cli.doctor import ASKED_AT_ONCE, ask, examine
 from transship.cli.findings import Finding, Told
@@ -21,13 +21,6 @@ from transship.protocol.states import RecordState
 SILENT = Finding("node node-c", "no answer", "look at the agent's log there")
 PLACED = placement(status={"node": "node-a", "epoch": 1, "observedGeneration": 1})
 MOVED = placement(status={"node": "node-b", "epoch": 2, "observedGeneration": 1})
-
-
-def node_report(name: str) -> NodeReport:
-    return NodeReport(
-        node=name, address="10.0.0.1", boot_id="b", versions=Versions(), features=Features(),
-        capacity=Capacity(),
-    )  # fmt: skip
 
 
 def look(
@@ -50,7 +43,7 @@ def look(
         agents=Listing((node_agent("node-a"), node_agent("node-b"))),
         pools=Listing((pool,)),
         told={
-            "node-a": Told(node_report("node-a"), a), "node-b": Told(node_report("node-b"), b),
+            "node-a": Told(NodeReport(), a), "node-b": Told(NodeReport(), b),
         },
         silent=silent,
         now=NOW,
@@ -155,7 +148,7 @@ class FakeAgent:
 
     async def node_report(self) -> NodeReport:
         await self._agents.wait()
-        return node_report(self._name)
+        return NodeReport()
 
     async def containers(self) -> tuple[ContainerReport, ...]:
         return (report(),) if self._name == "node-a" else ()

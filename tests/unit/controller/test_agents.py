@@ -85,7 +85,7 @@ async def test_an_agent_that_tells_of_something_else_has_not_answered(pki: Pki) 
     async with agent(pki, lambda _: web.Response(text=other)) as client:
         with pytest.raises(TransshipError):
             await client.container(UID)
-    move = MigrationReport(migration="n", container=UID, epoch=2, state=SideState.RUNNING)
+    move = MigrationReport(migration="n", state=SideState.RUNNING)
     text = move.model_dump_json(by_alias=True)
     async with agent(pki, lambda _: web.Response(text=text)) as client:
         for ask in (client.incoming, client.outgoing):

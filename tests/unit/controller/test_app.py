@@ -15,7 +15,7 @@ import kopf
 import pytest
 import yaml
 
-from fakes.api_server import FakeApiServer
+from fakes.api_server import FakeApiServer, holder
 from fakes.clock import FakeClock
 from fakes.operator_world import OperatorWorld
 from transship.common.errors import Refused, TransshipError, Unreachable
@@ -229,10 +229,10 @@ class TestLeading:
         async with leading(leases, options, clock=clock, stop=asyncio.Event()) as ours:
             assert ours is not None
             ours.require()
-            assert (await leases.get(LEASE_NAME)).holder == "operator-1"
+            assert await holder(leases, LEASE_NAME) == "operator-1"
         with pytest.raises(Refused):
             ours.require()
-        assert (await leases.get(LEASE_NAME)).holder == ""
+        assert await holder(leases, LEASE_NAME) == ""
         standby = Leadership(leases, clock=clock, identity="operator-2")
         async with asyncio.timeout(1):
             await standby.acquire()
@@ -246,7 +246,7 @@ class TestLeading:
         asyncio.get_running_loop().call_soon(stop.set)
         async with leading(leases, options, clock=clock, stop=stop):
             assert stop.is_set()
-        assert (await leases.get(LEASE_NAME)).holder == "another"
+        assert await holder(leases, LEASE_NAME) == "another"
 
     async def test_whatever_ends_the_renewing_ends_the_process(
         self, options: Options, server: FakeApiServer, monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,7 @@ import pytest
 from loguru import logger
 
 from fakes.agents import FakeAgents
-from fakes.api_server import FakeApiServer
+from fakes.api_server import FakeApiServer, holder
 from fakes.clock import FakeClock
 from fakes.cluster import FakeCluster, FakeData
 from fakes.resources import NOW, UID, ended, migration, node_agent, placement, report
@@ -496,7 +496,7 @@ class TestLeadership:
         await leadership.acquire()
         await leadership.release()
         assert server.changed
-        assert (await leases.get(LEASE_NAME)).holder == ""
+        assert await holder(leases, LEASE_NAME) == ""
 
     async def test_who_was_stopped_for_longer_than_its_lease_sends_nothing_when_it_wakes_up(
         self,

@@ -9,7 +9,7 @@ import pytest
 from fakes.api_server import FakeApiServer
 from transship.common.errors import NotFound
 from transship.kube.client import KubeClient
-from transship.kube.config_data import Source, read_data, read_value
+from transship.kube.config_data import Source, read_data
 
 ROOT = "/api/v1/namespaces/shop"
 
@@ -31,8 +31,8 @@ async def test_a_config_map_has_text_and_binary_keys(client: KubeClient) -> None
 
 
 async def test_a_secrets_value_is_decoded(client: KubeClient) -> None:
-    value = await read_value(client, Source.SECRET, namespace="shop", name="s", key="password")
-    assert value == b"\xff\x00"
+    data = await read_data(client, Source.SECRET, namespace="shop", name="s")
+    assert data == {"password": b"\xff\x00"}
 
 
 @pytest.mark.parametrize(
@@ -45,13 +45,6 @@ async def test_a_missing_object_says_of_which_kind(
     with pytest.raises(NotFound) as missing:
         await read_data(client, source, namespace="shop", name="none")
     assert missing.value.reason == reason
-
-
-async def test_a_missing_key_names_those_that_are_there(client: KubeClient) -> None:
-    with pytest.raises(NotFound) as missing:
-        await read_value(client, Source.SECRET, namespace="shop", name="s", key="user")
-    assert "'user'" in missing.value.message
-    assert missing.value.hint == "its keys are password"
 
 
 async def test_an_empty_secret_has_no_keys(client: KubeClient) -> None:

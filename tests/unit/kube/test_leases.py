@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fakes.api_server import FakeApiServer
-from transship.common.errors import Conflict, NotFound, Refused
+from fakes.api_server import FakeApiServer, holder
+from transship.common.errors import Conflict, Refused
 from transship.kube.client import KubeClient
 from transship.kube.leases import Leases, agent_lease, micro_time
 from transship.kube.transport import Request
@@ -42,10 +42,9 @@ def leases(clock: HandClock) -> Leases:
 
 
 async def test_a_lease_is_made_when_missing(leases: Leases, clock: HandClock) -> None:
-    with pytest.raises(NotFound):
-        await leases.get("leader")
+    assert await leases.list() == ()
     lease = await leases.renew("leader", holder="a", duration_seconds=15)
-    assert lease == await leases.get("leader")
+    assert await leases.list() == (lease,)
     assert (lease.holder, lease.renewed, lease.duration_seconds) == (
         "a",
         micro_time(clock.now()),
@@ -58,7 +57,7 @@ async def test_its_holder_renews_it(leases: Leases, clock: HandClock) -> None:
     clock.advance(10)
     lease = await leases.renew("leader", holder="a", duration_seconds=15)
     clock.advance(10)
-    assert not (await leases.get("leader")).expired
+    assert not (await leases.list())[0].expired
     assert lease.holder == "a"
 
 
@@ -73,14 +72,14 @@ async def test_nobody_else_gets_it_before_it_expires(leases: Leases, clock: Hand
 async def test_an_expired_one_is_taken_over(leases: Leases, clock: HandClock) -> None:
     await leases.renew("leader", holder="a", duration_seconds=15)
     clock.advance(15.1)
-    assert (await leases.get("leader")).expired
+    assert (await leases.list())[0].expired
     assert (await leases.renew("leader", holder="b", duration_seconds=15)).holder == "b"
 
 
 async def test_one_that_is_released_is_taken_over_at_once(leases: Leases) -> None:
     await leases.renew("leader", holder="a", duration_seconds=15)
     assert await leases.release("leader", holder="a")
-    assert (await leases.get("leader")).holder == ""
+    assert await holder(leases, "leader") == ""
     assert (await leases.renew("leader", holder="b", duration_seconds=15)).holder == "b"
 
 
@@ -88,7 +87,7 @@ async def test_nobody_releases_the_lease_of_another(leases: Leases) -> None:
     assert not await leases.release("leader", holder="a")
     await leases.renew("leader", holder="a", duration_seconds=15)
     assert not await leases.release("leader", holder="b")
-    assert (await leases.get("leader")).holder == "a"
+    assert await holder(leases, "leader") == "a"
 
 
 async def test_a_lease_that_changes_while_it_is_released_stays_as_it_is(clock: HandClock) -> None:
@@ -105,7 +104,7 @@ async def test_a_lease_that_changes_while_it_is_released_stays_as_it_is(clock: H
     await leases.renew("leader", holder="a", duration_seconds=15)
     with pytest.raises(Conflict):
         await leases.release("leader", holder="a")
-    assert (await leases.get("leader")).holder == "a"
+    assert await holder(leases, "leader") == "a"
 
 
 @pytest.mark.parametrize("minutes_ahead", [-10, 10])

@@ -76,6 +76,11 @@ def test_an_answer_without_words_tells_its_status() -> None:
     assert str(failure(502, {}, doing="reading x")) == "reading x: HTTP status 502"
 
 
+@pytest.mark.parametrize(("status", "reason"), [(401, "Unauthorized"), (403, "Forbidden")])
+def test_a_refusal_without_a_reason_gets_its_own(status: int, reason: str) -> None:
+    assert failure(status, {}, doing="").reason == reason
+
+
 def test_a_conflict_says_which() -> None:
     assert failure(409, {"reason": "AlreadyExists"}, doing="").reason == "AlreadyExists"
 

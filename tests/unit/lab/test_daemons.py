@@ -115,7 +115,7 @@ def test_a_daemon_that_ended_and_was_not_reaped_does_not_run(lab):
     pid = start_daemon(lab, "short", ["true"])
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert not daemon_alive(lab, "short")
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, check=lambda e: e.reason == "DaemonNotRunning"):
         daemon_pid(lab, "short")
 
 

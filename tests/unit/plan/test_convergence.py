@@ -36,7 +36,7 @@ COST = Cost(fixed=0.1, beside=0.05)
 def a_round(pages: int, *, left: int | None, rate: float = 100e6, zeros: int = 0) -> CopyRound:
     size = (pages - zeros) * PAGE_BYTES
     return CopyRound(
-        pages=pages, zero_pages=zeros, content_bytes=size, bytes=size, seconds=size / rate,
+        pages=pages, content_bytes=size, bytes=size, seconds=size / rate,
         rate=rate, left_pages=left,
     )  # fmt: skip
 

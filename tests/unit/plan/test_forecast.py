@@ -67,18 +67,18 @@ def test_a_writer_faster_than_the_link_is_told_that_it_will_be_slowed_down() -> 
     assert "of its CPU time" in found.choice
 
 
-def test_post_copy_is_foretold_where_it_is_allowed_and_can_be_done() -> None:
-    wish = auto(post_copy=PostCopy.ALLOWED)
-    assert (
-        foretell(load(writes=300e6), settings=wish, cost=COST, can_post_copy=True).strategy
-        is Strategy.POST_COPY
-    )
-    assert foretell(load(writes=300e6), settings=wish, cost=COST).strategy is Strategy.PRE_COPY
+def test_post_copy_is_foretold_only_where_it_is_allowed() -> None:
+    for wish, strategy in (
+        (auto(post_copy=PostCopy.ALLOWED), Strategy.POST_COPY),
+        (auto(post_copy=PostCopy.FORBIDDEN), Strategy.PRE_COPY),
+        (auto(), Strategy.PRE_COPY),
+    ):
+        assert foretell(load(writes=300e6), settings=wish, cost=COST).strategy is strategy
 
 
 def test_all_of_the_memory_can_follow_the_container() -> None:
     wish = auto(strategy=Strategy.POST_COPY)
-    found = foretell(load(writes=300e6), settings=wish, cost=COST, can_post_copy=True)
+    found = foretell(load(writes=300e6), settings=wish, cost=COST)
     assert found.strategy is Strategy.POST_COPY
     assert found.prediction is not None
     assert found.prediction.blackout_milliseconds == 100

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fakes.resources import UID, migration, report
+from fakes.resources import migration, report
 from transship.api.reasons import Reason
 from transship.plan.migration import next_step
 from transship.plan.migration_steps import (
@@ -38,7 +38,7 @@ GIVE_UP = GiveUp(Outcome.CANCELLED, obstacle(Reason.MIGRATION_SUPERSEDED, "edite
 def said(state: SideState | None, *, verdict: Verdict = Verdict.UNDECIDED, **more: object):
     if state is None:
         return None
-    made = MigrationReport(migration="m", container=UID, epoch=1, state=state, verdict=verdict)
+    made = MigrationReport(migration="m-1", state=state, verdict=verdict)
     return made.model_copy(update=more)
 
 

@@ -18,15 +18,20 @@ from transship.plan.requests import Demand
 FAILED_TEST = {"selfTest": {"passed": False, "time": NOW.isoformat(), "message": "no ptrace"}}
 
 
+def kernel(cgroup: str, *, userfaultfd: bool = True) -> dict[str, Any]:
+    return {"features": {"cgroup": cgroup, "userfaultfd": userfaultfd}}
+
+
 def facts(
     source: dict[str, Any] | None = None,
     target: dict[str, Any] | None = None,
     *,
     memory: str | None = None,
+    cpu: str | None = None,
     addresses: tuple[str, ...] = (),
     strategy: Strategy = Strategy.STOP_AND_COPY,
 ) -> Facts:
-    requests = {"requests": {"memory": memory}} if memory else {}
+    requests = {"requests": {"memory": memory, "cpu": cpu}}
     return Facts(
         source=Node(node_agent("node-a", **(source or {}))),
         target=Node(node_agent("node-b", **(target or {}))),
@@ -68,6 +73,8 @@ def test_two_like_nodes_object_to_nothing() -> None:
             Reason.CPU_FEATURES_MISSING,
         ),
         ({}, {"capacity": {"diskBytes": 10**9, "freeDiskBytes": 10**6}}, Reason.INSUFFICIENT_DISK),
+        (kernel("v1"), kernel("v2"), Reason.CGROUP_VERSION_DIFFERS),
+        ({}, kernel("v2", userfaultfd=False), Reason.KERNEL_FEATURE_MISSING),
     ],
 )
 def test_a_difference_that_a_restore_would_not_survive_is_named(
@@ -131,6 +138,11 @@ def test_requests_must_fit_beside_those_on_the_target() -> None:
     assert "512 MiB" in found.message
 
 
+def test_alike_nodes_with_userfaultfd_object_to_nothing() -> None:
+    assert objection(facts(kernel("v1"), kernel("v1"))) is None
+
+
 def test_a_cold_move_asks_nothing_of_criu_or_the_cpu() -> None:
-    old = {"versions": {"criu": "3.0"}, "features": {"machine": "x86_64", "cpuFlags": []}}
+    features = {"machine": "x86_64", "cpuFlags": [], "cgroup": "v2", "userfaultfd": False}
+    old = {"versions": {"criu": "3.0"}, "features": features}
     assert objection(facts(target=old, strategy=Strategy.COLD)) is None

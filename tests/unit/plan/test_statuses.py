@@ -252,7 +252,7 @@ def seen_move(
 
 
 def told(state: SideState, **words: Any) -> MigrationReport:
-    return MigrationReport(migration="m", container=UID, epoch=1, state=state, **words)
+    return MigrationReport(migration="m-1", state=state, **words)
 
 
 METHOD = Method(Strategy.STOP_AND_COPY)

@@ -6,7 +6,7 @@ import pytest
 
 from transship.common.errors import TransshipError
 from transship.runtime import cgroups
-from transship.runtime.cgroups import Hierarchies, Usage
+from transship.runtime.cgroups import Hierarchies
 
 HYBRID = """\
 31 25 0:27 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
@@ -72,28 +72,22 @@ def test_processes_of_another_pid_namespace_are_nobody(tmp_path):
     assert cgroups.members(Hierarchies({"": tmp_path}), "/a") == (7,)
 
 
-def test_usage_of_v1_leaves_out_the_cache_that_can_go(tmp_path):
+def test_the_cpu_time_is_counted_by_the_controller_of_v1(tmp_path):
     group = tmp_path / "a"
     group.mkdir()
-    (group / "memory.usage_in_bytes").write_text("1000\n")
-    (group / "memory.stat").write_text("cache 600\ntotal_inactive_file 400\n")
     (group / "cpuacct.usage").write_text("5\n")
-    seen = cgroups.usage(Hierarchies({"memory": tmp_path, "cpuacct": tmp_path}), "/a")
-    assert seen == Usage(cpu_nanoseconds=5, memory_bytes=1000, working_set_bytes=600)
+    assert cgroups.cpu_nanoseconds(Hierarchies({"cpuacct": tmp_path}), "/a") == 5
 
 
-def test_usage_of_v2_is_the_same(tmp_path):
+def test_the_cpu_time_of_v2_is_told_in_microseconds(tmp_path):
     group = tmp_path / "a"
     group.mkdir()
-    (group / "memory.current").write_text("1000\n")
-    (group / "memory.stat").write_text("anon 1\ninactive_file 400\n")
     (group / "cpu.stat").write_text("usage_usec 5\nuser_usec 1\n")
-    seen = cgroups.usage(Hierarchies({"": tmp_path}), "/a")
-    assert seen == Usage(cpu_nanoseconds=5000, memory_bytes=1000, working_set_bytes=600)
+    assert cgroups.cpu_nanoseconds(Hierarchies({"": tmp_path}), "/a") == 5000
 
 
 def test_who_does_not_run_uses_nothing(tmp_path):
-    assert cgroups.usage(Hierarchies({"": tmp_path}), "/gone") is None
+    assert cgroups.cpu_nanoseconds(Hierarchies({"": tmp_path}), "/gone") is None
 
 
 def test_thawing_writes_to_the_freezer_of_the_version(tmp_path):

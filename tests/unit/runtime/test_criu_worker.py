@@ -15,6 +15,7 @@ from transship.runtime.criu_rpc import Kind, Options, Request
 
 FAKE = f"""#!{sys.executable}
 import os, socket, sys, time
+open(sys.argv[0] + ".pid", "w").write(str(os.getpid()))
 channel = socket.socket(fileno=int(sys.argv[2]))
 while request := channel.recv(1 << 16):
     kind = request[1]
@@ -27,7 +28,7 @@ while request := channel.recv(1 << 16):
         answer = channel.recv(1 << 16)
         success = answer == b"\\x08\\x06\\x18\\x01"
         channel.send(b"\\x08\\x01\\x10\\x01" if success else b"\\x08\\x01\\x10\\x00\\x4a\\x02no")
-    elif kind == 11:
+    elif kind == 2:
         time.sleep(60)
     else:
         os._exit(3)
@@ -76,17 +77,18 @@ async def test_an_answer_that_fails_is_told_to_criu_and_to_the_caller() -> None:
 async def test_a_criu_that_dies_is_a_failure() -> None:
     async with await Worker.start() as worker:
         with pytest.raises(CriuFailed):
-            await worker.ask(Request(kind=Kind.CHECK))
+            await worker.ask(Request(kind=Kind.NOTIFY))
 
 
 @pytest.mark.usefixtures("fake")
-async def test_a_worker_is_gone_after_its_block() -> None:
+async def test_a_worker_is_gone_after_its_block(tmp_path: Path) -> None:
     async with await Worker.start() as worker:
-        asking = asyncio.create_task(worker.ask(Request(kind=Kind.WAIT_PID, pid=1)))
+        asking = asyncio.create_task(worker.ask(Request(kind=Kind.RESTORE)))
         await asyncio.sleep(0.2)
         asking.cancel()
     await asyncio.wait([asking])
-    assert not Path(f"/proc/{worker.pid}").exists()
+    pid = (tmp_path / "criu.pid").read_text()
+    assert not Path(f"/proc/{pid}").exists()
 
 
 @pytest.mark.usefixtures("fake")

@@ -36,13 +36,3 @@ def test_a_trial_on_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(TransshipError, match="mounting an overlay"):
         rootfs.features(tmp_path / "trial")
     assert not (tmp_path / "trial").exists()
-
-
-def test_discarding_leaves_the_image_alone(tmp_path):
-    overlay = Overlay(*(tmp_path / name for name in ("lower", "upper", "work", "merged")))
-    overlay.make_directories()
-    overlay.lower.mkdir()
-    (overlay.upper / "file").touch()
-    rootfs.discard_changes(overlay)
-    assert overlay.lower.exists()
-    assert not overlay.upper.exists()

@@ -68,5 +68,5 @@ def test_a_target_that_is_not_there_is_unreachable(authority: Authority, tmp_pat
     with socket.create_server((HOST, 0)) as listener:
         port = listener.getsockname()[1]
     client = context(authority, tmp_path, "source", ssl.Purpose.SERVER_AUTH)
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unreachable, check=lambda e: e.reason == "TargetUnreachable"):
         dial(RemotePages(HOST, port, node="target", context=client))

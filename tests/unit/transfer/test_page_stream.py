@@ -93,7 +93,7 @@ def test_a_stream_that_breaks_within_a_batch_leaves_its_pages_missing(link: Link
 
 def test_a_flush_fails_when_the_target_is_gone(link: Link) -> None:
     link.receiver.abort()
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unreachable, check=lambda e: e.reason == "TransferFailed"):
         link.sender.flush()
 
 

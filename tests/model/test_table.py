@@ -7,7 +7,7 @@ import pytest
 from model.table import BEGIN, END, EVENTS, STATES, outcome, render
 from transship.protocol.states import RecordState
 
-HANDOVER = Path(__file__).parents[3] / "docs" / "handover.md"
+HANDOVER = Path(__file__).parents[2] / "docs" / "handover.md"
 
 
 def test_the_documented_transitions_are_those_of_the_code() -> None:

@@ -7,7 +7,10 @@ VM_PACKAGES := busybox-static qemu-system-x86
 PYTHON := python3
 BIN := .venv/bin
 
-.PHONY: help setup packages test test-unit test-e2e test-faults-sample test-faults test-vm bench-podman \
+# labs and the cache are shared by all targets
+.NOTPARALLEL:
+
+.PHONY: help setup test test-unit test-e2e test-faults-sample test-faults test-vm bench-podman \
   crds model lint format demo clean
 
 help:
@@ -23,22 +26,12 @@ help:
 	@echo 'make lint       ruff, mypy and the import contracts'
 	@echo 'make clean      remove what these targets made in this folder'
 
-setup: packages .venv/.installed
-	$(BIN)/python -m transship.lab.prepare
-
-packages:
-	@missing=$$(for package in $(PACKAGES) $(EXTRA_PACKAGES); do \
-	  dpkg-query --show --showformat='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
-	    || echo $$package; done); \
-	if [ -n "$$missing" ]; then \
-	  echo "installing" $$missing; \
-	  apt-get update --quiet --quiet && DEBIAN_FRONTEND=noninteractive \
-	    apt-get install --yes --quiet --quiet --no-install-recommends $$missing; \
-	fi
+setup:
+	@cd operator && $(PYTHON) -m transship.lab.prepare $(PACKAGES) $(EXTRA_PACKAGES)
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install --disable-pip-version-check --progress-bar=off --editable '.[dev]'
 	touch $@
 
 test: setup lint test-unit test-e2e test-faults-sample

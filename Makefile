@@ -11,7 +11,7 @@ BIN := .venv/bin
 .NOTPARALLEL:
 
 .PHONY: help setup test test-unit test-e2e test-faults-sample test-faults test-vm bench-podman \
-  crds model lint format demo clean
+  crds model lint format demo recording clean
 
 help:
 	@echo 'make setup      everything that the other targets need, into .venv and ~/.cache/transship'
@@ -22,6 +22,7 @@ help:
 	@echo 'make test-faults  every fault at every step of a move (hours; it goes on where it was)'
 	@echo 'make test-vm    a move between two virtual machines, whose kernels track changes by soft-dirty'
 	@echo 'make bench-podman  the same container moved by Transship and by podman: both blackouts'
+	@echo 'make recording  the picture of the README, recorded anew on a lab (a minute or so)'
 	@echo 'make crds       crds/ and docs/api.md anew, from the models'
 	@echo 'make lint       ruff, mypy and the import contracts'
 	@echo 'make clean      remove what these targets made in this folder'
@@ -84,6 +85,11 @@ format: .venv/.installed
 
 demo: setup
 	$(BIN)/transship demo
+
+# The picture of the README, from a session on a lab of its own. RECORDING='--name other'
+recording: EXTRA_PACKAGES := tmux
+recording: setup
+	PYTHONPATH=operator:docs $(BIN)/python -m recording.record $(RECORDING)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

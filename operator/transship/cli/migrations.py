@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 from rich.live import Live
-from rich.table import Table
+from rich.text import Text
 
-from transship.api.migration import ContainerMigration
+from transship.api.migration import ContainerMigration, MigrationPhase
 from transship.cli.options import (
     AllNamespaces,
     AsJson,
@@ -20,11 +20,13 @@ from transship.cli.options import (
     out,
     print_json,
     print_table,
+    table_lines,
 )
 
 COLUMNS = ("NAME", "FROM", "TO", "PHASE", "PROGRESS", "BLACKOUT-MS", "REASON")
 REFRESH_SECONDS = 0.25
 BAR_CELLS = 10
+BAR_COLUMNS = 100  # of the terminal; a narrower one has no place for bars
 
 
 def list_migrations(
@@ -65,25 +67,23 @@ def _finished(migration: ContainerMigration) -> bool:
     return migration.status.phase is not None and migration.status.phase.finished
 
 
-def _table(found: tuple[ContainerMigration, ...]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="")
-    for column in COLUMNS:
-        table.add_column(column, no_wrap=True)
-    for migration in found:
-        table.add_row(*("" if cell is None else str(cell) for cell in _row(migration)))
-    return table
+def _table(found: tuple[ContainerMigration, ...]) -> Text:
+    with_bar = out.width >= BAR_COLUMNS
+    rows = [_row(migration, with_bar=with_bar) for migration in found]
+    return Text("\n".join(table_lines(COLUMNS, rows)), no_wrap=True, overflow="crop")
 
 
-def _row(migration: ContainerMigration) -> tuple[object, ...]:
+def _row(migration: ContainerMigration, *, with_bar: bool = False) -> tuple[object, ...]:
     meta, spec, status = migration.metadata, migration.spec, migration.status
+    succeeded = status.phase is MigrationPhase.SUCCEEDED
     return (
         meta.name if meta.namespace == "default" else f"{meta.namespace}/{meta.name}",
         spec.source_node,
         spec.target_node,
         status.phase,
-        _bar(status.percent),
+        _bar(status.percent) if with_bar else f"{status.percent}%",
         status.blackout_milliseconds,
-        status.reason,
+        None if succeeded else status.reason,  # its phase says it
     )
 
 

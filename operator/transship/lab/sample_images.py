@@ -19,7 +19,7 @@ from transship.lab.progress import Step
 SOURCES = Path(__file__).parent / "images"
 SAMPLES = ("counter", "redis", "witness")
 ON_DEMAND = ("programs",)
-USUAL_SECONDS = {"counter": 10, "redis": 10, "witness": 5, "programs": 90}
+USUAL_SECONDS = {"counter": 10, "redis": 10, "witness": 5, "programs": 120}
 VERSION = "1"
 PUSH_TIMEOUT_SECONDS = 120.0
 

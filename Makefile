@@ -23,7 +23,7 @@ help:
 	@echo 'make test-vm    a move between two virtual machines, whose kernels track changes by soft-dirty'
 	@echo 'make bench-podman  the same container moved by Transship and by podman: both blackouts'
 	@echo 'make recording  the picture of the README, recorded anew on a lab (a minute or so)'
-	@echo 'make crds       crds/ and docs/api.md anew, from the models'
+	@echo 'make crds       crds/, docs/api.md and the placements'\'' policy anew, from the models'
 	@echo 'make lint       ruff, mypy and the import contracts'
 	@echo 'make clean      remove what these targets made in this folder'
 

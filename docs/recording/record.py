@@ -1,6 +1,6 @@
 """Make the recording of the README anew (`make recording`), from a real session on a lab.
 
-A lab of two nodes comes up, a container is placed on it, and in a terminal of 80 columns (tmux, two
+A lab of two nodes comes up, a container is placed on it, and in a terminal of 90 columns (tmux, two
 panes) a client counts below while the commands of SCENES are typed above. What the terminal shows,
 and when, goes into demo.cast (asciinema's format, version 2), and from there into demo.svg.
 """
@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 CAST, PICTURE = HERE / "demo.cast", HERE / "demo.svg"
 
-COLUMNS, ROWS, CLIENT_ROWS = 80, 20, 3
+COLUMNS, ROWS, CLIENT_ROWS = 90, 18, 2
 KEY_SECONDS = 0.035
 READ_SECONDS = 1.3  # what a viewer needs for an output
 END_SECONDS = 2.5

@@ -375,7 +375,7 @@ def test_a_pool_in_use_can_get_a_network_of_the_other_ip_family(
     [
         (
             ("cpl", "placement", "placements", "containerplacement", "containerplacements"),
-            "NAME NODE TARGET PHASE ADDRESS BLACKOUT-MS AGE",
+            "NAME NODE TARGET PHASE REASON ADDRESS BLACKOUT-MS AGE",
         ),
         (
             ("cmig", "migration", "migrations"),

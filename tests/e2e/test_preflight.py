@@ -19,8 +19,10 @@ pytestmark = pytest.mark.lab
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _image(lab: LabState) -> None:
+def _image(lab: LabState, _session_world: World) -> Iterator[None]:
     push_sample_image(lab.registry, "programs")
+    with _session_world.privileged():
+        yield
 
 
 @pytest.fixture(scope="module")

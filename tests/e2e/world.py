@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from typer.testing import CliRunner
 
+from transship.api.admission import LABEL, PRIVILEGED
+from transship.api.admission import NAME as POLICY
 from transship.cli.app import app
+from transship.common.errors import CommandFailed
 from transship.common.processes import run_blocking
 from transship.lab import faults
 from transship.lab.counter_client import CounterClient
@@ -62,6 +66,39 @@ class World:
 
     def patch(self, name: str, spec: dict[str, Any]) -> None:
         self.kubectl("patch", "placement", name, "--type=merge", "-p", json.dumps({"spec": spec}))
+
+    @contextmanager
+    def privileged(self, namespace: str = "default") -> Iterator[None]:
+        """Allow hostPath volumes, nfs and capabilities in a namespace for a while."""
+        self.label(namespace, f"{LABEL}={PRIVILEGED}")
+        self.until(lambda: self.takes_host_paths(namespace), f"{namespace} takes hostPath volumes")
+        try:
+            yield
+        finally:
+            self.label(namespace, f"{LABEL}-")
+            self.until(lambda: not self.takes_host_paths(namespace), f"{namespace} takes none")
+
+    def label(self, namespace: str, label: str) -> None:
+        self.kubectl("label", "namespace", namespace, label, "--overwrite")
+
+    def takes_host_paths(self, namespace: str) -> bool:
+        """What the API server says: it sees a label a moment after it is set."""
+        body = {
+            "apiVersion": "transship.dev/v1alpha1",
+            "kind": "ContainerPlacement",
+            "metadata": {"name": "dry-run", "namespace": namespace},
+            "spec": {
+                "container": {"image": "any"},
+                "volumes": [{"name": "node", "hostPath": {"path": "/srv"}}],
+            },
+        }
+        try:
+            self.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(body))
+        except CommandFailed as e:
+            if POLICY not in e.output:
+                raise
+            return False
+        return True
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         return json.loads(self.kubectl("get", kind, name, "-o", "json"))

@@ -28,6 +28,7 @@ from transship.runtime import cgroups, criu, mounts
 from transship.runtime.selftest import run_selftest
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+PID_LIMITS = (Path("/proc/sys/kernel/pid_max"), Path("/proc/sys/kernel/threads-max"))
 PROBE_TIMEOUT_SECONDS = 10.0
 
 # include/uapi/linux/fs.h: _IOWR('f', 16, struct pm_scan_arg), 12 words of 64 bits (Linux 6.7)
@@ -123,6 +124,7 @@ class NodeFacts:
         return Capacity(
             cpu_millicores=1000 * len(os.sched_getaffinity(0)),
             memory_bytes=memory.get("MemTotal", 0),
+            pids=min(int(path.read_text()) for path in PID_LIMITS),
             free_memory_bytes=memory.get("MemAvailable", 0),
             disk_bytes=disk.total,
             free_disk_bytes=disk.free,

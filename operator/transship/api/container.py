@@ -125,21 +125,30 @@ class ResourceList(ApiModel):
 
 
 class Resources(ApiModel):
-    """limits become cgroup limits; requests are what a node must have free."""
+    """limits become cgroup limits; requests are what a node must have left for the container."""
 
     limits: ResourceList = ResourceList()
     """What the container may use at most."""
     requests: ResourceList = ResourceList()
-    """What a node must have free to take the container."""
+    """What the node must have left after the requests of the other placements on it. A request
+    that is not set is the limit."""
 
 
 CapabilityName = Annotated[str, Field(max_length=64, pattern=r"^[A-Z_]+$")]
+
+
+# Docker's, containerd's and CRI-O's default.
+DEFAULT_CAPABILITIES = (
+    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD",
+    "NET_BIND_SERVICE", "NET_RAW", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
+)  # fmt: skip
 
 
 class Capabilities(ApiModel):
     """Changes to the runtime's default set; names without CAP_, or ALL."""
 
     add: Annotated[tuple[CapabilityName, ...], Field(**list_atomic(max_items=64))] = ()
+    """Beyond the default set only in namespaces that allow it, as hostPath."""
     drop: Annotated[tuple[CapabilityName, ...], Field(**list_atomic(max_items=64))] = ()
 
 

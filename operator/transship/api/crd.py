@@ -48,14 +48,14 @@ def root_schema(kind: Kind) -> Schema:
 
 def manifests() -> dict[str, str]:
     """The files of crds/: their names and contents."""
-    files = {f"{kind.crd_name}.yaml": _yaml(crd(kind)) for kind in KINDS}
+    files = {f"{kind.crd_name}.yaml": yaml_file(crd(kind)) for kind in KINDS}
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "resources": sorted(files),
     }
     # without an extension, so that kubectl apply -f crds/ passes it by, and -k crds/ takes it
-    return {**files, "Kustomization": _yaml(kustomization)}
+    return {**files, "Kustomization": yaml_file(kustomization)}
 
 
 def _names(kind: Kind) -> dict[str, Any]:
@@ -92,13 +92,17 @@ def _column(column: Column) -> dict[str, Any]:
     }
 
 
+def yaml_file(*documents: dict[str, Any]) -> str:
+    """One generated file."""
+    bodies = (
+        yaml.dump(each, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
+        for each in documents
+    )
+    return GENERATED + "---\n".join(bodies)
+
+
 class _Dumper(yaml.SafeDumper):
     """Without anchors: equal parts are written out, as people and tools expect of a manifest."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
-
-
-def _yaml(document: dict[str, Any]) -> str:
-    body = yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
-    return GENERATED + body

@@ -1,4 +1,4 @@
-"""Write what is generated from the models: crds/ and docs/api.md. `--check` only compares.
+"""Write what is generated from the models: crds/, docs/api.md, a policy. `--check` only compares.
 
 The one module of this package that touches files; run as `python -m transship.api.generate`.
 """
@@ -10,13 +10,16 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from transship.api import crd, reference
+from transship.api import admission, crd, reference
+
+POLICY = Path("manifests/access/placement-policy.yaml")
 
 
 def outputs() -> Mapping[Path, str]:
     """Every generated file, relative to the repository's root, and its content."""
     crds = {Path("crds") / name: content for name, content in crd.manifests().items()}
-    return {**crds, Path("docs/api.md"): reference.page()}
+    policy = crd.yaml_file(*admission.policy())
+    return {**crds, Path("docs/api.md"): reference.page(), POLICY: policy}
 
 
 def stale(root: Path) -> list[Path]:
@@ -40,7 +43,7 @@ def _read(path: Path) -> str | None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Write crds/ and docs/api.md.")
+    parser = argparse.ArgumentParser(description="Write crds/, docs/api.md and the policy.")
     parser.add_argument("--check", action="store_true", help="only say what differs")
     parser.add_argument("--root", type=Path, default=Path.cwd(), help="the repository")
     given = parser.parse_args()

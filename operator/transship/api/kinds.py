@@ -70,15 +70,13 @@ PLACEMENTS = Kind(
         Column("Node", ".status.node", description="Where the container is"),
         Column("Target", ".spec.targetNode", description="Where it belongs"),
         Column("Phase", ".status.phase"),
+        Column("Reason", ".status.reason", description="Why it is not as the spec says, if so"),
         Column("Address", ".status.address"),
         Column(
             "Blackout-ms",
             ".status.lastMigration.blackoutMilliseconds",
             ColumnType.INTEGER,
             "Milliseconds without a running copy in the last move",
-        ),
-        Column(
-            "Reason", ".status.conditions[?(@.type=='Ready')].reason", description="Why", wide=True
         ),
         Column("Step", ".status.migration.step", wide=True),
         Column("Percent", ".status.migration.percent", ColumnType.INTEGER, wide=True),

@@ -58,10 +58,15 @@ class Features(ApiModel):
 
 
 class Capacity(ApiModel):
-    """What the node has, and what of it is free."""
+    """What the node has, and what of it is free.
+
+    What placements request of CPU, memory and pids is compared with the whole of it.
+    """
 
     cpu_millicores: Int64 = 0
     memory_bytes: Int64 = 0
+    pids: Int64 = 0
+    """Processes and threads that there can be."""
     disk_bytes: Int64 = 0
     free_memory_bytes: Int64 = 0
     free_disk_bytes: Int64 = 0

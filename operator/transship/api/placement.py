@@ -270,6 +270,8 @@ class PlacementStatus(ApiModel):
     observed_generation: Int64 = 0
     """The metadata.generation that this status speaks of."""
     phase: PlacementPhase | None = None
+    reason: ShortText = ""
+    """Of Stalled, else of Reconciling, else of Ready: for people, as phase."""
     node: ObjectName | None = None
     """Where the container is."""
     epoch: Int32 = 0

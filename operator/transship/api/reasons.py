@@ -38,7 +38,11 @@ class Reason(StrEnum):
         "The container's main process has ended.",
         "see status.container.lastExit and the container's log",
     )
-    CONTAINER_RESTARTED = ("ContainerRestarted", "The container ended and was started again.")
+    CONTAINER_RESTARTED = (
+        "ContainerRestarted",
+        "The container ended and was started again.",
+        "see status.container.lastExit and the container's log",
+    )
     CONTAINER_FROZEN = (
         "ContainerFrozen",
         "All tasks of the container are frozen, because spec.state says so.",
@@ -92,18 +96,28 @@ class Reason(StrEnum):
     NODE_FENCED = ("NodeFenced", "An administrator declared that the node runs nothing any more.")
     NO_NODE_MATCHES = (
         "NoNodeMatches",
-        "No ready node has the labels of spec.nodeSelector.",
+        "No node has the labels of spec.nodeSelector.",
         "label a NodeAgent, or change the selector",
+    )
+    FAILED_SCHEDULING = (
+        "FailedScheduling",
+        "None of the nodes that have the labels can take the container, each for its own reason.",
+        "see the reasons in the message: one node that is ready and has room is enough",
     )
     INSUFFICIENT_CPU = (
         "InsufficientCPU",
-        "The node has less CPU free than the container requests.",
+        "The node has less CPU left than the container requests.",
         "lower spec.container.resources.requests.cpu, or choose another node",
     )
     INSUFFICIENT_MEMORY = (
         "InsufficientMemory",
-        "The node has less memory free than the container requests or uses.",
-        "choose another node, or free memory on this one",
+        "The node has less memory left than the container requests, or less free than it uses.",
+        "lower spec.container.resources.requests.memory, or choose another node",
+    )
+    INSUFFICIENT_PIDS = (
+        "InsufficientPIDs",
+        "The node can have fewer processes than the containers on it request.",
+        "lower spec.container.resources.requests.pids, or choose another node",
     )
     INSUFFICIENT_DISK = (
         "InsufficientDisk",

@@ -49,7 +49,10 @@ class EmptyDir(ApiModel):
 
 
 class HostPath(ApiModel):
-    """A directory of the node. It does not move: the target must have it under the same path."""
+    """A directory of the node. It does not move: the target must have it under the same path.
+
+    Only in namespaces with the label pod-security.kubernetes.io/enforce=privileged.
+    """
 
     path: Path
 
@@ -81,7 +84,10 @@ class SecretVolume(ApiModel):
 
 
 class NfsVolume(ApiModel):
-    """An NFS export; both nodes mount it, nothing is copied."""
+    """An NFS export; both nodes mount it, nothing is copied.
+
+    Only in namespaces with the label pod-security.kubernetes.io/enforce=privileged.
+    """
 
     server: Annotated[ShortText, Field(min_length=1)]
     path: Path

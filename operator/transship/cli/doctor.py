@@ -1,7 +1,8 @@
-"""`transship doctor`: where resources and nodes disagree, what is left over, which nodes ail.
+"""`transship doctor`: what is not as it should be, of placements, resources and nodes.
 
-It asks every agent what it holds and compares that with the resources, twice where they disagree:
-the world goes on while it reads. It changes nothing.
+Which placements are not what their specs say, where resources and nodes disagree, what is left
+over, which nodes are not healthy. It asks every agent what it holds and compares that with the
+resources, twice where they disagree: the world goes on while it reads. It changes nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ ASKED_AT_ONCE = 32  # the handshakes of many more would not end within a call's 
 def diagnose(
     kubeconfig: Kubeconfig = None, certificates: Certificates = None, as_json: AsJson = False
 ) -> None:
-    """Compare the resources with the nodes; exit code 1 when anything is found."""
+    """Compare specs, resources and nodes; exit code 1 when anything is found."""
     found = asyncio.run(_diagnosis(kubeconfig, certificates))
     if as_json:
         print_json({"findings": [asdict(finding) for finding in found]})
@@ -44,7 +45,7 @@ def diagnose(
         rows = [(f.subject, f.problem, f.remedy) for f in found]
         print_table(("SUBJECT", "PROBLEM", "REMEDY"), rows)
     else:
-        typer.echo("resources and nodes agree")
+        typer.echo("every placement is as its spec says; resources and nodes agree")
     if found:
         raise typer.Exit(1)
 
@@ -63,9 +64,9 @@ async def _diagnosis(kubeconfig: Path | None, certificates: Path | None) -> list
 async def examine(
     look: Callable[[], Awaitable[Look]], *, pause_seconds: float = SECOND_LOOK_AFTER_SECONDS
 ) -> list[Finding]:
-    """What is found; contradictions only where a second look finds them as well."""
+    """What is found; what may pass only where a second look finds it as well."""
     first = await look()
-    if not first.contradictions():
+    if not first.contradictions() and not first.unmet():
         return first.findings()
     await asyncio.sleep(pause_seconds)
     return lasting(first, await look())

@@ -17,6 +17,7 @@ from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement
 from transship.cli import findings
 from transship.cli.findings import Finding, Told
+from transship.cli.unmet import placement_findings
 from transship.kube.listing import Listing
 
 
@@ -42,6 +43,7 @@ class Look:
             *findings.node_findings(self.agents.resources),
             *self.silent,
             *self._of_containers(),
+            *self.unmet(),
             *findings.journal_findings(self.told),
             *findings.leftover_findings(self.told),
             *findings.stray_findings(migrations, self.placements),
@@ -49,6 +51,10 @@ class Look:
             *findings.deletion_findings(deletable, now=self.now),
             *findings.address_findings(self.pools, self.placements),
         ]
+
+    def unmet(self) -> list[Finding]:
+        """Placements that are not what their specs say, be it only for this moment."""
+        return placement_findings(self.placements.resources, now=self.now)
 
     def contradictions(self) -> frozenset[Finding]:
         """Where things that were read one after the other disagree, be it only for that reason."""
@@ -67,6 +73,12 @@ class Look:
 
 
 def lasting(first: Look, second: Look) -> list[Finding]:
-    """What the second look finds, less contradictions that the first did not find word for word."""
-    passing = second.contradictions() - first.contradictions()
+    """What the second look finds, less what may have been there for a moment only.
+
+    Contradictions have to be the same word for word; of a placement that is not what its spec says
+    the words may have changed.
+    """
+    known = {finding.subject for finding in first.unmet()}
+    momentary = {finding for finding in second.unmet() if finding.subject not in known}
+    passing = (second.contradictions() - first.contradictions()) | momentary
     return [finding for finding in second.findings() if finding not in passing]

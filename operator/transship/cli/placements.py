@@ -16,7 +16,17 @@ from transship.cli.options import (
     print_table,
 )
 
-COLUMNS = ("NAMESPACE", "NAME", "NODE", "TARGET", "PHASE", "ADDRESS", "BLACKOUT-MS", "STEP")
+COLUMNS = (
+    "NAMESPACE",
+    "NAME",
+    "NODE",
+    "TARGET",
+    "PHASE",
+    "REASON",
+    "ADDRESS",
+    "BLACKOUT-MS",
+    "STEP",
+)
 
 
 def list_placements(
@@ -49,6 +59,7 @@ def _row(placement: ContainerPlacement) -> tuple[object, ...]:
         status.node,
         spec.target_node,
         status.phase,
+        status.reason,
         status.address,
         None if last is None else last.blackout_milliseconds,
         None if current is None else f"{current.step} {current.percent}%",

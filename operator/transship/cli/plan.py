@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from transship.api.migration import ContainerMigration
 from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement, MigrationSettings, Strategy
 from transship.cli.access import Certificates, operator_secret, tls_files
@@ -27,6 +28,7 @@ from transship.kube.client import KubeClient
 from transship.plan.nodes import Node
 from transship.plan.obstacles import Obstacle, from_error
 from transship.plan.preflight import Facts, objections
+from transship.plan.requests import demands_by_node
 from transship.protocol.containers import ContainerReport
 from transship.protocol.forecasts import Forecast, ForecastOrder
 from transship.protocol.migrations import Peer
@@ -74,14 +76,17 @@ async def _ask(
         if node == to:
             raise Refused(f"placement {name} is on {to} already")
         source, target = [await client.get(NodeAgent, name=each) for each in (node, to)]
+        placements = (await client.listing(ContainerPlacement)).resources
+        migrations = (await client.listing(ContainerMigration)).resources
         secret = await operator_secret(client, certificates)
     settings = _settings(placement, strategy)
     facts = Facts(
         Node(source),
-        Node(target),
+        Node(target, demands=demands_by_node(placements, migrations).get(to, ())),
         placement.spec.container,
         placement.status.held_addresses,
         settings.strategy,
+        placement.metadata.uid,
     )
     obstacles = list(objections(facts))
     order = ForecastOrder(target=_peer(target), settings=settings)

@@ -7,7 +7,8 @@ must not happen twice is guarded by the API server (names, resource versions) or
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from transship.api import FINALIZER
@@ -18,6 +19,7 @@ from transship.api.placement import ContainerPlacement
 from transship.kube.listing import Listing
 from transship.plan.moves import is_finished
 from transship.plan.nodes import Node, unusable
+from transship.plan.requests import Demand, demands_by_node
 
 R = TypeVar("R", bound=Resource)
 
@@ -35,6 +37,8 @@ class Directory:
         self._unreadable_nodes: set[str] = set()
         self._wakes: dict[str, asyncio.Event] = {}
         self._waiting_since: dict[str, float] = {}
+        self._claims: dict[str, str] = {}
+        self._demands: dict[str, tuple[Demand, ...]] | None = None
 
     def placement(self, uid: str) -> ContainerPlacement | None:
         return self._placements.get(uid)
@@ -81,6 +85,24 @@ class Directory:
                 counts[target] = counts.get(target, 0) + 1
         return counts
 
+    def demands(self) -> dict[str, tuple[Demand, ...]]:
+        """What is requested of each node; summed anew only after something has changed."""
+        if self._demands is None:
+            self._demands = demands_by_node(
+                self._placements.values(), self._migrations.values(), claims=self._claims
+            )
+        return self._demands
+
+    @contextmanager
+    def claimed(self, uid: str, *, node: str) -> Iterator[None]:
+        """Count a placement on a node already while that is being written: others decide then."""
+        self._claims[uid], self._demands = node, None
+        try:
+            yield
+        finally:
+            del self._claims[uid]
+            self._demands = None
+
     def wake_of(self, uid: str) -> asyncio.Event:
         """The event that wakes the loop of this object."""
         return self._wakes.setdefault(uid, asyncio.Event())
@@ -96,6 +118,7 @@ class Directory:
 
     def put(self, resource: Resource) -> Resource:
         """Take in what was seen; returns the newest that is known of the same object."""
+        self._demands = None
         match resource:
             case ContainerPlacement():
                 self._put_placement(resource)
@@ -111,6 +134,7 @@ class Directory:
 
     def drop(self, resource: Resource) -> None:
         """It is gone."""
+        self._demands = None
         uid = resource.metadata.uid
         match resource:
             case ContainerPlacement():

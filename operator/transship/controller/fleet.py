@@ -72,9 +72,14 @@ class Fleet:
         return now - self._missing_since.setdefault(node, now) >= GONE_AFTER_SECONDS
 
     def nodes(self) -> tuple[Node, ...]:
-        loads = self._directory.loads()
+        loads, demands = self._directory.loads(), self._directory.demands()
         return tuple(
-            Node(agent, load=loads.get(agent.metadata.name, 0), silent=self.silent(name))
+            Node(
+                agent,
+                load=loads.get(name, 0),
+                silent=self.silent(name),
+                demands=demands.get(name, ()),
+            )
             for agent in self._directory.node_agents()
             if (name := agent.metadata.name)
         )

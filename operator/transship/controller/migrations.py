@@ -223,8 +223,8 @@ class MigrationLoop:
         if source is None or placement is None:
             return None
         addresses = placement.status.held_addresses
-        facts = Facts(source, target, placement.spec.container, addresses, method.strategy)
-        return objection(facts)
+        container, uid = placement.spec.container, placement.metadata.uid
+        return objection(Facts(source, target, container, addresses, method.strategy, uid))
 
     async def _finish(
         self,

@@ -29,6 +29,8 @@ from transship.plan.placement_steps import (
     Tidy,
     Wait,
 )
+from transship.plan.requests import demand_of
+from transship.plan.schedule import entrance
 from transship.protocol.states import RecordState
 
 AT_ONCE = 0.0
@@ -76,6 +78,18 @@ class PlacementActs:
 
     async def _claim(self, step: Claim, seen: Seen) -> float:
         """Durable before the node is asked: an operator that comes after us asks the same node."""
+        uid = seen.placement.metadata.uid
+        if self._is_barred(step.node, seen):
+            return AT_ONCE  # another placement was faster: decide anew
+        with self._deps.directory.claimed(uid, node=step.node):
+            return await self._write_claim(step, seen)
+
+    def _is_barred(self, node: str, seen: Seen) -> bool:
+        """Asked at the last moment: what was decided from may be older than other decisions."""
+        wanted = demand_of(seen.placement)
+        return entrance(node, nodes=self._deps.fleet.nodes(), wanted=wanted) is not None
+
+    async def _write_claim(self, step: Claim, seen: Seen) -> float:
         await self._writer.flush()
         present = self._deps.directory.placement(seen.placement.metadata.uid) or seen.placement
         status = self._writer.current.model_copy(update={"node": step.node, "epoch": 1})
@@ -158,8 +172,11 @@ class PlacementActs:
 
     async def _move(self, step: Move, seen: Seen) -> float:
         uid = seen.placement.metadata.uid
-        with self._deps.turns.taken(uid, source=step.source, target=step.target) as ours:
-            if not ours:
+        with (
+            self._deps.turns.taken(uid, source=step.source, target=step.target) as ours,
+            self._deps.directory.claimed(uid, node=step.target),
+        ):
+            if not ours or self._is_barred(step.target, seen):
                 return AT_ONCE
             await self._writer.flush()  # the migration compares its order with the one noted there
             created = await self._create(new_migration(step, seen.placement))

@@ -9,15 +9,20 @@ from transship.api.conditions import Status, find
 from transship.api.node_agent import NodeAgent
 from transship.api.reasons import Reason
 from transship.plan.obstacles import Obstacle, obstacle
+from transship.plan.requests import Demand, shortage
 
 
 @dataclass(frozen=True)
 class Node:
-    """load: placements that are there or on their way. silent: its agent does not answer us."""
+    """load: placements that are there or on their way. silent: its agent does not answer us.
+
+    demands: what those placements request.
+    """
 
     agent: NodeAgent
     load: int = 0
     silent: bool = False
+    demands: tuple[Demand, ...] = ()
 
     @property
     def name(self) -> str:
@@ -31,6 +36,12 @@ def named(nodes: Sequence[Node], name: str) -> Node | None:
 def matches(node: Node, selector: dict[str, str]) -> bool:
     labels = node.agent.metadata.labels
     return all(labels.get(key) == value for key, value in selector.items())
+
+
+def lack(node: Node, wanted: Demand) -> Obstacle | None:
+    """What the node has too little of for a placement that is not there yet."""
+    has = node.agent.status.capacity
+    return shortage(wanted, node=node.name, has=has, demands=node.demands)
 
 
 def unusable(node: Node) -> Obstacle | None:

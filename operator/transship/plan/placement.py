@@ -39,6 +39,7 @@ from transship.plan.placement_steps import (
     Tidy,
     Wait,
 )
+from transship.plan.requests import demand_of
 from transship.plan.schedule import entrance, wanted_node, wants
 from transship.protocol.states import RecordState, RunState
 
@@ -73,10 +74,11 @@ def _live(seen: Seen) -> Decision:
 def _place(seen: Seen) -> Decision:
     """The first node. It is claimed in the status before it is asked."""
     spec = seen.placement.spec
-    wanted = wanted_node(spec, nodes=seen.nodes, present=None)
+    asked = demand_of(seen.placement)
+    wanted = wanted_node(spec, nodes=seen.nodes, present=None, wanted=asked)
     if isinstance(wanted, Obstacle):
         return Decision(Wait(BLOCKED_SECONDS), wanted)
-    barred = entrance(wanted, nodes=seen.nodes)
+    barred = entrance(wanted, nodes=seen.nodes, wanted=asked)
     if barred is not None:
         return Decision(Wait(BLOCKED_SECONDS), barred, wanted)
     return Decision(Claim(wanted), wanted=wanted)
@@ -161,17 +163,19 @@ def _locate(seen: Seen, owner: Owner) -> Decision:
     """Bring the container to where it belongs."""
     placement = seen.placement
     failed = failures(seen.migrations, placement, epoch=owner.epoch)
+    asked = demand_of(placement)
     wanted = wanted_node(
         placement.spec,
         nodes=seen.nodes,
         present=owner.node,
         failures=failures_by_node(failed),
+        wanted=asked,
     )
     if isinstance(wanted, Obstacle):
         return Decision(Wait(BLOCKED_SECONDS), wanted)
     if wanted == owner.node:
         return Decision(Wait(_patience(seen, owner)), wanted=wanted)
-    barred = entrance(wanted, nodes=seen.nodes) or _forbidden(seen, wanted, failed)
+    barred = entrance(wanted, nodes=seen.nodes, wanted=asked) or _forbidden(seen, wanted, failed)
     if barred is not None:
         return Decision(Wait(BLOCKED_SECONDS), barred, wanted)
     if failed and (hindered := _hindered(seen, owner, wanted)) is not None:

@@ -6,9 +6,10 @@ spec and are there only while true: kstatus reads them so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transship.api.conditions import Status, condition, with_condition, without
+from transship.api.conditions import Condition, Status, condition, find, with_condition, without
 from transship.api.migration import ContainerMigration
 from transship.api.placement import (
     ContainerStatus,
@@ -22,6 +23,7 @@ from transship.api.placement import (
 from transship.api.reasons import Reason
 from transship.plan.moves import has_succeeded
 from transship.plan.nodes import named
+from transship.plan.obstacles import Obstacle
 from transship.plan.owner import sighting_at
 from transship.plan.placement_steps import Decision, Order, Seen, Tidy, Wait
 from transship.protocol.containers import ContainerReport
@@ -57,22 +59,33 @@ def observed_status(seen: Seen, decision: Decision) -> PlacementStatus:
             "last_migration": _last(seen) or seen.status.last_migration,
         }
     )
-    ready = readiness(seen, report)
+    ready = readiness(seen, report, decision.obstacle)
     status = _with(status, "Ready", ready, seen=seen)
     status = _with(status, "Migratable", migratability(seen, report), seen=seen)
     status = _with(status, "Reconciling", progress(seen, decision, report), seen=seen)
     stalled = decision.obstacle if decision.obstacle and decision.obstacle.final else None
     said = Verdict(Status.TRUE, stalled.reason, stalled.text) if stalled is not None else None
     status = _with(status, "Stalled", said, seen=seen)
-    return status.model_copy(update={"phase": phase_of(seen, report)})
+    return status.model_copy(
+        update={"phase": phase_of(seen, report), "reason": reason_of(status.conditions)}
+    )
 
 
-def readiness(seen: Seen, report: ContainerReport | None) -> Verdict:
-    """Whether the container can do its work now."""
+def reason_of(conditions: Sequence[Condition]) -> str:
+    """One reason for people: what is in the way of the spec comes before what runs meanwhile."""
+    found = (find(conditions, kind) for kind in ("Stalled", "Reconciling", "Ready"))
+    return next((each.reason for each in found if each is not None), "")
+
+
+def readiness(
+    seen: Seen, report: ContainerReport | None, obstacle: Obstacle | None = None
+) -> Verdict:
+    """Whether the container can do its work now. obstacle: what is in the way of the spec."""
     owner = seen.owner
+    if owner is None and obstacle is not None:
+        return Verdict(Status.FALSE, obstacle.reason, f"not placed yet: {obstacle.text}")
     if owner is None:
-        return Verdict(Status.FALSE, Reason.MIGRATION_PENDING if seen.moving else Reason.STARTING,
-                       "the container has not been placed yet")  # fmt: skip
+        return Verdict(Status.FALSE, Reason.STARTING, "the container has not been placed yet")
     if report is None:
         if seen.silent(owner.node):
             return Verdict(Status.UNKNOWN, Reason.AGENT_UNREACHABLE,

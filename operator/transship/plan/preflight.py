@@ -18,8 +18,9 @@ from transship.api.quantity import bytes_of
 from transship.api.reasons import Reason
 from transship.plan.addresses import family_of
 from transship.plan.cpu_features import usable_by_programs
-from transship.plan.nodes import Node, unusable
+from transship.plan.nodes import Node, lack, unusable
 from transship.plan.obstacles import Obstacle, obstacle
+from transship.plan.requests import demand
 
 OLDEST_CRIU = (4, 2)  # page server over TLS together with held restores were tried from here on
 FREE_DISK_FLOOR_BYTES = 64 * 2**20  # the bundle, the log and the images of a small dump
@@ -27,13 +28,17 @@ FREE_DISK_FLOOR_BYTES = 64 * 2**20  # the bundle, the log and the images of a sm
 
 @dataclass(frozen=True)
 class Facts:
-    """What the checks judge: both nodes as registered, and the container that moves."""
+    """What the checks judge: both nodes as registered, and the container that moves.
+
+    uid: of its placement, whose own requests do not count on the target.
+    """
 
     source: Node
     target: Node
     container: Container
     addresses: tuple[str, ...] = ()
     strategy: Strategy = Strategy.STOP_AND_COPY
+    uid: str = ""
 
 
 Check = Callable[[Facts], Obstacle | None]
@@ -101,6 +106,11 @@ def cpu_features_suffice(facts: Facts) -> Obstacle | None:
     )
 
 
+def requests_fit(facts: Facts) -> Obstacle | None:
+    """Beside those of the placements that are on the target, or on their way there."""
+    return lack(facts.target, demand(facts.uid, facts.container.resources))
+
+
 def memory_suffices(facts: Facts) -> Obstacle | None:
     """What is requested must be free now; a container that requests nothing is let in."""
     request = facts.container.resources.requests.memory
@@ -147,6 +157,7 @@ EVERY_MOVE: Sequence[Check] = (
     target_can_be_used,
     packets_find_the_target,
     machines_are_alike,
+    requests_fit,
     memory_suffices,
     disk_suffices,
 )

@@ -7,11 +7,13 @@ asked for: a cordoned or busy node is no reason to move it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from transship.api.placement import PlacementSpec
 from transship.api.reasons import Reason
-from transship.plan.nodes import Node, matches, named, unusable
+from transship.plan.nodes import Node, lack, matches, named, unusable
 from transship.plan.obstacles import Obstacle, obstacle
+from transship.plan.requests import Demand
 
 
 def wants(spec: PlacementSpec, node: str, *, nodes: Sequence[Node]) -> bool:
@@ -30,16 +32,23 @@ def wanted_node(
     nodes: Sequence[Node],
     present: str | None,
     failures: Mapping[str, int] | None = None,
+    wanted: Demand | None = None,
 ) -> str | Obstacle:
     """The node to be on. failures: how often a move to a node failed for this very spec."""
     if spec.target_node is not None:
         return spec.target_node
     if present is not None and wants(spec, present, nodes=nodes):
         return present
-    return _least_loaded(spec, nodes=nodes, failures=failures or {})
+    fitting = [node for node in nodes if matches(node, spec.node_selector)]
+    barred = {node.name: why for node in fitting if (why := _bar(node, wanted)) is not None}
+    free = [node for node in fitting if node.name not in barred]
+    if not free:
+        return _no_node(spec, barred)
+    failed = failures or {}
+    return min(free, key=lambda n: (failed.get(n.name, 0), n.load, n.name)).name
 
 
-def entrance(name: str, *, nodes: Sequence[Node]) -> Obstacle | None:
+def entrance(name: str, *, nodes: Sequence[Node], wanted: Demand | None = None) -> Obstacle | None:
     """What keeps a container from being placed on or moved to the node of this name."""
     node = named(nodes, name)
     if node is None:
@@ -47,19 +56,23 @@ def entrance(name: str, *, nodes: Sequence[Node]) -> Obstacle | None:
         return obstacle(
             Reason.NODE_NOT_FOUND, f'no NodeAgent is called "{name}"; there are: {known}'
         )
-    return unusable(node)
+    return _bar(node, wanted)
 
 
-def _least_loaded(
-    spec: PlacementSpec, *, nodes: Sequence[Node], failures: Mapping[str, int]
-) -> str | Obstacle:
-    fitting = [node for node in nodes if matches(node, spec.node_selector)]
-    usable = [node for node in fitting if unusable(node) is None]
-    if usable:
-        return min(usable, key=lambda n: (failures.get(n.name, 0), n.load, n.name)).name
-    if not fitting:
+def _bar(node: Node, wanted: Demand | None) -> Obstacle | None:
+    return unusable(node) or (lack(node, wanted) if wanted is not None else None)
+
+
+def _no_node(spec: PlacementSpec, barred: Mapping[str, Obstacle]) -> Obstacle:
+    """The reason that all fitting nodes share; each one's own in the message."""
+    if not barred:
         asked = ", ".join(f"{key}={value}" for key, value in sorted(spec.node_selector.items()))
         what = f"no NodeAgent has the labels {asked}" if asked else "there is no NodeAgent"
         return obstacle(Reason.NO_NODE_MATCHES, what)
-    why = "; ".join(found.message for node in fitting if (found := unusable(node)) is not None)
-    return obstacle(Reason.NO_NODE_MATCHES, f"no fitting node can be used: {why}")
+    why = "; ".join(barred[name].message for name in sorted(barred))
+    message = f"0 of {len(barred)} fitting nodes can take the container: {why}"
+    shared = {each.reason: each for each in barred.values()}
+    if len(shared) > 1:
+        return obstacle(Reason.FAILED_SCHEDULING, message)
+    [only] = shared.values()
+    return replace(only, message=message)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from transship.api.container import Container, SecurityContext
+from transship.api.container import DEFAULT_CAPABILITIES, Container, SecurityContext
 from transship.api.quantity import bytes_of, millicores_of
 from transship.api.reasons import Reason
 from transship.common.errors import InvalidInput
@@ -24,11 +24,6 @@ CPU_PERIOD_MICROSECONDS = 100_000
 MINIMUM_QUOTA_MICROSECONDS = 1_000  # the kernel's
 MINIMUM_SHARES = 2  # the kernel's
 
-# Docker's, containerd's and CRI-O's default.
-DEFAULT_CAPABILITIES = (
-    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD",
-    "NET_BIND_SERVICE", "NET_RAW", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
-)  # fmt: skip
 ALL = "ALL"
 
 # Only files: runc masks a directory by a tmpfs, and CRIU runs tar, 7 ms, for each tmpfs at a dump.

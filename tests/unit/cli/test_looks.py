@@ -6,6 +6,7 @@ import asyncio
 
 from fakes.resources import NOW, UID, migration, node_agent, placement, report
 from transship.api.address_pool import AddressPool
+from transship.api.conditions import condition
 from transship.api.node_agent import Capacity, Features, NodeAgent, Versions
 from transship.api.placement import ContainerPlacement
 from transship.cli.doctor import ASKED_AT_ONCE, ask, examine
@@ -18,8 +19,8 @@ from transship.protocol.node import NodeReport
 from transship.protocol.states import RecordState
 
 SILENT = Finding("node node-c", "no answer", "look at the agent's log there")
-PLACED = placement(status={"node": "node-a", "epoch": 1})
-MOVED = placement(status={"node": "node-b", "epoch": 2})
+PLACED = placement(status={"node": "node-a", "epoch": 1, "observedGeneration": 1})
+MOVED = placement(status={"node": "node-b", "epoch": 2, "observedGeneration": 1})
 
 
 def node_report(name: str) -> NodeReport:
@@ -103,6 +104,27 @@ async def test_an_agent_that_falls_silent_meanwhile_is_told() -> None:
         "node node-c: no answer",
         "default/web: node node-a has it (Running), but there is no such placement",
     ]
+
+
+def unready(message: str) -> ContainerPlacement:
+    ready = condition("Ready", False, reason="ContainerNotReady", message=message, now=NOW)
+    return placement(
+        status={
+            "node": "node-a", "epoch": 1, "observedGeneration": 1, "conditions": [ready.dump()],
+        }
+    )  # fmt: skip
+
+
+async def test_a_placement_that_stays_unready_is_told_though_the_words_change() -> None:
+    first, second = (look(unready(text), a=(report(),)) for text in ("try 1", "try 2"))
+    assert await told(first, second) == ["default/web: ContainerNotReady: try 2"]
+
+
+async def test_a_placement_that_is_unready_for_a_moment_is_not_told() -> None:
+    moment, rest = look(unready("no"), a=(report(),)), look(PLACED, a=(report(),))
+    assert await told(moment, rest) == []
+    begins = look(MOVED, a=(report(),))
+    assert await told(begins, look(unready("no"), a=(report(),))) == []
 
 
 class FakeAgents:

@@ -12,6 +12,7 @@ from transship.api.container import EnvVar
 from transship.api.migration import ContainerMigration, MigrationPhase
 from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement, PlacementPhase
+from transship.api.quantity import bytes_of
 from transship.common.errors import Refused, Unreachable
 from transship.controller.ports import DataKind
 from transship.protocol.states import RecordState, SideState
@@ -264,3 +265,84 @@ async def test_deletion_in_mid_move_brings_the_container_back_first_and_ends_it(
         await world.until(lambda: world.cluster.all(ContainerMigration) == [])
         assert world.agents.holders(UID) == []
         assert allocations(world) == []
+
+
+def with_room(world: OperatorWorld, memory: str, *names: str) -> None:
+    for name in names:
+        world.cluster.put(node_agent(name, capacity={"memoryBytes": bytes_of(memory)}))
+
+
+def asking(memory: str) -> dict[str, object]:
+    return {"image": "web", "resources": {"requests": {"memory": memory}}}
+
+
+async def test_two_that_are_made_at_once_and_of_which_one_fits_are_not_both_placed() -> None:
+    async with OperatorWorld("node-a") as world:
+        with_room(world, "1Gi", "node-a")
+        for name in ("web", "other"):
+            uid = UID if name == "web" else "uid-other"
+            world.create(name, uid=uid, target_node="node-a", container=asking("600Mi"))
+
+        def reasons() -> list[str]:
+            found = world.cluster.all(ContainerPlacement)
+            return sorted(each.status.reason for each in found)
+
+        await world.until(lambda: reasons() == ["ContainerReady", "InsufficientMemory"])
+        [waiting] = [
+            p for p in world.cluster.all(ContainerPlacement)
+            if p.status.reason == "InsufficientMemory"
+        ]  # fmt: skip
+        assert waiting.status.node is None
+        assert waiting.status.phase == PlacementPhase.PENDING
+        assert len(world.agents.at("node-a").orders) == 1
+
+
+async def test_two_that_move_at_once_to_where_one_fits_are_not_both_moved() -> None:
+    async with OperatorWorld("node-a", "node-b") as world:
+        with_room(world, "4Gi", "node-a")
+        with_room(world, "1Gi", "node-b")
+        names = ("web", "other")
+        for name in names:
+            uid = UID if name == "web" else "uid-other"
+            world.create(name, uid=uid, target_node="node-a", container=asking("600Mi"))
+
+        def phases() -> set[PlacementPhase | None]:
+            return {each.status.phase for each in world.cluster.all(ContainerPlacement)}
+
+        await world.until(lambda: phases() == {PlacementPhase.RUNNING})
+        for name in names:
+            world.move("node-b", name)
+
+        def reasons() -> list[str]:
+            return sorted(e.status.reason for e in world.cluster.all(ContainerPlacement))
+
+        await world.until(lambda: reasons() == ["ContainerReady", "InsufficientMemory"])
+        nodes = sorted(e.status.node or "" for e in world.cluster.all(ContainerPlacement))
+        assert nodes == ["node-a", "node-b"]
+        assert len(world.moves) == 1
+
+
+async def test_what_had_no_room_is_placed_once_there_is_some() -> None:
+    async with OperatorWorld("node-a") as world:
+        with_room(world, "1Gi", "node-a")
+        world.create(target_node="node-a", container=asking("500Gi"))
+        await world.until(lambda: world.web.status.reason == "InsufficientMemory")
+        assert world.agents.at("node-a").orders == []
+        with_room(world, "900Gi", "node-a")
+        await placed(world)
+
+
+async def test_a_target_that_cannot_be_had_is_told_while_the_container_runs_on() -> None:
+    async with OperatorWorld("node-a", "node-b") as world:
+        world.create(target_node="node-a")
+        await placed(world)
+        world.cluster.put(node_agent("node-b", unschedulable=True))
+        for node, reason in (("nowhere", "NodeNotFound"), ("node-b", "NodeUnschedulable")):
+            world.move(node)
+            await world.until(lambda wanted=reason: world.web.status.reason == wanted)
+            assert condition_of(world, "Reconciling") == ("True", reason)
+            assert condition_of(world, "Ready") == ("True", "ContainerReady")
+            assert world.web.status.phase == PlacementPhase.RUNNING
+            assert world.agents.runners(UID) == ["node-a"]
+        world.move("node-a")
+        await world.until(lambda: world.web.status.reason == "ContainerReady")

@@ -70,6 +70,17 @@ def test_roles_allow_no_more_than_named_kinds_and_verbs(name: str) -> None:
             assert {resource.split("/")[0] for resource in rule["resources"]} <= plurals
 
 
+def test_no_role_of_kubernetes_gets_to_write_placements() -> None:
+    """Aggregation to view carries on to edit and admin, so it is for reading alone."""
+    for role in documents(MANIFESTS / "access" / "user-roles.yaml"):
+        labels = role["metadata"].get("labels", {})
+        aggregated = {key for key in labels if "aggregate-to-" in key}
+        assert aggregated <= {"rbac.authorization.k8s.io/aggregate-to-view"}
+        for rule in role["rules"] if aggregated else ():
+            assert set(rule["verbs"]) <= {"get", "list", "watch"}
+            assert "secrets" not in rule["resources"]
+
+
 def test_nobody_may_list_secrets() -> None:
     for name in ("operator-role.yaml", "agent-role.yaml", "user-roles.yaml"):
         for rule in rules(name):

@@ -72,6 +72,31 @@ def test_a_claimed_node_is_ordered_and_an_order_taken_is_not_repeated() -> None:
     assert isinstance(step_of(made).step, Wait)
 
 
+LARGE = {"image": "web", "resources": {"requests": {"memory": "500Gi"}}}
+SMALL_NODES = tuple(
+    Node(node_agent(name, capacity={"memoryBytes": 2**34})) for name in ("node-a", "node-b")
+)
+
+
+def test_what_no_node_has_room_for_is_not_placed_by_name_or_by_choice() -> None:
+    for words in ({"target_node": "node-b"}, {}):
+        made = placement(container=LARGE, network={"mode": "None"}, **words)
+        decision = step_of(made, sightings=(), nodes=SMALL_NODES)
+        assert isinstance(decision.step, Wait)
+        assert decision.obstacle is not None
+        assert decision.obstacle.reason == Reason.INSUFFICIENT_MEMORY
+
+
+def test_what_has_no_room_on_its_target_is_not_moved_and_not_ended_where_it_is() -> None:
+    made = settled(target_node="node-b", container=LARGE)
+    decision = step_of(made, nodes=SMALL_NODES)
+    assert isinstance(decision.step, Wait)
+    assert decision.obstacle is not None
+    assert decision.obstacle.reason == Reason.INSUFFICIENT_MEMORY
+    there = settled(target_node="node-a", container=LARGE)
+    assert step_of(there, nodes=SMALL_NODES).obstacle is None
+
+
 def test_a_changed_state_is_ordered_where_the_container_is_before_it_moves() -> None:
     made = settled(target_node="node-a")
     changed = placement(target_node="node-b", state="Frozen", status=made.status.dump())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from transship.api.placement import Strategy
 from transship.api.reasons import Reason
 from transship.plan.nodes import Node
 from transship.plan.preflight import Facts, objection
+from transship.plan.requests import Demand
 
 FAILED_TEST = {"selfTest": {"passed": False, "time": NOW.isoformat(), "message": "no ptrace"}}
 
@@ -116,6 +118,17 @@ def test_requested_memory_must_be_free() -> None:
     assert found is not None
     assert found.reason == Reason.INSUFFICIENT_MEMORY
     assert "1024 MiB" in found.message
+
+
+def test_requests_must_fit_beside_those_on_the_target() -> None:
+    has = {"capacity": {"memoryBytes": 2**30, "freeMemoryBytes": 2**30}}
+    made = facts(target=has, memory="600Mi")
+    assert objection(made) is None
+    taken = replace(made.target, demands=(Demand("other", memory_bytes=2**29),))
+    found = objection(replace(made, target=taken, uid="web"))
+    assert found is not None
+    assert found.reason == Reason.INSUFFICIENT_MEMORY
+    assert "512 MiB" in found.message
 
 
 def test_a_cold_move_asks_nothing_of_criu_or_the_cpu() -> None:

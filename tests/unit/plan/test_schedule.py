@@ -6,6 +6,7 @@ from fakes.resources import node_agent, placement
 from transship.api.reasons import Reason
 from transship.plan.nodes import Node
 from transship.plan.obstacles import Obstacle
+from transship.plan.requests import Demand
 from transship.plan.schedule import entrance, wanted_node, wants
 
 SSD = {"disk": "ssd"}
@@ -53,6 +54,24 @@ def test_no_fitting_node_says_which_labels_or_why_none_can_be_used() -> None:
     barred = wanted_node(spec(node_selector=SSD), nodes=(A, CORDONED), present=None)
     assert isinstance(barred, Obstacle)
     assert "node-d" in barred.message
+
+
+def test_nodes_without_room_are_passed_over_and_the_shared_reason_is_told() -> None:
+    little, much = ({"memoryBytes": count * 2**30} for count in (1, 16))
+    small, large = (
+        Node(node_agent(name, labels=SSD, capacity=has), load=load)
+        for name, has, load in (("node-b", little, 0), ("node-c", much, 5))
+    )
+    wanted, wish = Demand("uid", memory_bytes=2**33), spec(node_selector=SSD)
+    assert wanted_node(wish, nodes=(small, large), present=None, wanted=wanted) == "node-c"
+    none = wanted_node(wish, nodes=(A, small), present=None, wanted=wanted)
+    assert isinstance(none, Obstacle)
+    assert none.reason == Reason.INSUFFICIENT_MEMORY
+    assert "0 of 1 fitting nodes" in none.message
+    mixed = wanted_node(wish, nodes=(small, CORDONED), present=None, wanted=wanted)
+    assert isinstance(mixed, Obstacle)
+    assert mixed.reason == Reason.FAILED_SCHEDULING
+    assert "node-d takes no containers" in mixed.message
 
 
 def test_a_target_must_exist_be_ready_and_take_containers() -> None:

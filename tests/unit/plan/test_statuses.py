@@ -78,6 +78,25 @@ def test_an_obstacle_is_told_as_reconciling_and_a_final_one_as_stalled() -> None
     assert said(status, "Stalled") == ("True", "BackoffLimitExceeded")
 
 
+def test_the_reason_of_an_unmet_wish_comes_before_that_of_what_runs() -> None:
+    assert status_of().reason == "ContainerReady"
+    found = obstacle(Reason.NODE_UNSCHEDULABLE, "none")
+    status = status_of(decision=Decision(Pause(1), found), target_node="node-b")
+    assert (status.phase, status.reason) == (PlacementPhase.RUNNING, "NodeUnschedulable")
+    final = obstacle(Reason.BACKOFF_LIMIT_EXCEEDED, "enough", final=True)
+    status = status_of(decision=Decision(Pause(1), final))
+    assert (status.phase, status.reason) == (PlacementPhase.RUNNING, "BackoffLimitExceeded")
+
+
+def test_a_container_that_cannot_be_placed_is_not_ready_for_that_reason() -> None:
+    made = placement(target_node="nowhere", network={"mode": "None"})
+    looked = Seen(made, made.status, NODES, (), (), NOW)
+    status = observed_status(looked, decide(looked))
+    assert said(status, "Ready") == ("False", "NodeNotFound")
+    assert said(status, "Reconciling") == ("True", "NodeNotFound")
+    assert (status.phase, status.reason) == (PlacementPhase.PENDING, "NodeNotFound")
+
+
 def test_a_container_that_is_being_handed_over_stays_ready() -> None:
     frozen = sighted(record=RecordState.FROZEN, run=RunState.FROZEN, ready=False)
     status = status_of(seen={**frozen, "migrations": (migration(),)}, target_node="node-b")

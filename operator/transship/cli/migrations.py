@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from transship.api.migration import ContainerMigration, MigrationPhase
+from transship.api.placement import ContainerPlacement
 from transship.cli.options import (
     AllNamespaces,
     AsJson,
@@ -56,11 +58,24 @@ async def _fetch(
         if not watch:
             return found
         with Live(_table(found), console=out) as live:
-            while not all(_finished(migration) for migration in found):
-                await asyncio.sleep(REFRESH_SECONDS)
+            while True:
+                placements = await client.list(ContainerPlacement, namespace=namespace)
+                # read after them: the operator makes the migration first and then says so
                 found = await client.list(ContainerMigration, namespace=namespace)
                 live.update(_table(found))
-        return found
+                if settled(placements, found):
+                    return found
+                await asyncio.sleep(REFRESH_SECONDS)
+
+
+def settled(
+    placements: Iterable[ContainerPlacement], migrations: Iterable[ContainerMigration]
+) -> bool:
+    """Whether the operator has seen every edit of a placement, and every migration has ended."""
+    return all(
+        placement.status.observed_generation >= placement.metadata.generation
+        for placement in placements
+    ) and all(_finished(migration) for migration in migrations)
 
 
 def _finished(migration: ContainerMigration) -> bool:

@@ -1,10 +1,12 @@
 from transship.api.base import ObjectMeta
+from transship.api.container import Container
 from transship.api.migration import (
     ContainerMigration,
     MigrationPhase,
     MigrationSpec,
     MigrationStatus,
 )
+from transship.api.placement import ContainerPlacement, PlacementSpec, PlacementStatus
 from transship.cli import migrations
 from transship.cli.options import print_table, table_lines
 
@@ -48,3 +50,22 @@ def test_a_migration_that_succeeded_needs_no_reason_and_a_failed_one_has_it_in_f
 def test_a_usual_migration_fits_into_80_columns():
     row = ("counter-0a1b2c3d", "node-a", "node-b", "Succeeded", "100%", 1000, None)
     assert max(map(len, table_lines(migrations.COLUMNS, [row]))) <= 80
+
+
+def placement(*, generation, observed):
+    return ContainerPlacement(
+        metadata=ObjectMeta(name="counter", namespace="default", generation=generation),
+        spec=PlacementSpec(container=Container(image="registry.example/counter:1")),
+        status=PlacementStatus(observed_generation=observed),
+    )
+
+
+def test_a_watch_that_begins_right_after_an_edit_waits_for_the_migration():
+    edited, seen = placement(generation=2, observed=1), placement(generation=2, observed=2)
+    under_way = migration(MigrationPhase.COPYING, "")
+    done = migration(MigrationPhase.SUCCEEDED, "MigrationSucceeded")
+    assert not migrations.settled([edited], [])
+    assert not migrations.settled([edited], [done])
+    assert not migrations.settled([seen], [done, under_way])
+    assert migrations.settled([seen], [done])
+    assert migrations.settled([], [])

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -550,6 +552,100 @@ async def a_multipath_socket_is_named_as_the_cause(stage: Stage) -> None:
     assert "GODEBUG" in error.hint
     stage.source.freezer.thaw()
     await stage.source.goes_on()
+
+
+ODD_ENVIRONMENT = {"ODD": "1", "NOTIFY_SOCKET": "/run/odd/notify", "LISTEN_FDS": "1"}
+ODD_LIMITS = (resource.RLIMIT_MEMLOCK, resource.RLIMIT_STACK)
+ODD_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTSTP, signal.SIGUSR1, 40)
+PYTHON_IGNORES = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
+IOPRIO_GET = {"x86_64": 252, "aarch64": 31}
+
+# of a process that inherits nothing; /proc/PID/...
+PLAIN = {
+    "Umask": "0022", "SigBlk": "0" * 16, "THP_enabled": "1", "NoNewPrivs": "0", "Groups": "",
+    "oom_score_adj": "0", "coredump_filter": "00000033", "personality": "00000000",
+    "timerslack_ns": "50000", "nice": "0", "policy": "0", "ioprio": "0", "odd variables": "",
+}  # fmt: skip
+
+
+def be_odd() -> None:
+    """What an agent's Pod, its service or somebody's shell may have made of its process."""
+    os.environ.update(ODD_ENVIRONMENT)
+    os.umask(0o077)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    os.setpriority(os.PRIO_PROCESS, 0, 5)
+    Path("/proc/self/oom_score_adj").write_text("300")
+    Path("/proc/self/coredump_filter").write_text("0x1")
+    libc = ctypes.CDLL(None)
+    libc.personality(0x0040000)  # ADDR_NO_RANDOMIZE
+    libc.prctl(29, 1234567, 0, 0, 0)  # PR_SET_TIMERSLACK
+    libc.prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE
+    for limit in ODD_LIMITS:
+        resource.setrlimit(limit, (1 << 20, resource.getrlimit(limit)[1]))
+    for number in ODD_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    os.set_inheritable(os.open("/etc/passwd", os.O_RDONLY), True)
+
+
+def inherited(pid: int) -> dict[str, str]:
+    """What a process has that comes from its parent unless somebody sets it."""
+    process = Path(f"/proc/{pid}")
+    pairs = (line.partition(":") for line in (process / "status").read_text().splitlines())
+    found = {name: value.strip() for name, _, value in pairs if name in PLAIN}
+    files = ("oom_score_adj", "coredump_filter", "personality", "timerslack_ns")
+    found |= {name: (process / name).read_text().strip() for name in files}
+    found["nice"] = str(os.getpriority(os.PRIO_PROCESS, pid))
+    found["policy"] = str(os.sched_getscheduler(pid))
+    call = IOPRIO_GET[os.uname().machine]
+    found["ioprio"] = str(ctypes.CDLL(None).syscall(call, 1, pid))
+    variables = (process / "environ").read_bytes().decode().split("\0")
+    odd = [each for each in variables if each.partition("=")[0] in ODD_ENVIRONMENT]
+    return {**found, "odd variables": " ".join(odd)}
+
+
+def require_plain(pid: int, *, cgroup: str, processors: set[int], ignored: int = 0) -> None:
+    assert inherited(pid) == PLAIN
+    groups = Path(f"/proc/{pid}/cgroup").read_text().split()
+    assert all(line.endswith(cgroup) for line in groups), groups
+    assert os.sched_getaffinity(pid) == processors
+    status = Path(f"/proc/{pid}/status").read_text()
+    [ignoring] = (line for line in status.splitlines() if line.startswith("SigIgn:"))
+    assert int(ignoring.split()[1], 16) == ignored
+    for limit in ODD_LIMITS:
+        assert resource.prlimit(pid, limit) == resource.prlimit(1, limit)
+    open_files = [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    assert not [path for path in open_files if path.endswith("passwd")]
+
+
+@scenario
+async def nothing_of_the_agents_own_process_reaches_a_container(stage: Stage) -> None:
+    processors = os.sched_getaffinity(0)
+    here, there = (corner.layout.cgroup(NAME) for corner in (stage.source, stage.target))
+    be_odd()
+    await stage.start()
+    first = stage.source.runtime.inspect(NAME).pid
+    assert first is not None
+    require_plain(first, cgroup=here, processors=processors, ignored=PYTHON_IGNORES)
+
+    command = ["/bin/sh", "-c", "exec sleep 100"]
+    asking = asyncio.create_task(
+        stage.source.runtime.execute(NAME, command, timeout_seconds=TIMEOUT_SECONDS)
+    )
+    await until(lambda: len(sleeping(stage.source)) == 1)
+    [asked] = sleeping(stage.source)
+    require_plain(asked, cgroup=here, processors=processors)
+    os.kill(asked, signal.SIGKILL)
+    await asking
+
+    await stage.dump()
+    restored = await stage.target.restore()
+    require_plain(restored.pid, cgroup=there, processors=processors, ignored=PYTHON_IGNORES)
+
+
+def sleeping(corner: Corner) -> list[int]:
+    found = corner.freezer.processes()
+    return [pid for pid in found if Path(f"/proc/{pid}/comm").read_text() == "sleep\n"]
 
 
 @scenario

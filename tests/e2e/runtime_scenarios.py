@@ -7,6 +7,7 @@ library is imported here.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import shutil
 import signal
@@ -279,7 +280,7 @@ async def a_frozen_copy_dies_without_running_on(node: Stage) -> None:
 
 @scenario
 async def volumes_are_what_they_are_in_a_pod(node: Stage) -> None:
-    host = node.layout.state_dir / "host"
+    host = Path("/srv/runtime-test")
     host.mkdir(exist_ok=True)
     (host / "file").write_text("host")
     files = (VolumeFile("key", b"value"), VolumeFile("sub/key", b"other"))
@@ -320,6 +321,42 @@ async def a_missing_host_path_is_refused(node: Stage) -> None:
     volume = OrderedVolume(Volume(name="volume", host_path=HostPath(path="/does/not/exist")))
     wanted = node.order("a", "true", volumes=(volume,))
     assert (await refused(node.runtime.prepare(wanted))).reason == "HostPathNotFound"
+
+
+@scenario
+async def a_host_path_is_the_nodes_and_never_the_agents(node: Stage) -> None:
+    """As in a Pod: the agent's own /etc is another than the node's."""
+    root = Path("/srv/root-of-the-node")
+    for name in ("etc", "srv/data", str(node.layout.state_dir)[1:]):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "etc/resolv.conf").write_text("nameserver 192.0.2.53\n")
+    (root / "srv/data/file").write_text("the node's")
+    (root / "srv/link").unlink(missing_ok=True)
+    (root / "srv/link").symlink_to("/srv/../../../srv/data")
+    secret = Path("/srv/key-of-the-agent")
+    secret.touch()
+    (root / "srv/data/alias").unlink(missing_ok=True)
+    (root / "srv/data/alias").hardlink_to(secret)
+    secrets = (Path("/srv/keys"), secret)
+    layout = dataclasses.replace(node.layout, host_root=root, secrets=secrets)
+    runtime = new_runtime(layout, registry=node.registry)
+
+    mount = VolumeMount(name="v", mount_path="/v")
+    plain = node.order("a", "cat /v/file /etc/resolv.conf", volume_mounts=(mount,))
+    part = mount.model_copy(update={"sub_path": "alias"})
+    partly = plain.container.model_copy(update={"volume_mounts": (part,)})
+
+    def wanted(path: str, container: Container = plain.container) -> Order:
+        volume = OrderedVolume(Volume(name="v", host_path=HostPath(path=path)))
+        return dataclasses.replace(plain, container=container, volumes=(volume,))
+
+    for path in ("/", "/srv", "/srv/keys", f"{node.layout.state_dir}/journal", "/var/lib"):
+        assert (await refused(runtime.prepare(wanted(path)))).reason == "HostPathRefused", path
+    aliased = wanted("/srv/data", partly)
+    assert (await refused(runtime.prepare(aliased))).reason == "HostPathRefused"
+    await runtime.create_and_start(wanted("/srv/link"))
+    await node.ended("a")
+    assert node.output("a") == ["the node'snameserver 192.0.2.53"]
 
 
 @scenario
@@ -369,13 +406,13 @@ async def standard_input_is_empty_unless_wanted(node: Stage) -> None:
 
 @scenario
 async def calls_that_criu_cannot_dump_are_refused(node: Stage) -> None:
-    # io_uring_setup, userfaultfd, unshare(CLONE_NEWUSER)
-    calls = "for (425, 323, 272) { print syscall($_, 0x10000000, 0), q( ), $!+0, qq(\\n) }"
+    # io_uring_setup, landlock_create_ruleset, userfaultfd, unshare(CLONE_NEWUSER)
+    calls = "for (425, 444, 323, 272) { print syscall($_, 0x10000000, 0), q( ), $!+0, qq(\\n) }"
     script = f"exec perl -e '{calls}'"
     await node.runtime.create_and_start(node.order("a", script))
     await node.ended("a")
     if os.uname().machine == "x86_64":
-        assert node.output("a") == ["-1 38", "-1 1", "-1 1"]
+        assert node.output("a") == ["-1 38", "-1 38", "-1 1", "-1 1"]
 
 
 @scenario

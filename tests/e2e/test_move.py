@@ -212,6 +212,32 @@ def test_stop_and_copy_keeps_memory_and_connection(world: World) -> None:
             assert status["lastMigration"]["strategy"] == "StopAndCopy"
 
 
+def test_the_percentage_that_a_user_watches_never_falls(world: World) -> None:
+    """Of two moves from one node: one waits for the other's handover."""
+    names = ("one", "other")
+    for name in names:
+        world.apply(name, container={"env": [{"name": "MEMORY_MIB", "value": "64"}]})
+    for name in names:
+        world.await_running(name, node="node-a")
+    told = "{.spec.placementName} {.status.percent} {.status.phase}"
+    with world.watching("cmig", told) as seen:
+        for name in names:
+            world.move(name, "node-b")
+        for name in names:
+            world.await_running(name, node="node-b")
+        for name in names:
+            world.until(lambda name=name: f"{name} 100 Succeeded\n" in seen, f"{name}: the end")
+    for name in names:
+        every = [line.split() for line in seen if line.startswith(f"{name} ")]
+        rows = [row for row in every if len(row) == 3]  # the first has no status yet
+        shown = [int(row[1]) for row in rows]
+        assert shown == sorted(shown)
+        assert len(set(shown)) > 3
+        assert {row[2] for row in rows if row[1] == "100"} == {"Succeeded"}
+        [migration] = world.migrations(name)
+        assert "AwaitTurn" in [step["name"] for step in migration["status"]["steps"]]
+
+
 def test_a_cold_move_starts_the_program_anew_with_its_files_and_address(world: World) -> None:
     env = [{"name": "WRITE_FILE", "value": "/data/lines"}]
     world.apply(

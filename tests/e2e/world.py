@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +43,22 @@ class World:
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         argv = [self._kubectl, "--kubeconfig", self.lab.kubeconfig, *arguments]
         return run_blocking(argv, stdin=None if stdin is None else stdin.encode()).stdout
+
+    @contextmanager
+    def watching(self, kind: str, jsonpath: str) -> Iterator[list[str]]:
+        """What the jsonpath gives for every version of every such object, while this lasts."""
+        seen: list[str] = []
+        output = f'-o=jsonpath={jsonpath}{{"\\n"}}'
+        argv = [self._kubectl, "--kubeconfig", self.lab.kubeconfig, "get", kind, "--watch", output]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            reader = threading.Thread(target=seen.extend, args=(process.stdout,))
+            reader.start()
+            try:
+                yield seen
+            finally:
+                process.terminate()
+                reader.join()
 
     def apply(self, name: str, *, node: str | None = "node-a", **spec: Any) -> None:
         """Apply a placement; its container is the counter unless spec says otherwise."""

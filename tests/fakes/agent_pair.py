@@ -221,8 +221,9 @@ class Node:
 class Pair:
     """node-a runs the container at first."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, refuses_landlock: bool = True) -> None:
         self.folder = folder
+        self.refuses_landlock = refuses_landlock
         self.loop = VirtualLoop()
         self.world, self.network = World(), Network()
         self.a, self.b = Node("node-a", pair=self), Node("node-b", pair=self)
@@ -430,7 +431,7 @@ class Pair:
         journal = Journal(self.a.folder / "journal", boot=boot, clock=LoopClock(self.loop))
         journal.load()
         first = records.ordered(None, order(state=DesiredState.RUNNING), boot=boot)
-        journal.put(first.but(started_boot=boot))
+        journal.put(first.but(started_boot=boot, refuses_landlock=self.refuses_landlock))
         self.world.homes[name] = Home(files=0, mounted=True)
         self.world.copies[name] = Copy(State.RUNNING, 0)
         self.world.wires[name] = "serving"

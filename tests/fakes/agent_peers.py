@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -133,14 +133,22 @@ class FakePeers:
         migration: str,
         *,
         request: RestoreRequest,
-        images: bytes,
+        images: AsyncIterable[bytes],
+        size: int,
         timeout_seconds: float,
         progress: Progress | None = None,
     ) -> RestoreReply:
+        sent = [block async for block in images]  # each repetition brings all of it
+        assert sum(map(len, sent)) == size
+
+        async def body() -> AsyncIterator[bytes]:
+            for block in sent:
+                yield block
+
         return await self._call(
             peer,
             "restore",
-            lambda agent: agent.target.restore(migration, request, body=images),
+            lambda agent: agent.target.restore(migration, request, body=body()),
             timeout_seconds=timeout_seconds,
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterable
+
 from transship.agent.journal import Journal
 from transship.agent.records import verdict
 from transship.api.placement import Strategy
@@ -80,9 +82,9 @@ class FakeTarget:
         self.held.add(migration)
 
     async def restore(
-        self, migration: str, request: RestoreRequest, *, body: bytes
+        self, migration: str, request: RestoreRequest, *, body: AsyncIterable[bytes]
     ) -> RestoreReply:
-        self.restored = (request, body)
+        self.restored = (request, b"".join([block async for block in body]))
         return RestoreReply()
 
     async def decide(self, notice: VerdictNotice) -> ResumeReply:

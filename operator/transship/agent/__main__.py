@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import resource
 import signal
 import sys
@@ -18,6 +19,7 @@ from transship.common import logs
 from transship.common.errors import TransshipError
 from transship.common.threads import take_short_turns
 from transship.protocol.paths import PORT
+from transship.runtime import plain_process
 from transship.runtime.layout import Layout
 
 
@@ -35,6 +37,10 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--state-dir", type=Path, default=layout.state_dir)
     parser.add_argument("--runtime-dir", type=Path, default=layout.runtime_dir)
     parser.add_argument("--cgroup-parent", default=layout.cgroup_parent)
+    parser.add_argument(
+        "--host-root", type=Path, default=layout.host_root,
+        help="where the node's file system is mounted, for an agent in a Pod",
+    )  # fmt: skip
     parser.add_argument(
         "--insecure-registry", action="append", default=[], metavar="HOST:PORT",
         help="may speak plain HTTP; can be repeated",
@@ -55,6 +61,8 @@ def settings_of(flags: argparse.Namespace) -> Settings:
             state_dir=flags.state_dir,
             runtime_dir=flags.runtime_dir,
             cgroup_parent=flags.cgroup_parent,
+            host_root=flags.host_root,
+            secrets=_secrets(flags),
         ),
         kubeconfig=flags.kubeconfig,
         authority=flags.ca,
@@ -63,6 +71,12 @@ def settings_of(flags: argparse.Namespace) -> Settings:
         insecure_registries=tuple(flags.insecure_registry),
         handovers_at_once=max(1, flags.handovers_at_once),
     )
+
+
+def _secrets(flags: argparse.Namespace) -> tuple[Path, ...]:
+    folders = {path.absolute().parent for path in (flags.ca, flags.cert, flags.key)}
+    credentials = () if flags.kubeconfig is None else (flags.kubeconfig.absolute(),)
+    return (*sorted(folders), *credentials)
 
 
 async def serve(settings: Settings) -> None:
@@ -88,6 +102,7 @@ def main() -> int:
     take_short_turns()
     logs.configure(level=flags.log_level)
     _raise_descriptor_limit()
+    os.umask(plain_process.UMASK)  # containers see the modes of files that the agent makes
     try:
         asyncio.run(serve(settings_of(flags)))
     except (TransshipError, OSError) as e:

@@ -168,7 +168,12 @@ class Containers:
             image_digest=record.image_digest,
             migration=record.migration,
             hindrances=tuple(
-                Hindrance(reason=each.reason, message=each.message, hint=each.hint)
+                Hindrance(
+                    reason=each.reason,
+                    message=each.message,
+                    hint=each.hint,
+                    strategies=each.strategies,
+                )
                 for each in self.lookout.seen(record.id)
             ),
             awaits_memory=seen.awaits_memory,

@@ -12,22 +12,11 @@ from transship.api.migration import MemoryTraffic, Prediction, Round, StepName
 from transship.api.placement import Strategy
 from transship.api.quantity import bytes_of
 from transship.common.errors import TransshipError
+from transship.plan.progress import percent_of
 from transship.protocol.migrations import MemoryEndpoint, MigrationReport, OutgoingOrder
 from transship.protocol.states import SideState, Verdict
 from transship.transfer.pace import Pace
 from transship.transfer.rounds import CopyRound
-
-_PERCENT = {
-    StepName.COPY_FILES: 10,
-    StepName.COPY_MEMORY: 30,
-    StepName.FREEZE: 60,
-    StepName.DUMP: 65,
-    StepName.RESTORE: 80,
-    StepName.DECIDE: 90,
-    StepName.RESUME: 95,
-    StepName.DRAIN: 97,
-    StepName.DESTROY: 99,
-}
 
 
 @dataclass
@@ -124,8 +113,7 @@ class Departure:
     def _percent(self) -> int:
         if self.state is SideState.DONE:
             return 100
-        current = self.watch.current
-        return 0 if current is None else _PERCENT.get(current, 0)
+        return percent_of(self.watch.steps)
 
 
 def _both(one: MemoryTraffic, other: MemoryTraffic) -> MemoryTraffic:

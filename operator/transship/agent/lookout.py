@@ -13,6 +13,7 @@ from loguru import logger
 
 from transship.agent.machine import Tools
 from transship.common.errors import TransshipError
+from transship.plan import movability
 from transship.plan.obstacles import Obstacle
 from transship.protocol.states import RecordState, RunState
 
@@ -37,7 +38,10 @@ class Lookout:
         if found:
             await asyncio.sleep(SECOND_LOOK_SECONDS)
             again = await self._machine.look_over(container)
-            found = tuple(each for each in found if each in again)
+            found = tuple(each for each in again if any(map(each.is_same, found)))
+        record = self._journal.get(container)
+        if record is not None:
+            found = (*movability.of_start(refuses_landlock=record.refuses_landlock), *found)
         self._seen[container] = found
         return found
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import AsyncIterable
 from typing import TypeVar
 
 import aiohttp
@@ -74,18 +75,25 @@ class PeerClient:
         migration: str,
         *,
         request: RestoreRequest,
-        images: bytes,
+        images: AsyncIterable[bytes],
+        size: int,
         timeout_seconds: float,
         progress: Progress | None = None,
     ) -> RestoreReply:
-        """The time is counted from the last progress of what the target waits for."""
+        """`size` is that of all images.
+
+        The time is counted from the last progress of what the target waits for.
+        """
         return await self._post(
             peer,
             paths.INCOMING_RESTORE,
             migration,
             reply=RestoreReply,
             body=images,
-            headers={RESTORE_HEADER: request.model_dump_json(by_alias=True)},
+            headers={
+                RESTORE_HEADER: request.model_dump_json(by_alias=True),
+                "Content-Length": str(size),
+            },
             timeout_seconds=timeout_seconds,
             progress=progress,
         )
@@ -112,7 +120,7 @@ class PeerClient:
         migration: str,
         *,
         reply: type[M],
-        body: bytes = b"",
+        body: bytes | AsyncIterable[bytes] = b"",
         headers: dict[str, str] | None = None,
         timeout_seconds: float = CALL_TIMEOUT_SECONDS,
         progress: Progress | None = None,
@@ -137,7 +145,7 @@ class PeerClient:
         migration: str,
         *,
         reply: type[M],
-        body: bytes = b"",
+        body: bytes | AsyncIterable[bytes] = b"",
         headers: dict[str, str] | None = None,
         timeout_seconds: float = CALL_TIMEOUT_SECONDS,
         progress: Progress | None = None,

@@ -6,6 +6,8 @@ Nothing of it runs here yet, and nothing is promised: whatever fails is cleared 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterable
+from pathlib import Path
 
 from loguru import logger
 
@@ -19,7 +21,12 @@ from transship.api.migration import StepName
 from transship.api.placement import Strategy
 from transship.common.certificates import agent_name
 from transship.common.errors import Refused, TransshipError
-from transship.protocol.migrations import IncomingOrder, MemoryEndpoint, RestoreRequest
+from transship.protocol.migrations import (
+    LARGEST_RESTORE_BODY_BYTES,
+    IncomingOrder,
+    MemoryEndpoint,
+    RestoreRequest,
+)
 from transship.protocol.states import SideState
 from transship.transfer import images
 from transship.transfer.files import receive_trees
@@ -79,7 +86,12 @@ class Reception:
             )
 
     async def restore(
-        self, arrival: Arrival, request: RestoreRequest, *, body: bytes, watch: Stopwatch
+        self,
+        arrival: Arrival,
+        request: RestoreRequest,
+        *,
+        body: AsyncIterable[bytes],
+        watch: Stopwatch,
     ) -> None:
         """Restore the dump, held. A failure leaves nothing that could run."""
         cold = arrival.order is not None and arrival.order.strategy is Strategy.COLD
@@ -89,7 +101,13 @@ class Reception:
             with watch.part("Journal"):
                 # Cold: no instance, neither to resume nor to report as lost; see takeover
                 boot = "" if cold else self._with.journal.boot
-                self._with.journal.put(records.held(self._with.record(arrival), boot=boot))
+                self._with.journal.put(
+                    records.held(
+                        self._with.record(arrival),
+                        boot=boot,
+                        refuses_landlock=request.refuses_landlock,
+                    )
+                )
         except BaseException as e:
             called_off = isinstance(e, asyncio.CancelledError)
             cause = TransshipError("the restore was called off") if called_off else e
@@ -98,11 +116,16 @@ class Reception:
         arrival.state = SideState.HELD
 
     async def _restore_copy(
-        self, arrival: Arrival, request: RestoreRequest, *, body: bytes, watch: Stopwatch
+        self,
+        arrival: Arrival,
+        request: RestoreRequest,
+        *,
+        body: AsyncIterable[bytes],
+        watch: Stopwatch,
     ) -> None:
         copies, container = self._with.copies, arrival.container
         with watch.part("UnpackImages"):
-            images.unpack(body, copies.images(container))
+            await _unpack(body, copies.images(container))
         with watch.part("Mount"):
             await self._with.bundles.mount(container)
         with watch.part("Restore"):
@@ -113,3 +136,13 @@ class Reception:
                 container, follows=request.memory_follows, timeout_seconds=PAGES_TIMEOUT_SECONDS
             )
         arrival.pid = restored.pid
+
+
+async def _unpack(body: AsyncIterable[bytes], folder: Path) -> None:
+    unpacker = images.Unpacker(folder, most=LARGEST_RESTORE_BODY_BYTES)
+    try:
+        async for block in images.gathered(body):
+            await in_thread(unpacker.feed, block)
+        unpacker.finish()
+    finally:
+        unpacker.close()

@@ -54,6 +54,8 @@ class Record(Message):
     last_exit: LastExit | None = None
     ordered_boot: str = ""  # the boot in which the operator or a migration last wanted it here
     started_boot: str = ""  # the boot in which the present instance was started; empty: none was
+    # the present instance's seccomp filter, which it keeps wherever it goes; older agents' did not
+    refuses_landlock: bool = False
     written_at: MicroTime = LONG_AGO
 
     def but(self, **changes: object) -> Record:
@@ -164,13 +166,13 @@ def arriving(record: Record | None, order: IncomingOrder, *, boot: str, floor: i
     )  # fmt: skip
 
 
-def held(record: Record, *, boot: str) -> Record:
+def held(record: Record, *, boot: str, refuses_landlock: bool = False) -> Record:
     """The target has restored its copy, which may not run yet."""
     if record.state is RecordState.HELD:
         return record
     if record.state is not RecordState.INCOMING:
         raise _refused(record, Reason.WRONG_STATE, "a restore")
-    return record.but(state=RecordState.HELD, started_boot=boot)
+    return record.but(state=RecordState.HELD, started_boot=boot, refuses_landlock=refuses_landlock)
 
 
 def running(record: Record, notice: VerdictNotice) -> Record:
@@ -201,7 +203,9 @@ def memory_lost(record: Record, why: str) -> Record:
 def started(record: Record, *, boot: str, now: datetime) -> Record:
     """A new instance runs."""
     _require_ours(record)
-    return record.but(state=RecordState.RUNNING, started_boot=boot, start_time=now)
+    return record.but(
+        state=RecordState.RUNNING, started_boot=boot, start_time=now, refuses_landlock=True
+    )
 
 
 def ended(record: Record, last_exit: LastExit | None) -> Record:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import AsyncIterable, Collection
 from typing import Protocol
 
 from transship.protocol.migrations import (
@@ -54,7 +54,7 @@ class TargetRole(Protocol):
     async def hold(self, migration: str) -> None: ...
 
     async def restore(
-        self, migration: str, request: RestoreRequest, *, body: bytes
+        self, migration: str, request: RestoreRequest, *, body: AsyncIterable[bytes]
     ) -> RestoreReply: ...
 
     async def decide(self, notice: VerdictNotice) -> ResumeReply: ...

@@ -33,6 +33,7 @@ from transship.protocol.base import Message
 from transship.protocol.containers import ContainerOrder, Failure
 from transship.protocol.forecasts import Forecast, ForecastOrder
 from transship.protocol.migrations import (
+    LARGEST_RESTORE_BODY_BYTES,
     IncomingOrder,
     MemoryLoss,
     MigrationReport,
@@ -41,8 +42,9 @@ from transship.protocol.migrations import (
     VerdictNotice,
 )
 from transship.protocol.node import NodeReport
+from transship.transfer import images
 
-LARGEST_BODY_BYTES = 256 << 20  # the small images of a dump; orders carry Secrets of 1 MiB each
+LARGEST_ORDER_BYTES = 256 << 20  # they carry Secrets of 1 MiB each
 
 _STATUSES: tuple[tuple[type[TransshipError], int], ...] = (
     (Forbidden, 403),
@@ -85,7 +87,7 @@ class Service:
 def make_app(service: Service) -> web.Application:
     """The application; TLS is the listener's."""
     app = web.Application(
-        middlewares=[_failures, _guarded(service.guard)], client_max_size=LARGEST_BODY_BYTES
+        middlewares=[_failures, _guarded(service.guard)], client_max_size=LARGEST_ORDER_BYTES
     )
     app.add_routes(
         [*_node_routes(service), *_container_routes(service),
@@ -218,7 +220,9 @@ def _handover_routes(target: TargetRole) -> list[web.RouteDef]:
     async def restore(request: web.Request) -> web.Response:
         header = request.headers.get(RESTORE_HEADER, "{}")
         wanted = _parse(header.encode(), RestoreRequest)
-        body = await request.read()
+        if (request.content_length or 0) > LARGEST_RESTORE_BODY_BYTES:
+            raise images.too_large(request.content_length or 0, most=LARGEST_RESTORE_BODY_BYTES)
+        body = request.content.iter_any()
         return _reply(await target.restore(_migration(request), wanted, body=body))
 
     async def decide(request: web.Request) -> web.Response:

@@ -9,6 +9,7 @@ source, asked for, or relayed by the operator. Called by the server and at start
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterable
 
 from transship.agent import duties, records
 from transship.agent.arrival import Arrival
@@ -139,7 +140,7 @@ class Target:
         await self._reception.receive_files(arrival, client=client, stream=stream)
 
     async def restore(
-        self, migration: str, request: RestoreRequest, *, body: bytes
+        self, migration: str, request: RestoreRequest, *, body: AsyncIterable[bytes]
     ) -> RestoreReply:
         """Restore the dump, held. A failure leaves nothing that could run."""
         watch = Stopwatch(self._with.clock)

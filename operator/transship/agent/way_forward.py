@@ -7,7 +7,7 @@ it. The one line between the two is the journal's Released.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from functools import partial
 
 from loguru import logger
@@ -21,7 +21,7 @@ from transship.agent.source_parts import SourceParts, cancelled
 from transship.api.migration import StepName
 from transship.api.placement import Compression, Strategy
 from transship.common.errors import Refused, TransshipError
-from transship.protocol.migrations import RestoreRequest
+from transship.protocol.migrations import LARGEST_RESTORE_BODY_BYTES, RestoreRequest
 from transship.protocol.states import SideState, Verdict
 from transship.transfer import images
 
@@ -47,7 +47,8 @@ class WayForward:
             await self._copy_memory(departure)
             await files.catch_up()
             await self._with.residents.rest(order.container)  # before its turn
-            await self._rounds.keep_up(departure)
+            with departure.watch.step(StepName.AWAIT_TURN):
+                await self._rounds.keep_up(departure)
             await self._require_movable(departure)  # as it is now: all that may have taken long
         await self._hand_over(departure, files)
 
@@ -55,7 +56,8 @@ class WayForward:
         """Say what cannot be moved before anything is done for it."""
         if departure.order.strategy is Strategy.COLD:
             return
-        found = await self._with.residents.look_over(departure.order.container)
+        looked = await self._with.residents.look_over(departure.order.container)
+        found = [each for each in looked if each.concerns(departure.order.strategy)]
         if found:
             first, more = found[0], len(found) - 1
             message = f"{first.message}; and {more} more" if more else first.message
@@ -149,6 +151,9 @@ class WayForward:
     async def _dump(self, departure: Departure) -> Dumped:
         with departure.watch.step(StepName.DUMP):
             dumped = await self._with.copies.dump(departure.order.container)
+            size = images.size(dumped.images)
+            if size > LARGEST_RESTORE_BODY_BYTES:  # the census before the freeze knew of less
+                raise images.too_large(size, most=LARGEST_RESTORE_BODY_BYTES)
         departure.watch.note("CriuDump", seconds=dumped.criu_seconds)
         return dumped
 
@@ -177,24 +182,26 @@ class WayForward:
             await files.send_difference(look_again=made_files)
         departure.bytes += files.bytes - copied
         with departure.watch.step(StepName.SEND_STATE):
-            body = b"" if dumped is None else images.pack(dumped.images)
+            size = 0 if dumped is None else images.size(dumped.images)
             request = RestoreRequest(
                 asleep=() if dumped is None else dumped.asleep,
                 memory_follows=departure.memory_follows,
                 image_bytes=0 if dumped is None else dumped.image_bytes,
+                refuses_landlock=self._with.record(departure.order.container).refuses_landlock,
             )
         with departure.watch.step(StepName.RESTORE):
             reply = await self._with.peers.restore(
                 departure.order.target,
                 departure.order.migration,
                 request=request,
-                images=body,
+                images=_nothing() if dumped is None else images.stream(dumped.images),
+                size=size,
                 timeout_seconds=deadlines.answer_seconds(
-                    image_bytes=request.image_bytes, sent_bytes=len(body)
+                    image_bytes=request.image_bytes, sent_bytes=size
                 ),
                 progress=None if dumped is None else partial(self._sent, departure),
             )
-        departure.bytes += len(body)
+        departure.bytes += size
         departure.watch.add(reply.parts, prefix="Target")
 
     async def _sent(self, departure: Departure) -> int:
@@ -214,6 +221,12 @@ class WayForward:
         self._with.journal.put(record)
         departure.verdict = Verdict.RELEASED
         departure.state = SideState.RELEASED
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    """A cold move has no images."""
+    return
+    yield
 
 
 async def _both(one: Coroutine[None, None, None], other: Coroutine[None, None, None]) -> None:

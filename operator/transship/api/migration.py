@@ -63,6 +63,7 @@ class MigrationPhase(StrEnum):
     PENDING = "Pending"
     PREPARING = "Preparing"
     COPYING = "Copying"
+    AWAITING_TURN = "AwaitingTurn"
     HANDING_OVER = "HandingOver"
     DRAINING = "Draining"
     SUCCEEDED = "Succeeded"
@@ -80,6 +81,7 @@ class StepName(StrEnum):
     PREPARE = "Prepare"  # image, root file system, network, preflight on the target
     COPY_FILES = "CopyFiles"  # writable layer and volumes, while the container runs
     COPY_MEMORY = "CopyMemory"  # pre-copy rounds
+    AWAIT_TURN = "AwaitTurn"  # other containers of the source are handed over first
     FREEZE = "Freeze"  # divert packets, stop all tasks
     DUMP = "Dump"  # CRIU's dump; memory goes to the target
     SYNC_FILES = "SyncFiles"  # what changed in the files since the copy
@@ -163,6 +165,8 @@ class MigrationStatus(ApiModel):
     strategy: Strategy | None = None
     """The one that is used."""
     percent: Percent = 0
+    """By the furthest step that has begun. It never falls, and is 100 only when the move has
+    succeeded. Another attempt is another ContainerMigration (spec.attempt) and begins at 0."""
     steps: Annotated[tuple[Step, ...], Field(**list_map("name", max_items=32))] = ()
     source: SideStatus | None = None
     target: SideStatus | None = None

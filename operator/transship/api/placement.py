@@ -246,6 +246,7 @@ class CurrentMigration(ApiModel):
     name: ObjectName
     step: ShortText = ""
     percent: Percent = 0
+    """Never falls while the name stays the same; another attempt has another name."""
 
 
 class LastMigration(ApiModel):

@@ -151,6 +151,11 @@ class Reason(StrEnum):
         "A hostPath volume's directory does not exist on the node.",
         "make it there, or choose a node that has it",
     )
+    HOST_PATH_REFUSED = (
+        "HostPathRefused",
+        "A hostPath volume would give the container what belongs to the node's agent.",
+        "choose a directory that neither lies in the agent's own directories nor holds them",
+    )
     VOLUME_MOUNT_FAILED = ("VolumeMountFailed", "A volume could not be mounted on the node.")
     POOL_NOT_FOUND = (
         "PoolNotFound",
@@ -307,6 +312,12 @@ class Reason(StrEnum):
         "The container has left a node that still has some of its memory and does not answer.",
         "bring the source's node back: the container waits unharmed; if it is gone for good, set"
         " spec.state to Stopped and then to Running, which starts the container from its image",
+    )
+    LANDLOCK_NOT_REFUSED = (
+        "LandlockNotRefused",
+        "The container was started by an older agent, which let programs restrict themselves by"
+        " Landlock: after a live move they would not be restricted any more.",
+        "restart it (set spec.state to Stopped and then to Running), or use the strategy Cold",
     )
     EXTERNAL_RESOURCE = (
         "ExternalResource",
@@ -532,6 +543,12 @@ class Reason(StrEnum):
         "DeletedFileTooLarge",
         "A process of the container has a large file open that was deleted.",
         "let the program close deleted files (rotated logs, temporary files)",
+    )
+    STATE_TOO_LARGE = (
+        "StateTooLarge",
+        "What CRIU's images have of the container is more than one move may send in its freeze.",
+        "let the program close deleted files and unlock memory, share memory with a strategy other"
+        " than StopAndCopy, or use the strategy Cold",
     )
     LINK_LOST = (
         "LinkLost",

@@ -95,8 +95,8 @@ async def _ask(
             report, found = await _looked_at(source, placement.metadata.uid, order, files=files)
         except TransshipError as e:
             return None, [*obstacles, from_error(e)]
-    if settings.strategy is not Strategy.COLD:
-        obstacles += [Obstacle(h.reason, h.message, h.hint) for h in report.hindrances]
+    hindrances = [each for each in report.hindrances if each.concerns(settings.strategy)]
+    obstacles += [Obstacle(each.reason, each.message, each.hint) for each in hindrances]
     if found.reason:
         obstacles.append(Obstacle(found.reason, found.message, found.hint))
     return found, obstacles

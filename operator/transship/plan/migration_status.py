@@ -27,6 +27,7 @@ from transship.plan.migration_steps import (
 )
 from transship.plan.migration_steps import Step as PlanStep
 from transship.plan.obstacles import Obstacle
+from transship.plan.progress import MOST_UNFINISHED, percent_of
 from transship.protocol.migrations import MigrationReport
 from transship.protocol.states import SideState
 
@@ -84,27 +85,42 @@ def phase_of(status: MigrationStatus) -> MigrationPhase:
             return MigrationPhase.DRAINING
         case SideState.FROZEN | SideState.RELEASED | SideState.DONE:
             return MigrationPhase.HANDING_OVER
+        case SideState.COPYING if _lasts(StepName.AWAIT_TURN, status.steps):
+            return MigrationPhase.AWAITING_TURN
         case SideState.COPYING:
             return MigrationPhase.COPYING
         case _:
             return MigrationPhase.PREPARING if target else MigrationPhase.PENDING
 
 
+def _lasts(name: StepName, steps: Iterable[Step]) -> bool:
+    return any(step.name is name and step.milliseconds is None for step in steps)
+
+
 def _figures(previous: MigrationStatus, seen: Seen) -> dict[str, object]:
     """What the reports measured; an older figure stays where a side no longer tells one."""
     source, target = seen.source.report, seen.target.report
+    steps = _merged_steps(previous.steps, _steps(target), _steps(source))
     found: dict[str, object] = {
-        "steps": _merged_steps(previous.steps, _steps(target), _steps(source)),
+        "steps": steps,
+        "percent": _percent(previous, source, steps),
         "blackout_parts": _parts(source) or _parts(target) or previous.blackout_parts,
     }
     if source is None:
         return found
-    found["percent"] = max(min(source.percent, 99), 0)
     for field in ("rounds", "prediction", "memory", "bytes"):
         found[field] = getattr(source, field) or getattr(previous, field)
     if source.blackout_microseconds is not None:
         found["blackout_milliseconds"] = round(source.blackout_microseconds / 1000)
     return found
+
+
+def _percent(
+    previous: MigrationStatus, source: MigrationReport | None, steps: Iterable[Step]
+) -> int:
+    """A restarted agent begins its report anew, and one side's report may be older than ours."""
+    told = percent_of(steps) if source is None else max(source.percent, percent_of(steps))
+    return max(previous.percent, min(told, MOST_UNFINISHED))
 
 
 def _strategy(seen: Seen) -> Strategy | None:

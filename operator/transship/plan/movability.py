@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from transship.api.reasons import Reason
 from transship.plan.obstacles import Obstacle, obstacle
-from transship.runtime.census import DELETED, Census, Descriptor, Task
+from transship.plan.state_size import is_memory, state_too_large
+from transship.runtime.census import DELETED, Census, Deleted, Descriptor, Task
 from transship.runtime.dump_options import GHOST_LIMIT_BYTES
 
 Check = Callable[[Census], Iterator[Obstacle]]
@@ -34,8 +36,6 @@ ANONYMOUS = re.compile(r"^anon_inode:\[?([^\]]+)\]?$")
 DUMPED_ANONYMOUS = {"eventfd", "eventpoll", "inotify", "fanotify", "signalfd", "timerfd", "pidfd"}
 
 PIDFD_THREAD = os.O_EXCL
-# on mounts of the kernel's own: memfd, System V and other shared memory, memfd_secret
-KERNEL_FILES = ("/memfd:", "/SYSV", "/dev/zero", "/secretmem", "/anon_hugepage")
 SECRETMEM = "/secretmem"  # the file system of memfd_secret(2)
 PROCESS_DIRECTORY = re.compile(r"^/proc/\d+$")
 FLAGS = re.compile(r"^flags:\s*([0-7]+)", re.MULTILINE)
@@ -46,6 +46,14 @@ WATCH = re.compile(r"^inotify wd:\S+ ino:\S+ sdev:([0-9a-f]+)", re.MULTILINE)
 
 # what a task may have of its own: CRIU dumps mount and network namespaces, and no others
 SHARED_NAMESPACES = ("pid", "ipc", "uts", "user", "time")
+
+
+def of_start(*, refuses_landlock: bool) -> tuple[Obstacle, ...]:
+    """What speaks against any live move of an instance because of how it was started."""
+    if refuses_landlock:
+        return ()
+    message = "the container was started without a seccomp filter that refuses Landlock"
+    return (obstacle(Reason.LANDLOCK_NOT_REFUSED, message),)
 
 
 def hindrances(census: Census) -> tuple[Obstacle, ...]:
@@ -123,7 +131,7 @@ def devices(census: Census) -> Iterator[Obstacle]:
 def foreign_files(census: Census) -> Iterator[Obstacle]:
     """Files on mounts that no process of the container sees: handed in, or on a detached tree."""
     for task, each in _descriptors(census):
-        if not each.target.startswith("/") or each.target.startswith(KERNEL_FILES):
+        if not each.target.startswith("/") or is_memory(each.target):
             continue
         if each.mount and each.mount not in census.mounts:
             yield obstacle(
@@ -141,17 +149,35 @@ def stacked_mounts(census: Census) -> Iterator[Obstacle]:
 
 
 def deleted_files(census: Census) -> Iterator[Obstacle]:
-    """CRIU takes their content along, up to a limit; those with another name are lost."""
+    """CRIU takes their content along, up to a limit; those with another name are lost.
+
+    Memory files are none to CRIU: their pages are dumped like those of other shared memory.
+    """
     for task, each in _descriptors(census):
-        what = f"{_name(task)} has the deleted file {each.target.removesuffix(DELETED)} open"
-        if each.deleted is None:
+        if each.deleted is None or is_memory(each.target):
             continue
+        name = each.target.removesuffix(DELETED)
+        what = f"{_name(task)} has the deleted file {name} open (descriptor {each.number})"
         if each.deleted.links:
-            message = f"{what} (descriptor {each.number}), which still has another name"
-            yield obstacle(Reason.LINK_LOST, message)
+            yield obstacle(Reason.LINK_LOST, f"{what}, which still has another name")
         elif each.deleted.bytes > GHOST_LIMIT_BYTES:
-            message = f"{what} (descriptor {each.number}), which has {each.deleted.bytes} bytes"
-            yield obstacle(Reason.DELETED_FILE_TOO_LARGE, message)
+            yield _deleted_too_large(what, each.deleted)
+    for task in census.tasks:
+        opened = {each.deleted.file for each in task.descriptors if each.deleted is not None}
+        for mapped in task.mapped_files:
+            large = mapped.deleted.bytes > GHOST_LIMIT_BYTES and not mapped.deleted.links
+            if large and not is_memory(mapped.target) and mapped.deleted.file not in opened:
+                name = mapped.target.removesuffix(DELETED)
+                what = f"{_name(task)} has the deleted file {name} mapped"
+                yield _deleted_too_large(what, mapped.deleted)
+
+
+def _deleted_too_large(what: str, deleted: Deleted) -> Obstacle:
+    found = obstacle(
+        Reason.DELETED_FILE_TOO_LARGE,
+        f"{what}, which has {deleted.bytes} bytes; the limit is {GHOST_LIMIT_BYTES}",
+    )
+    return replace(found, culprit=what)  # it may grow from look to look
 
 
 def process_directories(census: Census) -> Iterator[Obstacle]:
@@ -244,6 +270,7 @@ CHECKS: Sequence[Check] = (
     devices,
     foreign_files,
     deleted_files,
+    state_too_large,
     process_directories,
     special_pipes,
     thread_handles,

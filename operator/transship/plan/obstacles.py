@@ -4,22 +4,39 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from transship.api.placement import Strategy
 from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What is in the way. Final: nothing will be tried again until the spec changes."""
+    """What is in the way. Final: nothing will be tried again until the spec changes.
+
+    strategies: the live ones that it stands in the way of; empty: all of them.
+    culprit: what it is about, where the message tells of something that changes, such as a size.
+    """
 
     reason: str
     message: str
     hint: str = ""
     final: bool = False
+    strategies: tuple[Strategy, ...] = ()
+    culprit: str = ""
 
     @property
     def text(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def concerns(self, strategy: Strategy) -> bool:
+        return not self.strategies or strategy in self.strategies
+
+    def is_same(self, other: Obstacle) -> bool:
+        """Whether both are about one thing, however much of it there is."""
+        return (self.reason, self.culprit or self.message) == (
+            other.reason,
+            other.culprit or other.message,
+        )
 
 
 def obstacle(reason: Reason, message: str, *, hint: str = "", final: bool = False) -> Obstacle:

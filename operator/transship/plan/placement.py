@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from transship.api.migration import ContainerMigration
-from transship.api.placement import NetworkMode, Strategy
+from transship.api.migration import ContainerMigration, StepName
+from transship.api.placement import NetworkMode
 from transship.api.reasons import Reason
 from transship.plan.moves import (
     Migrations,
@@ -192,9 +192,11 @@ def _locate(seen: Seen, owner: Owner) -> Decision:
 def _hindered(seen: Seen, owner: Owner, wanted: str) -> Obstacle | None:
     """A second try would be in vain while the owner's agent still sees why the first one failed."""
     sighting = sighting_at(seen.sightings, owner.node)
-    if sighting is None or seen.placement.spec.migration.strategy == Strategy.COLD:
+    if sighting is None:
         return None
     for each in sighting.report.hindrances:
+        if not each.concerns(seen.placement.spec.migration.strategy):
+            continue
         message = f"the move to {wanted} waits: {each.message}"
         return Obstacle(each.reason, message, each.hint)
     return None
@@ -216,6 +218,8 @@ def _forbidden(seen: Seen, wanted: str, failed: Migrations) -> Obstacle | None:
             hint="edit spec.targetNode to move the container after all",
             final=True,
         )
+    if failed and (vain := _in_vain(failed[-1], wanted)) is not None:
+        return vain
     limit = backoff_limit(placement.spec.migration)
     if len(failed) <= limit:
         return None
@@ -226,6 +230,20 @@ def _forbidden(seen: Seen, wanted: str, failed: Migrations) -> Obstacle | None:
         f"{last.reason}: {last.message}",
         final=True,
     )
+
+
+def _in_vain(failed: ContainerMigration, wanted: str) -> Obstacle | None:
+    """What only the freeze has shown would come out the same after every back-off.
+
+    What is refused before it is waited for instead: the agent sees when it is gone.
+    """
+    status = failed.status
+    froze = any(step.name is StepName.FREEZE for step in status.steps)
+    if status.reason != Reason.STATE_TOO_LARGE or not froze:
+        return None
+    hint = f"{status.hint or Reason.STATE_TOO_LARGE.hint}; then edit the placement's spec"
+    message = f"the move to {wanted} failed and is not tried again: {status.message}"
+    return obstacle(Reason.STATE_TOO_LARGE, message, hint=hint, final=True)
 
 
 def _back_off(failed: Migrations, pause: datetime, wanted: str, *, now: datetime) -> Decision:

@@ -18,7 +18,6 @@ from transship.api.placement import (
     LastMigration,
     PlacementPhase,
     PlacementStatus,
-    Strategy,
 )
 from transship.api.reasons import Reason
 from transship.plan.moves import has_succeeded
@@ -55,7 +54,7 @@ def observed_status(seen: Seen, decision: Decision) -> PlacementStatus:
             "epoch": owner.epoch if owner is not None else 0,
             "container": _container(seen, report),
             "image_digest": (report.image_digest if report else None) or seen.status.image_digest,
-            "migration": _current(seen.moving),
+            "migration": _current(seen.moving, seen.status.migration),
             "last_migration": _last(seen) or seen.status.last_migration,
         }
     )
@@ -134,8 +133,9 @@ def migratability(seen: Seen, report: ContainerReport | None) -> Verdict:
     if test is not None and not test.passed:
         return Verdict(Status.FALSE, Reason.SELF_TEST_FAILED,
                        f"the self-test of node {node.name} failed: {test.message}")  # fmt: skip
-    if report.hindrances and seen.placement.spec.migration.strategy != Strategy.COLD:
-        first, more = report.hindrances[0], len(report.hindrances) - 1
+    strategy = seen.placement.spec.migration.strategy
+    if found := [each for each in report.hindrances if each.concerns(strategy)]:
+        first, more = found[0], len(found) - 1
         message = f"{first.message}; and {more} more" if more else first.message
         said = f"{message} ({first.hint})" if first.hint else message
         return Verdict(Status.FALSE, first.reason, said)
@@ -235,15 +235,18 @@ def with_order(status: PlacementStatus, order: Order, *, id: str) -> PlacementSt
     return status.model_copy(update={"container": noted})
 
 
-def _current(moving: ContainerMigration | None) -> CurrentMigration | None:
+def _current(
+    moving: ContainerMigration | None, previous: CurrentMigration | None
+) -> CurrentMigration | None:
     if moving is None:
         return None
-    status = moving.status
+    status, name = moving.status, moving.metadata.name
+    known = previous.percent if previous is not None and previous.name == name else 0
     lasting = [step for step in status.steps if step.milliseconds is None] or status.steps
     return CurrentMigration(
-        name=moving.metadata.name,
+        name=name,
         step=lasting[-1].name if lasting else (status.phase or ""),
-        percent=status.percent,
+        percent=max(known, status.percent),
     )
 
 

@@ -8,7 +8,7 @@ from pydantic import Base64Bytes, Field
 
 from transship.api.base import MicroTime
 from transship.api.container import Container, Volume
-from transship.api.placement import DesiredState, LastExit
+from transship.api.placement import DesiredState, LastExit, Strategy
 from transship.protocol.base import Id, Message
 from transship.protocol.states import RecordState, RunState
 
@@ -49,11 +49,20 @@ class ContainerOrder(Message):
 
 
 class Hindrance(Message):
-    """What in a running container keeps it from being moved live."""
+    """What in a running container keeps it from being moved live.
+
+    strategies: those that it stands in the way of; empty: all but Cold.
+    """
 
     reason: str
     message: str
     hint: str = ""
+    strategies: tuple[Strategy, ...] = ()
+
+    def concerns(self, strategy: Strategy) -> bool:
+        return strategy is not Strategy.COLD and (
+            not self.strategies or strategy in self.strategies
+        )
 
 
 class ContainerReport(Message):

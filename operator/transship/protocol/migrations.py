@@ -13,6 +13,9 @@ from transship.protocol.base import Id, Message
 from transship.protocol.containers import ContainerOrder
 from transship.protocol.states import SideState, Verdict
 
+LARGEST_RESTORE_BODY_BYTES = 256 << 20
+"""Of CRIU's images, which a restore request brings inside the freeze. Source and target know it."""
+
 
 class Peer(Message):
     """The other side: its node's name (checked against its certificate) and its addresses."""
@@ -106,6 +109,7 @@ class RestoreRequest(Message):
     memory_follows: bool = False  # after the resume: not all pages will come before it
     image_bytes: Annotated[int, Field(ge=0)] = 0  # of all images, once they are whole
     asleep: tuple[int, ...] = ()  # pids inside the container that were stopped before the freeze
+    refuses_landlock: bool = False  # its seccomp filter; an older source's does not
 
 
 class RestoreReply(Message):

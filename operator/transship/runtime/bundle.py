@@ -13,7 +13,7 @@ from transship.api.container import DEFAULT_CAPABILITIES, Container, SecurityCon
 from transship.api.quantity import bytes_of, millicores_of
 from transship.api.reasons import Reason
 from transship.common.errors import InvalidInput
-from transship.runtime import oci, seccomp
+from transship.runtime import oci, plain_process, seccomp
 from transship.runtime.images import ImageConfig
 from transship.runtime.layout import Layout
 from transship.runtime.users import Identity
@@ -22,6 +22,8 @@ from transship.runtime.volumes import Bind
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CPU_PERIOD_MICROSECONDS = 100_000
 MINIMUM_QUOTA_MICROSECONDS = 1_000  # the kernel's
+# systemd's own limit is 2^30, and there are programs that close each number below theirs
+MOST_OPEN_FILES = 1 << 20
 MINIMUM_SHARES = 2  # the kernel's
 
 ALL = "ALL"
@@ -44,7 +46,8 @@ class Host:
 
     machine: str  # as uname says
     capabilities: frozenset[str]  # what the agent itself may give
-    open_files: int  # the agent's own hard limit
+    rlimits: Mapping[str, tuple[int, int]]  # soft and hard, of a process that asks for nothing
+    oom_score_adj: int  # the lowest that is not below 0
 
 
 def runtime_spec(
@@ -95,16 +98,31 @@ def _process(
 ) -> oci.Process:
     variables = environment(image, env=env, hostname=hostname, home=identity.home)
     prefixed = tuple(f"CAP_{name}" for name in names)
-    # 1024 is what select() can handle, and what programs that need more raise by themselves
-    files = oci.Rlimit(type="RLIMIT_NOFILE", soft=min(1024, host.open_files), hard=host.open_files)
     return oci.Process(
         terminal=container.tty,
-        user=oci.User(uid=identity.uid, gid=identity.gid, additional_gids=identity.additional_gids),
+        user=oci.User(
+            uid=identity.uid,
+            gid=identity.gid,
+            additional_gids=identity.additional_gids,
+            umask=plain_process.UMASK,
+        ),
         args=arguments(container, image),
         env=tuple(f"{name}={value}" for name, value in variables.items()),
         cwd=container.working_dir or image.working_dir or "/",
         capabilities=oci.CapabilitySets(bounding=prefixed, effective=prefixed, permitted=prefixed),
-        rlimits=(files,),
+        rlimits=_rlimits(host),
+        oom_score_adj=host.oom_score_adj,
+    )
+
+
+def _rlimits(host: Host) -> tuple[oci.Rlimit, ...]:
+    """All of them: what is not named here would be the agent's."""
+    # 1024 is what select() can handle, and what programs that need more raise by themselves
+    files = min(host.rlimits["NOFILE"][1], MOST_OPEN_FILES)
+    limits = {**host.rlimits, "NOFILE": (min(1024, files), files)}
+    return tuple(
+        oci.Rlimit(type=f"RLIMIT_{name}", soft=soft, hard=hard)
+        for name, (soft, hard) in sorted(limits.items())
     )
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, TransshipError
 from transship.common.processes import run
-from transship.runtime import cgroups
+from transship.runtime import cgroups, plain_process
 from transship.runtime.layout import Layout
 
 START_TIMEOUT_SECONDS = 60.0
@@ -98,7 +98,7 @@ async def launch(
     """Start a conmon and with it the container (created, or restored); return the container's pid.
 
     conmon forks away at once, into a session of its own; only what it says on the sync pipe counts.
-    `environment` is added to the agent's own, for conmon and runc.
+    `environment` is what conmon and runc need besides the plain one.
     """
     make_directories(layout, container_id=container_id)
     forget(layout, container_id=container_id)
@@ -107,8 +107,13 @@ async def launch(
     )
     receiving, sending = os.pipe()
     try:
-        variables = {**os.environ, **(environment or {}), "_OCI_SYNCPIPE": str(sending)}
-        await run(words, env=variables, pass_fds=[sending], timeout_seconds=START_TIMEOUT_SECONDS)
+        added = {**(environment or {}), "_OCI_SYNCPIPE": str(sending)}
+        await run(
+            plain_process.words(words),
+            env=plain_process.environment(added),
+            pass_fds=[sending],
+            timeout_seconds=START_TIMEOUT_SECONDS,
+        )
         await asyncio.to_thread(_leave_agent, layout, container_id=container_id)
     except BaseException:
         os.close(receiving)

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import os
 import resource
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
+from transship.runtime import mounts
 from transship.runtime.bundle import Host
+
+UNLIMITED = (1 << 64) - 1  # in the OCI specification
+RLIMITS = (
+    "AS", "CORE", "CPU", "DATA", "FSIZE", "LOCKS", "MEMLOCK", "MSGQUEUE", "NICE", "NOFILE", "NPROC",
+    "RSS", "RTPRIO", "RTTIME", "SIGPENDING", "STACK",
+)  # fmt: skip
+RLIMIT_LOCKS = 10  # Python has no name for it
 
 # By number: include/uapi/linux/capability.h
 CAPABILITIES = (
@@ -20,10 +30,12 @@ CAPABILITIES = (
 
 
 def this_host() -> Host:
+    capabilities = capabilities_in(Path("/proc/self/status").read_text())
     return Host(
         machine=os.uname().machine,
-        capabilities=capabilities_in(Path("/proc/self/status").read_text()),
-        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        capabilities=capabilities,
+        rlimits=_rlimits(may_raise="SYS_RESOURCE" in capabilities),
+        oom_score_adj=lowest_oom_score_adj(),
     )
 
 
@@ -34,12 +46,57 @@ def capabilities_in(status: str) -> frozenset[str]:
     return frozenset(name for bit, name in enumerate(CAPABILITIES) if bits & 1 << bit)
 
 
-def name_servers() -> bytes:
-    """The node's resolv.conf.
+def _rlimits(*, may_raise: bool) -> dict[str, tuple[int, int]]:
+    """Those of the node's first process, as far as the agent may give them.
+
+    The agent's own are what somebody's shell, or the runtime of its Pod, has made of these.
+    """
+    found = {}
+    for name in RLIMITS:
+        number = getattr(resource, f"RLIMIT_{name}", RLIMIT_LOCKS)
+        own = resource.getrlimit(number)
+        soft, hard = map(_unsigned, _limit_of_the_first(number) or own)
+        if not may_raise:
+            hard = min(hard, _unsigned(own[1]))
+        found[name] = (min(soft, hard), hard)
+    return found
+
+
+def _limit_of_the_first(number: int) -> tuple[int, int] | None:
+    with suppress(PermissionError):  # where it is not root's
+        return resource.prlimit(1, number)
+    return None
+
+
+def _unsigned(limit: int) -> int:
+    return UNLIMITED if limit == resource.RLIM_INFINITY else limit
+
+
+@cache
+def lowest_oom_score_adj() -> int:
+    """0, unless this process was given more and may not go back.
+
+    How far it may go without CAP_SYS_RESOURCE is told nowhere: it is tried.
+    """
+    path = Path("/proc/self/oom_score_adj")
+    own = int(path.read_text())
+    if own <= 0:
+        return 0
+    try:
+        path.write_text("0")
+    except PermissionError:
+        return own
+    path.write_text(str(own))
+    return 0
+
+
+def name_servers(root: Path) -> bytes:
+    """The node's resolv.conf; root is the node's file system.
 
     A resolver on the node's own loopback is out of a container's reach; systemd-resolved keeps the
     list of the real ones beside it.
     """
-    plain, real = Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf")
+    names = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
+    plain, real = (mounts.inside(root, name) for name in names)
     text = plain.read_bytes() if plain.exists() else b""
     return real.read_bytes() if b"nameserver 127." in text and real.exists() else text

@@ -12,11 +12,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Layout:
-    """The agent's two directories and the cgroup that all its containers are below."""
+    """The agent's two directories and the cgroup that all its containers are below.
+
+    Also where the agent finds the node's own files, and its own that no container may get.
+    """
 
     state_dir: Path = Path("/var/lib/transship")
     runtime_dir: Path = Path("/run/transship")
     cgroup_parent: str = "/transship"
+    host_root: Path = Path("/")
+    secrets: tuple[Path, ...] = ()
 
     # On the disk.
 

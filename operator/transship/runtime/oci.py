@@ -19,6 +19,7 @@ class User(Oci):
     uid: int
     gid: int
     additional_gids: tuple[int, ...] = ()
+    umask: int | None = None
 
 
 class CapabilitySets(Oci):
@@ -42,6 +43,7 @@ class Process(Oci):
     capabilities: CapabilitySets
     rlimits: tuple[Rlimit, ...] = ()
     no_new_privileges: bool = False
+    oom_score_adj: int | None = None
 
 
 class Root(Oci):

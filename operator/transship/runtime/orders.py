@@ -14,13 +14,23 @@ from pydantic import BaseModel, ConfigDict
 
 from transship.api.container import Container
 from transship.common.errors import InvalidInput, NotFound
-from transship.runtime import bundle, devices, host, mounts, oci, pidfds, users, volumes
+from transship.runtime import (
+    bundle,
+    devices,
+    host,
+    host_paths,
+    mounts,
+    oci,
+    pidfds,
+    users,
+    volumes,
+)
 from transship.runtime.conmon import Console
 from transship.runtime.images import Image
 from transship.runtime.layout import Layout
 from transship.runtime.rootfs import Overlay
 from transship.runtime.users import Accounts
-from transship.runtime.volumes import OrderedVolume
+from transship.runtime.volumes import Bind, OrderedVolume
 
 DEFAULT_STOP_SIGNAL = "SIGTERM"
 
@@ -81,7 +91,7 @@ async def write(order: Order, *, image: Image, layout: Layout) -> Prepared:
     overlay(layout, container_id=order.id, image_rootfs=image.rootfs).make_directories()
     layout.volumes(order.id).mkdir(exist_ok=True)
     devices.make(layout.devices(order.id))
-    _write_etc(order, path=layout.etc(order.id))
+    _write_etc(order, layout=layout)
     stop_signal = _stop_signal(order, image=image)
     paths = await volumes.provide(order.volumes, container_id=order.id, layout=layout)
     # in a thread: a subPath may lie on a share whose server is away
@@ -117,9 +127,6 @@ def _spec(order: Order, image: Image, paths: dict[str, Path], layout: Layout) ->
     accounts = Accounts(
         passwd=_text(image.rootfs, "etc/passwd"), group=_text(image.rootfs, "etc/group")
     )
-    writable = frozenset(
-        one.volume.name for one in order.volumes if not (one.volume.config_map or one.volume.secret)
-    )
     return bundle.runtime_spec(
         container,
         image.config,
@@ -129,10 +136,24 @@ def _spec(order: Order, image: Image, paths: dict[str, Path], layout: Layout) ->
         identity=users.resolve(
             image.config.user, context=container.security_context, accounts=accounts
         ),
-        binds=volumes.binds(container.volume_mounts, volumes=paths, writable=writable),
+        binds=_binds(order, paths, layout=layout),
         layout=layout,
         host=host.this_host(),
     )
+
+
+def _binds(order: Order, paths: dict[str, Path], *, layout: Layout) -> tuple[Bind, ...]:
+    by_name = {one.volume.name: one.volume for one in order.volumes}
+    writable = frozenset(
+        name for name, volume in by_name.items() if not (volume.config_map or volume.secret)
+    )
+    for mount in order.container.volume_mounts:
+        volume = by_name.get(mount.name)
+        if volume is not None and volume.host_path is not None and mount.sub_path:
+            found = mounts.inside(paths[mount.name], mount.sub_path)
+            named = f"{volume.host_path.path} with the subPath {mount.sub_path}"
+            host_paths.refuse_own(found, layout=layout, named=named)
+    return volumes.binds(order.container.volume_mounts, volumes=paths, writable=writable)
 
 
 def _text(root: Path, name: str) -> str:
@@ -140,13 +161,14 @@ def _text(root: Path, name: str) -> str:
     return path.read_text(errors="replace") if path.is_file() else ""
 
 
-def _write_etc(order: Order, *, path: Path) -> None:
+def _write_etc(order: Order, *, layout: Layout) -> None:
     """Files, since each is mounted by itself; those that are there are the container's by now."""
+    path = layout.etc(order.id)
     path.mkdir(exist_ok=True)
     contents = {
         "hostname": f"{order.hostname}\n".encode(),
         "hosts": hosts(order).encode(),
-        "resolv.conf": host.name_servers(),
+        "resolv.conf": host.name_servers(layout.host_root),
     }
     for name, content in contents.items():
         if not (path / name).exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 
 from transship.common.errors import CommandFailed, DeadlineExceeded
 from transship.common.processes import Finished, run
-from transship.runtime import mounts
+from transship.runtime import mounts, plain_process
 
 COMMAND_TIMEOUT_SECONDS = 30.0
 _STARTTIME = 22 - 3  # field 22 of /proc/PID/stat, counted from the state, which is field 3
@@ -94,21 +95,35 @@ class Runc:
         """
         words = ["exec", "--pid-file", str(pidfile), container_id, *argv]
         try:
-            done = await self._run(words, timeout_seconds=timeout_seconds)
+            done = await run(
+                plain_process.words(["runc", "--root", self.root, *words]),
+                env=plain_process.environment(),
+                timeout_seconds=timeout_seconds,
+            )
         except CommandFailed as e:
             return Executed(e.status, e.output)
-        except (DeadlineExceeded, asyncio.CancelledError):
-            with contextlib.suppress(OSError, ValueError):
-                os.kill(int(pidfile.read_text()), 9)
+        except DeadlineExceeded as e:
+            _kill_command(pidfile)
+            message = f"running {argv[0]}: not done in {timeout_seconds:g} s"
+            raise DeadlineExceeded(message) from e
+        except asyncio.CancelledError:
+            _kill_command(pidfile)
             raise
         finally:
             pidfile.unlink(missing_ok=True)
         return Executed(0, done.stdout + done.stderr)
 
-    async def _run(
-        self, words: Sequence[str], *, timeout_seconds: float = COMMAND_TIMEOUT_SECONDS
-    ) -> Finished:
-        return await run(["runc", "--root", self.root, *words], timeout_seconds=timeout_seconds)
+    async def _run(self, words: Sequence[str]) -> Finished:
+        return await run(
+            ["runc", "--root", self.root, *words],
+            env=plain_process.environment(),
+            timeout_seconds=COMMAND_TIMEOUT_SECONDS,
+        )
+
+
+def _kill_command(pidfile: Path) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        os.kill(int(pidfile.read_text()), signal.SIGKILL)
 
 
 def start_ticks(pid: int) -> int | None:

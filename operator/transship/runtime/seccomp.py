@@ -19,6 +19,10 @@ MASKED_EQUAL = "SCMP_CMP_MASKED_EQ"
 # MariaDB and libuv use what they used before io_uring; with EPERM some give up.
 IO_URING = ("io_uring_setup", "io_uring_enter", "io_uring_register")
 
+# CRIU does not restore a Landlock domain, and nothing in /proc shows that a process has one: it
+# would be free after a move. ENOSYS makes programs do without it, before they rely on it.
+LANDLOCK = ("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self")
+
 # With its flags behind a pointer, clone3 cannot be filtered; on ENOSYS the C library uses clone.
 CLONE3 = ("clone3",)
 
@@ -65,7 +69,7 @@ def profile(*, capabilities: Collection[str], machine: str) -> Seccomp:
         if capability not in capabilities for name in names
     ]  # fmt: skip
     rules = [
-        SyscallRule(names=IO_URING, action=REFUSE, errno_ret=ENOSYS),
+        SyscallRule(names=(*IO_URING, *LANDLOCK), action=REFUSE, errno_ret=ENOSYS),
         SyscallRule(names=(*ALWAYS_REFUSED, *gated), action=REFUSE, errno_ret=EPERM),
         *(_no_socket(family) for family in (AF_VSOCK, AF_ALG)),
     ]

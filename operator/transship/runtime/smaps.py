@@ -21,6 +21,9 @@ _HEADING = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")
 NOT_LAZY_FLAGS = frozenset({"lo", "ht", "dp", "io", "pf", "ss"})
 """Locked, huge, droppable, a device's, a shadow stack's: CRIU deals with their pages itself."""
 
+_OWN = frozenset({"Anonymous", "Swap", "Private_Hugetlb"})
+"""The lines of smaps that count a process's own pages."""
+
 GROWS_DOWN = "gd"
 LEAST_CUT_BYTES = 4 << 20
 
@@ -35,12 +38,22 @@ class Area:
     start: int
     end: int
     access: str
+    device: str
     inode: str
     name: str
 
     @property
     def is_anonymous(self) -> bool:
         return self.inode == "0" and self.access.endswith("p") and self.name not in _KERNELS
+
+    @property
+    def is_shared(self) -> bool:
+        return self.access.endswith("s")
+
+    @property
+    def is_written_copy(self) -> bool:
+        """Of a file: what a process writes there is its own."""
+        return self.inode != "0" and self.access[1] == "w" and not self.is_shared
 
     def is_like(self, other: Area) -> bool:
         """Whether it may be the other one, grown, shrunk, or joined with a neighbour."""
@@ -51,7 +64,8 @@ class Area:
 def area(line: str) -> Area:
     fields = line.split(maxsplit=5)
     start, end = (int(part, 16) for part in fields[0].split("-"))
-    return Area(line, start, end, fields[1], fields[4], fields[5] if len(fields) == 6 else "")
+    name = fields[5] if len(fields) == 6 else ""
+    return Area(line, start, end, fields[1], fields[3], fields[4], name)
 
 
 def lines(text: str) -> list[str]:
@@ -95,6 +109,22 @@ def _inherited(one: Area, known: Survey) -> str | None:
         return None
     flags = {known[line] for line in known if one.is_like(area(line))}
     return flags.pop() if len(flags) == 1 else None
+
+
+def kept_bytes(smaps: str) -> int:
+    """Private memory that a lazy dump has in its images all the same: of files, locked, huge."""
+    total = own = 0
+    one: Area | None = None
+    for line in lines(smaps):
+        name, _, value = line.partition(":")
+        if _HEADING.match(line):
+            one, own = area(line), 0
+        elif name in _OWN:
+            own += int(value.split()[0]) << 10
+        elif line.startswith(FLAGS) and one is not None:
+            lazy = one.is_anonymous and not set(line.split()) & NOT_LAZY_FLAGS
+            total += 0 if lazy or one.is_shared else own
+    return total
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ as they were at the start); what does not (hostPath, nfs) lies elsewhere.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from transship.api.quantity import bytes_of
 from transship.api.reasons import Reason
 from transship.common.errors import InvalidInput, TransshipError
 from transship.common.processes import run
-from transship.runtime import mounts
+from transship.runtime import host_paths, mounts
 from transship.runtime.layout import Layout
 
 MOUNT_TIMEOUT_SECONDS = 30.0  # a server that does not answer
@@ -73,7 +74,8 @@ async def _provide(ordered: OrderedVolume, *, container_id: str, layout: Layout)
     volume = ordered.volume
     path = layout.volumes(container_id) / volume.name
     if volume.host_path is not None:
-        return _host_path(Path(volume.host_path.path))
+        # in a thread: it may lie on a share whose server is away
+        return await asyncio.to_thread(host_paths.find, volume.host_path.path, layout=layout)
     if volume.nfs is not None:
         return await _nfs(volume.nfs, path=layout.shares(container_id) / volume.name)
     if volume.empty_dir is not None:
@@ -83,14 +85,6 @@ async def _provide(ordered: OrderedVolume, *, container_id: str, layout: Layout)
     path.mkdir(parents=True, exist_ok=True)
     for file in ordered.files:
         _write(file, root=path)
-    return path
-
-
-def _host_path(path: Path) -> Path:
-    if not path.exists():
-        raise InvalidInput(
-            f"hostPath {path} does not exist on this node", reason=Reason.HOST_PATH_NOT_FOUND
-        )
     return path
 
 

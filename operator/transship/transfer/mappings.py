@@ -10,6 +10,12 @@ import resource
 from collections.abc import Iterable
 from pathlib import Path
 
+SHARED_MEMORY = ("/dev/zero (deleted)", "/memfd:", "/SYSV")
+"""What mappings of memory that processes share, and that has no file, are called:
+MAP_SHARED | MAP_ANONYMOUS, memfd_create(2), shmget(2). It is copied ahead while it is mapped."""
+LEAST_SHARED_PAGES = 256
+"""Of such memory: less goes whole with CRIU's images, which costs less than looking at it."""
+
 
 def shared_writable(maps: str) -> frozenset[str]:
     """Paths, as the process sees them, of shared writable mappings in /proc/PID/maps (proc(5))."""

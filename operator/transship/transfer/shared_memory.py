@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from transship.transfer import shared_images
+from transship.transfer.mappings import LEAST_SHARED_PAGES, SHARED_MEMORY
 from transship.transfer.page_digests import PageDigests, digests
 from transship.transfer.page_ranges import PAGE_BYTES, PageRange, Process
 from transship.transfer.page_sender import PageSender
@@ -25,11 +26,7 @@ from transship.transfer.shared_images import Image, Part
 
 FIRST_NUMBER = 1 << 30
 """Of the first piece of shared memory, where the page stream has a pid: beyond every pid."""
-LEAST_PAGES = 256
-"""Of an image: less goes as it is, which costs less than looking at it."""
 SAMPLES = 16
-_NAMES = ("/dev/zero (deleted)", "/memfd:", "/SYSV")
-"""Of what has no file: MAP_SHARED | MAP_ANONYMOUS, memfd_create(2), shmget(2)."""
 
 
 @dataclass
@@ -77,7 +74,7 @@ class SharedMemory:
     def reduce(self, images: Sequence[Image]) -> None:
         """Inside the freeze: leave of CRIU's images what the target does not have."""
         for image in images:
-            if self._known and image.pages >= LEAST_PAGES:
+            if self._known and image.pages >= LEAST_SHARED_PAGES:
                 self._reduce(image)
 
     def _reduce(self, image: Image) -> None:
@@ -123,7 +120,7 @@ def _found(processes: Sequence[Process]) -> dict[tuple[str, str], Path]:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             for line in (folder / "maps").read_text(errors="surrogateescape").splitlines():
                 fields = line.split(maxsplit=5)
-                if len(fields) == 6 and fields[1][3] == "s" and fields[5].startswith(_NAMES):
+                if len(fields) == 6 and fields[1][3] == "s" and fields[5].startswith(SHARED_MEMORY):
                     start, end = (int(part, 16) for part in fields[0].split("-"))
                     path = folder / "map_files" / f"{start:x}-{end:x}"
                     found.setdefault((fields[3], fields[4]), path)

@@ -48,6 +48,23 @@ def test_a_container_moves_with_its_memory_files_and_address(pair: Pair) -> None
     assert pair.world.starts == 0
 
 
+@pytest.mark.parametrize("refuses", [True, False])
+def test_what_its_seccomp_filter_refuses_goes_with_it(tmp_path: Path, refuses: bool) -> None:
+    """False: it was started by an agent that knew nothing of this, and has that filter for good."""
+    with Pair(tmp_path, refuses_landlock=refuses) as pair:
+        pair.move()
+        assert pair.b.record is not None
+        assert pair.b.record.refuses_landlock is refuses
+
+
+def test_cold_it_gets_the_filter_of_the_target(tmp_path: Path) -> None:
+    with Pair(tmp_path, refuses_landlock=False) as pair:
+        pair.strategy = Strategy.COLD
+        pair.move()
+        assert pair.b.record is not None
+        assert pair.b.record.refuses_landlock
+
+
 def test_it_can_move_to_and_fro(pair: Pair) -> None:
     for epoch in range(1, 6):
         pair.move(f"m-{epoch}", epoch=epoch)

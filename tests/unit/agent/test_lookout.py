@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from fakes.clock import FakeClock
 from fakes.machine import FakeMachine
-from transship.agent import lookout
+from fakes.orders import BOOT, ID, running_record
+from transship.agent import lookout, records
 from transship.agent.journal import Journal
 from transship.agent.lookout import Lookout
 from transship.agent.machine import Tools
+from transship.agent.records import Record
 from transship.api.reasons import Reason
 from transship.plan.obstacles import Obstacle, obstacle
 
@@ -32,9 +36,12 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookout, "SECOND_LOOK_SECONDS", 0.0)
 
 
-def made(machine: FakeMachine, folder: Path) -> Lookout:
+def made(machine: FakeMachine, folder: Path, *journaled: Record) -> Lookout:
     clock = FakeClock()
-    journal = Journal(folder, boot="boot", node="node-a", clock=clock)
+    journal = Journal(folder, boot=BOOT, node="node-a", clock=clock)
+    journal.load()
+    for record in journaled:
+        journal.put(record)
     return Lookout(Tools(journal, machine, clock, lambda *_, **__: pytest.fail("no probes")))
 
 
@@ -48,6 +55,25 @@ async def test_what_is_there_for_a_moment_does_not(tmp_path: Path) -> None:
     looking = made(Changing((TRACED,), ()), tmp_path)
     assert await looking.look("c") == ()
     assert looking.seen("c") == ()
+
+
+async def test_what_an_older_agent_started_does_not_move_live(tmp_path: Path) -> None:
+    looking = made(Changing((TRACED,), (TRACED,)), tmp_path, running_record())
+    lasting, traced = await looking.look(ID)
+    assert lasting.reason == Reason.LANDLOCK_NOT_REFUSED
+    assert traced == TRACED
+
+
+async def test_once_started_anew_it_does(tmp_path: Path) -> None:
+    anew = records.started(running_record(), boot=BOOT, now=datetime.now(UTC))
+    looking = made(Changing(()), tmp_path, anew)
+    assert await looking.look(ID) == ()
+
+
+async def test_what_has_grown_meanwhile_counts_as_it_is_now(tmp_path: Path) -> None:
+    looks = [replace(TRACED, message=f"{size} MiB", culprit="/tmp/log") for size in (300, 301)]
+    looking = made(Changing((looks[0],), (looks[1],)), tmp_path)
+    assert await looking.look("c") == (looks[1],)
 
 
 async def test_a_look_without_findings_is_not_repeated(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from fakes.agent_pair import LONG_SECONDS, Pair
 from fakes.agent_world import SECONDS
+from transship.api.migration import StepName
 from transship.api.placement import MigrationSettings, PostCopy, Strategy
 from transship.protocol.migrations import MigrationReport
 from transship.protocol.states import RecordState, SideState
@@ -140,6 +141,26 @@ def test_who_waits_for_the_turn_runs_on_copies_on_and_can_be_cancelled(pair: Pai
     pair.abort_source()
     other.leave()
     assert pair.a.live.slots.enter().has_turn
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+def test_the_percentage_never_falls_also_while_it_waits_for_the_turn(
+    pair: Pair, strategy: Strategy
+) -> None:
+    pair.strategy, pair.world.writing = strategy, BUSY // 5
+    other = pair.a.live.slots.enter()
+    pair.prepare()
+    pair.begin()
+    shown = [report(pair).percent]
+    while not report(pair).state.finished:
+        pair.pass_time(0.002)
+        shown.append(report(pair).percent)
+        if len(shown) == 500:
+            lasting = [s.name for s in report(pair).steps if s.milliseconds is None]
+            assert strategy is Strategy.COLD or lasting == [StepName.AWAIT_TURN]
+            other.leave()
+    assert shown == sorted(shown)
+    assert shown[-1] == 100
 
 
 def test_who_waits_is_handed_over_when_the_turn_comes(pair: Pair) -> None:

@@ -33,7 +33,13 @@ from transship.protocol import paths
 from transship.protocol.base import Message
 from transship.protocol.containers import ContainerReport, Failure
 from transship.protocol.forecasts import Forecast, ForecastOrder
-from transship.protocol.migrations import MigrationReport, Peer, RestoreRequest, VerdictNotice
+from transship.protocol.migrations import (
+    LARGEST_RESTORE_BODY_BYTES,
+    MigrationReport,
+    Peer,
+    RestoreRequest,
+    VerdictNotice,
+)
 from transship.protocol.node import NodeReport
 from transship.protocol.states import Verdict
 
@@ -267,13 +273,32 @@ async def test_the_target_asks_the_source_for_its_verdict(served: Served) -> Non
 
 async def test_the_images_and_what_goes_before_them_reach_the_target(served: Served) -> None:
     served.journal.put(records.arriving(None, incoming_order(), boot=BOOT))
-    images = bytes(1_000_000)
+    blocks = [bytes([number]) * 1_000_000 for number in range(3)]
     request = RestoreRequest(asleep=(4, 5))
     async with served.peer_client("node-a") as client:
         await client.restore(
-            served.as_peer(), MIGRATION, request=request, images=images, timeout_seconds=5
-        )
-    assert served.target.restored == (request, images)
+            served.as_peer(), MIGRATION, request=request, images=body(*blocks), size=3_000_000,
+            timeout_seconds=5,
+        )  # fmt: skip
+    assert served.target.restored == (request, b"".join(blocks))
+
+
+async def body(*blocks: bytes) -> AsyncIterator[bytes]:
+    for block in blocks:
+        yield block
+
+
+async def test_images_beyond_the_limit_are_refused_before_they_are_sent(served: Served) -> None:
+    served.journal.put(records.arriving(None, incoming_order(), boot=BOOT))
+    size = LARGEST_RESTORE_BODY_BYTES + 1
+    async with served.peer_client("node-a") as client:
+        with pytest.raises(Refused, match="257 MiB, the limit is 256 MiB") as caught:
+            await client.restore(
+                served.as_peer(), MIGRATION, request=RestoreRequest(), images=body(bytes(1000)),
+                size=size, timeout_seconds=5,
+            )  # fmt: skip
+    assert caught.value.reason == "StateTooLarge"
+    assert served.target.restored is None
 
 
 async def test_a_migration_begins_is_reported_and_forgotten(served: Served) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def test_a_move_is_reported_with_its_times_and_bytes(pair: Pair) -> None:
     assert (report.state, report.verdict, report.percent) == (SideState.DONE, Verdict.RELEASED, 100)
     assert [step.name for step in report.steps] == [
         StepName.COPY_FILES,
+        StepName.AWAIT_TURN,
         StepName.FREEZE,
         StepName.DUMP,
         StepName.SYNC_FILES,
@@ -144,6 +146,37 @@ def test_nothing_hinders_a_cold_move(pair: Pair) -> None:
     pair.a.live.residents.hindrances = (obstacle(Reason.TRACED, "traced"),)
     pair.move()
     pair.assert_lives_on(pair.b, epoch=2)
+
+
+@pytest.mark.parametrize("strategy", [Strategy.STOP_AND_COPY, Strategy.PRE_COPY])
+def test_what_hinders_one_strategy_alone_refuses_that_one(pair: Pair, strategy: Strategy) -> None:
+    hindrance = obstacle(Reason.STATE_TOO_LARGE, "300 MiB")
+    only = replace(hindrance, strategies=(Strategy.STOP_AND_COPY,))
+    pair.strategy = strategy
+    pair.a.live.residents.hindrances = (only,)
+    pair.move()
+    if strategy is Strategy.PRE_COPY:
+        pair.assert_lives_on(pair.b, epoch=2)
+    else:
+        pair.assert_lives_on(pair.a, epoch=1)
+
+
+@pytest.mark.parametrize("strategy", [Strategy.STOP_AND_COPY, Strategy.PRE_COPY])
+def test_images_that_turn_out_too_large_are_not_sent_and_it_runs_on(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, strategy: Strategy
+) -> None:
+    monkeypatch.setattr("transship.agent.way_forward.LARGEST_RESTORE_BODY_BYTES", 1000)
+    pair.strategy = strategy
+    pair.move()
+    pair.assert_lives_on(pair.a, epoch=1)
+    report = pair.a.live.source.report("m-1")
+    assert report is not None
+    assert (report.state, report.reason) == (SideState.FAILED, Reason.STATE_TOO_LARGE)
+    assert report.hint == Reason.STATE_TOO_LARGE.hint
+    assert "limit" in report.message
+    steps = [step.name for step in report.steps]
+    assert StepName.FREEZE in steps
+    assert StepName.SEND_STATE not in steps
 
 
 def test_a_cold_move_that_fails_starts_the_container_again(pair: Pair) -> None:

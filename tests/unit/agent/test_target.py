@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,11 @@ def test_only_one_of_two_orders_for_a_container_prevails(pair: Pair) -> None:
     assert pair.b.record.migration == "m-1"
 
 
+async def nothing() -> AsyncIterator[bytes]:
+    return
+    yield
+
+
 @pytest.mark.parametrize("call", ["memory", "hold", "restore", "files"])
 def test_nothing_is_served_before_all_is_prepared(pair: Pair, call: str) -> None:
     target = pair.b.live.target
@@ -111,7 +116,7 @@ def test_nothing_is_served_before_all_is_prepared(pair: Pair, call: str) -> None
     served: dict[str, Any] = {
         "memory": lambda: target.memory("m-1"),
         "hold": lambda: target.hold("m-1"),
-        "restore": lambda: target.restore("m-1", RestoreRequest(), body=b""),
+        "restore": lambda: target.restore("m-1", RestoreRequest(), body=nothing()),
         "files": lambda: target.receive_files(
             Hello(migration="m-1", kind=StreamKind.FILES), SOURCE, stream=None
         ),

@@ -86,3 +86,17 @@ def test_nobody_may_list_secrets() -> None:
         for rule in rules(name):
             if "secrets" in rule["resources"]:
                 assert rule["verbs"] == ["get"]
+
+
+@pytest.mark.parametrize("name", ["base/agent.yaml", "overlays/cert-manager/agent-tls.yaml"])
+def test_the_agent_finds_the_nodes_files_where_they_are_mounted(name: str) -> None:
+    """An overlay's list of arguments takes the place of the whole list."""
+    (base,) = documents(MANIFESTS / "base/agent.yaml")
+    pod = base["spec"]["template"]["spec"]
+    [volume] = [v["name"] for v in pod["volumes"] if v.get("hostPath", {}).get("path") == "/"]
+    [mount] = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == volume]
+    assert mount["mountPropagation"] == "HostToContainer"
+    assert not mount.get("readOnly")
+    (document,) = documents(MANIFESTS / name)
+    arguments = document["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert f"--host-root={mount['mountPath']}" in arguments

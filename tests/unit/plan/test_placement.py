@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from fakes.resources import NOW, UID, ended, migration, node_agent, placement, report, seconds
-from transship.api.placement import ContainerPlacement
+from transship.api.migration import Step, StepName
+from transship.api.placement import ContainerPlacement, Strategy
 from transship.api.reasons import Reason
 from transship.plan.nodes import Node
 from transship.plan.orders import order_digest
@@ -188,6 +191,38 @@ def test_no_process_hinders_a_cold_move() -> None:
     hindered = (Sighting("node-a", report(hindrances=(HINDRANCE,))),)
     made = settled(target_node="node-b", migration={"strategy": "Cold"})
     again = step_of(made, migrations=failed, sightings=hindered, now=NOW + seconds(11))
+    assert again.step == Move("node-a", "node-b", 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "waits"), [("StopAndCopy", True), ("Auto", False), ("Cold", False)]
+)
+def test_only_what_hinders_the_wanted_strategy_is_waited_for(strategy: str, waits: bool) -> None:
+    found = HINDRANCE.model_copy(update={"strategies": (Strategy.STOP_AND_COPY,)})
+    failed = (ended(migration(), good=False, reason="StateTooLarge"),)
+    decision = step_of(
+        settled(target_node="node-b", migration={"strategy": strategy}),
+        migrations=failed,
+        sightings=(Sighting("node-a", report(hindrances=(found,))),),
+        now=NOW + seconds(11),
+    )
+    assert isinstance(decision.step, Wait) == waits
+
+
+def test_what_only_the_freeze_has_shown_is_not_tried_again_in_vain() -> None:
+    freeze = Step(name=StepName.FREEZE, start_time=NOW)
+    failed = (ended(migration(steps=(freeze,)), good=False, reason="StateTooLarge"),)
+    late = NOW + seconds(9999)
+    decision = step_of(settled(target_node="node-b"), migrations=failed, now=late)
+    assert decision.obstacle is not None
+    assert decision.obstacle.final
+    assert decision.obstacle.reason == Reason.STATE_TOO_LARGE
+    assert "told" in decision.obstacle.message
+    assert "edit the placement's spec" in decision.obstacle.hint
+    edited = settled(target_node="node-b", metadata={"generation": 2})
+    assert step_of(edited, migrations=failed, now=late).step == Move("node-a", "node-b", 1, 2)
+    early = (ended(migration(), good=False, reason="StateTooLarge"),)
+    again = step_of(settled(target_node="node-b"), migrations=early, now=late)
     assert again.step == Move("node-a", "node-b", 1, 2)
 
 

@@ -10,8 +10,21 @@ from hypothesis import strategies as st
 
 from fakes.resources import NOW, UID, ended, migration, node_agent, placement, report, seconds
 from transship.api.conditions import Status, find
-from transship.api.migration import BlackoutPart, MigrationPhase, Step, StepName
-from transship.api.placement import LastExit, PlacementPhase, PlacementStatus, Strategy
+from transship.api.migration import (
+    BlackoutPart,
+    ContainerMigration,
+    MigrationPhase,
+    MigrationStatus,
+    Step,
+    StepName,
+)
+from transship.api.placement import (
+    CurrentMigration,
+    LastExit,
+    PlacementPhase,
+    PlacementStatus,
+    Strategy,
+)
 from transship.api.reasons import Reason
 from transship.plan.migration_status import Method
 from transship.plan.migration_status import observed_status as migration_status
@@ -29,6 +42,7 @@ from transship.plan.placement import decide
 from transship.plan.placement_status import observed_status
 from transship.plan.placement_steps import Decision, Seen
 from transship.plan.placement_steps import Wait as Pause
+from transship.plan.progress import PERCENT_AT_BEGIN
 from transship.protocol.containers import Hindrance
 from transship.protocol.migrations import MigrationReport
 from transship.protocol.states import RecordState, RunState, SideState
@@ -155,6 +169,14 @@ def test_what_hinders_a_move_is_said_with_the_number_of_the_rest() -> None:
     assert said(cold, "Migratable") == ("True", "Migratable")
 
 
+def test_what_hinders_one_strategy_is_said_where_that_is_wanted() -> None:
+    found = Hindrance(reason="StateTooLarge", message="m", strategies=(Strategy.STOP_AND_COPY,))
+    seen = {"sightings": (Sighting("node-a", report(hindrances=(found,))),)}
+    wanted = status_of(seen=seen, migration={"strategy": "StopAndCopy"})
+    assert said(wanted, "Migratable") == ("False", "StateTooLarge")
+    assert said(status_of(seen=seen), "Migratable") == ("True", "Migratable")
+
+
 def test_the_last_success_is_shown() -> None:
     older = ended(migration(strategy=Strategy.STOP_AND_COPY), good=True)
     newer = ended(migration(epoch=2, strategy=Strategy.COLD, blackout_milliseconds=7), good=True)
@@ -225,6 +247,73 @@ def test_a_migration_under_way_shows_both_sides_and_merges_their_steps() -> None
     succeeded = find(status.conditions, "Succeeded")
     assert succeeded is not None
     assert succeeded.status == Status.UNKNOWN
+
+
+def test_a_move_that_waits_for_its_turn_says_so_and_stands_where_it_was() -> None:
+    copied = Step(name=StepName.COPY_MEMORY, start_time=NOW, milliseconds=40)
+    waiting = Step(name=StepName.AWAIT_TURN, start_time=NOW + seconds(1))
+    seen = seen_move(told(SideState.COPYING, steps=(copied, waiting)))
+    status = migration_status(migration(), seen, Wait(0.1), method=METHOD, now=NOW)
+    assert status.phase == MigrationPhase.AWAITING_TURN
+    assert status.percent == PERCENT_AT_BEGIN[StepName.AWAIT_TURN]
+    done = waiting.model_copy(update={"milliseconds": 7})
+    seen = seen_move(told(SideState.COPYING, steps=(copied, done)))
+    status = migration_status(migration(), seen, Wait(0.1), method=METHOD, now=NOW)
+    assert status.phase == MigrationPhase.COPYING
+
+
+def test_every_step_has_a_percentage_and_a_later_one_has_more() -> None:
+    found = [PERCENT_AT_BEGIN[name] for name in StepName]
+    assert found == sorted(set(found))
+    assert 0 < found[0] < found[-1] < 100
+
+
+REPORTS = st.none() | st.builds(
+    told,
+    st.sampled_from(SideState),
+    percent=st.integers(-1, 101),
+    steps=st.lists(st.sampled_from(StepName), unique=True).map(
+        lambda names: tuple(Step(name=name, start_time=NOW) for name in names)
+    ),
+)
+
+
+@given(
+    reports=st.lists(st.tuples(REPORTS, REPORTS, st.booleans()), max_size=8),
+    outcome=st.sampled_from(Outcome),
+)
+def test_the_percentage_never_falls_in_one_attempt_and_is_100_exactly_at_its_success(
+    reports: list[tuple[MigrationReport | None, MigrationReport | None, bool]], outcome: Outcome
+) -> None:
+    move, shown = migration(), [0]
+    for source, target, operator_restarts in reports:
+        seen = seen_move(source, target)
+        status = migration_status(move, seen, Wait(0.1), method=METHOD, now=NOW)
+        if operator_restarts:
+            status = MigrationStatus.model_validate(status.dump())
+        move = move.model_copy(update={"status": status})
+        shown.append(status.percent)
+    assert shown == sorted(shown)
+    assert shown[-1] < 100
+    last = migration_status(move, seen_move(), Finish(outcome), method=METHOD, now=NOW)
+    assert last.percent == (100 if outcome == Outcome.SUCCEEDED else shown[-1])
+
+
+def test_a_placement_shows_no_older_percentage_of_the_same_attempt() -> None:
+    def shown(move: ContainerMigration, before: CurrentMigration | None) -> int:
+        made = placement(status={**OWNED, "migration": before}, target_node="node-b")
+        seen = Seen(
+            placement=made, status=made.status, nodes=NODES, now=NOW,
+            sightings=(Sighting("node-a", report()),), migrations=(move,),
+        )  # fmt: skip
+        current = observed_status(seen, Decision(Pause(1))).migration
+        assert current is not None
+        return current.percent
+
+    before = CurrentMigration(name="web-1-1", percent=65)
+    assert shown(migration(percent=30), before) == 65
+    assert shown(migration(percent=80), before) == 80
+    assert shown(migration(attempt=2, percent=5), before) == 5
 
 
 def test_figures_stay_when_the_side_that_told_them_forgets() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -28,7 +29,10 @@ from transship.runtime.users import Identity
 from transship.runtime.volumes import Bind
 
 HOST = Host(
-    machine="x86_64", capabilities=frozenset({"SYS_ADMIN", "NET_RAW", "CHOWN"}), open_files=20000
+    machine="x86_64",
+    capabilities=frozenset({"SYS_ADMIN", "NET_RAW", "CHOWN"}),
+    rlimits={"NOFILE": (20000, 20000), "CORE": (0, 7)},
+    oom_score_adj=0,
 )
 IMAGE = ImageConfig(entrypoint=("/entry",), cmd=("default",), env=("PATH=/image", "A=image"))
 LAYOUT = Layout(Path("/state"), Path("/run/x"), "/parent")
@@ -173,8 +177,21 @@ def test_the_document_is_what_runc_reads():
 
 
 def test_programs_that_use_select_see_1024_files():
-    (limit,) = spec(container()).process.rlimits
+    (limit,) = (one for one in spec(container()).process.rlimits if one.type == "RLIMIT_NOFILE")
     assert (limit.soft, limit.hard) == (1024, 20000)
+
+
+def test_a_limit_without_end_on_open_files_gets_one():
+    endless = dataclasses.replace(HOST, rlimits={"NOFILE": ((1 << 64) - 1, (1 << 64) - 1)})
+    (limit,) = spec(container(), host=endless).process.rlimits
+    assert (limit.soft, limit.hard) == (1024, 1 << 20)
+
+
+def test_what_a_process_would_inherit_is_said():
+    process = json.loads(spec(container()).text())["process"]
+    assert process["oomScoreAdj"] == 0
+    assert process["user"]["umask"] == 0o022
+    assert {"type": "RLIMIT_CORE", "soft": 0, "hard": 7} in process["rlimits"]
 
 
 def test_the_same_order_gives_the_same_bundle():

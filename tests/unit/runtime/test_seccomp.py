@@ -10,9 +10,16 @@ def rules(seccomp: Seccomp, name: str) -> list[SyscallRule]:
     return [rule for rule in seccomp.syscalls if name in rule.names]
 
 
-@pytest.mark.parametrize("name", ["io_uring_setup", "io_uring_enter", "io_uring_register"])
-def test_rings_look_like_those_of_an_older_kernel(name):
-    (rule,) = rules(profile(capabilities=(), machine="x86_64"), name)
+@pytest.mark.parametrize("capabilities", [(), ("SYS_ADMIN",)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "io_uring_setup", "io_uring_enter", "io_uring_register",
+        "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self",
+    ],
+)  # fmt: skip
+def test_what_criu_cannot_take_along_looks_like_an_older_kernel(name, capabilities):
+    (rule,) = rules(profile(capabilities=capabilities, machine="x86_64"), name)
     assert (rule.action, rule.errno_ret) == ("SCMP_ACT_ERRNO", 38)
 
 

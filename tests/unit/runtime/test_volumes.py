@@ -57,8 +57,9 @@ async def test_files_outside_their_volume_are_refused(layout, name):
 
 
 async def test_a_host_path_has_to_exist(layout, tmp_path):
-    here = OrderedVolume(Volume(name="v", host_path=HostPath(path=str(tmp_path))))
-    assert await provided(layout, here) == {"v": tmp_path}
+    (tmp_path / "here").mkdir()
+    here = OrderedVolume(Volume(name="v", host_path=HostPath(path=f"{tmp_path}/here")))
+    assert await provided(layout, here) == {"v": tmp_path / "here"}
     gone = OrderedVolume(Volume(name="v", host_path=HostPath(path=f"{tmp_path}/gone")))
     with pytest.raises(InvalidInput) as caught:
         await provided(layout, gone)

@@ -16,12 +16,13 @@ import pytest
 
 from transship.common.errors import TransshipError
 from transship.transfer import shared_images
+from transship.transfer.mappings import LEAST_SHARED_PAGES as LEAST_PAGES
 from transship.transfer.page_ranges import PAGE_BYTES, Process
 from transship.transfer.page_receiver import PageReceiver
 from transship.transfer.page_sender import PageSender
 from transship.transfer.page_store import PageStore
 from transship.transfer.shared_images import SUFFIX, Image
-from transship.transfer.shared_memory import LEAST_PAGES, SharedMemory
+from transship.transfer.shared_memory import SharedMemory
 
 PAGES = 3 * LEAST_PAGES
 HOLE = range(LEAST_PAGES, LEAST_PAGES + 40)

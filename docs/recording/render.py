@@ -62,7 +62,8 @@ def render(cast: str) -> str:
     style, body = [_style(seconds)], []
     for row, strip in enumerate(strips):
         style.append(_keyframes(row, strip, seconds))
-        body.append(_strip(row, strip, columns))
+        if drawn := _strip(row, strip, columns):
+            body.append(drawn)
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '

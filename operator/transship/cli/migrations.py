@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
@@ -64,8 +65,11 @@ async def _fetch(
                 found = await client.list(ContainerMigration, namespace=namespace)
                 live.update(_table(found))
                 if settled(placements, found):
-                    return found
+                    break
                 await asyncio.sleep(REFRESH_SECONDS)
+        if not out.is_terminal:
+            out.print()  # rich ends the last line on terminals alone
+        return found
 
 
 def settled(
@@ -82,10 +86,11 @@ def _finished(migration: ContainerMigration) -> bool:
     return migration.status.phase is not None and migration.status.phase.finished
 
 
-def _table(found: tuple[ContainerMigration, ...]) -> Text:
+def _table(found: tuple[ContainerMigration, ...]) -> Group:
     with_bar = out.width >= BAR_COLUMNS
     rows = [_row(migration, with_bar=with_bar) for migration in found]
-    return Text("\n".join(table_lines(COLUMNS, rows)), no_wrap=True, overflow="crop")
+    lines = table_lines(COLUMNS, rows)
+    return Group(*(Text(line, no_wrap=True, overflow="crop") for line in lines))
 
 
 def _row(migration: ContainerMigration, *, with_bar: bool = False) -> tuple[object, ...]:

@@ -7,8 +7,11 @@ VM_PACKAGES := busybox-static qemu-system-x86
 PYTHON := python3
 BIN := .venv/bin
 
-.PHONY: help setup packages test test-unit test-model test-e2e test-faults-sample test-faults test-vm bench-podman \
-  crds model lint format demo clean
+# labs and the cache are shared by all targets
+.NOTPARALLEL:
+
+.PHONY: help setup test test-unit test-model test-e2e test-faults-sample test-faults test-vm bench-podman \
+  crds model lint format demo recording clean
 
 help:
 	@echo 'make setup      everything that the other targets need, into .venv and ~/.cache/transship'
@@ -20,26 +23,17 @@ help:
 	@echo 'make test-faults  every fault at every step of a move (hours; it goes on where it was)'
 	@echo 'make test-vm    a move between two virtual machines, whose kernels track changes by soft-dirty'
 	@echo 'make bench-podman  the same container moved by Transship and by podman: both blackouts'
+	@echo 'make recording  the picture of the README, recorded anew on a lab (a minute or so)'
 	@echo 'make crds       crds/, docs/api.md and the placements'\'' policy anew, from the models'
 	@echo 'make lint       ruff, mypy and the import contracts'
 	@echo 'make clean      remove what these targets made in this folder'
 
-setup: packages .venv/.installed
-	$(BIN)/python -m transship.lab.prepare
-
-packages:
-	@missing=$$(for package in $(PACKAGES) $(EXTRA_PACKAGES); do \
-	  dpkg-query --show --showformat='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
-	    || echo $$package; done); \
-	if [ -n "$$missing" ]; then \
-	  echo "installing" $$missing; \
-	  apt-get update --quiet --quiet && DEBIAN_FRONTEND=noninteractive \
-	    apt-get install --yes --quiet --quiet --no-install-recommends $$missing; \
-	fi
+setup:
+	@cd operator && $(PYTHON) -m transship.lab.prepare $(PACKAGES) $(EXTRA_PACKAGES)
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install --disable-pip-version-check --progress-bar=off --editable '.[dev]'
 	touch $@
 
 test: setup lint test-unit test-model test-e2e test-faults-sample
@@ -95,6 +89,11 @@ format: .venv/.installed
 
 demo: setup
 	$(BIN)/transship demo
+
+# The picture of the README, from a session on a lab of its own. RECORDING='--name other'
+recording: EXTRA_PACKAGES := tmux
+recording: setup
+	PYTHONPATH=operator:docs $(BIN)/python -m recording.record $(RECORDING)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Group
 from rich.live import Live
-from rich.table import Table
+from rich.text import Text
 
-from transship.api.migration import ContainerMigration
+from transship.api.migration import ContainerMigration, MigrationPhase
+from transship.api.placement import ContainerPlacement
 from transship.cli.options import (
     AllNamespaces,
     AsJson,
@@ -20,11 +23,13 @@ from transship.cli.options import (
     out,
     print_json,
     print_table,
+    table_lines,
 )
 
 COLUMNS = ("NAME", "FROM", "TO", "PHASE", "PROGRESS", "BLACKOUT-MS", "REASON")
 REFRESH_SECONDS = 0.25
 BAR_CELLS = 10
+BAR_COLUMNS = 100  # of the terminal; a narrower one has no place for bars
 
 
 def list_migrations(
@@ -54,36 +59,51 @@ async def _fetch(
         if not watch:
             return found
         with Live(_table(found), console=out) as live:
-            while not all(_finished(migration) for migration in found):
-                await asyncio.sleep(REFRESH_SECONDS)
+            while True:
+                placements = await client.list(ContainerPlacement, namespace=namespace)
+                # read after them: the operator makes the migration first and then says so
                 found = await client.list(ContainerMigration, namespace=namespace)
                 live.update(_table(found))
+                if settled(placements, found):
+                    break
+                await asyncio.sleep(REFRESH_SECONDS)
+        if not out.is_terminal:
+            out.print()  # rich ends the last line on terminals alone
         return found
+
+
+def settled(
+    placements: Iterable[ContainerPlacement], migrations: Iterable[ContainerMigration]
+) -> bool:
+    """Whether the operator has seen every edit of a placement, and every migration has ended."""
+    return all(
+        placement.status.observed_generation >= placement.metadata.generation
+        for placement in placements
+    ) and all(_finished(migration) for migration in migrations)
 
 
 def _finished(migration: ContainerMigration) -> bool:
     return migration.status.phase is not None and migration.status.phase.finished
 
 
-def _table(found: tuple[ContainerMigration, ...]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="")
-    for column in COLUMNS:
-        table.add_column(column, no_wrap=True)
-    for migration in found:
-        table.add_row(*("" if cell is None else str(cell) for cell in _row(migration)))
-    return table
+def _table(found: tuple[ContainerMigration, ...]) -> Group:
+    with_bar = out.width >= BAR_COLUMNS
+    rows = [_row(migration, with_bar=with_bar) for migration in found]
+    lines = table_lines(COLUMNS, rows)
+    return Group(*(Text(line, no_wrap=True, overflow="crop") for line in lines))
 
 
-def _row(migration: ContainerMigration) -> tuple[object, ...]:
+def _row(migration: ContainerMigration, *, with_bar: bool = False) -> tuple[object, ...]:
     meta, spec, status = migration.metadata, migration.spec, migration.status
+    succeeded = status.phase is MigrationPhase.SUCCEEDED
     return (
         meta.name if meta.namespace == "default" else f"{meta.namespace}/{meta.name}",
         spec.source_node,
         spec.target_node,
         status.phase,
-        _bar(status.percent),
+        _bar(status.percent) if with_bar else f"{status.percent}%",
         status.blackout_milliseconds,
-        status.reason,
+        None if succeeded else status.reason,  # its phase says it
     )
 
 

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 Kubeconfig = Annotated[
     Path | None,
@@ -25,6 +24,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 WIDE = 160
 """Columns where there is no terminal to say how many it has."""
+
+GAP = "   "
+"""Between two columns, as kubectl has it."""
 
 out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 progress = Console(stderr=True, soft_wrap=True)
@@ -44,10 +46,15 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table as kubectl prints one: no frames, unset cells left empty."""
-    table = Table(box=None, pad_edge=False, header_style="")
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
-    out.print(table)
+    """A table as kubectl prints one: no frames, unset cells left empty, and nothing cut off."""
+    for line in table_lines(columns, rows):
+        typer.echo(line)
+
+
+def table_lines(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    texts = [["" if cell is None else str(cell) for cell in row] for row in (columns, *rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    return [
+        GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in texts
+    ]

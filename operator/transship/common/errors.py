@@ -62,9 +62,17 @@ class CommandFailed(TransshipError):
     reason = "CommandFailed"
 
     def __init__(
-        self, argv: list[str], status: int, output: str, *, reason: str | None = None
+        self,
+        argv: list[str],
+        status: int,
+        output: str,
+        *,
+        reason: str | None = None,
+        hint: str = "",
     ) -> None:
         tail = output.strip()[-2000:]
-        super().__init__(f"running {argv[0]}: exit status {status}: {tail}", reason=reason)
+        message = f"running {argv[0]}: exit status {status}: {tail}"
+        super().__init__(message, reason=reason, hint=hint)
+        self.argv = argv
         self.status = status
         self.output = output

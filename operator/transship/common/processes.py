@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from transship.common.errors import CommandFailed, DeadlineExceeded
 DEFAULT_TIMEOUT_SECONDS = 60.0
 KILL_TIMEOUT_SECONDS = 5.0
 KILL_POLL_SECONDS = 0.005
+TAIL_BYTES = 16 << 10
 
 
 @dataclass(frozen=True)
@@ -105,3 +107,46 @@ def run_blocking(
     if done.returncode != 0:
         raise CommandFailed(words, done.returncode, stderr or stdout)
     return Finished(stdout, stderr)
+
+
+def run_logged(
+    argv: Sequence[str | Path],
+    *,
+    log: Path,
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> None:
+    """The same for builds that take minutes: all output is appended to a file as it comes.
+
+    An error carries the end of this program's output, and its hint names the file.
+    """
+    words = [str(word) for word in argv]
+    where = f"the whole log: {log}"
+    with log.open("ab") as file:
+        file.write(f"$ {shlex.join(words)}\n".encode())
+        file.flush()
+        start = file.tell()
+        try:
+            done = subprocess.run(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                timeout=timeout_seconds,
+                env=None if env is None else dict(env),
+                cwd=cwd,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as e:
+            message = f"running {words[0]}: not done in {timeout_seconds:g} s"
+            raise DeadlineExceeded(message, hint=where) from e
+    if done.returncode != 0:
+        raise CommandFailed(words, done.returncode, _tail(log, start=start), hint=where)
+
+
+def _tail(log: Path, *, start: int) -> str:
+    with log.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(start, end - TAIL_BYTES))
+        return file.read().decode(errors="replace")

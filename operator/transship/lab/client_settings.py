@@ -17,6 +17,7 @@ from pathlib import Path
 from transship.common.errors import CommandFailed
 from transship.common.processes import run_blocking
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 SYSTEM_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 BUNDLE_IN_BUILD = "/run/machine-ca.crt"
 # of what pip can be told, what says where packages come from (not: paths on this machine)
@@ -58,8 +59,15 @@ def parse_pip_config(text: str) -> Mapping[str, str]:
     return {key.removeprefix("default-"): value for key, value in merged.items()}
 
 
+def pip() -> list[str]:
+    """The words that run pip: the repository's, since Debian's Python may be without one."""
+    python = REPOSITORY / ".venv/bin/python"
+    words = [str(python) if python.exists() else sys.executable, "-m", "pip"]
+    return [*words, "--disable-pip-version-check"]
+
+
 def _pip_settings() -> Mapping[str, str]:
-    return parse_pip_config(run_blocking([sys.executable, "-m", "pip", "config", "list"]).stdout)
+    return parse_pip_config(run_blocking([*pip(), "config", "list"]).stdout)
 
 
 def _bundle(settings: Mapping[str, str]) -> Path | None:

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from transship.common.errors import CommandFailed, NotFound
-from transship.common.processes import run_blocking
-from transship.lab.cache import Say, cache_root, locked
+from transship.common.processes import run_blocking, run_logged
+from transship.lab.cache import Say, cache_root, locked, new_log
 from transship.lab.client_settings import debian_mirror, volumes_for_builds
+from transship.lab.progress import Step
 
 BASE = "docker.io/library/debian:forky-slim"
 SUITE = "forky"
@@ -30,19 +31,17 @@ NEEDED = ("doc/*/copyright",)
 
 
 @contextlib.contextmanager
-def built(context: Path, tag: str, *, say: Say) -> Iterator[str]:
+def built(context: Path, tag: str, *, say: Say, step: Step) -> Iterator[str]:
     """Build the Dockerfile in a folder; the store is ours alone until the image has been read.
 
-    Steps whose inputs have not changed are not done again.
+    Stages whose inputs have not changed are not built again. `step` says what it is for.
     """
-    with locked("image-store"):
-        _buildah(
-            "rm", "--all"
-        )  # what a crash left: working containers live no longer than the lock
+    with _store():
         _ensure_base(say)
-        say(f"building the image {tag}")
+        say(step.announcement)
         with volumes_for_builds() as volumes:
-            _buildah(
+            _build(
+                new_log(step.subject),
                 "bud",
                 "--isolation=chroot",
                 "--layers",
@@ -52,8 +51,16 @@ def built(context: Path, tag: str, *, say: Say) -> Iterator[str]:
                 f"--tag={tag}",
                 str(context),
             )
-        _buildah("rmi", "--prune")  # steps that no tagged image is made of any more
+        _buildah("rmi", "--prune")  # layers that no tagged image is made of any more
         yield tag
+
+
+def base_exists() -> bool:
+    """Whether the base is in the store; without buildah there is no store."""
+    try:
+        return _has(BASE)
+    except NotFound:
+        return False
 
 
 @contextlib.contextmanager
@@ -68,15 +75,38 @@ def export(image: str, layout: Path) -> None:
     _buildah("push", "--quiet", image, f"oci:{layout}")
 
 
+def _make_base(say: Say) -> None:
+    with _store():
+        _ensure_base(say)
+
+
+BASE_STEP = Step(
+    title=f"make the base image {BASE.rpartition('/')[2]}",
+    subject="base-image",
+    usual_seconds=45,
+    done=base_exists,
+    make=_make_base,
+)
+
+
+@contextlib.contextmanager
+def _store() -> Iterator[None]:
+    """The store for ourselves, without the working containers that a crash has left."""
+    with locked("image-store"):
+        _buildah("rm", "--all")
+        yield
+
+
 def _ensure_base(say: Say) -> None:
     if _has(BASE):
         return
-    say(f"making {BASE} from Debian's packages")
+    say(BASE_STEP.announcement)
+    log = new_log(BASE_STEP.subject)
     with _container("scratch") as container:
         root = Path(_buildah("mount", container))
         excluded = [f"path-exclude=/usr/share/{pattern}" for pattern in UNNEEDED]
         included = [f"path-include=/usr/share/{pattern}" for pattern in NEEDED]
-        run_blocking(
+        run_logged(
             [
                 "mmdebstrap",
                 "--mode=root",
@@ -89,6 +119,7 @@ def _ensure_base(say: Say) -> None:
                 root,
                 *debian_mirror(),
             ],
+            log=log,
             timeout_seconds=BUILD_TIMEOUT_SECONDS,
         )
         _buildah("config", "--cmd=bash", container)
@@ -113,16 +144,31 @@ def _container(image: str) -> Iterator[str]:
         _buildah("rm", name)
 
 
+def _build(log: Path, *arguments: str) -> None:
+    """Run buildah with its output in a log."""
+    with _installed():
+        run_logged([*_buildah_words(), *arguments], log=log, timeout_seconds=BUILD_TIMEOUT_SECONDS)
+
+
 def _buildah(*arguments: str) -> str:
+    """Run buildah for what it answers."""
+    with _installed():
+        words = [*_buildah_words(), *arguments]
+        return run_blocking(words, timeout_seconds=BUILD_TIMEOUT_SECONDS).stdout.strip()
+
+
+def _buildah_words() -> list[str]:
     home = cache_root() / "image-store"
     home.mkdir(parents=True, exist_ok=True)
     driver = os.environ.get("STORAGE_DRIVER") or _driver(home)
     store = [f"--root={home / 'root'}", f"--runroot={home / 'run'}", f"--storage-driver={driver}"]
+    return ["buildah", *store]
+
+
+@contextlib.contextmanager
+def _installed() -> Iterator[None]:
     try:
-        return run_blocking(
-            ["buildah", *store, *arguments],
-            timeout_seconds=BUILD_TIMEOUT_SECONDS,
-        ).stdout.strip()
+        yield
     except FileNotFoundError as e:
         raise NotFound("running buildah: it is not installed", hint="make setup") from e
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from transship.common.errors import NotFound
 from transship.common.processes import run_blocking
 from transship.lab.assets import download
-from transship.lab.cache import Say, digest, ensure_entry
+from transship.lab.cache import Say, digest, ensure_entry, new_log
 from transship.lab.daemons import program
 
 META_PACKAGE = "linux-image-cloud-amd64"
@@ -42,8 +42,9 @@ def ensure_kernel(say: Say) -> Kernel:
     key = digest([package.encode(), " ".join(MODULES).encode(), INIT.read_bytes()])
 
     def make(draft: Path) -> None:
-        say(f"fetching {package}")
-        download([package], into=draft)
+        log = new_log("kernel")
+        say(f"fetching {package} (log: {log})")
+        download([package], into=draft, log=log)
         (archive,) = draft.glob("*.deb")
         unpacked = draft / "unpacked"
         run_blocking(["dpkg-deb", "-x", archive, unpacked])

@@ -14,11 +14,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from transship.common.errors import NotFound
-from transship.common.processes import run_blocking
+from transship.common.processes import run_logged
 from transship.lab import image_store
-from transship.lab.cache import Say, cache_root, digest, ensure_entry, locked
+from transship.lab.cache import (
+    Say,
+    build_log,
+    cache_root,
+    digest,
+    ensure_entry,
+    has_entry,
+    locked,
+)
+from transship.lab.client_settings import REPOSITORY
+from transship.lab.progress import Step
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 INPUTS = (".dockerignore", "Dockerfile", "LICENSE", "README.md", "pyproject.toml", "operator")
 TAG = "localhost/transship:lab"
 EXTENDED_TAG = f"{TAG}-extended"
@@ -35,11 +44,24 @@ def ensure_node_image(say: Say, *, addition: str = "") -> Path:
     `addition` is put at the end of the Dockerfile, for nodes that need more than a cluster's.
     """
     _check_repository()
-    folder = cache_root() / f"{PREFIX}{image_key(REPOSITORY, addition=addition)}"
+    folder = cache_root() / _entry(addition)
     if not folder.is_dir():
         folder = _build(say, addition=addition)
     os.utime(folder)
     return folder
+
+
+def _entry(addition: str = "") -> str:
+    return f"{PREFIX}{image_key(REPOSITORY, addition=addition)}"
+
+
+STEP = Step(
+    title="build the image of the nodes",
+    subject="node-image",
+    usual_seconds=90,
+    done=lambda: has_entry(_entry()),
+    make=ensure_node_image,
+)
 
 
 def image_key(repository: Path, *, addition: str = "") -> str:
@@ -65,8 +87,7 @@ def _build(say: Say, *, addition: str) -> Path:
 
         def make(draft: Path) -> None:
             tag = EXTENDED_TAG if addition else TAG
-            with image_store.built(context, tag, say=say) as image:
-                say("unpacking the node image")
+            with image_store.built(context, tag, say=say, step=STEP) as image:
                 _export(image, draft)
 
         # an earlier folder is linked to here, and labs that start at once must not both remove it
@@ -80,8 +101,9 @@ def _export(image: str, draft: Path) -> None:
     """Copy the image's files; those that an earlier folder has as well become hard links to it."""
     earlier = [f"--link-dest={folder}" for folder in _folders()[:1]]
     with image_store.mounted(image) as root:
-        run_blocking(
+        run_logged(
             ["rsync", "-aHAX", "--numeric-ids", *earlier, f"{root}/", f"{draft}/"],
+            log=build_log(STEP.subject),
             timeout_seconds=EXPORT_TIMEOUT_SECONDS,
         )
 

@@ -18,8 +18,8 @@ from transship.common.errors import DeadlineExceeded
 from transship.common.processes import run_blocking
 from transship.kube.client import KubeClient
 from transship.kube.leases import SYSTEM_NAMESPACE
+from transship.lab.client_settings import REPOSITORY
 from transship.lab.network import has_ipv6
-from transship.lab.node_image import REPOSITORY
 from transship.lab.state import LabState
 
 MANIFESTS = REPOSITORY / "manifests" / "overlays" / "lab"  # definitions, roles, a namespace

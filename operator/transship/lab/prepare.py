@@ -1,28 +1,105 @@
-"""`python -m transship.lab.prepare`: make everything that a lab needs, ahead of the first one."""
+"""`make setup`: everything that the Makefile's other targets need, with progress shown.
+
+It begins with nothing installed, so Debian's own Python runs it: only the standard library may be
+imported here, and in what this imports.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 
-from transship.common.errors import TransshipError
-from transship.lab.assets import ensure_assets
-from transship.lab.node_image import ensure_node_image
-from transship.lab.sample_images import ensure_sample_images
+from transship.common.errors import CommandFailed, TransshipError
+from transship.common.processes import run_blocking, run_logged
+from transship.lab import image_store, node_image
+from transship.lab.assets import asset_steps
+from transship.lab.cache import Say, new_log
+from transship.lab.client_settings import REPOSITORY
+from transship.lab.progress import Progress, Step
+from transship.lab.sample_images import sample_steps
+
+INSTALL_TIMEOUT_SECONDS = 1800.0
+# a make target, since the tests that need no root depend on it by itself
+ENVIRONMENT = ["make", "--no-print-directory", ".venv/.installed"]
 
 
-def prepare() -> None:
-    ensure_assets(_say)
-    ensure_node_image(_say)
-    ensure_sample_images(_say)
+def steps(packages: Sequence[str]) -> list[Step]:
+    """All steps in their order; the base is one where an image has to be built on it."""
+    images = [node_image.STEP, *sample_steps()]
+    base = [] if all(image.done() for image in images) else [image_store.BASE_STEP]
+    installed = [_packages_step(packages), _environment_step()]
+    return [*installed, *asset_steps(), *base, *images]
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+def missing_packages(packages: Sequence[str]) -> list[str]:
+    """Those of these packages of Debian that are not installed."""
+    return [package for package in packages if not _is_installed(package)]
+
+
+def _is_installed(package: str) -> bool:
+    question = ["dpkg-query", "--show", "--showformat=${Status}", package]
+    try:
+        return run_blocking(question).stdout.endswith("ok installed")
+    except CommandFailed:
+        return False
+
+
+def _packages_step(packages: Sequence[str]) -> Step:
+    subject = "debian-packages"
+
+    def install(_: Say) -> None:
+        log = new_log(subject)
+        for words in (["update"], ["install", "--yes", "--no-install-recommends", *wanted]):
+            run_logged(
+                ["apt-get", *words],
+                log=log,
+                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+                timeout_seconds=INSTALL_TIMEOUT_SECONDS,
+            )
+
+    wanted = missing_packages(packages)
+    return Step(
+        title=f"install Debian packages: {' '.join(wanted)}",
+        subject=subject,
+        usual_seconds=60,
+        done=lambda: not wanted,
+        make=install,
+    )
+
+
+def _environment_step() -> Step:
+    subject = "python-packages"
+
+    def done() -> bool:
+        try:
+            run_blocking([ENVIRONMENT[0], "--question", *ENVIRONMENT[1:]], cwd=REPOSITORY)
+        except CommandFailed:
+            return False
+        return True
+
+    def install(_: Say) -> None:
+        log = new_log(subject)
+        run_logged(ENVIRONMENT, log=log, cwd=REPOSITORY, timeout_seconds=INSTALL_TIMEOUT_SECONDS)
+
+    return Step(
+        title="install Python packages into .venv",
+        subject=subject,
+        usual_seconds=45,
+        done=done,
+        make=install,
+    )
+
+
+def main(packages: Sequence[str]) -> int:
+    try:
+        Progress().run(steps(packages))
+    except TransshipError:
+        return 1  # its progress has shown it
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        prepare()
-    except TransshipError as e:
-        sys.exit(str(e))
+    sys.exit(main(sys.argv[1:]))

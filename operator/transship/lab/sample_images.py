@@ -13,19 +13,20 @@ from pathlib import Path
 from transship.common.errors import NotFound
 from transship.common.processes import run_blocking
 from transship.lab import image_store
-from transship.lab.cache import Say, digest, ensure_entry
+from transship.lab.cache import Say, digest, ensure_entry, has_entry
+from transship.lab.progress import Step
 
 SOURCES = Path(__file__).parent / "images"
 SAMPLES = ("counter", "redis", "witness")
 ON_DEMAND = ("programs",)
+USUAL_SECONDS = {"counter": 10, "redis": 10, "witness": 5, "programs": 120}
 VERSION = "1"
 PUSH_TIMEOUT_SECONDS = 120.0
 
 
-def ensure_sample_images(say: Say) -> None:
-    """Build what is not in the cache yet."""
-    for name in (*SAMPLES, *ON_DEMAND):
-        _ensure(name, say=say)
+def sample_steps() -> list[Step]:
+    """One for each image."""
+    return [_step(name) for name in (*SAMPLES, *ON_DEMAND)]
 
 
 def push_sample_images(registry: str, *, say: Say = print) -> None:
@@ -44,16 +45,29 @@ def sample_name(registry: str, sample: str) -> str:
 
 
 def _ensure(name: str, *, say: Say) -> Path:
-    source = SOURCES / name
     tag = f"localhost/{name}:{VERSION}"
 
     def make(draft: Path) -> None:
-        with image_store.built(source, tag, say=say) as image:
+        with image_store.built(SOURCES / name, tag, say=say, step=_step(name)) as image:
             image_store.export(image, draft)
 
-    files = sorted(path for path in source.rglob("*") if path.is_file())
+    return ensure_entry(_entry(name), make)
+
+
+def _entry(name: str) -> str:
+    files = sorted(path for path in (SOURCES / name).rglob("*") if path.is_file())
     key = digest(part for path in files for part in (path.name.encode(), path.read_bytes()))
-    return ensure_entry(f"sample-{name}-{key}", make)
+    return f"sample-{name}-{key}"
+
+
+def _step(name: str) -> Step:
+    return Step(
+        title=f"build the sample image {name}",
+        subject=f"sample-{name}",
+        usual_seconds=USUAL_SECONDS[name],
+        done=lambda: has_entry(_entry(name)),
+        make=lambda say: _ensure(name, say=say),
+    )
 
 
 def _push(layout: Path, name: str) -> None:

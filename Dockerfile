@@ -3,8 +3,8 @@
 FROM docker.io/library/debian:forky-slim AS build
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends gcc libc6-dev
-COPY operator/transship/runtime/veil_library/veil.c .
-RUN cc -O2 -Wall -Werror -shared -fPIC -o transship-veil.so veil.c
+COPY operator/transship/criu/hidden_memory/library/hidden_memory.c .
+RUN cc -O2 -Wall -Werror -shared -fPIC -o transship-hidden-memory.so hidden_memory.c
 
 FROM docker.io/library/debian:forky-slim
 
@@ -23,7 +23,7 @@ RUN python3 -m venv /opt/transship \
  && rm /tmp/requirements.txt \
  && ln -s /opt/transship/bin/transship /opt/transship/bin/kubectl-transship /usr/local/bin/
 
-COPY --from=build transship-veil.so /usr/local/lib/
+COPY --from=build transship-hidden-memory.so /usr/local/lib/
 COPY LICENSE README.md ./
 COPY operator operator
 RUN /opt/transship/bin/pip install --no-cache-dir --no-deps --no-build-isolation .

@@ -75,7 +75,7 @@ bench-podman: setup
 	$(BIN)/python tests/bench/run.py $(BENCH)
 
 crds: .venv/.installed
-	$(BIN)/python -m transship.api.generate
+	$(BIN)/python -m transship.api.crd.generate
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

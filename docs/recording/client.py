@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from transship.lab.counter_client import PORT, CounterClient
+from transship.lab.proof.counter_client import PORT, CounterClient
 
 REFRESH_SECONDS = 0.2
 CLEAR, HIDE_CURSOR = "\x1b[H\x1b[2J", "\x1b[?25l"

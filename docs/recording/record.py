@@ -28,7 +28,7 @@ from recording.render import render
 
 from transship.common.processes import run_blocking
 from transship.lab import cluster
-from transship.lab.sample_images import sample_name
+from transship.lab.images.sample_images import sample_name
 from transship.lab.state import LabState, lab_dir
 
 HERE = Path(__file__).parent

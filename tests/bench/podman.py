@@ -18,9 +18,9 @@ from pyroute2 import IPRoute
 
 from transship.common.errors import DeadlineExceeded
 from transship.common.processes import run_blocking
-from transship.lab.counter_client import PORT
-from transship.lab.nodes import ENVIRONMENT, enter_words
-from transship.lab.sample_images import sample_name
+from transship.lab.images.sample_images import sample_name
+from transship.lab.nodes.nodes import ENVIRONMENT, enter_words
+from transship.lab.proof.counter_client import PORT
 from transship.lab.state import LabState, lab_dir
 
 # Lines for the Dockerfile of the nodes' image. CRIU holds connections still by iptables.

@@ -29,8 +29,9 @@ from podman import ADDITION, PodmanContainer, Steps
 from transship.api.placement import Strategy
 from transship.api.quantity import bytes_of
 from transship.common.errors import DeadlineExceeded
-from transship.lab import bench, cluster
-from transship.lab.counter_client import CounterClient
+from transship.lab import cluster
+from transship.lab.proof import bench
+from transship.lab.proof.counter_client import CounterClient
 from transship.lab.state import LabState
 
 SETTLED_REPLIES = 100

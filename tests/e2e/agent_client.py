@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
+from transship.agentapi import paths
+from transship.agentapi.containers import ContainerOrder, ContainerReport, Failure
+from transship.agentapi.message import Message
+from transship.agentapi.states import RunState
 from transship.api.container import Container
 from transship.api.placement import DesiredState
 from transship.common.certificates import OPERATOR_NAME, ensure_authority, write_credentials
 from transship.common.tls import client_context
 from transship.lab.state import LabState, lab_dir
-from transship.protocol import paths
-from transship.protocol.base import Message
-from transship.protocol.containers import ContainerOrder, ContainerReport, Failure
-from transship.protocol.states import RunState
 
 TIMEOUT_SECONDS = 60.0
 POLL_SECONDS = 0.05

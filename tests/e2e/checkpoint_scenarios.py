@@ -23,17 +23,20 @@ from typing import Any
 
 from transship.api.container import Container, SecurityContext
 from transship.api.reasons import Reason
-from transship.runtime import conmon, criu, logs, mounts, orders, restore
-from transship.runtime.checkpoint import Dump, Dumper, DumpRequest, Pages
+from transship.criu import restore
+from transship.criu import worker as criu
+from transship.criu.dump import Dump, Dumper, DumpRequest, Pages
+from transship.criu.failures import CheckpointFailed
+from transship.criu.restore import Restorer
+from transship.criu.selftest import run_selftest
+from transship.linux import mounts
+from transship.linux.freezer import Freezer, FreezerState, freezer_of
+from transship.linux.processes import descendants
+from transship.runtime import conmon, logs, orders
 from transship.runtime.containers import Runtime, State
-from transship.runtime.failures import CheckpointFailed
-from transship.runtime.freezer import Freezer, FreezerState, freezer_of
-from transship.runtime.images import ImageStore
+from transship.runtime.image_store import ImageStore
 from transship.runtime.layout import Layout
 from transship.runtime.orders import Order
-from transship.runtime.processes import descendants
-from transship.runtime.restore import Restorer
-from transship.runtime.selftest import run_selftest
 
 NAME = "c"
 ADDRESS = "127.0.0.1"
@@ -77,7 +80,7 @@ class Corner:
 
     @property
     def freezer(self) -> Freezer:
-        return freezer_of(self.layout, NAME)
+        return freezer_of(self.layout.cgroup(NAME))
 
     def order(self, *words: str) -> Order:
         path = self.layout.netns(NAME)

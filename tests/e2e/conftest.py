@@ -10,7 +10,7 @@ import pytest
 from world import World
 
 from transship.lab import cluster
-from transship.lab.assets import ensure_assets
+from transship.lab.control_plane.assets import ensure_assets
 from transship.lab.state import LabState, find_state, lab_dir
 
 LAB = os.environ.get("TRANSSHIP_TEST_LAB", "e2e")

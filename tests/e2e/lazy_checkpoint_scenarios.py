@@ -23,18 +23,21 @@ from typing import Any
 import checkpoint_scenarios as base
 from checkpoint_scenarios import A_WHILE_SECONDS, NAME, TIMEOUT_SECONDS, Corner, Stage, until
 
-from transship.agent.keepers import KeeperDead, PageKeeper
 from transship.api.reasons import Reason
 from transship.common.certificates import agent_name, new_authority, write_credentials
 from transship.common.tls import TlsFiles, client_context
-from transship.runtime import pagemaps, pidfds, restore, veil
-from transship.runtime.checkpoint import Dump, Dumper, DumpRequest, Pages
-from transship.runtime.criu_rpc import split
-from transship.runtime.freezer import FreezerState
-from transship.runtime.processes import named
-from transship.transfer.page_channel import RemotePages, dial
-from transship.transfer.page_ranges import PageRange, batches
-from transship.transfer.page_sender import PageSender
+from transship.criu import restore
+from transship.criu.dump import Dump, Dumper, DumpRequest, Pages
+from transship.criu.hidden_memory import preload
+from transship.criu.images import pagemap as pagemaps
+from transship.criu.rpc import split
+from transship.linux import pidfds
+from transship.linux.freezer import FreezerState
+from transship.linux.pages import PageRange, batches
+from transship.linux.processes import named
+from transship.memory.page_server.client import PageServerClient, PageServerDead
+from transship.memory.transfer.channel import RemotePages, dial
+from transship.memory.transfer.sender import PageSender
 
 PAGE = 4096
 BATCH_PAGES = 64
@@ -174,9 +177,9 @@ async def images_are_the_same_whether_criu_sees_the_memory_or_not(stage: Stage) 
     await become_subject(stage.source)
     await stage.source.freezer.freeze()
     seen = []
-    for library in (veil.LIBRARY, Path("/nowhere")):
+    for library in (preload.LIBRARY, Path("/nowhere")):
         shutil.rmtree(stage.source.layout.images(NAME), ignore_errors=True)
-        veil.LIBRARY = library
+        preload.LIBRARY = library
         dump = await lazy_dump(stage.source)
         await stage.source.stands_still()
         assert any(dump.images.glob("work/veil/*.hidden")) == library.exists()
@@ -184,11 +187,11 @@ async def images_are_the_same_whether_criu_sees_the_memory_or_not(stage: Stage) 
             (one.address, one.address + one.pages * PAGE) for one in pagemaps.read(dump.images)
         }
         seen.append((mappings(dump), merged(pages), (dump.images / "pages-1.img").read_bytes()))
-    veiled, plain = seen
-    assert veiled[0] == plain[0]
-    assert veiled[1] == plain[1]
+    hidden_mappings, plain = seen
+    assert hidden_mappings[0] == plain[0]
+    assert hidden_mappings[1] == plain[1]
     assert len(plain[1]) > 8192
-    assert veiled[2] == plain[2]
+    assert hidden_mappings[2] == plain[2]
     stage.source.freezer.thaw()
     await stage.source.goes_on()
 
@@ -235,7 +238,7 @@ class Move:
         layout = self._stage.target.layout
         shutil.rmtree(layout.images(NAME), ignore_errors=True)
         with timed("making the keeper ready"):
-            self.keeper, self._port = await PageKeeper.start(
+            self.page_server, self._port = await PageServerClient.start(
                 layout,
                 NAME,
                 address=base.ADDRESS,
@@ -255,7 +258,7 @@ class Move:
         await asyncio.to_thread(self.send, only)
         await restoring
         assert self._stage.target.freezer.state() is FreezerState.FROZEN
-        await self.keeper.final(timeout_seconds=TIMEOUT_SECONDS)
+        await self.page_server.final(timeout_seconds=TIMEOUT_SECONDS)
 
     def connect(self) -> None:
         files = self._tls["source"]
@@ -278,8 +281,8 @@ class Move:
         """Send the rest; returns when the processes have all of it."""
         await asyncio.to_thread(self.send)
         self.sender.end()
-        await self.keeper.ended()
-        await self.keeper.close()
+        await self.page_server.ended()
+        await self.page_server.close()
 
     @property
     def guard(self) -> int:
@@ -378,7 +381,7 @@ async def servers_killed_among_children_and_changing_mappings_lose_nothing(stage
     restore.resume(stage.target.layout, NAME)
     while move.sent + 1500 < len(move.memory):
         await move.kill(move.server)
-        assert (await move.keeper.state()).lacking == len(move.memory) - move.sent
+        assert (await move.page_server.state()).lacking == len(move.memory) - move.sent
         move.connect()
         await asyncio.to_thread(move.send, 1500)
     await move.finish()
@@ -405,8 +408,8 @@ async def who_kills_guard_and_server_is_told_that_memory_is_lost(stage: Stage) -
     server = move.server
     await move.kill(move.guard)
     await move.kill(server)
-    error = (await asyncio.gather(move.keeper.ended(), return_exceptions=True))[0]
-    assert isinstance(error, KeeperDead), error
+    error = (await asyncio.gather(move.page_server.ended(), return_exceptions=True))[0]
+    assert isinstance(error, PageServerDead), error
     assert error.reason == Reason.PAGES_LOST, error
 
 
@@ -463,8 +466,8 @@ async def a_discarded_copy_ends_its_keeper(stage: Stage) -> None:
     await move.begin(only=1000)
     guard = move.guard
     await restore.discard(stage.target.layout, NAME)
-    await move.keeper.ended()
-    await move.keeper.close()
+    await move.page_server.ended()
+    await move.page_server.close()
     assert not Path(f"/proc/{guard}").exists()
     stage.source.freezer.thaw()
     await stage.source.goes_on()

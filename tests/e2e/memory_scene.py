@@ -9,7 +9,7 @@ from pathlib import Path
 
 from world import World
 
-from transship.lab.sample_images import push_sample_image
+from transship.lab.images.sample_images import push_sample_image
 
 PROGRAM = Path(__file__).parent / "subjects" / "memories.py"
 PRIVATE = {"private", "huge", "copied file", "hugetlb"}

@@ -36,9 +36,10 @@ from transship.api.container import (
     VolumeMount,
 )
 from transship.common.errors import TransshipError
-from transship.runtime import cgroups, logs, mounts
+from transship.linux import cgroups, mounts
+from transship.runtime import logs
 from transship.runtime.containers import TREES, Observed, Runtime, State
-from transship.runtime.images import ImageStore
+from transship.runtime.image_store import ImageStore
 from transship.runtime.layout import Layout
 from transship.runtime.orders import Order
 from transship.runtime.volumes import OrderedVolume, VolumeFile

@@ -26,7 +26,7 @@ UNSENT_BLOCKS = 64
 PAUSE_SECONDS = 0.002
 DATAGRAM_PAUSE_SECONDS = 0.02
 DIAL_PAUSE_SECONDS = 0.05
-PATIENCE_SECONDS = 200.0
+IDLE_TIMEOUT_SECONDS = 200.0
 END_SECONDS = 40.0
 TIED, READY = "tied", b"ready\n"
 # include/uapi/linux/tcp.h, struct tcp_info
@@ -435,7 +435,7 @@ class Talker:
 
 def connect(target: tuple[str, int], kind: int = socket.SOCK_STREAM) -> socket.socket:
     connection = socket.socket(socket.AF_INET6 if ":" in target[0] else socket.AF_INET, kind)
-    connection.settimeout(PATIENCE_SECONDS)
+    connection.settimeout(IDLE_TIMEOUT_SECONDS)
     if kind == socket.SOCK_STREAM:
         tune(connection)
     connection.connect(target)

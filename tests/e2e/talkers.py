@@ -13,12 +13,12 @@ from typing import Any
 import talker
 from world import World
 
-from transship.lab.nodes import enter_words
+from transship.lab.nodes.nodes import enter_words
 from transship.lab.state import lab_dir
 
 SOURCE = Path(talker.__file__).read_text()
 READY = {"tcpSocket": {"port": talker.ORDERS}, "periodSeconds": 1}
-PATIENCE_SECONDS = 100.0
+IDLE_TIMEOUT_SECONDS = 100.0
 
 
 class Place:
@@ -32,7 +32,7 @@ class Place:
 
     def order(self, name: str, *arguments: str) -> dict[str, Any]:
         target = (self.addresses[0], talker.ORDERS)
-        with socket.create_connection(target, timeout=PATIENCE_SECONDS) as connection:
+        with socket.create_connection(target, timeout=IDLE_TIMEOUT_SECONDS) as connection:
             connection.sendall(json.dumps([name, arguments]).encode() + b"\n")
             with connection.makefile("rb") as replies:
                 reply: dict[str, Any] = json.loads(replies.readline())

@@ -13,7 +13,7 @@ from world import World, condition
 
 from transship.cli.app import app
 from transship.common.errors import CommandFailed
-from transship.lab.sample_images import push_sample_image
+from transship.lab.images.sample_images import push_sample_image
 
 pytestmark = pytest.mark.lab
 

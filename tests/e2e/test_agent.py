@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from agent_client import AgentClient, Guest
 
+from transship.agentapi import paths
+from transship.agentapi.containers import ContainerReports
+from transship.agentapi.states import RecordState, RunState
 from transship.api.placement import DesiredState
 from transship.common.processes import run_blocking
-from transship.lab import faults
-from transship.lab.nodes import enter_words
+from transship.lab.nodes.nodes import enter_words
+from transship.lab.proof import faults
 from transship.lab.state import LabState, lab_dir
-from transship.protocol import paths
-from transship.protocol.containers import ContainerReports
-from transship.protocol.states import RecordState, RunState
 
 pytestmark = pytest.mark.lab
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from world import World
 
-from transship.lab.nodes import enter_words
-from transship.lab.proof import breakpoints
+from transship.lab.nodes.nodes import enter_words
+from transship.lab.proof import failpoints
 from transship.lab.state import lab_dir
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -31,15 +31,15 @@ def prepared(world: World) -> Iterator[World]:
     world.await_running("counter", node="node-a")
     yield world
     for node in ("node-a", "node-b"):
-        breakpoints.disarm(directory, node)
+        failpoints.disarm(directory, node)
 
 
 def caught(world: World, node: str, place: str, program: str, *, number: signal.Signals) -> None:
     """Signal the first such program that there is once the move has come to a place."""
     directory = lab_dir(world.lab.name)
-    breakpoints.arm(directory, node, place)
+    failpoints.arm(directory, node, place)
     world.move("counter", "node-b")
-    breakpoints.await_reached(directory, node, place, timeout_seconds=REACH_SECONDS)
+    failpoints.await_reached(directory, node, place, timeout_seconds=REACH_SECONDS)
     hunt = (
         f"echo ready; i=0; while [ $i -lt {HUNT_TRIES} ]; do {EACH.format(names=program)} "
         f"kill -{number.value} ${{p#/proc/}} && echo caught && exit; done; i=$((i+1)); done"
@@ -48,7 +48,7 @@ def caught(world: World, node: str, place: str, program: str, *, number: signal.
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as hunter:
         assert hunter.stdout is not None
         assert hunter.stdout.readline() == "ready\n"
-        breakpoints.disarm(directory, node)
+        failpoints.disarm(directory, node)
         assert hunter.stdout.read() == "caught\n", f"no {program} on {node}"
 
 

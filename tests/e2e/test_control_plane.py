@@ -7,8 +7,8 @@ import pytest
 
 from transship.common.errors import CommandFailed
 from transship.common.processes import run_blocking
-from transship.lab.assets import Assets, ensure_assets
-from transship.lab.control_plane import (
+from transship.lab.control_plane.assets import Assets, ensure_assets
+from transship.lab.control_plane.servers import (
     API_SERVER,
     CONTROLLER_MANAGER,
     ETCD,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from world import World
 
-from transship.lab.sample_images import push_sample_image
+from transship.lab.images.sample_images import push_sample_image
 from transship.lab.state import LabState
 
 pytestmark = pytest.mark.lab

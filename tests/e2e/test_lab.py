@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from transship.lab import cgroups, cluster, faults, network, nodes
+from transship.lab import cluster
 from transship.lab.cleanup import remove_lab, traces
 from transship.lab.daemons import (
     daemon_alive,
@@ -23,7 +23,9 @@ from transship.lab.daemons import (
     log_path,
     signal_daemon,
 )
-from transship.lab.node_image import ensure_node_image
+from transship.lab.nodes import cgroups, network, nodes
+from transship.lab.nodes.image import ensure_node_image
+from transship.lab.proof import faults
 from transship.lab.state import LabState, lab_dir, load_state, node_names
 
 pytestmark = pytest.mark.lab

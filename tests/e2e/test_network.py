@@ -39,7 +39,7 @@ SO_RCVBUFFORCE = 33  # not in the socket module
 NUD_FAILED = 0x20
 NTF_PROXY = 0x08
 RT_SCOPE_LINK = 253
-PATIENCE_SECONDS = 10.0
+IDLE_TIMEOUT_SECONDS = 10.0
 SHORT_SECONDS = 0.3  # long enough for an answer that must not come
 
 
@@ -174,7 +174,7 @@ class Box:
             made = socket.socket(family, kind)
             made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 * 1024 * 1024)
             made.bind((str(address), PORT))
-            made.settimeout(PATIENCE_SECONDS)
+            made.settimeout(IDLE_TIMEOUT_SECONDS)
             return made
 
         return namespaces.run_inside(path, make)
@@ -186,7 +186,7 @@ class Box:
             for each in self.udp:
                 ready.register(each, selectors.EVENT_READ)
             while len(got) < count:
-                readable = ready.select(PATIENCE_SECONDS)
+                readable = ready.select(IDLE_TIMEOUT_SECONDS)
                 assert readable, f"{len(got)} of {count} datagrams came"
                 got += [key.fileobj.recv(2048) for key, _ in readable]
         return got
@@ -281,7 +281,7 @@ def connecting(lan: Lan, name: str) -> socket.socket:
     client.setblocking(False)
     with suppress(BlockingIOError):
         client.connect((str(V4), PORT))
-    client.settimeout(PATIENCE_SECONDS)
+    client.settimeout(IDLE_TIMEOUT_SECONDS)
     return client
 
 
@@ -468,8 +468,8 @@ def test_what_a_diverted_copy_has_not_taken_up_is_known(
     assert not a.untaken(ID)
     clients = [lan.inside(MACHINE, lambda t=t: socket.create_connection(t, 5)) for t in TARGETS]
     say(lan, MACHINE, b"hello", to=V6)
-    assert within(PATIENCE_SECONDS, lambda: a.untaken(ID).connections == 2)
-    assert within(PATIENCE_SECONDS, lambda: a.untaken(ID).datagram_bytes > 0)
+    assert within(IDLE_TIMEOUT_SECONDS, lambda: a.untaken(ID).connections == 2)
+    assert within(IDLE_TIMEOUT_SECONDS, lambda: a.untaken(ID).datagram_bytes > 0)
     b.hold(ID)
     a.divert(ID, via=TO_B)
     assert source.received(1) == [b"hello"]
@@ -513,7 +513,7 @@ def test_the_door_of_a_container_outlasts_a_loss_of_its_carrier(
     def has_lost_it() -> bool:  # told late, by a worker of the kernel
         return namespaces.run_inside(path, seen)[0] != "UP"
 
-    assert within(PATIENCE_SECONDS, has_lost_it)
+    assert within(IDLE_TIMEOUT_SECONDS, has_lost_it)
     assert {str(each) for each in gateways([V4, V6])} <= namespaces.run_inside(path, seen)[1]
 
 
@@ -565,7 +565,7 @@ def test_members_that_ask_while_held_are_told_of_the_target(
     b.hold(ID)
     a.divert(ID, via=TO_B)
     say(lan, MACHINE, b"new here")
-    assert within(PATIENCE_SECONDS, lambda: lan.neighbour(MACHINE) == lan.mac(NODE_B))
+    assert within(IDLE_TIMEOUT_SECONDS, lambda: lan.neighbour(MACHINE) == lan.mac(NODE_B))
     b.release(ID)
     assert target.received(1) == [b"new here"]
 
@@ -604,7 +604,7 @@ def test_a_member_that_gave_the_address_up_learns_it_from_the_announcement(
 
         return lan.inside(MACHINE, look)
 
-    assert within(PATIENCE_SECONDS, failed)
+    assert within(IDLE_TIMEOUT_SECONDS, failed)
     a.create(ID, [V4])
     a.serve(ID)
     assert within(0.5, lambda: lan.neighbour(MACHINE) == lan.mac(NODE_A))
@@ -797,7 +797,7 @@ def test_a_link_that_was_made_anew_is_announced_on(
     assert a.refresh() == (ID,)
     say(lan, MACHINE, b"hello")
     assert box.received(1) == [b"hello"]
-    assert within(PATIENCE_SECONDS, lambda: wire.announces(V4))
+    assert within(IDLE_TIMEOUT_SECONDS, lambda: wire.announces(V4))
 
 
 def test_another_address_of_the_node_is_spoken_from(

@@ -12,7 +12,7 @@ import pytest
 from hindered import HINDERED, MOVABLE, QUEUE, Hindered, python
 from world import World, condition
 
-from transship.lab.sample_images import push_sample_image
+from transship.lab.images.sample_images import push_sample_image
 from transship.lab.state import LabState
 
 pytestmark = pytest.mark.lab

@@ -10,7 +10,7 @@ import pytest
 from programs import PROGRAMS, Load, Program
 from world import World
 
-from transship.lab.sample_images import push_sample_image
+from transship.lab.images.sample_images import push_sample_image
 from transship.lab.state import LabState
 
 pytestmark = pytest.mark.lab

@@ -11,9 +11,9 @@ import pytest
 from world import World
 
 from transship.common.errors import NotFound
-from transship.controller.leadership import LEASE_SECONDS
-from transship.lab import nodes
+from transship.controller.leader import LEASE_SECONDS
 from transship.lab.daemons import daemon_alive, kill_daemon, signal_daemon
+from transship.lab.nodes import nodes
 from transship.lab.services import FILES, PYTHON
 from transship.lab.state import OPERATOR, lab_dir
 

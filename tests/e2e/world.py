@@ -13,15 +13,15 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from transship.api.admission import LABEL, PRIVILEGED
-from transship.api.admission import NAME as POLICY
+from transship.api.crd.admission import LABEL, PRIVILEGED
+from transship.api.crd.admission import NAME as POLICY
 from transship.cli.app import app
 from transship.common.errors import CommandFailed
 from transship.common.processes import run_blocking
-from transship.lab import faults
-from transship.lab.counter_client import CounterClient
-from transship.lab.network import parse_rate
-from transship.lab.nodes import enter_words
+from transship.lab.nodes.network import parse_rate
+from transship.lab.nodes.nodes import enter_words
+from transship.lab.proof import faults
+from transship.lab.proof.counter_client import CounterClient
 from transship.lab.state import LabState, lab_dir, load_state
 
 TIMEOUT_SECONDS = 90.0

@@ -1,4 +1,4 @@
-"""A peer that takes files: what transfer.files and transfer.streams do for a FileCopy."""
+"""A peer that takes files: what files.rsync and streams.connection do for a FileCopy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from transship.common.errors import Unreachable
-from transship.transfer.files import Sent
+from transship.files.rsync import Sent
 
 
 @dataclass

@@ -17,31 +17,31 @@ from fakes.agent_loop import LoopClock, VirtualLoop, owned
 from fakes.agent_peers import FakePeers, Listener, Network
 from fakes.agent_world import (
     Copy,
-    FakeBrakes,
     FakeBundles,
     FakeCopies,
+    FakeCpuThrottle,
+    FakeMigrationNetwork,
     FakeResidents,
-    FakeWires,
     Home,
-    Life,
+    Lifetime,
     Place,
     State,
     World,
 )
 from fakes.orders import ID, order
-from transship.agent import records
-from transship.agent.durable import Durability
-from transship.agent.experience import Experience
-from transship.agent.journal import Journal, JournalError
-from transship.agent.records import OWNED, Record
-from transship.agent.slots import Slots
-from transship.agent.source import Source, SourceParts
-from transship.agent.target import Target, TargetParts
+from transship.agent.journal import transitions
+from transship.agent.journal.durable_files import Durability
+from transship.agent.journal.store import Journal, JournalError
+from transship.agent.journal.transitions import OWNED, Record
+from transship.agent.migration.handover_queue import HandoverQueue
+from transship.agent.migration.source.handover_stats import HandoverStats
+from transship.agent.migration.source.source import Source, SourceDeps
+from transship.agent.migration.target.target import Target, TargetDeps
+from transship.agentapi.migrations import IncomingOrder, OutgoingOrder, Peer, VerdictNotice
+from transship.agentapi.states import RecordState, SideState, Verdict
 from transship.api.container import RestartPolicy
 from transship.api.placement import DesiredState, MigrationSettings, Strategy
 from transship.common.errors import NotFound, Refused, TransshipError
-from transship.protocol.migrations import IncomingOrder, OutgoingOrder, Peer, VerdictNotice
-from transship.protocol.states import RecordState, SideState, Verdict
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ class Disk(Enum):
 class FragileJournal(Journal):
     """The real one, on a disk that can fail, of an agent that can be killed at any write."""
 
-    def __init__(self, folder: Path, *, boot: str, clock: LoopClock, life: Life) -> None:
+    def __init__(self, folder: Path, *, boot: str, clock: LoopClock, life: Lifetime) -> None:
         super().__init__(folder, boot=boot, clock=clock)
         self.disk = Disk.WORKS
         self.killed_before: RecordState | None = None
@@ -90,15 +90,15 @@ class FragileJournal(Journal):
         super().remove(container_id, floor=floor)
 
 
-async def nobody_looks(container: str) -> None:
-    """See agent.forecasts."""
+async def nobody_probes(container: str) -> None:
+    """See agent.migration.prediction."""
 
 
 class Agent:
     """One life of an agent: what it holds in memory ends with it."""
 
     def __init__(self, node: Node) -> None:
-        self.life = Life(at_end=lambda: self._end(node))
+        self.life = Lifetime(at_end=lambda: self._end(node))
         self.tasks: set[asyncio.Task[Any]] = set()
         self._loop = node.pair.loop
         clock, world = LoopClock(self._loop), node.pair.world
@@ -108,19 +108,20 @@ class Agent:
         )
         self.residents = FakeResidents(at, self.journal, clock)
         peers: Any = FakePeers(node.pair.network, must_live=self.life.must_live)
-        self.slots, self.brakes = Slots(), FakeBrakes(at)
-        copies, bundles, wires = FakeCopies(at), FakeBundles(at), FakeWires(at)
+        self.handover_queue, self.cpu_throttle = HandoverQueue(), FakeCpuThrottle(at)
+        copies, bundles, network = FakeCopies(at), FakeBundles(at), FakeMigrationNetwork(at)
         self.source = Source(
-            SourceParts(
-                journal=self.journal, copies=copies, bundles=bundles, wires=wires,
+            SourceDeps(
+                journal=self.journal, copies=copies, bundles=bundles, network=network,
                 residents=self.residents, peers=peers, clock=clock,
-                streams=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), brakes=self.brakes,
-                slots=self.slots, experience=Experience(), end_look=nobody_looks,
+                streams=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), cpu_throttle=self.cpu_throttle,
+                handover_queue=self.handover_queue, handover_stats=HandoverStats(),
+                end_probe=nobody_probes,
             )
         )  # fmt: skip
         self.target = Target(
-            TargetParts(
-                journal=self.journal, copies=copies, bundles=bundles, wires=wires,
+            TargetDeps(
+                journal=self.journal, copies=copies, bundles=bundles, network=network,
                 residents=self.residents, peers=peers, clock=clock,
                 vacate=self.source.vacate,
             )
@@ -129,7 +130,7 @@ class Agent:
     async def start(self) -> None:
         """As app.Agent does it."""
         self.journal.load()
-        self.brakes.release_all()
+        self.cpu_throttle.release_all()
         await self.source.recover()
         await self.target.recover()
         self.residents.begin()
@@ -236,8 +237,10 @@ class Pair:
         self._place_container()
 
     def __enter__(self) -> Self:
-        self._patches.setattr("transship.agent.way_forward.FileCopy", FakeFileCopy.for_pair(self))
-        self._patches.setattr("transship.agent.durable.os.fsync", lambda _: None)
+        self._patches.setattr(
+            "transship.agent.migration.source.handover.FileCopy", FakeFileCopy.for_pair(self)
+        )
+        self._patches.setattr("transship.agent.journal.durable_files.os.fsync", lambda _: None)
         self.a.up()
         self.b.up()
         self.pass_time(0.01)
@@ -355,7 +358,7 @@ class Pair:
         assert self.loop.unheard() == []
 
     def tidy(self) -> None:
-        """What an operator does after all is over: as plan.placement's Tidy."""
+        """What an operator does after all is over: as controller.placement.decide's Tidy."""
         for node in (self.a, self.b):
             record = node.record
             if record is not None and record.migration is not None:
@@ -421,22 +424,22 @@ class Pair:
         record = node.record
         assert record is not None
         assert (record.state, record.epoch, record.migration) == (RecordState.RUNNING, epoch, None)
-        assert world.wires[node.name] == "serving"
+        assert world.network[node.name] == "serving"
         assert other.name not in world.copies
         assert other.name not in world.homes
         assert world.servers == {}
         assert not [agent for agent in self.ready.values() if agent in (self.a.agent, self.b.agent)]
-        assert world.wires.get(other.name, "away") == "away"
+        assert world.network.get(other.name, "away") == "away"
 
     def _place_container(self) -> None:
         name, boot = self.a.name, self.a.boot
         journal = Journal(self.a.folder / "journal", boot=boot, clock=LoopClock(self.loop))
         journal.load()
-        first = records.ordered(None, order(state=DesiredState.RUNNING), boot=boot)
+        first = transitions.ordered(None, order(state=DesiredState.RUNNING), boot=boot)
         journal.put(first.but(started_boot=boot, refuses_landlock=self.refuses_landlock))
         self.world.homes[name] = Home(files=0, mounted=True)
         self.world.copies[name] = Copy(State.RUNNING, 0)
-        self.world.wires[name] = "serving"
+        self.world.network[name] = "serving"
 
 
 class FakeFileCopy:
@@ -487,7 +490,7 @@ class FakeFileCopy:
     async def _send(self, step: str) -> None:
         self._must_live()
         world = self.pair.world
-        at = Place(self._from, world, Life(), self.pair.folder)
+        at = Place(self._from, world, Lifetime(), self.pair.folder)
         await at.step(step)
         self._must_live()
         files = world.homes[self._from].files

@@ -7,14 +7,12 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, C
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from transship.agent.peers import CALL_TIMEOUT_SECONDS, failure
-from transship.agent.server import status_of
-from transship.agent.source import Source
-from transship.agent.target import Target
-from transship.common.errors import TransshipError, Unreachable
-from transship.common.patience import Progress
-from transship.protocol.containers import Failure
-from transship.protocol.migrations import (
+from transship.agent.http.routes import status_of
+from transship.agent.migration.source.source import Source
+from transship.agent.migration.target.target import Target
+from transship.agentapi.client.peer import CALL_TIMEOUT_SECONDS, failure
+from transship.agentapi.containers import Failure
+from transship.agentapi.migrations import (
     MemoryEndpoint,
     MemoryState,
     Peer,
@@ -24,6 +22,8 @@ from transship.protocol.migrations import (
     VerdictNotice,
     VerdictReply,
 )
+from transship.common.errors import TransshipError, Unreachable
+from transship.common.idle_timeout import Progress
 
 T = TypeVar("T")
 

@@ -12,21 +12,21 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from transship.agent import records
-from transship.agent.journal import Journal
-from transship.agent.ports import Dumped, Restored, StreamWish, Trees
-from transship.agent.records import OWNED, Record
-from transship.agent.supervision import BackOff, lifecycle_of
+from transship.agent.containers.decide import BackOff, lifecycle_of
+from transship.agent.journal import transitions
+from transship.agent.journal.store import Journal
+from transship.agent.journal.transitions import OWNED, Record
+from transship.agent.migration.ports import Dumped, Restored, StreamWish, Trees
+from transship.agentapi.migrations import Lifecycle, MemoryEndpoint, Peer
+from transship.agentapi.states import RecordState
 from transship.api.container import RestartPolicy
 from transship.api.migration import MemoryTraffic
+from transship.api.obstacle import Obstacle
 from transship.api.placement import DesiredState, LastExit
 from transship.common.clock import Clock
 from transship.common.errors import NotFound, TransshipError
-from transship.plan.obstacles import Obstacle
-from transship.protocol.migrations import Lifecycle, MemoryEndpoint, Peer
-from transship.protocol.states import RecordState
-from transship.transfer.page_ranges import PAGE_BYTES
-from transship.transfer.rounds import CopyRound
+from transship.linux.pages import PAGE_BYTES
+from transship.memory.rounds import CopyRound
 
 SECONDS = {
     "prepare": 0.04,
@@ -73,8 +73,8 @@ class World:
 
     copies: dict[str, Copy] = field(default_factory=dict)
     homes: dict[str, Home] = field(default_factory=dict)
-    wires: dict[str, str] = field(default_factory=dict)
-    undrained: dict[str, str] = field(default_factory=dict)  # who waits for whose memory
+    network: dict[str, str] = field(default_factory=dict)
+    unsent: dict[str, str] = field(default_factory=dict)  # who waits for whose memory
     servers: dict[str, int | None] = field(default_factory=dict)  # page servers: what they have got
     progress: int = 0  # what the program has come to, wherever it ran
     starts: int = 0  # from the image
@@ -145,7 +145,7 @@ class World:
 
     def power_cut(self, node: str) -> None:
         self.copies.pop(node, None)
-        self.wires.pop(node, None)
+        self.network.pop(node, None)
         self.servers.pop(node, None)
         self.slowed.pop(node, None)
         if node in self.homes:
@@ -155,7 +155,7 @@ class World:
         return [node for node, copy in self.copies.items() if copy.state is State.RUNNING]
 
 
-class Life:
+class Lifetime:
     """Whether the agent still lives: what a dead one had begun ends at its next step."""
 
     def __init__(self, *, at_end: Callable[[], None] = lambda: None) -> None:
@@ -178,16 +178,16 @@ class Place:
 
     node: str
     world: World
-    life: Life
+    lifetime: Lifetime
     folder: Path
 
     async def step(self, name: str) -> None:
-        self.life.must_live()
+        self.lifetime.must_live()
         await asyncio.sleep(SECONDS.get(name, 0.001))
         self.quick_step(name)
 
     def quick_step(self, name: str) -> None:
-        self.life.must_live()
+        self.lifetime.must_live()
         self.world.must_work(self.node, name)
 
     @property
@@ -271,14 +271,14 @@ class FakeCopies:
         """What of it follows is an event of its own: until then nobody may end this copy."""
         traffic = await self.send_memory(container)
         [target] = [node for node in self.at.world.servers if node != self.at.node]
-        self.at.world.undrained[self.at.node] = target
+        self.at.world.unsent[self.at.node] = target
         return traffic
 
-    async def drain(self, container: str, *, to: MemoryEndpoint, node: str) -> MemoryTraffic:
+    async def push_memory(self, container: str, *, to: MemoryEndpoint, node: str) -> MemoryTraffic:
         await self.at.step("drain")
         if self.at.copy.state is not State.FROZEN:
             self.at.world.violations.append(f"{self.at.node} drains memory that is not frozen")
-        self.at.world.undrained.pop(self.at.node, None)
+        self.at.world.unsent.pop(self.at.node, None)
         return MemoryTraffic(page_bytes=100, wire_bytes=100)
 
     def sent_bytes(self, container: str) -> int:
@@ -289,11 +289,11 @@ class FakeCopies:
 
     async def lose_memory(self, container: str) -> None:
         if self.awaits_memory(container):
-            self.at.world.undrained.clear()  # its keeper ends with it
+            self.at.world.unsent.clear()  # its keeper ends with it
             self.at.world.end(self.at.node, by="stop")
 
     def awaits_memory(self, container: str) -> bool:
-        return self.at.node in self.at.world.undrained.values()
+        return self.at.node in self.at.world.unsent.values()
 
     async def receive(self, container: str, *, node: str) -> MemoryEndpoint:
         await self.at.step("receive")
@@ -337,7 +337,7 @@ class FakeCopies:
         world, node = self.at.world, self.at.node
         record = world.on_disk[node]()
         released = record is not None and record.state is RecordState.RELEASED
-        if released and world.undrained.get(node) in world.copies:
+        if released and world.unsent.get(node) in world.copies:
             world.violations.append(f"{node} ends a copy whose memory is wanted")
         self.at.world.end(self.at.node, by="destroy")
         self.at.world.servers.pop(self.at.node, None)
@@ -350,7 +350,7 @@ class FakeCopies:
 
 
 @dataclass(frozen=True)
-class FakeBrakes:
+class FakeCpuThrottle:
     at: Place
 
     async def slow(self, container: str, share: float) -> None:
@@ -397,19 +397,19 @@ class FakeBundles:
 
 
 @dataclass(frozen=True)
-class FakeWires:
-    """The words are those of network.containers' table."""
+class FakeMigrationNetwork:
+    """The words are those of network.container_network' table."""
 
     at: Place
 
     def _turn(self, step: str, state: str, *, makes: bool = False) -> None:
         self.at.quick_step(step)
-        if not makes and self.at.world.wires.get(self.at.node, "away") == "away":
+        if not makes and self.at.world.network.get(self.at.node, "away") == "away":
             raise NotFound("the container has no network here")
-        self.at.world.wires[self.at.node] = state
+        self.at.world.network[self.at.node] = state
 
     def create_held(self, record: Record) -> None:
-        present = self.at.world.wires.get(self.at.node, "away")
+        present = self.at.world.network.get(self.at.node, "away")
         self._turn("create_held", "created" if present == "away" else present, makes=True)
 
     def hold(self, record: Record) -> None:
@@ -438,7 +438,7 @@ class FakeWires:
 
     def remove(self, record: Record) -> None:
         self.at.quick_step("remove_wires")
-        self.at.world.wires.pop(self.at.node, None)
+        self.at.world.network.pop(self.at.node, None)
 
 
 @dataclass
@@ -451,7 +451,7 @@ class FakeResidents:
     cared_for: bool = False
     attached: bool = False
     quiet: bool = False
-    hindrances: tuple[Obstacle, ...] = ()
+    obstacles: tuple[Obstacle, ...] = ()
     looking: asyncio.Task[None] | None = None
     waiting_seconds: float = 0.0  # of a back-off; a test lets them pass
 
@@ -465,7 +465,7 @@ class FakeResidents:
         self.keep(record.id)
 
     async def rest(self, container: str) -> int | None:
-        self.at.life.must_live()
+        self.at.lifetime.must_live()
         self._note_exit(container)
         return self.instance(container)
 
@@ -474,7 +474,7 @@ class FakeResidents:
         return None if copy is None else id(copy)
 
     async def note_end(self, container: str) -> bool:
-        self.at.life.must_live()
+        self.at.lifetime.must_live()
         return self._note_exit(container)
 
     def _note_exit(self, container: str) -> bool:
@@ -483,7 +483,7 @@ class FakeResidents:
             return False
         last = LastExit(exit_code=code, time=self.clock.now())
         again = record.order.container.restart_policy is RestartPolicy.ALWAYS
-        self.journal.put((records.restarting if again else records.ended)(record, last))
+        self.journal.put((transitions.restarting if again else transitions.ended)(record, last))
         return True
 
     def lifecycle(self, container: str) -> Lifecycle:
@@ -493,18 +493,18 @@ class FakeResidents:
         return lifecycle_of(record, back_off, at=0.0)
 
     def disown(self, container: str) -> None:
-        self.at.life.must_live()
+        self.at.lifetime.must_live()
         self.cared_for = False
 
     async def look_over(self, container: str) -> tuple[Obstacle, ...]:
-        return self.hindrances
+        return self.obstacles
 
     async def quieten(self, container: str) -> None:
         await self.at.step("quieten")
         self.quiet = True
 
     def keep(self, container: str) -> None:
-        self.at.life.must_live()
+        self.at.lifetime.must_live()
         self.cared_for = self.attached = True
         self.quiet = False
         self._look()
@@ -515,7 +515,7 @@ class FakeResidents:
             self._create()
             present = self.journal.get(record.id)
             assert present is not None
-            started = records.started(present, boot=self.journal.boot, now=self.clock.now())
+            started = transitions.started(present, boot=self.journal.boot, now=self.clock.now())
             self.journal.put(started)
         self.keep(record.id)
 
@@ -525,7 +525,7 @@ class FakeResidents:
 
     def _create(self) -> None:
         self.at.world.homes.setdefault(self.at.node, Home()).mounted = True
-        self.at.world.wires[self.at.node] = "serving"
+        self.at.world.network[self.at.node] = "serving"
         self.at.world.start(self.at.node)
 
     def _look(self) -> None:
@@ -553,5 +553,5 @@ class FakeResidents:
                 world.violations.append(f"{node} takes the container for lost")
             self._create()
         if not self.attached and node in world.copies:
-            world.wires[node] = "serving"
+            world.network[node] = "serving"
             self.attached = True

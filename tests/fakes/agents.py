@@ -9,12 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from transship.api.migration import BlackoutPart
-from transship.api.node_agent import NodeAgent
-from transship.api.placement import DesiredState
-from transship.common.errors import Refused, TransshipError, Unreachable
-from transship.protocol.containers import ContainerOrder, ContainerReport
-from transship.protocol.migrations import (
+from transship.agentapi.containers import ContainerOrder, ContainerReport
+from transship.agentapi.migrations import (
     IncomingOrder,
     MemoryLoss,
     MigrationReport,
@@ -23,7 +19,11 @@ from transship.protocol.migrations import (
     VerdictNotice,
     VerdictReply,
 )
-from transship.protocol.states import RecordState, RunState, SideState, Verdict
+from transship.agentapi.states import RecordState, RunState, SideState, Verdict
+from transship.api.migration import BlackoutPart
+from transship.api.node_agent import NodeAgent
+from transship.api.placement import DesiredState
+from transship.common.errors import Refused, TransshipError, Unreachable
 
 OWNED = {RecordState.RUNNING, RecordState.STOPPED}
 
@@ -62,7 +62,7 @@ class Record:
 
 
 @dataclass
-class Departure:
+class OutgoingMigration:
     order: OutgoingOrder
     state: SideState = SideState.COPYING
     verdict: Verdict = Verdict.UNDECIDED
@@ -104,8 +104,8 @@ class FakeAgent:
         self.node = node
         self.world = world
         self.records: dict[str, Record] = {}
-        self.departures: dict[str, Departure] = {}
-        self.arrivals: dict[str, MigrationReport] = {}
+        self.outgoing_migrations: dict[str, OutgoingMigration] = {}
+        self.incoming_migrations: dict[str, MigrationReport] = {}
         self.arriving: dict[str, str] = {}  # the container, by migration
         self.orders: list[ContainerOrder] = []
         self.told_gone: set[str] = set()
@@ -119,8 +119,8 @@ class FakeAgent:
 
     def reboot(self) -> None:
         """A power cut: the disk stays, processes and what only the memory knew are gone."""
-        self.departures.clear()
-        self.arrivals.clear()
+        self.outgoing_migrations.clear()
+        self.incoming_migrations.clear()
         for id, record in list(self.records.items()):
             record.boot_seen = False
             if record.state == RecordState.FROZEN and record.migration is not None:
@@ -159,11 +159,11 @@ class FakeAgent:
 
     async def outgoing(self, migration: str) -> MigrationReport | None:
         self._enter("outgoing")
-        departure = self.departures.get(migration)
-        if departure is None:
+        outgoing = self.outgoing_migrations.get(migration)
+        if outgoing is None:
             return None
-        self._advance(departure)
-        return self._departing(departure)
+        self._advance(outgoing)
+        return self._outgoing_report(outgoing)
 
     async def begin_outgoing(self, order: OutgoingOrder) -> MigrationReport:
         self._enter("begin_outgoing")
@@ -171,22 +171,22 @@ class FakeAgent:
         assert record.epoch == order.epoch
         if order.migration in record.aborted:
             raise Refused("aborted", reason="AlreadyAborted")
-        if order.migration not in self.departures:
+        if order.migration not in self.outgoing_migrations:
             record.migration = order.migration
-            self.departures[order.migration] = Departure(order)
-        return self._departing(self.departures[order.migration])
+            self.outgoing_migrations[order.migration] = OutgoingMigration(order)
+        return self._outgoing_report(self.outgoing_migrations[order.migration])
 
     async def abort_outgoing(self, migration: str, *, container: str) -> MigrationReport | None:
         self._enter("abort_outgoing")
-        departure = self.departures.get(migration)
-        if departure is None:
+        outgoing = self.outgoing_migrations.get(migration)
+        if outgoing is None:
             if (record := self.records.get(container)) is not None:
                 record.aborted.add(migration)
             return None
-        if departure.verdict == Verdict.UNDECIDED:
+        if outgoing.verdict == Verdict.UNDECIDED:
             cause = TransshipError("cancelled", reason="MigrationCancelled")
-            self._roll_back(departure, cause, state=SideState.CANCELLED)
-        return self._departing(departure)
+            self._roll_back(outgoing, cause, state=SideState.CANCELLED)
+        return self._outgoing_report(outgoing)
 
     async def verdict(self, migration: str) -> VerdictReply:
         self._enter("verdict")
@@ -200,17 +200,17 @@ class FakeAgent:
     async def forget_outgoing(self, migration: str, *, gone: Collection[str] = ()) -> None:
         self._enter("forget_outgoing")
         self.told_gone.update(gone)
-        departure = self.departures.get(migration)
-        if departure is not None and departure.verdict == Verdict.UNDECIDED:
+        outgoing = self.outgoing_migrations.get(migration)
+        if outgoing is not None and outgoing.verdict == Verdict.UNDECIDED:
             raise Refused("under way", reason="Refused")
-        self.departures.pop(migration, None)
+        self.outgoing_migrations.pop(migration, None)
         for id, record in list(self.records.items()):
             if record.migration == migration and record.state == RecordState.RELEASED:
                 del self.records[id]
 
     async def incoming(self, migration: str) -> MigrationReport | None:
         self._enter("incoming")
-        report = self.arrivals.get(migration)
+        report = self.incoming_migrations.get(migration)
         if report is None:
             return None
         paused = self.world.stop_at == SideState.PREPARING
@@ -224,21 +224,21 @@ class FakeAgent:
     async def begin_incoming(self, order: IncomingOrder) -> MigrationReport:
         self._enter("begin_incoming")
         wanted = order.order
-        if order.migration not in self.arrivals:
+        if order.migration not in self.incoming_migrations:
             present = self.records.get(wanted.id)
             if present is not None and present.state != RecordState.RELEASED:
                 raise Refused("is here", reason="AlreadyRunning")
             record = Record(wanted, wanted.epoch, RecordState.INCOMING, order.migration)
             self.records[wanted.id] = record
             self.arriving[order.migration] = wanted.id
-            self.arrivals[order.migration] = MigrationReport(
+            self.incoming_migrations[order.migration] = MigrationReport(
                 migration=order.migration, state=SideState.PREPARING
             )
-        return self.arrivals[order.migration]
+        return self.incoming_migrations[order.migration]
 
     async def abort_incoming(self, migration: str) -> None:
         self._enter("abort_incoming")
-        report = self.arrivals.get(migration)
+        report = self.incoming_migrations.get(migration)
         if report is None:
             return
         record = self.records.get(self.arriving[migration])
@@ -255,13 +255,13 @@ class FakeAgent:
 
     async def forget_incoming(self, migration: str) -> None:
         self._enter("forget_incoming")
-        report = self.arrivals.get(migration)
+        report = self.incoming_migrations.get(migration)
         if report is not None and not report.state.finished:
             raise Refused("under way", reason="Refused")
-        self.arrivals.pop(migration, None)
+        self.incoming_migrations.pop(migration, None)
 
     def decide(self, notice: VerdictNotice) -> ResumeReply | None:
-        report = self.arrivals.get(notice.migration)
+        report = self.incoming_migrations.get(notice.migration)
         if report is None:
             return None
         if notice.verdict == Verdict.ABORTED:
@@ -282,71 +282,73 @@ class FakeAgent:
         self, migration: str, state: SideState, failure: TransshipError | None = None
     ) -> None:
         said = {"reason": failure.reason, "message": failure.message} if failure else {}
-        self.arrivals[migration] = self.arrivals[migration].model_copy(
+        self.incoming_migrations[migration] = self.incoming_migrations[migration].model_copy(
             update={"state": state, **said}
         )
 
-    def _advance(self, departure: Departure) -> None:
+    def _advance(self, outgoing: OutgoingMigration) -> None:
         """The agents' own part of a migration, one state at a time."""
-        record, peer = self.records.get(departure.order.container), departure.order.target.node
-        if record is None or departure.state == self.world.stop_at:
+        record, peer = self.records.get(outgoing.order.container), outgoing.order.target.node
+        if record is None or outgoing.state == self.world.stop_at:
             return
         cut = frozenset({self.node, peer}) in self.world.cut or peer in self.world.silent
-        match departure.state:
+        match outgoing.state:
             case SideState.COPYING | SideState.FROZEN if cut:
                 lost = TransshipError("the target does not answer", reason="TargetUnreachable")
-                self._roll_back(departure, lost, state=SideState.FAILED)
+                self._roll_back(outgoing, lost, state=SideState.FAILED)
             case SideState.COPYING:
-                self._freeze(departure, record)
+                self._freeze(outgoing, record)
             case SideState.FROZEN:
-                self._release(departure, record)
+                self._release(outgoing, record)
             case SideState.RELEASED if not cut:
-                self._give_go(departure, record)
+                self._give_go(outgoing, record)
             case _:
                 pass
 
-    def _freeze(self, departure: Departure, record: Record) -> None:
+    def _freeze(self, outgoing: OutgoingMigration, record: Record) -> None:
         failure = self.world.failing.get((self.node, "dump"))
         if failure is not None:
-            self._roll_back(departure, failure, state=SideState.FAILED)
+            self._roll_back(outgoing, failure, state=SideState.FAILED)
             return
-        record.state, departure.state = RecordState.FROZEN, SideState.FROZEN
+        record.state, outgoing.state = RecordState.FROZEN, SideState.FROZEN
 
-    def _release(self, departure: Departure, record: Record) -> None:
-        target = self.world.at(departure.order.target.node)
+    def _release(self, outgoing: OutgoingMigration, record: Record) -> None:
+        target = self.world.at(outgoing.order.target.node)
         target.records[record.order.id].state = RecordState.HELD
-        target._arrive(departure.order.migration, SideState.HELD)
+        target._arrive(outgoing.order.migration, SideState.HELD)
         record.state, record.epoch = RecordState.RELEASED, record.epoch + 1
         record.released_to = target.node
-        departure.state, departure.verdict = SideState.RELEASED, Verdict.RELEASED
+        outgoing.state, outgoing.verdict = SideState.RELEASED, Verdict.RELEASED
 
-    def _give_go(self, departure: Departure, record: Record) -> None:
+    def _give_go(self, outgoing: OutgoingMigration, record: Record) -> None:
         notice = VerdictNotice(
-            migration=departure.order.migration, verdict=Verdict.RELEASED, epoch=record.epoch
+            migration=outgoing.order.migration, verdict=Verdict.RELEASED, epoch=record.epoch
         )
-        if self.world.at(departure.order.target.node).decide(notice) is not None:
-            departure.state = SideState.DONE
+        if self.world.at(outgoing.order.target.node).decide(notice) is not None:
+            outgoing.state = SideState.DONE
 
-    def _roll_back(self, departure: Departure, cause: TransshipError, *, state: SideState) -> None:
-        record = self.records[departure.order.container]
+    def _roll_back(
+        self, outgoing: OutgoingMigration, cause: TransshipError, *, state: SideState
+    ) -> None:
+        record = self.records[outgoing.order.container]
         record.state, record.migration = RecordState.RUNNING, None
-        record.aborted.add(departure.order.migration)
-        departure.state, departure.verdict = state, Verdict.ABORTED
-        departure.failure = cause
+        record.aborted.add(outgoing.order.migration)
+        outgoing.state, outgoing.verdict = state, Verdict.ABORTED
+        outgoing.failure = cause
         self.world.check_single(record.order.id)
-        peer = departure.order.target.node
+        peer = outgoing.order.target.node
         if peer not in self.world.silent and frozenset({self.node, peer}) not in self.world.cut:
             target = self.world.at(peer)
-            if departure.order.migration in target.arrivals:
-                target._drop(departure.order.migration)
+            if outgoing.order.migration in target.incoming_migrations:
+                target._drop(outgoing.order.migration)
 
-    def _departing(self, departure: Departure) -> MigrationReport:
-        done = departure.state == SideState.DONE
-        failure = departure.failure
+    def _outgoing_report(self, outgoing: OutgoingMigration) -> MigrationReport:
+        done = outgoing.state == SideState.DONE
+        failure = outgoing.failure
         return MigrationReport(
-            migration=departure.order.migration,
-            state=departure.state,
-            verdict=departure.verdict,
+            migration=outgoing.order.migration,
+            state=outgoing.state,
+            verdict=outgoing.verdict,
             blackout_microseconds=123_000 if done else None,
             blackout_parts=(BlackoutPart(name="Dump", microseconds=60_000),) if done else (),
             bytes=4096,

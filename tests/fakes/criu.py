@@ -13,8 +13,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from transship.runtime import criu_rpc
-from transship.runtime.criu_rpc import Kind, numbered
+from transship.criu import rpc
+from transship.criu.rpc import Kind, numbered
 
 PROGRAM = f"""\
 #!/bin/sh
@@ -36,7 +36,7 @@ class Message:
     error: str | None = numbered(9)
 
     def encode(self) -> bytes:
-        return criu_rpc._encode(self)
+        return rpc._encode(self)
 
 
 def install(folder: Path, *steps: str) -> Path:
@@ -64,7 +64,7 @@ def play(folder: Path, channel: socket.socket) -> None:
             case _:
                 stage = Stage(name, int(pid or 0))
                 channel.send(Message(kind=Kind.NOTIFY, success=True, notify=stage).encode())
-                agrees = criu_rpc.agrees(channel.recv(1 << 16))
+                agrees = rpc.agrees(channel.recv(1 << 16))
                 with (folder / "told").open("a") as told:
                     told.write(f"{name} {agrees}\n")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from transship.agent.durable import Disk
+from transship.agent.journal.durable_files import Disk
 
 
 class Killed(BaseException):

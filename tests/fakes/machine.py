@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime
 
-from transship.agent.supervision import Seen
+from transship.agent.containers.decide import Seen
+from transship.agentapi.containers import ContainerOrder
+from transship.agentapi.states import RunState
+from transship.api.obstacle import Obstacle
 from transship.common.errors import TransshipError
-from transship.plan.obstacles import Obstacle
-from transship.protocol.containers import ContainerOrder
-from transship.protocol.states import RunState
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -26,7 +26,7 @@ class FakeMachine:
         self.registry_answers.set()
         self.grace_is_over = asyncio.Event()
         self.grace_is_over.set()
-        self.hindrances: tuple[Obstacle, ...] = ()
+        self.obstacles: tuple[Obstacle, ...] = ()
         self.failure: TransshipError | None = None
 
     def seen(self, container_id: str) -> Seen:
@@ -55,7 +55,7 @@ class FakeMachine:
         self.attached.add(order.id)
 
     async def look_over(self, container_id: str) -> tuple[Obstacle, ...]:
-        return self.hindrances
+        return self.obstacles
 
     async def freeze(self, container_id: str) -> None:
         self.instances[container_id] = Seen(RunState.FROZEN, pid=self.seen(container_id).pid)

@@ -16,19 +16,19 @@ from transship.api.base import Resource
 from transship.api.migration import ContainerMigration
 from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement
-from transship.controller.addresses import AddressBook
+from transship.controller.addresses.claims import AddressBook
+from transship.controller.agent_poller import AgentPoller
+from transship.controller.cache import ResourceCache
 from transship.controller.deps import Deps
-from transship.controller.directory import Directory
-from transship.controller.fleet import Fleet
-from transship.controller.loops import Loops
+from transship.controller.limits import Turns
 from transship.controller.metrics import Metrics
-from transship.controller.resolve import Resolver
-from transship.controller.turns import Turns
+from transship.controller.placement.resolver import Resolver
+from transship.controller.reconcile.loops import Loops
 
-PATIENCE_SECONDS = 15.0  # of real time: only what never comes to hold waits for its end
+IDLE_TIMEOUT_SECONDS = 15.0  # of real time: only what never comes to hold waits for its end
 
 
-class FakeLife:
+class FakeLifetime:
     """Waiting costs only fake time, shared by all loops."""
 
     def __init__(self, clock: FakeClock) -> None:
@@ -46,8 +46,8 @@ class WatchedLoops(Loops):
 
     errors: list[BaseException]
 
-    def __init__(self, deps: Deps, life: FakeLife) -> None:
-        super().__init__(deps, life)
+    def __init__(self, deps: Deps, lifetime: FakeLifetime) -> None:
+        super().__init__(deps, lifetime)
         self.errors = []
 
     def _ended(self, resource: Resource, task: asyncio.Task[None]) -> None:
@@ -83,23 +83,23 @@ class OperatorWorld:
 
     def start(self) -> None:
         """A new process: it knows nothing but what the cluster and the agents say."""
-        directory = Directory()
+        cache = ResourceCache()
         self.deps = Deps(
             cluster=self.cluster,
-            directory=directory,
-            fleet=Fleet(directory, self.agents, clock=self.clock),
+            cache=cache,
+            agent_poller=AgentPoller(cache, self.agents, clock=self.clock),
             addresses=AddressBook(self.cluster),
             resolver=Resolver(self.data),
             recorder=self.recorder,
             metrics=Metrics(),
-            turns=Turns(directory),
+            turns=Turns(cache),
             clock=self.clock,
         )
-        self.life = FakeLife(self.clock)
-        self.loops = WatchedLoops(self.deps, self.life)
+        self.lifetime = FakeLifetime(self.clock)
+        self.loops = WatchedLoops(self.deps, self.lifetime)
         for model in (NodeAgent, ContainerPlacement, ContainerMigration):
             for resource in self.cluster.all(model):
-                directory.put(resource)
+                cache.put(resource)
         self.cluster.listener = self._seen
         for model in (ContainerPlacement, ContainerMigration):
             for resource in self.cluster.all(model):
@@ -108,7 +108,7 @@ class OperatorWorld:
 
     async def kill(self) -> None:
         """No loop gets to do anything more, not even to say good-bye."""
-        self.life.over = True
+        self.lifetime.over = True
         self.cluster.listener = lambda resource, gone: None
         if self._polls is not None:
             self._polls.cancel()
@@ -142,7 +142,7 @@ class OperatorWorld:
 
     async def until(self, holds: Callable[[], object]) -> None:
         """Let the loops run until this holds; a wrong exception of a loop ends it."""
-        ends = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+        ends = asyncio.get_running_loop().time() + IDLE_TIMEOUT_SECONDS
         while not holds():
             self._raise_errors()
             assert asyncio.get_running_loop().time() < ends, "it did not come to hold"
@@ -155,9 +155,9 @@ class OperatorWorld:
 
     def _seen(self, resource: Resource, gone: bool) -> None:
         if gone:
-            self.deps.directory.drop(resource)
+            self.deps.cache.drop(resource)
             return
-        self.loops.attend(self.deps.directory.put(resource))
+        self.loops.attend(self.deps.cache.put(resource))
 
     def _raise_errors(self) -> None:
         for error in self.loops.errors:
@@ -165,6 +165,6 @@ class OperatorWorld:
 
     async def _poll(self) -> None:
         while True:
-            for agent in self.deps.directory.node_agents():
-                await self.deps.fleet.ask(agent.metadata.name)
+            for agent in self.deps.cache.node_agents():
+                await self.deps.agent_poller.ask(agent.metadata.name)
             await asyncio.sleep(0.005)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from transship.agent import records
-from transship.agent.records import Record
+from transship.agent.journal import transitions
+from transship.agent.journal.transitions import Record
+from transship.agentapi.containers import ContainerOrder
+from transship.agentapi.migrations import IncomingOrder, Peer
 from transship.api.container import Container, RestartPolicy
 from transship.api.placement import DesiredState, Strategy
-from transship.protocol.containers import ContainerOrder
-from transship.protocol.migrations import IncomingOrder, Peer
 
 ID = "0b5e2c1a-0000-4000-8000-000000000001"
 MIGRATION = "3f1d9a7c-0000-4000-8000-000000000002"
@@ -43,7 +43,7 @@ def order(
 
 def running_record(*, epoch: int = 1, **changes: object) -> Record:
     """A record of a container that was started in this boot."""
-    made = records.ordered(None, order(epoch=epoch), boot=BOOT)
+    made = transitions.ordered(None, order(epoch=epoch), boot=BOOT)
     return made.but(started_boot=BOOT, **changes)
 
 

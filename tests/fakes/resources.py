@@ -5,15 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from transship.agentapi.containers import ContainerReport
+from transship.agentapi.states import RecordState, RunState
 from transship.api import FINALIZER
 from transship.api.base import ObjectMeta
 from transship.api.conditions import condition
 from transship.api.migration import ContainerMigration, MigrationSpec, MigrationStatus, SideStatus
 from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement
-from transship.plan.moves import LABEL_GENERATION, LABEL_PLACEMENT_UID
-from transship.protocol.containers import ContainerReport
-from transship.protocol.states import RecordState, RunState
+from transship.controller.migration.history import LABEL_GENERATION, LABEL_PLACEMENT_UID
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 UID = "uid-web"

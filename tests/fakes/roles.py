@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable
 
-from transship.agent.journal import Journal
-from transship.agent.records import verdict
-from transship.api.placement import Strategy
-from transship.common.errors import Refused
-from transship.protocol.forecasts import Forecast, ForecastOrder
-from transship.protocol.migrations import (
+from transship.agent.journal.store import Journal
+from transship.agent.journal.transitions import verdict
+from transship.agentapi.migrations import (
     IncomingOrder,
     MemoryEndpoint,
     MigrationReport,
@@ -20,7 +17,10 @@ from transship.protocol.migrations import (
     VerdictNotice,
     VerdictReply,
 )
-from transship.protocol.states import SideState
+from transship.agentapi.predictions import Forecast, PredictionRequest
+from transship.agentapi.states import SideState
+from transship.api.placement import Strategy
+from transship.common.errors import Refused
 
 
 class FakeSource:
@@ -91,6 +91,6 @@ class FakeTarget:
         return
 
 
-class FakeForecasts:
-    async def forecast(self, container: str, order: ForecastOrder) -> Forecast:
+class FakePredictions:
+    async def forecast(self, container: str, order: PredictionRequest) -> Forecast:
         return Forecast(strategy=Strategy.PRE_COPY, choice=f"{container} to {order.target.node}")

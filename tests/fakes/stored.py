@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 
-from transship.transfer.page_index import STORED, ZERO
-from transship.transfer.page_ranges import PageRange
-from transship.transfer.page_store import PageStore
+from transship.linux.pages import PageRange
+from transship.memory.page_server.page_index import STORED, ZERO
+from transship.memory.page_server.page_store import PageStore
 
 
 def content(store: PageStore, pages: PageRange) -> bytes:

@@ -12,8 +12,8 @@ from typing import Self
 import trial
 from table import Case
 
-from transship.lab import cluster, faults
-from transship.lab.proof import guests
+from transship.lab import cluster
+from transship.lab.proof import faults, guests
 from transship.lab.proof.world_check import World
 from transship.lab.state import LabState, find_state, lab_dir
 from transship.lab.status import lab_status

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from transship.api.migration import StepName
 from transship.api.placement import Strategy
+from transship.controller.migration.history import resolve_strategy
 from transship.lab.proof.breakage import Breakage
 from transship.lab.proof.breakages import BREAKAGES
 from transship.lab.proof.scene import Side
-from transship.plan.moves import resolve_strategy
 
 STRATEGIES = tuple(
     strategy

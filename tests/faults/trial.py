@@ -13,10 +13,10 @@ from transship.api.migration import MigrationPhase, MigrationStatus, StepName
 from transship.api.placement import Strategy
 from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
-from transship.lab.counter_client import CounterClient
-from transship.lab.proof import breakpoints, guests, witness, world_check
+from transship.lab.proof import failpoints, guests, witness, world_check
 from transship.lab.proof.breakage import Ending, Missed
 from transship.lab.proof.copies import CopyWatch
+from transship.lab.proof.counter_client import CounterClient
 from transship.lab.proof.scene import OPERATOR, Scene, Side, revive
 from transship.lab.proof.world_check import Guest, World, until_none
 from transship.lab.state import lab_dir
@@ -98,17 +98,17 @@ def _disturbed_move(
 def _disturb(scene: Scene, case: Case) -> None:
     side, place = case.place
     node = scene.node(side)
-    breakpoints.arm(scene.directory, node, place)
+    failpoints.arm(scene.directory, node, place)
     try:
         scene.cluster.edit(scene.placement, {"targetNode": scene.target})
         try:
-            breakpoints.await_reached(scene.directory, node, place, timeout_seconds=REACH_SECONDS)
+            failpoints.await_reached(scene.directory, node, place, timeout_seconds=REACH_SECONDS)
         except TransshipError as e:
             raise NotReached(f"{e.message}; {_told(scene)}") from e
         case.breakage.do(scene)
         time.sleep(case.breakage.lead_seconds)  # a part of the fault, not a wait for something
     finally:
-        breakpoints.disarm(scene.directory, node)
+        failpoints.disarm(scene.directory, node)
     try:
         time.sleep(case.breakage.seconds)  # the length of the fault, not a wait for something
     finally:

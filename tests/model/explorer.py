@@ -12,8 +12,8 @@ from model.scene import NODES, Scene
 from model.source import Source
 from model.target import Target
 from model.world import DOWN, Copy, Move, Said, Step, World, has
-from transship.agent.records import OWNED
-from transship.protocol.states import RecordState
+from transship.agent.journal.transitions import OWNED
+from transship.agentapi.states import RecordState
 
 COPIES = {
     Copy.ABSENT: "no copy", Copy.RUNNING: "RUNNING", Copy.FROZEN: "frozen", Copy.HELD: "held",

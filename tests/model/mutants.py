@@ -7,13 +7,14 @@ from typing import Any
 
 from model.explorer import AGAIN, BACK, POST_COPY, THERE, Bounds
 from model.rules import Rules
-from transship.agent import duties, records, supervision
-from transship.agent.duties import Answer, Duty
-from transship.agent.records import Record
-from transship.agent.supervision import Situation
-from transship.plan import migration as migration_plan
-from transship.plan.migration_steps import NoteFence, Relay, Seen, Step
-from transship.protocol.states import RecordState, Verdict
+from transship.agent.containers import decide as supervision
+from transship.agent.containers.decide import Situation
+from transship.agent.journal import recovery, transitions
+from transship.agent.journal.recovery import Answer, RecoveryStep
+from transship.agent.journal.transitions import Record
+from transship.agentapi.states import RecordState, Verdict
+from transship.controller.migration import decide as migration_plan
+from transship.controller.migration.steps import NoteFence, Relay, Seen, Step
 
 EVERY_FAULT = Bounds((THERE,))
 A_POST_COPY = Bounds((POST_COPY,), disks_fail=False, power_fails=False)
@@ -25,60 +26,70 @@ A_RETURN = Bounds((THERE, BACK), disks_fail=False, power_fails=False)
 def _aborts_a_release(record: Record, *, migration: str) -> Record:
     if record.state is RecordState.RELEASED and record.migration == migration:
         record = record.but(state=RecordState.FROZEN, epoch=record.epoch - 1)
-    return records.aborted(record, migration=migration)
+    return transitions.aborted(record, migration=migration)
 
 
 def _owes_always(record: Record | None, migration: str) -> bool:
     return record is not None and record.migration == migration
 
 
-def _restart_thaws_a_release(record: Record) -> Duty:
-    return Duty.KEEP if record.state is RecordState.RELEASED else duties.after_restart(record)
+def _restart_thaws_a_release(record: Record) -> RecoveryStep:
+    return (
+        RecoveryStep.KEEP
+        if record.state is RecordState.RELEASED
+        else recovery.after_restart(record)
+    )
 
 
-def _restart_takes_frozen_for_released(record: Record) -> Duty:
-    return Duty.FINISH if record.state is RecordState.FROZEN else duties.after_restart(record)
+def _restart_takes_frozen_for_released(record: Record) -> RecoveryStep:
+    return (
+        RecoveryStep.FINISH
+        if record.state is RecordState.FROZEN
+        else recovery.after_restart(record)
+    )
 
 
-def _restart_throws_a_held_copy_away(record: Record) -> Duty:
-    return Duty.DISCARD if record.state is RecordState.HELD else duties.after_restart(record)
+def _restart_throws_a_held_copy_away(record: Record) -> RecoveryStep:
+    return (
+        RecoveryStep.DISCARD if record.state is RecordState.HELD else recovery.after_restart(record)
+    )
 
 
-def _restart_lets_a_held_copy_be(record: Record) -> Duty:
-    return Duty.NONE if record.state is RecordState.HELD else duties.after_restart(record)
+def _restart_lets_a_held_copy_be(record: Record) -> RecoveryStep:
+    return RecoveryStep.NONE if record.state is RecordState.HELD else recovery.after_restart(record)
 
 
 def _begins_again(record: Record, **order: Any) -> Record:
-    return records.departing(record.but(aborted=()), **order)
+    return transitions.departing(record.but(aborted=()), **order)
 
 
 def _forgets_the_abort(record: Record, *, migration: str) -> Record:
-    return records.aborted(record, migration=migration).but(aborted=())
+    return transitions.aborted(record, migration=migration).but(aborted=())
 
 
 def _takes_silence_for_a_release(record: Record | None, migration: str) -> Verdict:
-    said = records.verdict(record, migration)
+    said = transitions.verdict(record, migration)
     return Verdict.RELEASED if said is Verdict.UNDECIDED else said
 
 
 def _takes_no_record_for_an_abort(record: Record | None, migration: str) -> Verdict:
-    said = records.verdict(record, migration)
+    said = transitions.verdict(record, migration)
     return Verdict.ABORTED if said is Verdict.UNDECIDED else said
 
 
 def _runs_on_any_verdict(record: Record, notice: Any) -> Record:
     released = {"verdict": Verdict.RELEASED, "epoch": record.epoch}
-    return records.running(record, notice.model_copy(update=released))
+    return transitions.running(record, notice.model_copy(update=released))
 
 
 def _orders_below_the_floor(record: Record | None, order: Any, **more: Any) -> Record:
-    return records.ordered(record, order, boot=more["boot"])
+    return transitions.ordered(record, order, boot=more["boot"])
 
 
 def _orders_over_a_release(record: Record | None, order: Any, **more: Any) -> Record:
     if record is not None and record.state is RecordState.RELEASED:
         return record.but(state=RecordState.RUNNING, migration=None, peer=None)
-    return records.ordered(record, order, **more)
+    return transitions.ordered(record, order, **more)
 
 
 def _operator_concludes_from_no_record(seen: Seen) -> Step:
@@ -114,7 +125,7 @@ def _operator_does_not_wait_for_memory(seen: Seen) -> Step:
 
 
 def _releases_without_draining(record: Record, **release: Any) -> Record:
-    return records.released(record, epoch=release["epoch"])
+    return transitions.released(record, epoch=release["epoch"])
 
 
 REAL = Rules()
@@ -162,7 +173,7 @@ MUTANTS: dict[str, tuple[Rules, Bounds]] = {
     "a copy is destroyed before its memory has followed": (
         replace(
             REAL,
-            require_drained=lambda _: None,
+            require_memory_sent=lambda _: None,
             next_migration_step=_operator_does_not_wait_for_memory,
         ),
         A_POST_COPY,

@@ -23,10 +23,10 @@ from model.world import (
     says,
     with_node,
 )
-from transship.agent import supervision
-from transship.agent.duties import Duty
-from transship.agent.supervision import Seen, Situation
-from transship.protocol.states import RunState
+from transship.agent.containers import decide as supervision
+from transship.agent.containers.decide import Seen, Situation
+from transship.agent.journal.recovery import RecoveryStep
+from transship.agentapi.states import RunState
 
 RUN_STATES = {
     Copy.ABSENT: RunState.ABSENT,
@@ -99,22 +99,26 @@ class Nodes:
         disk = world.nodes[at].disk
         world = with_node(world, at, world.nodes[at]._replace(memory=disk))
         world = self._scene.told(world, at)
-        duty = self._duty(disk)
+        recovery_step = self._recovery_step(disk)
         for move in self._scene.moves:
             if not self._scene.is_of(disk, move):
                 continue
             if move.source == at:
-                world = leaves(world, move, _LEAVING_AFTER.get(duty, Leaving.NONE))
+                world = leaves(world, move, _LEAVING_AFTER.get(recovery_step, Leaving.NONE))
             else:
-                world = comes(world, move, _COMING_AFTER.get(duty, Coming.NONE))
+                world = comes(world, move, _COMING_AFTER.get(recovery_step, Coming.NONE))
         return world
 
-    def _duty(self, record: int) -> Duty:
-        def rule() -> Duty:
-            duty: Duty = self._scene.rules.after_restart(self._scene.ledger.record(record))
-            return duty
+    def _recovery_step(self, record: int) -> RecoveryStep:
+        def rule() -> RecoveryStep:
+            recovery_step: RecoveryStep = self._scene.rules.after_restart(
+                self._scene.ledger.record(record)
+            )
+            return recovery_step
 
-        known: Duty = self._scene.ledger.find(("duty", record), rule) if record else Duty.NONE
+        known: RecoveryStep = (
+            self._scene.ledger.find(("duty", record), rule) if record else RecoveryStep.NONE
+        )
         return known
 
     def _look_after(self, world: World, at: int) -> Iterator[Step]:
@@ -159,5 +163,5 @@ class Nodes:
         return Step((NODES[at], name), done, fair=True)
 
 
-_LEAVING_AFTER = {Duty.KEEP: Leaving.ROLLING_BACK, Duty.FINISH: Leaving.RELEASED}
-_COMING_AFTER = {Duty.DISCARD: Coming.DISCARDING, Duty.ASK: Coming.HELD}
+_LEAVING_AFTER = {RecoveryStep.KEEP: Leaving.ROLLING_BACK, RecoveryStep.FINISH: Leaving.RELEASED}
+_COMING_AFTER = {RecoveryStep.DISCARD: Coming.DISCARDING, RecoveryStep.ASK: Coming.HELD}

@@ -1,4 +1,4 @@
-"""The operator: what it decides (plan/migration.py) from what both agents say, and what it sends.
+"""The operator: what it decides (controller/migration/decide.py) from what both agents report.
 
 As an adversary it sends any order at any time, and each may arrive late and again; only what tells
 an agent to forget waits until the real decision has been to finish. As a fair one it does what its
@@ -30,11 +30,15 @@ from model.world import (
     says,
     with_node,
 )
-from transship.agent import supervision
+from transship.agent.containers import decide as supervision
+from transship.agentapi.containers import ContainerReport
+from transship.agentapi.migrations import MigrationReport
+from transship.agentapi.states import SideState, Verdict
 from transship.api.migration import MigrationSpec
+from transship.api.obstacle import obstacle
 from transship.api.placement import Strategy
 from transship.api.reasons import Reason
-from transship.plan.migration_steps import (
+from transship.controller.migration.steps import (
     AbortSource,
     AbortTarget,
     Begin,
@@ -47,12 +51,8 @@ from transship.plan.migration_steps import (
     Seen,
     Side,
 )
-from transship.plan.migration_steps import Step as PlanStep
-from transship.plan.obstacles import obstacle
-from transship.plan.owner import OWNING
-from transship.protocol.containers import ContainerReport
-from transship.protocol.migrations import MigrationReport
-from transship.protocol.states import SideState, Verdict
+from transship.controller.migration.steps import Step as PlanStep
+from transship.controller.placement.owner import OWNING
 
 A_LONG_TIME_SECONDS = 1000.0
 Told = tuple[int, int, int]
@@ -150,7 +150,7 @@ class Overseer:
                 yield _step(f"relays {relay.verdict}: target {name}", move, done, fair=fair)
 
     def _tidies(self, world: World, move: Move) -> Iterator[Step]:
-        """Both sides are told to forget; what is left is ended as plan.placement's Tidy does."""
+        """Both sides are told to forget; what is left is ended as the placement's Tidy does."""
         if self._scene.is_up(world, move.source) and (done := self._source.forget(world, move)):
             yield _step("tells the source to forget", move, done, fair=True)
         if self._scene.is_up(world, move.target):
@@ -181,7 +181,7 @@ class Overseer:
         yield Step(("operator", f"orders the container of {NODES[at]} as {epoch}"), done, fair)
 
     def _removes_superseded(self, world: World, move: Move) -> Iterator[Step]:
-        """plan.owner's superseded: a fenced node has come back."""
+        """controller.placement.owner's superseded: a fenced node has come back."""
         if not has(world, move, Said.FENCED):
             return
         here, there = world.nodes[move.source], world.nodes[move.target]

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from transship.agent import duties, records, supervision
-from transship.agent.records import LONG_AGO, Record
+from transship.agent.containers import decide as supervision
+from transship.agent.journal import recovery, transitions
+from transship.agent.journal.transitions import LONG_AGO, Record
 from transship.common.errors import Refused
-from transship.plan import migration as migration_plan
+from transship.controller.migration import decide as migration_plan
 
 NONE = 0
 """The number of no record."""
@@ -25,27 +26,27 @@ Rule = Callable[..., Any]
 class Rules:
     """As the agents and the operator run them."""
 
-    ordered: Rule = records.ordered
-    departing: Rule = records.departing
-    frozen: Rule = records.frozen
-    released: Rule = records.released
-    drained: Rule = records.drained
-    aborted: Rule = records.aborted
-    arriving: Rule = records.arriving
-    held: Rule = records.held
-    running: Rule = records.running
-    started: Rule = records.started
-    restarting: Rule = records.restarting
-    verdict: Rule = records.verdict
-    after_restart: Rule = duties.after_restart
-    on_verdict: Rule = duties.on_verdict
-    to_discard: Rule = duties.to_discard
-    require_unheld: Rule = duties.require_unheld
-    require_movable: Rule = duties.require_movable
-    owes_abort: Rule = duties.owes_abort
-    may_run_on_unwritten: Rule = duties.may_run_on_unwritten
-    released_to: Rule = duties.released_to
-    require_drained: Rule = duties.require_drained
+    ordered: Rule = transitions.ordered
+    departing: Rule = transitions.departing
+    frozen: Rule = transitions.frozen
+    released: Rule = transitions.released
+    memory_sent: Rule = transitions.memory_sent
+    aborted: Rule = transitions.aborted
+    arriving: Rule = transitions.arriving
+    held: Rule = transitions.held
+    running: Rule = transitions.running
+    started: Rule = transitions.started
+    restarting: Rule = transitions.restarting
+    verdict: Rule = transitions.verdict
+    after_restart: Rule = recovery.after_restart
+    on_verdict: Rule = recovery.on_verdict
+    to_discard: Rule = recovery.to_discard
+    require_unheld: Rule = recovery.require_unheld
+    require_movable: Rule = recovery.require_movable
+    owes_abort: Rule = recovery.owes_abort
+    may_run_on_unwritten: Rule = recovery.may_run_on_unwritten
+    released_to: Rule = recovery.released_to
+    require_memory_sent: Rule = recovery.require_memory_sent
     next_instance_step: Rule = supervision.next_step
     next_migration_step: Rule = migration_plan.next_step
 

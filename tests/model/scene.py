@@ -5,16 +5,16 @@ from __future__ import annotations
 from fakes.orders import ID, order
 from model.rules import NONE, Ledger, Rules
 from model.world import DOWN, Copy, Fencing, Move, Node, Said, World, has, says, with_node
-from transship.agent.records import LONG_AGO, OWNED, Record
-from transship.api.placement import LastExit, Strategy
-from transship.protocol.migrations import (
+from transship.agent.journal.transitions import LONG_AGO, OWNED, Record
+from transship.agentapi.migrations import (
     IncomingOrder,
     MemoryEndpoint,
     OutgoingOrder,
     Peer,
     VerdictNotice,
 )
-from transship.protocol.states import RecordState, Verdict
+from transship.agentapi.states import RecordState, Verdict
+from transship.api.placement import LastExit, Strategy
 
 NODES = ("node-a", "node-b")
 BOOT, EARLIER_BOOT = "now", "before"
@@ -59,16 +59,16 @@ class Scene:
 
     def released(self, record: int, move: Move) -> int:
         def rule() -> Record:
-            keeper = MemoryEndpoint(address="10.0.0.9", port=1) if move.follows else None
+            page_server = MemoryEndpoint(address="10.0.0.9", port=1) if move.follows else None
             return self.rules.released(
-                self.ledger.record(record), epoch=move.epoch + 1, drains_to=keeper
+                self.ledger.record(record), epoch=move.epoch + 1, memory_goes_to=page_server
             )
 
         return self.ledger.next(("released", record, move.number), rule)
 
-    def drained(self, record: int) -> int:
+    def memory_sent(self, record: int) -> int:
         def rule() -> Record:
-            return self.rules.drained(self.ledger.record(record))
+            return self.rules.memory_sent(self.ledger.record(record))
 
         return self.ledger.next(("drained", record), rule)
 
@@ -189,13 +189,13 @@ class Scene:
         def rule() -> None:
             found = self.ledger.record(record)
             self.rules.released_to(found)
-            self.rules.require_drained(found)
+            self.rules.require_memory_sent(found)
 
         return record != NONE and self.ledger.allows(("released_to", record), rule)
 
     def drains(self, record: int) -> bool:
         found = self.ledger.maybe(record)
-        return found is not None and found.drains_to is not None
+        return found is not None and found.memory_goes_to is not None
 
     def awaits_memory(self, world: World, at: int) -> bool:
         """The copy that runs here, or is about to, has pages that only an earlier source has."""

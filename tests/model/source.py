@@ -20,7 +20,7 @@ from model.world import (
     says,
     with_node,
 )
-from transship.protocol.states import RecordState
+from transship.agentapi.states import RecordState
 
 UNDECIDED = (Leaving.COPYING, Leaving.FREEZING, Leaving.FROZEN)
 
@@ -173,7 +173,7 @@ class Source:
             return
         arrived = there.memory == NONE or self._scene.has_arrived(there.memory, move)
         if there.memory != DOWN and (arrived or has(world, move, Said.WHOLE)):
-            record = self._scene.drained(memory)
+            record = self._scene.memory_sent(memory)
             yield self._written(world, move, record, Leaving.HEARD, "notes that it is drained")
 
     def _destroy(self, world: World, move: Move, phase: int) -> Iterator[Step]:

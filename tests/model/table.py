@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fakes.orders import BOOT, MIGRATION, incoming_order, order, peer, running_record
-from transship.agent import duties, records
-from transship.agent.duties import Duty
-from transship.agent.records import LONG_AGO, Record
+from transship.agent.journal import recovery, transitions
+from transship.agent.journal.recovery import RecoveryStep
+from transship.agent.journal.transitions import LONG_AGO, Record
+from transship.agentapi.migrations import VerdictNotice
+from transship.agentapi.states import Verdict
 from transship.api.placement import LastExit
 from transship.common.errors import Refused
-from transship.protocol.migrations import VerdictNotice
-from transship.protocol.states import Verdict
 
 BEGIN, END = "<!-- transitions -->\n", "<!-- end of transitions -->\n"
 
@@ -25,21 +25,21 @@ def go(verdict: Verdict, *, epoch: int = 2) -> VerdictNotice:
 
 def _states() -> dict[str, Record | None]:
     running = running_record()
-    leaving = records.departing(running, migration=MIGRATION, peer=peer())
-    frozen = records.frozen(leaving, migration=MIGRATION, peer=peer())
-    incoming = records.arriving(None, incoming_order(), boot=BOOT)
-    held = records.held(incoming, boot=BOOT)
+    leaving = transitions.departing(running, migration=MIGRATION, peer=peer())
+    frozen = transitions.frozen(leaving, migration=MIGRATION, peer=peer())
+    incoming = transitions.arriving(None, incoming_order(), boot=BOOT)
+    held = transitions.held(incoming, boot=BOOT)
     return {
         "none": None,
         "Running(1)": running,
-        "Stopped(1)": records.ended(running, None),
+        "Stopped(1)": transitions.ended(running, None),
         "Running(1), leaving": leaving,
         "Frozen(1)": frozen,
-        "Released(2)": records.released(frozen, epoch=2),
-        "Running(1), move aborted": records.aborted(frozen, migration=MIGRATION),
+        "Released(2)": transitions.released(frozen, epoch=2),
+        "Running(1), move aborted": transitions.aborted(frozen, migration=MIGRATION),
         "Incoming(2)": incoming,
         "Held(2)": held,
-        "Running(2), arrived": records.running(held, go(Verdict.RELEASED)),
+        "Running(2), arrived": transitions.running(held, go(Verdict.RELEASED)),
     }
 
 
@@ -53,21 +53,21 @@ def _known(record: Record | None) -> Record:
 
 
 EVENTS: dict[str, Callable[[Record | None], Record]] = {
-    "order(1)": lambda r: records.ordered(r, order(epoch=1), boot=BOOT),
-    "order(2)": lambda r: records.ordered(r, order(epoch=2), boot=BOOT),
-    "begin": lambda r: records.departing(_known(r), migration=MIGRATION, peer=peer()),
-    "freeze": lambda r: records.frozen(_known(r), migration=MIGRATION, peer=peer()),
-    "release(2)": lambda r: records.released(_known(r), epoch=2),
-    "abort": lambda r: records.aborted(_known(r), migration=MIGRATION),
-    "arrive(2)": lambda r: records.arriving(r, incoming_order(), boot=BOOT),
-    "next move arrives(3)": lambda r: records.arriving(
+    "order(1)": lambda r: transitions.ordered(r, order(epoch=1), boot=BOOT),
+    "order(2)": lambda r: transitions.ordered(r, order(epoch=2), boot=BOOT),
+    "begin": lambda r: transitions.departing(_known(r), migration=MIGRATION, peer=peer()),
+    "freeze": lambda r: transitions.frozen(_known(r), migration=MIGRATION, peer=peer()),
+    "release(2)": lambda r: transitions.released(_known(r), epoch=2),
+    "abort": lambda r: transitions.aborted(_known(r), migration=MIGRATION),
+    "arrive(2)": lambda r: transitions.arriving(r, incoming_order(), boot=BOOT),
+    "next move arrives(3)": lambda r: transitions.arriving(
         r, incoming_order(epoch=3, migration="next"), boot=BOOT
     ),
-    "hold": lambda r: records.held(_known(r), boot=BOOT),
-    "go on Released(2)": lambda r: records.running(_known(r), go(Verdict.RELEASED)),
-    "go on Aborted": lambda r: records.running(_known(r), go(Verdict.ABORTED, epoch=1)),
-    "container ends": lambda r: records.ended(_known(r), None),
-    "container restarts": lambda r: records.restarting(
+    "hold": lambda r: transitions.held(_known(r), boot=BOOT),
+    "go on Released(2)": lambda r: transitions.running(_known(r), go(Verdict.RELEASED)),
+    "go on Aborted": lambda r: transitions.running(_known(r), go(Verdict.ABORTED, epoch=1)),
+    "container ends": lambda r: transitions.ended(_known(r), None),
+    "container restarts": lambda r: transitions.restarting(
         _known(r), LastExit(exit_code=1, time=LONG_AGO)
     ),
 }
@@ -86,7 +86,7 @@ def outcome(state: str, event: str) -> str:
 def named(record: Record) -> str:
     marks = f"{record.state}({record.epoch})"
     if record.migration == MIGRATION and record.peer is not None and record.before is not None:
-        marks += ", leaving" if record.state in records.OWNED else ""
+        marks += ", leaving" if record.state in transitions.OWNED else ""
     if MIGRATION in record.aborted:
         marks += ", move aborted"
     if record.arrived_by is not None:
@@ -94,18 +94,18 @@ def named(record: Record) -> str:
     return marks
 
 
-def duty(state: str) -> str:
+def recovery_step(state: str) -> str:
     record = STATES[state]
-    found = Duty.NONE if record is None else duties.after_restart(record)
-    return "" if found is Duty.NONE else found.name.lower()
+    found = RecoveryStep.NONE if record is None else recovery.after_restart(record)
+    return "" if found is RecoveryStep.NONE else found.name.lower()
 
 
 def render() -> str:
     """One row per event, one column per state."""
     head = ["event", *STATES]
     rows = [[event, *(outcome(state, event) for state in STATES)] for event in EVENTS]
-    rows.append(["*verdict said*", *(records.verdict(r, MIGRATION) for r in STATES.values())])
-    rows.append(["*agent restarts: has to*", *(duty(state) for state in STATES)])
+    rows.append(["*verdict said*", *(transitions.verdict(r, MIGRATION) for r in STATES.values())])
+    rows.append(["*agent restarts: has to*", *(recovery_step(state) for state in STATES)])
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

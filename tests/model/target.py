@@ -20,9 +20,9 @@ from model.world import (
     says,
     with_node,
 )
-from transship.agent.duties import Answer
+from transship.agent.journal.recovery import Answer
+from transship.agentapi.states import RecordState, Verdict
 from transship.common.errors import Refused
-from transship.protocol.states import RecordState, Verdict
 
 BEFORE_RESTORE = (Coming.VACATING, Coming.PREPARING, Coming.PREPARED)
 

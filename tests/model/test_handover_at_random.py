@@ -21,11 +21,11 @@ from loguru import logger
 
 from fakes.agent_pair import Disk, Node, Pair
 from fakes.orders import ID
-from transship.agent.records import OWNED
+from transship.agent.journal.transitions import OWNED
+from transship.agentapi.migrations import VerdictNotice
+from transship.agentapi.states import RecordState, Verdict
 from transship.api.placement import Strategy
 from transship.common.errors import TransshipError
-from transship.protocol.migrations import VerdictNotice
-from transship.protocol.states import RecordState, Verdict
 
 MESSAGES = st.sampled_from(["files", "memory", "hold", "restore", "decide", "verdict"])
 STEPS = st.sampled_from(

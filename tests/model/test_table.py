@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from model.table import BEGIN, END, EVENTS, STATES, outcome, render
-from transship.protocol.states import RecordState
+from transship.agentapi.states import RecordState
 
 HANDOVER = Path(__file__).parents[2] / "docs" / "handover.md"
 

@@ -19,7 +19,7 @@ class Copy:
 
 
 class Leaving:
-    """How far a source is, in its memory: agent/source.py, way_forward, way_back, release.
+    """How far a source is, in its memory: agent/migration/source.
 
     FREEZING: Frozen is written, the tasks run. UNSURE: the disk failed at Released. THAWING:
     Aborted is written, or may come later. OWING: it runs on, Aborted is still to be written.
@@ -33,7 +33,7 @@ class Leaving:
 
 
 class Coming:
-    """How far a target is, in its memory: agent/target.py.
+    """How far a target is, in its memory: agent/migration/target/target.py.
 
     VACATING: what an earlier move has left is to go first. RESTORING: CRIU is done, Held is not
     written. GOING: Running is written. REMOVING: the copy is gone, its record is not.

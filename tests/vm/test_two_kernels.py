@@ -14,14 +14,14 @@ import pytest
 from world import COUNTER_READY, World, condition
 
 from transship.lab import cluster
-from transship.lab.assets import ensure_assets
+from transship.lab.control_plane.assets import ensure_assets
 from transship.lab.proof import witness
 from transship.lab.state import find_state, lab_dir
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
 
 LAB = os.environ.get("TRANSSHIP_TEST_LAB", "vm")
-PATIENCE_SECONDS = 600.0
+IDLE_TIMEOUT_SECONDS = 600.0
 MEMORY_MIB = 48
 HUGE = ("hugetlb", "hugetlb shared")
 
@@ -37,7 +37,7 @@ def world() -> Iterator[World]:
     left = find_state(lab_dir(LAB)) if keep else None
     try:
         lab = left or cluster.up(LAB, 2, say=_say, machines=True)
-        yield World(lab, kubectl=ensure_assets(_say).kubectl, patience_seconds=PATIENCE_SECONDS)
+        yield World(lab, kubectl=ensure_assets(_say).kubectl, patience_seconds=IDLE_TIMEOUT_SECONDS)
     finally:
         if not keep:
             cluster.down(LAB)

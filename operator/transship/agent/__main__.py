@@ -13,12 +13,12 @@ from pathlib import Path
 from loguru import logger
 
 from transship.agent.app import Agent, Settings
-from transship.agent.facts import Identity
-from transship.agent.slots import HANDOVERS_AT_ONCE
+from transship.agent.migration.handover_queue import HANDOVERS_AT_ONCE
+from transship.agent.node.facts import Identity
+from transship.agentapi.paths import PORT
 from transship.common import logs
 from transship.common.errors import TransshipError
 from transship.common.threads import take_short_turns
-from transship.protocol.paths import PORT
 from transship.runtime import plain_process
 from transship.runtime.layout import Layout
 

@@ -16,46 +16,46 @@ from pathlib import Path
 from aiohttp import web
 from loguru import logger
 
-from transship.agent import health
-from transship.agent.access import Guard
-from transship.agent.brakes import Brakes
-from transship.agent.bundles import NodeBundles
-from transship.agent.cluster import KubeCluster
-from transship.agent.containers import Containers
-from transship.agent.copies import NodeCopies, PageTls
-from transship.agent.credentials import Credentials
-from transship.agent.experience import Experience
-from transship.agent.facts import Identity, NodeFacts, read_boot_id
-from transship.agent.forecasts import Forecasts
-from transship.agent.forwards import Forwards
-from transship.agent.instances import ContainerExecutor, Instances
-from transship.agent.janitor import Janitor
-from transship.agent.journal import Journal
-from transship.agent.leftovers import NodePremises
-from transship.agent.logs import LogSource
-from transship.agent.machine import MakeProber, Tools
-from transship.agent.metrics import Metrics
-from transship.agent.peers import PeerClient
-from transship.agent.probes import Prober
-from transship.agent.registration import Registration
-from transship.agent.server import Service, make_app
-from transship.agent.slots import HANDOVERS_AT_ONCE, Slots
-from transship.agent.source import Source, SourceParts
-from transship.agent.target import Target, TargetParts
-from transship.agent.upkeep import Upkeep
-from transship.agent.wires import NodeWires
+from transship.agent.containers.containers import Containers
+from transship.agent.containers.deps import MakeProber, SupervisorDeps
+from transship.agent.containers.instances import ContainerExecutor, Instances
+from transship.agent.containers.probes import Prober
+from transship.agent.http.access_control import Guard
+from transship.agent.http.log_stream import LogSource
+from transship.agent.http.metrics import Metrics
+from transship.agent.http.routes import HttpDeps, make_app
+from transship.agent.journal.store import Journal
+from transship.agent.migration.bundles import NodeBundles
+from transship.agent.migration.container_network import NodeMigrationNetwork
+from transship.agent.migration.copies import NodeCopies, PageTls
+from transship.agent.migration.handover_queue import HANDOVERS_AT_ONCE, HandoverQueue
+from transship.agent.migration.prediction import Predictions
+from transship.agent.migration.source.cpu_throttle import CpuThrottle
+from transship.agent.migration.source.handover_stats import HandoverStats
+from transship.agent.migration.source.source import Source, SourceDeps
+from transship.agent.migration.target.target import Target, TargetDeps
+from transship.agent.node import health
+from transship.agent.node.cluster import KubeCluster
+from transship.agent.node.credentials import Credentials
+from transship.agent.node.facts import Identity, NodeFacts, read_boot_id
+from transship.agent.node.garbage_collection import GarbageCollector
+from transship.agent.node.leftovers import NodeLeftovers
+from transship.agent.node.network_resync import NetworkResync
+from transship.agent.node.registration import Registration
+from transship.agent.node.stale_routes import StaleRoutes
+from transship.agentapi.client.peer import PeerClient
+from transship.agentapi.containers import ContainerOrder, ProbeState
+from transship.agentapi.paths import STREAM_PORT
 from transship.common.clock import Clock, SystemClock
 from transship.common.tasks import Background, Tasks, Work, keep_at
 from transship.common.tls import TlsFiles
+from transship.criu import worker as criu
 from transship.network import ContainerNetwork
-from transship.protocol.containers import ContainerOrder, ProbeState
-from transship.protocol.paths import STREAM_PORT
-from transship.runtime import criu
 from transship.runtime.containers import Runtime
-from transship.runtime.images import ImageStore
+from transship.runtime.image_store import ImageStore
 from transship.runtime.layout import Layout
-from transship.transfer import link_rate
-from transship.transfer.streams import StreamKind, StreamServer
+from transship.streams import link_rate
+from transship.streams.connection import StreamKind, StreamServer
 
 ORPHANS_SECONDS = 10.0
 SHUTDOWN_SECONDS = 5.0  # for replies under way; a handover is obeyed from the journal afterwards
@@ -102,18 +102,21 @@ class Agent:
         self.network = ContainerNetwork(settings.underlay, runtime_dir=layout.runtime_dir)
         self.instances = Instances(self.runtime, self.network)
         self.containers = Containers(
-            Tools(self.journal, self.instances, self._clock, _make_prober(self.runtime))
+            SupervisorDeps(self.journal, self.instances, self._clock, _make_prober(self.runtime))
         )
         self.facts = NodeFacts(
             settings.identity, state_dir=layout.state_dir,
             addresses=lambda: tuple(map(str, self.network.addresses)),
             containers=lambda: len(self.journal.all()),
         )  # fmt: skip
-        self.brakes = Brakes(layout)
-        self.janitor = Janitor(
-            NodePremises(self.instances), journal=self.journal, clock=self._clock
+        self.cpu_throttle = CpuThrottle(layout)
+        self.garbage_collector = GarbageCollector(
+            NodeLeftovers(self.instances), journal=self.journal, clock=self._clock
         )
-        self.facts.leftovers, self.facts.quarantined = self.janitor.report, self.journal.report
+        self.facts.leftovers, self.facts.quarantined = (
+            self.garbage_collector.report,
+            self.journal.report,
+        )
         self._peers = PeerClient(self._tls.client)
         self.source, self.target = self._roles()
         self._stack = AsyncExitStack()
@@ -124,17 +127,17 @@ class Agent:
         await asyncio.to_thread(self.network.prepare_node)
         # the CRIU of an agent that was killed undoes its dump, and freezes the container at its end
         await criu.orphans_ended(timeout_seconds=ORPHANS_SECONDS)
-        self.brakes.release_all()
+        self.cpu_throttle.release_all()
         await self.source.recover()  # first: somebody waits for what is frozen
         await self.target.recover()
         await criu.warm()
         self.containers.begin()
         self._keep(self._watch_exits, name="exits")
-        self._keep(self.janitor.run, name="janitor")
-        self._keep(self.containers.lookout.run, name="lookout")
-        forwards = Forwards(self.network, journal=self.journal, clock=self._clock)
+        self._keep(self.garbage_collector.run, name="janitor")
+        self._keep(self.containers.migratability_scan.run, name="lookout")
+        forwards = StaleRoutes(self.network, journal=self.journal, clock=self._clock)
         self._keep(forwards.run, name="forwards")
-        self._keep(Upkeep(self.network).run, name="upkeep")
+        self._keep(NetworkResync(self.network).run, name="upkeep")
         await self._listen()
         self._register()
         logger.bind(node=self._settings.identity.node, containers=len(self.journal.all())).info(
@@ -162,23 +165,24 @@ class Agent:
         files = TlsFiles(settings.authority, settings.certificate, settings.key)
         page_tls = PageTls(settings.identity.address, files, self._tls.client)
         copies, bundles = NodeCopies(runtime, page_tls), NodeBundles(runtime)
-        experience = Experience()
-        self.forecasts = Forecasts(
+        handover_stats = HandoverStats()
+        self.predictions = Predictions(
             journal, bundles=bundles, processes=copies.processes, tracker=copies.tracker,
-            streams=self._tls.client, experience=experience,
+            streams=self._tls.client, handover_stats=handover_stats,
         )  # fmt: skip
-        wires = NodeWires(self.network)
+        network = NodeMigrationNetwork(self.network)
         source = Source(
-            SourceParts(
-                journal=journal, copies=copies, bundles=bundles, wires=wires,
+            SourceDeps(
+                journal=journal, copies=copies, bundles=bundles, network=network,
                 residents=self.containers, peers=peers, streams=self._tls.client, clock=clock,
-                brakes=self.brakes, slots=Slots(settings.handovers_at_once),
-                experience=experience, end_look=self.forecasts.end,
+                cpu_throttle=self.cpu_throttle, handover_stats=handover_stats,
+                handover_queue=HandoverQueue(settings.handovers_at_once),
+                end_probe=self.predictions.end,
             )
         )  # fmt: skip
         target = Target(
-            TargetParts(
-                journal=journal, copies=copies, bundles=bundles, wires=wires,
+            TargetDeps(
+                journal=journal, copies=copies, bundles=bundles, network=network,
                 residents=self.containers, peers=peers, clock=clock,
                 vacate=source.vacate,
             )
@@ -199,14 +203,14 @@ class Agent:
         await streams.start(identity.address, port=STREAM_PORT, context=self._tls.server)
         self._stack.push_async_callback(streams.close)
 
-    def _service(self) -> Service:
+    def _service(self) -> HttpDeps:
         layout, journal = self._settings.layout, self.journal
         metrics = Metrics(reports=self.containers.reports, capacity=self.facts.capacity)
-        return Service(
+        return HttpDeps(
             containers=self.containers,
             source=self.source,
             target=self.target,
-            forecasts=self.forecasts,
+            predictions=self.predictions,
             facts=self.facts,
             logs=LogSource(path=layout.log, held=lambda name: journal.get(name) is not None),
             metrics=metrics.text,

@@ -31,6 +31,8 @@ from transship.api.container import Container, Volume
 
 ANEW = "a running container keeps it for life: delete the placement and create it anew"
 
+DEFAULT_DEADLINE_SECONDS = 600
+
 
 class NetworkMode(StrEnum):
     POOL = "Pool"
@@ -140,6 +142,11 @@ class MigrationSettings(ApiModel):
     """How many succeeded ContainerMigrations are kept. Unset: 3."""
     failed_history_limit: Annotated[int, int32(0, 100)] | None = None
     """How many failed or cancelled ContainerMigrations are kept. Unset: 3."""
+
+    @property
+    def deadline(self) -> int:
+        """Seconds in which a move has to hand over."""
+        return self.deadline_seconds or DEFAULT_DEADLINE_SECONDS
 
 
 class DesiredState(StrEnum):

@@ -15,8 +15,9 @@ from transship.api.placement import Strategy
 from transship.api.quantity import bytes_of
 from transship.cli.options import AsJson, print_json, print_table, progress
 from transship.common.errors import InvalidInput
-from transship.lab import bench, cluster, faults
-from transship.lab.network import parse_rate
+from transship.lab import cluster
+from transship.lab.nodes.network import parse_rate
+from transship.lab.proof import bench, faults
 from transship.lab.proof.soak import soak as run_soak
 from transship.lab.state import LabState, find_state, lab_dir
 

@@ -10,8 +10,8 @@ from transship.cli.options import out
 from transship.common.errors import DeadlineExceeded, TransshipError
 from transship.common.processes import run_blocking
 from transship.lab import cluster
-from transship.lab.assets import ensure_assets
-from transship.lab.counter_client import CounterClient
+from transship.lab.control_plane.assets import ensure_assets
+from transship.lab.proof.counter_client import CounterClient
 from transship.lab.state import LabState
 
 LAB = "demo"

@@ -16,19 +16,19 @@ from typing import Protocol
 
 import typer
 
+from transship.agentapi.containers import ContainerReport
+from transship.agentapi.node import NodeReport
 from transship.api.address_pool import AddressPool
 from transship.api.migration import ContainerMigration
 from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement
 from transship.cli.access import Certificates, operator_secret, tls_files
 from transship.cli.findings import Finding, Told
-from transship.cli.looks import Look, lasting
 from transship.cli.options import AsJson, Kubeconfig, kubeconfig_path, print_json, print_table
+from transship.cli.snapshots import Look, lasting
 from transship.common.errors import TransshipError
-from transship.controller.connections import AgentConnections
+from transship.controller.agent_connections import AgentConnections
 from transship.kube.client import KubeClient
-from transship.protocol.containers import ContainerReport
-from transship.protocol.node import NodeReport
 
 SECOND_LOOK_AFTER_SECONDS = 2.0  # the operator asks the agents, and writes what they say, each 1 s
 ASKED_AT_ONCE = 32  # the handshakes of many more would not end within a call's deadline

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from transship.agentapi.containers import ContainerReport
+from transship.agentapi.node import NodeReport
 from transship.api.address_pool import AddressPool
 from transship.api.base import Resource
 from transship.api.conditions import Condition, is_true
@@ -15,11 +17,9 @@ from transship.api.migration import ContainerMigration
 from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement, PlacementStatus
 from transship.api.reasons import Reason
+from transship.controller.migration.history import is_finished
+from transship.controller.placement.owner import OWNING
 from transship.kube.listing import Listing
-from transship.plan.moves import deadline_seconds, is_finished
-from transship.plan.owner import OWNING
-from transship.protocol.containers import ContainerReport
-from transship.protocol.node import NodeReport
 
 MARGIN = timedelta(minutes=5)
 """Beyond what a thing may take; the clocks of this machine and the API server's may differ too."""
@@ -234,7 +234,7 @@ def _message(conditions: Iterable[Condition], kind: str, *, otherwise: str) -> s
 
 
 def _allowed(migration: ContainerMigration) -> timedelta:
-    return timedelta(seconds=deadline_seconds(migration.spec.settings)) + MARGIN
+    return timedelta(seconds=migration.spec.settings.deadline) + MARGIN
 
 
 def _age(resource: Resource, *, now: datetime) -> timedelta:

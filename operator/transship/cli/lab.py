@@ -16,9 +16,11 @@ from rich.markup import escape
 
 from transship.cli.options import AsJson, print_table, progress
 from transship.common.errors import NotFound, Refused
-from transship.lab import cluster, faults, nodes
+from transship.lab import cluster
 from transship.lab.daemons import daemon_names, log_path, program
-from transship.lab.network import parse_rate
+from transship.lab.nodes import nodes
+from transship.lab.nodes.network import parse_rate
+from transship.lab.proof import faults
 from transship.lab.state import LabState, lab_dir, load_state
 from transship.lab.status import LabStatus, lab_status
 

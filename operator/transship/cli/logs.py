@@ -10,15 +10,15 @@ from typing import Annotated
 import aiohttp
 import typer
 
+from transship.agentapi import paths
+from transship.agentapi.client.agent import context_for
 from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement
 from transship.cli.access import Certificates, operator_secret, tls_files
 from transship.cli.options import Kubeconfig, Namespace, kubeconfig_path
 from transship.common.errors import NotFound, Refused, Unreachable
 from transship.common.tls import TlsFiles
-from transship.controller.agents import context_for
 from transship.kube.client import KubeClient
-from transship.protocol import paths
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 

@@ -9,8 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
+from transship.agentapi.client.agent import AgentClient, context_for
+from transship.agentapi.containers import ContainerReport
+from transship.agentapi.migrations import Peer
+from transship.agentapi.predictions import Forecast, PredictionRequest
 from transship.api.migration import ContainerMigration
 from transship.api.node_agent import NodeAgent
+from transship.api.obstacle import Obstacle, from_error
 from transship.api.placement import ContainerPlacement, MigrationSettings, Strategy
 from transship.cli.access import Certificates, operator_secret, tls_files
 from transship.cli.options import (
@@ -23,15 +28,10 @@ from transship.cli.options import (
 )
 from transship.common.errors import NotFound, Refused, TransshipError
 from transship.common.tls import TlsFiles
-from transship.controller.agents import AgentClient, context_for
+from transship.controller.migration.preflight import Facts, obstacles_of
+from transship.controller.node.nodes import Node
+from transship.controller.node.requests import demands_by_node
 from transship.kube.client import KubeClient
-from transship.plan.nodes import Node
-from transship.plan.obstacles import Obstacle, from_error
-from transship.plan.preflight import Facts, objections
-from transship.plan.requests import demands_by_node
-from transship.protocol.containers import ContainerReport
-from transship.protocol.forecasts import Forecast, ForecastOrder
-from transship.protocol.migrations import Peer
 
 MEBI = 1 << 20
 
@@ -88,15 +88,15 @@ async def _ask(
         settings.strategy,
         placement.metadata.uid,
     )
-    obstacles = list(objections(facts))
-    order = ForecastOrder(target=_peer(target), settings=settings)
+    obstacles = list(obstacles_of(facts))
+    order = PredictionRequest(target=_peer(target), settings=settings)
     with tls_files(secret) as files:
         try:
             report, found = await _looked_at(source, placement.metadata.uid, order, files=files)
         except TransshipError as e:
             return None, [*obstacles, from_error(e)]
-    hindrances = [each for each in report.hindrances if each.concerns(settings.strategy)]
-    obstacles += [Obstacle(each.reason, each.message, each.hint) for each in hindrances]
+    reported = [each for each in report.obstacles if each.concerns(settings.strategy)]
+    obstacles += [Obstacle(each.reason, each.message, each.hint) for each in reported]
     if found.reason:
         obstacles.append(Obstacle(found.reason, found.message, found.hint))
     return found, obstacles
@@ -115,7 +115,7 @@ def _peer(agent: NodeAgent) -> Peer:
 
 
 async def _looked_at(
-    agent: NodeAgent, container: str, order: ForecastOrder, *, files: TlsFiles
+    agent: NodeAgent, container: str, order: PredictionRequest, *, files: TlsFiles
 ) -> tuple[ContainerReport, Forecast]:
     """The report comes last: the agent looks at the processes for the forecast."""
     node = agent.metadata.name

@@ -1,5 +1,4 @@
-"""The operator: thin loops around the decisions of `plan`, driven by kopf.
+"""The operator: kopf watches, one loop per object observes, decides, acts and writes the status.
 
-It holds no state of its own: everything that a pass needs is in the resources and on the agents. It
-never takes part in a handover, which the two agents make among themselves.
+It holds no state of its own. It never imports the agent or anything that works on a node.
 """

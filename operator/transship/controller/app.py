@@ -17,6 +17,7 @@ from typing import Any, cast
 import kopf
 from loguru import logger
 
+from transship.agentapi.client.agent import AgentClient
 from transship.api.migration import ContainerMigration
 from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement
@@ -25,12 +26,12 @@ from transship.common.clock import Clock, SystemClock
 from transship.common.errors import TransshipError
 from transship.common.tasks import Background, Tasks, unless_set
 from transship.common.tls import TlsFiles
-from transship.controller.addresses import AddressBook
-from transship.controller.agents import AgentClient
-from transship.controller.connections import AgentConnections
+from transship.controller.addresses.claims import AddressBook
+from transship.controller.agent_connections import AgentConnections
+from transship.controller.agent_poller import AgentPoller
+from transship.controller.cache import ResourceCache
 from transship.controller.deps import Deps
-from transship.controller.directory import Directory
-from transship.controller.fleet import Fleet
+from transship.controller.events import KubeConfigData, KubeRecorder, KubeTaints
 from transship.controller.handlers import POOLS, register
 from transship.controller.health import (
     Answer,
@@ -40,16 +41,15 @@ from transship.controller.health import (
     readyz,
     serving,
 )
-from transship.controller.leadership import Leadership, LeadersTransport
-from transship.controller.life import ProcessLife, wait_for_any
-from transship.controller.loops import Loops
+from transship.controller.leader import Leadership, LeadersTransport
+from transship.controller.limits import Turns
 from transship.controller.metrics import Metrics
-from transship.controller.node_watch import NodeWatch
+from transship.controller.node.heartbeats import NodeWatch
+from transship.controller.placement.resolver import Resolver
 from transship.controller.ports import Heartbeats, Taints
-from transship.controller.resolve import Resolver
+from transship.controller.reconcile.loops import Loops
+from transship.controller.reconcile.shutdown import ProcessLifetime, wait_for_any
 from transship.controller.settings import configure
-from transship.controller.telling import EventTeller, KubeConfigData, KubeTaints
-from transship.controller.turns import Turns
 from transship.kube.client import KubeClient
 from transship.kube.events import EventRecorder
 from transship.kube.leases import Leases
@@ -223,16 +223,16 @@ def compose(
     metrics: Metrics,
 ) -> Deps:
     events = EventRecorder(client, component="transship-operator", instance=name)
-    directory = Directory()
+    cache = ResourceCache()
     return Deps(
         cluster=client,
-        directory=directory,
-        fleet=Fleet(directory, connections, clock=clock),
+        cache=cache,
+        agent_poller=AgentPoller(cache, connections, clock=clock),
         addresses=AddressBook(client),
         resolver=Resolver(KubeConfigData(client)),
-        recorder=EventTeller(events),
+        recorder=KubeRecorder(events),
         metrics=metrics,
-        turns=Turns(directory),
+        turns=Turns(cache),
         clock=clock,
     )
 
@@ -250,13 +250,13 @@ async def run(
     registry = kopf.OperatorRegistry()
     kopf.on.startup(registry=registry)(configure)
     kopf.on.login(registry=registry)(login)
-    loops, background = Loops(deps, ProcessLife(stop)), Background(stop)
+    loops, background = Loops(deps, ProcessLifetime(stop)), Background(stop)
     register(registry, deps, loops)
-    background.keep(deps.fleet.run, name="fleet")
+    background.keep(deps.agent_poller.run, name="fleet")
     background.keep(partial(_relist, deps, loops, stop), name="relist")
     background.keep(partial(_keep_pools, deps), name="pools")
     background.keep(NodeWatch(deps, heartbeats).run, name="node watch")
-    background.keep(partial(_keep_taints, deps.directory, taints), name="taints")
+    background.keep(partial(_keep_taints, deps.cache, taints), name="taints")
 
     # at its end kopf waits 5 s for tasks that go on, its own waiter for the stop flag among them
     @kopf.on.cleanup(registry=registry)
@@ -315,8 +315,8 @@ async def fill(deps: Deps) -> None:
 
 async def _list_all(deps: Deps) -> None:
     for model in (NodeAgent, ContainerPlacement, ContainerMigration):
-        known = deps.directory.uids(model)
-        deps.directory.keep_only(model, await deps.cluster.listing(model), instead_of=known)
+        known = deps.cache.uids(model)
+        deps.cache.keep_only(model, await deps.cluster.listing(model), instead_of=known)
 
 
 async def _relist(deps: Deps, loops: Loops, stop: asyncio.Event) -> None:
@@ -334,23 +334,23 @@ async def _relist(deps: Deps, loops: Loops, stop: asyncio.Event) -> None:
             continue
         loops.resume()
         now = deps.clock.monotonic()
-        if unseen := deps.directory.unattended(at=now, attended=loops.attended):
+        if unseen := deps.cache.unattended(at=now, attended=loops.attended):
             logger.bind(placements=unseen).error("new placements are not seen any more, ending")
             stop.set()
 
 
-async def _keep_taints(directory: Directory, taints: Taints) -> None:
+async def _keep_taints(cache: ResourceCache, taints: Taints) -> None:
     """As with our own kinds: events are fast, and a list makes up for those that were missed."""
     while True:
         try:
-            directory.put_out_of_service(await taints.out_of_service())
+            cache.put_out_of_service(await taints.out_of_service())
         except TransshipError as e:
             logger.bind(error=str(e)).warning("the nodes were not listed")
         await asyncio.sleep(RELIST_SECONDS)
 
 
 async def _keep_pools(deps: Deps) -> None:
-    changed = deps.directory.wake_of(POOLS)
+    changed = deps.cache.wake_of(POOLS)
     while True:
         changed.clear()
         try:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from transship.common.clock import Clock
-from transship.controller.addresses import AddressBook
-from transship.controller.directory import Directory
-from transship.controller.fleet import Fleet
+from transship.controller.addresses.claims import AddressBook
+from transship.controller.agent_poller import AgentPoller
+from transship.controller.cache import ResourceCache
+from transship.controller.limits import Turns
 from transship.controller.metrics import Metrics
+from transship.controller.placement.resolver import Resolver
 from transship.controller.ports import Cluster, Recorder
-from transship.controller.resolve import Resolver
-from transship.controller.turns import Turns
 
 
 @dataclass(frozen=True)
 class Deps:
     cluster: Cluster
-    directory: Directory
-    fleet: Fleet
+    cache: ResourceCache
+    agent_poller: AgentPoller
     addresses: AddressBook
     resolver: Resolver
     recorder: Recorder

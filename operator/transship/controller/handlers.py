@@ -20,9 +20,9 @@ from transship.api.migration import ContainerMigration
 from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement
 from transship.controller.deps import Deps
-from transship.controller.loops import Loops
+from transship.controller.node.nodes import OUT_OF_SERVICE
+from transship.controller.reconcile.loops import Loops
 from transship.kube.nodes import has_taint
-from transship.plan.nodes import OUT_OF_SERVICE
 
 R = TypeVar("R", bound=Resource)
 
@@ -41,12 +41,12 @@ def register(registry: kopf.OperatorRegistry, deps: Deps, loops: Loops) -> None:
     async def node_changed(event: kopf.RawEvent, **_: Any) -> None:
         document = event["object"]
         tainted = event["type"] != "DELETED" and has_taint(document, OUT_OF_SERVICE)
-        deps.directory.note_out_of_service(document["metadata"]["name"], tainted=tainted)
+        deps.cache.note_out_of_service(document["metadata"]["name"], tainted=tainted)
 
     @kopf.on.event(GROUP, VERSION, kind_of(AddressPool).plural, id="AddressPool", registry=registry)
     async def pool_changed(**_: Any) -> None:
-        deps.directory.wake_of(POOLS).set()
-        deps.directory.wake_without_address()
+        deps.cache.wake_of(POOLS).set()
+        deps.cache.wake_without_address()
 
 
 def _register_events(
@@ -57,11 +57,11 @@ def _register_events(
         resource, gone = parsed(model, event["object"]), event["type"] == "DELETED"
         if resource is None:
             if not gone:
-                deps.directory.note_unreadable(model, event["object"]["metadata"]["name"])
+                deps.cache.note_unreadable(model, event["object"]["metadata"]["name"])
         elif gone:
-            deps.directory.drop(resource)
+            deps.cache.drop(resource)
         else:
-            loops.attend(deps.directory.put(resource))
+            loops.attend(deps.cache.put(resource))
 
 
 def parsed(model: type[R], document: Any) -> R | None:

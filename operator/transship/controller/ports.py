@@ -1,7 +1,7 @@
 """What the loops need of the world, each behind a few methods.
 
-The API server's half is met by transship.kube, the agents' by controller.agents; tests put small
-real classes in their place (tests/fakes).
+The API server's half is met by transship.kube, the agents' by agentapi.client.agent; tests
+put small real classes in their place (tests/fakes).
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
-from transship.api.base import ApiModel, Resource
-from transship.kube.listing import Listing
-from transship.protocol.containers import ContainerOrder, ContainerReport
-from transship.protocol.migrations import (
+from transship.agentapi.containers import ContainerOrder, ContainerReport
+from transship.agentapi.migrations import (
     IncomingOrder,
     MemoryLoss,
     MigrationReport,
@@ -22,6 +20,8 @@ from transship.protocol.migrations import (
     VerdictNotice,
     VerdictReply,
 )
+from transship.api.base import ApiModel, Resource
+from transship.kube.listing import Listing
 
 R = TypeVar("R", bound=Resource)
 
@@ -96,7 +96,7 @@ class Heartbeats(Protocol):
 
 
 class Taints(Protocol):
-    """The Kubernetes Nodes' taints (controller.telling.KubeTaints)."""
+    """The Kubernetes Nodes' taints (controller.events.KubeTaints)."""
 
     async def out_of_service(self) -> frozenset[str]:
         """The nodes that an administrator declared to run nothing any more."""

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from transship.common.errors import TransshipError
 from transship.common.processes import run_blocking
-from transship.lab import cgroups, network
 from transship.lab.daemons import daemon_names, kill_daemon, program
+from transship.lab.nodes import cgroups, network
 from transship.lab.state import LabState, find_state
 
 RELEASE_TIMEOUT_SECONDS = 15.0

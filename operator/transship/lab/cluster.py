@@ -13,24 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transship.common.errors import TransshipError
-from transship.lab import (
-    cgroups,
-    machines,
-    network,
-    nodes,
-    objects,
-    sample_images,
-    services,
-)
-from transship.lab.assets import Assets, ensure_assets
+from transship.lab import services
 from transship.lab.cache import Say
 from transship.lab.cleanup import remove_lab
-from transship.lab.control_plane import ControlPlane, start_control_plane
+from transship.lab.control_plane import objects
+from transship.lab.control_plane.assets import Assets, ensure_assets
+from transship.lab.control_plane.readiness import log_tail
+from transship.lab.control_plane.registry import start_registry
+from transship.lab.control_plane.servers import ControlPlane, start_control_plane
 from transship.lab.daemons import daemon_alive
-from transship.lab.machine_kernel import Kernel, ensure_kernel
-from transship.lab.node_image import ensure_node_image
-from transship.lab.readiness import log_tail
-from transship.lab.registry import start_registry
+from transship.lab.images import sample_images
+from transship.lab.nodes import cgroups, network, nodes, virtual_machines
+from transship.lab.nodes.image import ensure_node_image
+from transship.lab.nodes.vm_kernel import Kernel, ensure_kernel
 from transship.lab.state import (
     HOME,
     MACHINE,
@@ -150,7 +145,7 @@ class _Making:
         for member in (*booted, OPERATOR):
             nodes.boot_node(self.directory, state, member)
         if self.kernel:
-            machines.make_image(self.directory, state)  # they boot with their agents
+            virtual_machines.make_image(self.directory, state)  # they boot with their agents
         self.say(f"{len(booted)} nodes are up")
 
     def images(self, state: LabState) -> None:
@@ -162,7 +157,7 @@ class _Making:
             state, node, authority=self.authority, kubeconfig=control_plane.agents[node]
         )
         if self.kernel:
-            machines.start_machine(
+            virtual_machines.start_machine(
                 *(self.directory, state, node),
                 kernel=self.kernel,
                 daemon=services.agent_daemon(node),

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from transship.api.reasons import Reason
 from transship.common.errors import NotFound, Refused, TransshipError
-from transship.lab import cgroups
+from transship.lab.nodes import cgroups
 
 # reports, waits for one line (end of file means that the starter died), and becomes the program
 GATE = 'echo >&0; read -r go && exec "$@" </dev/null'

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 
 from transship.common.errors import CommandFailed, TransshipError
 from transship.common.processes import run_blocking, run_logged
-from transship.lab import image_store, node_image
-from transship.lab.assets import asset_steps
 from transship.lab.cache import Say, new_log
-from transship.lab.client_settings import REPOSITORY
+from transship.lab.control_plane.assets import asset_steps
+from transship.lab.images import image_store
+from transship.lab.images.package_sources import REPOSITORY
+from transship.lab.images.sample_images import sample_steps
+from transship.lab.nodes import image as node_image
 from transship.lab.progress import Progress, Step
-from transship.lab.sample_images import sample_steps
 
 INSTALL_TIMEOUT_SECONDS = 1800.0
 # a make target, since the tests that need no root depend on it by itself

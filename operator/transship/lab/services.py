@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from transship.agent.breakpoints import VARIABLE as BREAKPOINTS_VARIABLE
 from transship.common.certificates import Authority, Credentials, ensure_authority
 from transship.common.errors import TransshipError
-from transship.lab import nodes
-from transship.lab.network import UNDERLAY
-from transship.lab.readiness import answers, wait_until_ready
+from transship.common.failpoints import VARIABLE as FAILPOINTS_VARIABLE
+from transship.lab.control_plane.readiness import answers, wait_until_ready
+from transship.lab.nodes import nodes
+from transship.lab.nodes.network import UNDERLAY
 from transship.lab.state import OPERATOR, LabState
 
 AGENT_PORT = 7443
@@ -24,7 +24,7 @@ HEALTH_PORT = 8080
 FOLDER = Path("/", nodes.CONFIGURATION)
 PYTHON = "/opt/transship/bin/python"
 CONNECT_TIMEOUT_SECONDS = 1.0
-BREAKPOINTS = Path("/run/breakpoints")  # where tests make a lab's agents stop
+FAILPOINTS = Path("/run/breakpoints")  # where tests make a lab's agents stop
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def start_agent(state_dir: Path, state: LabState, node: str) -> None:
         node,
         name=agent_daemon(node),
         argv=agent_argv(state, node),
-        env={BREAKPOINTS_VARIABLE: str(BREAKPOINTS)},
+        env={FAILPOINTS_VARIABLE: str(FAILPOINTS)},
     )
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from transship.lab import nodes, services
+from transship.lab import services
 from transship.lab.daemons import daemon_alive, daemon_names, log_path
+from transship.lab.nodes import nodes
 from transship.lab.state import OPERATOR, Cut, LabState
 
 

@@ -7,6 +7,6 @@ what exists is read back from the kernel.
 """
 
 from transship.network.addresses import Address
-from transship.network.containers import ContainerNetwork, Forward
+from transship.network.container_network import ContainerNetwork, Forward
 
 __all__ = ["Address", "ContainerNetwork", "Forward"]

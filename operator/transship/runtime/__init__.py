@@ -1,4 +1,4 @@
-"""Containers on one node: images, file systems, volumes, bundles, runc, conmon and CRIU.
+"""Containers on one node: images, root file systems, volumes, bundles, runc and conmon.
 
-Knows the node it runs on and nothing else: no other agent, no Kubernetes. The agent is its caller.
+Knows nothing of migrations.
 """

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ValidationError
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, TransshipError
 from transship.common.processes import run
-from transship.runtime import cgroups, plain_process
+from transship.linux import cgroups
+from transship.runtime import plain_process
 from transship.runtime.layout import Layout
 
 START_TIMEOUT_SECONDS = 60.0

@@ -19,8 +19,9 @@ from loguru import logger
 
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, NotFound, TransshipError
-from transship.runtime import cgroups, conmon, exits, mounts, orders, pidfds, rootfs, volumes
-from transship.runtime.images import ImageStore
+from transship.linux import cgroups, mounts, pidfds
+from transship.runtime import conmon, exits, orders, rootfs, volumes
+from transship.runtime.image_store import ImageStore
 from transship.runtime.layout import Layout
 from transship.runtime.orders import Order, Prepared
 from transship.runtime.runc import Executed, Runc, Status

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from transship.runtime import conmon, inotify
+from transship.linux import inotify
+from transship.runtime import conmon
 from transship.runtime.layout import Layout
 
 

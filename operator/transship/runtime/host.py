@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from transship.runtime import mounts
+from transship.linux import mounts
 from transship.runtime.bundle import Host
 
 UNLIMITED = (1 << 64) - 1  # in the OCI specification

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transship.api.reasons import Reason
 from transship.common.errors import InvalidInput
-from transship.runtime import mounts
+from transship.linux import mounts
 from transship.runtime.layout import Layout
 
 TOKENS = (

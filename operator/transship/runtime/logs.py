@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from transship.runtime import inotify
+from transship.linux import inotify
 
 BLOCK_BYTES = 256 << 10
 BATCH_LINES = 256

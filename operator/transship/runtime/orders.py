@@ -14,19 +14,10 @@ from pydantic import BaseModel, ConfigDict
 
 from transship.api.container import Container
 from transship.common.errors import InvalidInput, NotFound
-from transship.runtime import (
-    bundle,
-    devices,
-    host,
-    host_paths,
-    mounts,
-    oci,
-    pidfds,
-    users,
-    volumes,
-)
+from transship.linux import mounts, pidfds
+from transship.runtime import bundle, devices, host, host_paths, oci, users, volumes
 from transship.runtime.conmon import Console
-from transship.runtime.images import Image
+from transship.runtime.image_store import Image
 from transship.runtime.layout import Layout
 from transship.runtime.rootfs import Overlay
 from transship.runtime.users import Accounts

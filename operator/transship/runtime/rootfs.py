@@ -14,7 +14,7 @@ from pathlib import Path
 from loguru import logger
 
 from transship.common.errors import TransshipError
-from transship.runtime import mounts
+from transship.linux import mounts
 
 # CRIU dumps an inotify watch by the file's handle, which an overlay gives only so; else it says
 # `Can't dump that handle`. metacopy excludes nfs_export, and may be the kernel's default.

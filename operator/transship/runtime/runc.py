@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 from transship.common.errors import CommandFailed, DeadlineExceeded
 from transship.common.processes import Finished, run
-from transship.runtime import mounts, plain_process
+from transship.linux import mounts
+from transship.runtime import plain_process
 
 COMMAND_TIMEOUT_SECONDS = 30.0
 _STARTTIME = 22 - 3  # field 22 of /proc/PID/stat, counted from the state, which is field 3

@@ -18,7 +18,8 @@ from transship.api.quantity import bytes_of
 from transship.api.reasons import Reason
 from transship.common.errors import InvalidInput, TransshipError
 from transship.common.processes import run
-from transship.runtime import host_paths, mounts
+from transship.linux import mounts
+from transship.runtime import host_paths
 from transship.runtime.layout import Layout
 
 MOUNT_TIMEOUT_SECONDS = 30.0  # a server that does not answer

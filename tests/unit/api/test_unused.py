@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 import sources
 from transship import protocol
+from transship.agentapi.message import Message
 from transship.api.kinds import KINDS, Kind
-from transship.protocol.base import Message
 
 INFORMATIONAL = "ports are informational, as in a Pod: every port of the address can be reached"
 READ_BY_NOBODY = {

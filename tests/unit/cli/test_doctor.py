@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from transship.agentapi.containers import ContainerReport
+from transship.agentapi.states import RecordState, RunState
 from transship.api.base import ObjectMeta
 from transship.api.container import Container
 from transship.api.placement import ContainerPlacement, PlacementSpec, PlacementStatus
 from transship.cli.findings import container_findings
 from transship.kube.listing import Listing
-from transship.protocol.containers import ContainerReport
-from transship.protocol.states import RecordState, RunState
 
 UID = "0b5e5c1e-0000-4000-8000-000000000001"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from fakes.resources import UID, migration, node_agent, placement, report
+from transship.agentapi.node import Leftover, NodeReport, QuarantinedRecord
 from transship.api.address_pool import AddressPool
 from transship.api.base import ObjectMeta
 from transship.api.conditions import condition
@@ -14,7 +15,6 @@ from transship.api.reasons import Reason
 from transship.cli import findings
 from transship.cli.findings import Finding, Told
 from transship.kube.listing import Listing, Unreadable
-from transship.protocol.node import Leftover, NodeReport, QuarantinedRecord
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

@@ -21,10 +21,10 @@ from fakes.operator_world import OperatorWorld
 from transship.common.errors import Refused, TransshipError, Unreachable
 from transship.common.tasks import TaskEnded
 from transship.common.tls import TlsFiles
-from transship.controller import app, leadership
+from transship.controller import app, leader
 from transship.controller.app import Options, leading, login, main, run, serve
 from transship.controller.health import UNREACHED_SECONDS, ApiContact, healthz, serving
-from transship.controller.leadership import LEASE_NAME, Leadership
+from transship.controller.leader import LEASE_NAME, Leadership
 from transship.kube.client import KubeClient
 from transship.kube.leases import Leases
 from transship.kube.transport import Request
@@ -251,7 +251,7 @@ class TestLeading:
     async def test_whatever_ends_the_renewing_ends_the_process(
         self, options: Options, server: FakeApiServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(leadership, "RENEW_SECONDS", 0)
+        monkeypatch.setattr(leader, "RENEW_SECONDS", 0)
         clock, stop = FakeClock(), asyncio.Event()
         leases = Leases(KubeClient(server), clock=clock)
 

@@ -6,10 +6,10 @@ import pytest
 
 from fakes.operator_world import OperatorWorld
 from fakes.resources import UID
+from transship.agentapi.states import SideState
 from transship.api.migration import ContainerMigration, MigrationPhase
 from transship.api.placement import ContainerPlacement, PlacementPhase, PlacementStatus
 from transship.common.errors import Unreachable
-from transship.protocol.states import SideState
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -30,8 +30,8 @@ async def in_mid_move(world: OperatorWorld, stage: SideState) -> None:
 
 def states(world: OperatorWorld) -> set[SideState]:
     source, target = world.agents.at("node-a"), world.agents.at("node-b")
-    departing = {d.state for d in source.departures.values()}
-    return departing | {a.state for a in target.arrivals.values()}
+    departing = {d.state for d in source.outgoing_migrations.values()}
+    return departing | {a.state for a in target.incoming_migrations.values()}
 
 
 async def settled(world: OperatorWorld, node: str) -> None:

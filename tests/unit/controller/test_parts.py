@@ -26,22 +26,17 @@ from transship.common.errors import (
     TransshipError,
     Unreachable,
 )
-from transship.controller import fleet as fleet_module
-from transship.controller.addresses import AddressBook
-from transship.controller.directory import Directory
-from transship.controller.finalizers import hold, let_go, removal
-from transship.controller.fleet import Fleet
+from transship.controller import agent_poller as agent_poller_module
+from transship.controller.addresses.claims import AddressBook
+from transship.controller.agent_poller import AgentPoller
+from transship.controller.cache import ResourceCache
 from transship.controller.handlers import parsed
-from transship.controller.leadership import (
-    GIVE_UP_SECONDS,
-    LEASE_NAME,
-    Leadership,
-    LeadersTransport,
-)
-from transship.controller.life import ProcessLife, wait_for_any
+from transship.controller.leader import GIVE_UP_SECONDS, LEASE_NAME, Leadership, LeadersTransport
+from transship.controller.placement.resolver import Resolver
 from transship.controller.ports import DataKind
-from transship.controller.resolve import Resolver
-from transship.controller.statuses import StatusWriter
+from transship.controller.reconcile.finalizers import hold, let_go, removal
+from transship.controller.reconcile.shutdown import ProcessLifetime, wait_for_any
+from transship.controller.reconcile.status_writer import StatusWriter
 from transship.kube.client import KubeClient
 from transship.kube.leases import Leases
 from transship.kube.listing import Listing, Unreadable
@@ -58,154 +53,154 @@ def with_status(made: ContainerPlacement, phase: PlacementPhase) -> ContainerPla
     return made.model_copy(update={"status": PlacementStatus(phase=phase)})
 
 
-class TestDirectory:
+class TestResourceCache:
     def test_an_older_version_does_not_replace_a_newer_one(self) -> None:
-        directory = Directory()
-        directory.put(versioned(with_status(placement(), PlacementPhase.RUNNING), 12))
-        directory.put(versioned(with_status(placement(), PlacementPhase.PENDING), 9))
-        found = directory.placement(UID)
+        cache = ResourceCache()
+        cache.put(versioned(with_status(placement(), PlacementPhase.RUNNING), 12))
+        cache.put(versioned(with_status(placement(), PlacementPhase.PENDING), 9))
+        found = cache.placement(UID)
         assert found is not None
         assert found.status.phase == PlacementPhase.RUNNING
 
     def test_our_own_status_writes_wake_nobody_and_edits_do(self) -> None:
-        directory = Directory()
-        directory.put(versioned(placement(), 1))
-        wake = directory.wake_of(UID)
-        directory.put(versioned(with_status(placement(), PlacementPhase.RUNNING), 2))
+        cache = ResourceCache()
+        cache.put(versioned(placement(), 1))
+        wake = cache.wake_of(UID)
+        cache.put(versioned(with_status(placement(), PlacementPhase.RUNNING), 2))
         assert not wake.is_set()
-        directory.put(versioned(placement(), 3, generation=2))
+        cache.put(versioned(placement(), 3, generation=2))
         assert wake.is_set()
 
     def test_a_migration_wakes_its_placement_with_every_change(self) -> None:
-        directory = Directory()
-        wake = directory.wake_of(UID)
-        directory.put(versioned(migration(), 1))
+        cache = ResourceCache()
+        wake = cache.wake_of(UID)
+        cache.put(versioned(migration(), 1))
         assert wake.is_set()
         wake.clear()
-        directory.put(versioned(ended(migration(), good=True), 2))
+        cache.put(versioned(ended(migration(), good=True), 2))
         assert wake.is_set()
         wake.clear()
-        directory.drop(migration())
+        cache.drop(migration())
         assert wake.is_set()
-        assert directory.migrations_of(UID) == ()
+        assert cache.migrations_of(UID) == ()
 
     def test_a_heartbeat_wakes_nobody_and_a_cordon_does(self) -> None:
-        directory = Directory()
-        directory.put(versioned(placement(target_node="node-a"), 1))
-        directory.put(versioned(node_agent("node-a"), 1))
-        wake = directory.wake_of(UID)
+        cache = ResourceCache()
+        cache.put(versioned(placement(target_node="node-a"), 1))
+        cache.put(versioned(node_agent("node-a"), 1))
+        wake = cache.wake_of(UID)
         wake.clear()
-        directory.put(versioned(node_agent("node-a", capacity={"freeMemoryBytes": 5}), 2))
+        cache.put(versioned(node_agent("node-a", capacity={"freeMemoryBytes": 5}), 2))
         assert not wake.is_set()
-        directory.put(versioned(node_agent("node-a", unschedulable=True), 3))
+        cache.put(versioned(node_agent("node-a", unschedulable=True), 3))
         assert wake.is_set()
 
     def test_a_list_drops_only_what_was_known_before_it_was_asked_for(self) -> None:
-        directory = Directory()
-        directory.put(versioned(migration(attempt=1), 1))
-        known = directory.uids(type(migration()))
-        directory.put(versioned(migration(attempt=2), 2))
-        directory.keep_only(type(migration()), Listing(()), instead_of=known)
-        assert [m.spec.attempt for m in directory.migrations_of(UID)] == [2]
+        cache = ResourceCache()
+        cache.put(versioned(migration(attempt=1), 1))
+        known = cache.uids(type(migration()))
+        cache.put(versioned(migration(attempt=2), 2))
+        cache.keep_only(type(migration()), Listing(()), instead_of=known)
+        assert [m.spec.attempt for m in cache.migrations_of(UID)] == [2]
 
     def test_what_a_list_has_but_cannot_be_read_stays_as_it_was_known(self) -> None:
-        directory = Directory()
-        directory.put(versioned(placement(), 1))
+        cache = ResourceCache()
+        cache.put(versioned(placement(), 1))
         hidden = Unreadable("ContainerPlacement", "web", "default", UID, "2", "spec: missing")
         found = Listing[ContainerPlacement]((), (hidden,))
-        directory.keep_only(ContainerPlacement, found, instead_of=frozenset({UID}))
-        assert directory.placement(UID) is not None
+        cache.keep_only(ContainerPlacement, found, instead_of=frozenset({UID}))
+        assert cache.placement(UID) is not None
         gone = Listing[ContainerPlacement](())
-        directory.keep_only(ContainerPlacement, gone, instead_of=frozenset({UID}))
-        assert directory.placement(UID) is None
+        cache.keep_only(ContainerPlacement, gone, instead_of=frozenset({UID}))
+        assert cache.placement(UID) is None
 
     def test_a_placement_that_nobody_took_on_is_noticed_after_minutes(self) -> None:
-        directory = Directory()
+        cache = ResourceCache()
         nobody: frozenset[str] = frozenset()
-        directory.put(versioned(placement(), 1, creation_timestamp=NOW, finalizers=()))
-        assert directory.unattended(at=1000.0, attended=nobody) == []
-        assert directory.unattended(at=1060.0, attended=nobody) == []
-        assert directory.unattended(at=1300.0, attended=nobody) == ["web"]
-        assert directory.unattended(at=1300.0, attended=frozenset({UID})) == []
+        cache.put(versioned(placement(), 1, creation_timestamp=NOW, finalizers=()))
+        assert cache.unattended(at=1000.0, attended=nobody) == []
+        assert cache.unattended(at=1060.0, attended=nobody) == []
+        assert cache.unattended(at=1300.0, attended=nobody) == ["web"]
+        assert cache.unattended(at=1300.0, attended=frozenset({UID})) == []
 
     def test_loads_count_moves_under_way(self) -> None:
-        directory = Directory()
-        directory.put(versioned(placement(target_node="node-a"), 1))
-        directory.put(versioned(migration(target="node-b"), 1))
-        directory.put(versioned(ended(migration(epoch=2, target="node-c"), good=True), 1))
-        assert directory.loads() == {"node-a": 1, "node-b": 1}
+        cache = ResourceCache()
+        cache.put(versioned(placement(target_node="node-a"), 1))
+        cache.put(versioned(migration(target="node-b"), 1))
+        cache.put(versioned(ended(migration(epoch=2, target="node-c"), good=True), 1))
+        assert cache.loads() == {"node-a": 1, "node-b": 1}
 
 
-class TestFleet:
+class TestAgentPoller:
     async def test_an_agent_is_silent_only_after_a_while_and_its_sightings_end(self) -> None:
-        directory, clock, agents = Directory(), FakeClock(), FakeAgents()
-        directory.put(node_agent("node-a"))
-        fleet = Fleet(directory, agents, clock=clock)
-        await fleet.ask("node-a")
+        cache, clock, agents = ResourceCache(), FakeClock(), FakeAgents()
+        cache.put(node_agent("node-a"))
+        agent_poller = AgentPoller(cache, agents, clock=clock)
+        await agent_poller.ask("node-a")
         agents.silent.add("node-a")
-        await fleet.ask("node-a")
-        assert not fleet.silent("node-a")
+        await agent_poller.ask("node-a")
+        assert not agent_poller.silent("node-a")
         clock.pass_time(6)
-        await fleet.ask("node-a")
-        assert fleet.silent("node-a")
+        await agent_poller.ask("node-a")
+        assert agent_poller.silent("node-a")
         agents.silent.clear()
-        await fleet.ask("node-a")
-        assert not fleet.silent("node-a")
+        await agent_poller.ask("node-a")
+        assert not agent_poller.silent("node-a")
 
     async def test_what_is_said_of_a_container_wakes_its_loop_once(self) -> None:
-        directory, agents = Directory(), FakeAgents()
-        directory.put(node_agent("node-a"))
-        fleet = Fleet(directory, agents, clock=FakeClock())
+        cache, agents = ResourceCache(), FakeAgents()
+        cache.put(node_agent("node-a"))
+        agent_poller = AgentPoller(cache, agents, clock=FakeClock())
         said = (report(),)
 
         async def containers():
             return said
 
         agents.at("node-a").containers = containers  # type: ignore[method-assign]
-        wake = directory.wake_of(UID)
-        await fleet.ask("node-a")
+        wake = cache.wake_of(UID)
+        await agent_poller.ask("node-a")
         assert wake.is_set()
         wake.clear()
-        await fleet.ask("node-a")
+        await agent_poller.ask("node-a")
         assert not wake.is_set()
-        assert [s.node for s in fleet.sightings(UID)] == ["node-a"]
+        assert [s.node for s in agent_poller.sightings(UID)] == ["node-a"]
 
     async def test_what_was_polled_before_is_not_told_after_what_was_heard_since(self) -> None:
-        directory, agents = Directory(), FakeAgents()
-        directory.put(node_agent("node-a"))
-        fleet = Fleet(directory, agents, clock=FakeClock())
+        cache, agents = ResourceCache(), FakeAgents()
+        cache.put(node_agent("node-a"))
+        agent_poller = AgentPoller(cache, agents, clock=FakeClock())
 
         async def containers():
             return (report(ready=False),)
 
         agents.at("node-a").containers = containers  # type: ignore[method-assign]
-        await fleet.ask("node-a")
-        fleet.note("node-a", UID, report(ready=True))
-        assert [s.report.ready for s in fleet.sightings(UID)] == [True]
-        fleet.note("node-a", UID, None)
-        assert fleet.sightings(UID) == ()
+        await agent_poller.ask("node-a")
+        agent_poller.note("node-a", UID, report(ready=True))
+        assert [s.report.ready for s in agent_poller.sightings(UID)] == [True]
+        agent_poller.note("node-a", UID, None)
+        assert agent_poller.sightings(UID) == ()
 
     async def test_an_answer_that_nobody_thought_of_is_none_and_the_next_one_counts(self) -> None:
-        directory, clock, agents = Directory(), FakeClock(), FakeAgents()
-        directory.put(node_agent("node-a"))
-        fleet = Fleet(directory, agents, clock=clock)
+        cache, clock, agents = ResourceCache(), FakeClock(), FakeAgents()
+        cache.put(node_agent("node-a"))
+        agent_poller = AgentPoller(cache, agents, clock=clock)
         agents.failing["node-a", "containers"] = ValueError("what is this?")
-        await fleet.ask("node-a")
+        await agent_poller.ask("node-a")
         clock.pass_time(6)
-        await fleet.ask("node-a")
-        assert fleet.silent("node-a")
+        await agent_poller.ask("node-a")
+        assert agent_poller.silent("node-a")
         agents.failing.clear()
-        await fleet.ask("node-a")
-        assert not fleet.silent("node-a")
+        await agent_poller.ask("node-a")
+        assert not agent_poller.silent("node-a")
 
     async def test_a_poll_that_has_ended_is_begun_again(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(fleet_module, "POLL_SECONDS", 0.004)
-        directory, agents = Directory(), FakeAgents()
-        directory.put(node_agent("node-a"))
-        fleet = Fleet(directory, agents, clock=FakeClock())
-        following = asyncio.create_task(fleet.run())
+        monkeypatch.setattr(agent_poller_module, "POLL_SECONDS", 0.004)
+        cache, agents = ResourceCache(), FakeAgents()
+        cache.put(node_agent("node-a"))
+        agent_poller = AgentPoller(cache, agents, clock=FakeClock())
+        following = asyncio.create_task(agent_poller.run())
         await asyncio.sleep(0)
         [poll] = [t for t in asyncio.all_tasks() if t.get_name() == "poll node-a"]
         poll.cancel()
@@ -218,83 +213,83 @@ class TestFleet:
         await asyncio.wait([following])
 
     def test_a_node_is_gone_for_good_only_after_it_has_been_missing_for_long(self) -> None:
-        directory, clock = Directory(), FakeClock()
-        fleet = Fleet(directory, FakeAgents(), clock=clock)
-        assert not fleet.gone("node-a")
+        cache, clock = ResourceCache(), FakeClock()
+        agent_poller = AgentPoller(cache, FakeAgents(), clock=clock)
+        assert not agent_poller.gone("node-a")
         clock.pass_time(61)
-        assert fleet.gone("node-a")
+        assert agent_poller.gone("node-a")
 
     async def test_a_tainted_node_is_fenced_while_its_agent_does_not_answer(self) -> None:
-        directory, clock, agents = Directory(), FakeClock(), FakeAgents()
-        directory.put(node_agent("node-a"))
-        fleet = Fleet(directory, agents, clock=clock)
-        directory.put_out_of_service({"node-a", "node-b"})
-        assert not fleet.fenced("node-a")  # nobody has asked it yet
-        assert fleet.fenced("node-b")  # it has no agent that could answer
-        assert not fleet.fenced("node-c")
-        await fleet.ask("node-a")
+        cache, clock, agents = ResourceCache(), FakeClock(), FakeAgents()
+        cache.put(node_agent("node-a"))
+        agent_poller = AgentPoller(cache, agents, clock=clock)
+        cache.put_out_of_service({"node-a", "node-b"})
+        assert not agent_poller.fenced("node-a")  # nobody has asked it yet
+        assert agent_poller.fenced("node-b")  # it has no agent that could answer
+        assert not agent_poller.fenced("node-c")
+        await agent_poller.ask("node-a")
         agents.silent.add("node-a")
         clock.pass_time(6)
-        await fleet.ask("node-a")
-        assert fleet.fenced("node-a")
+        await agent_poller.ask("node-a")
+        assert agent_poller.fenced("node-a")
         agents.silent.clear()
-        await fleet.ask("node-a")
-        assert not fleet.fenced("node-a")
-        assert fleet.nodes()[0].out_of_service
+        await agent_poller.ask("node-a")
+        assert not agent_poller.fenced("node-a")
+        assert agent_poller.nodes()[0].out_of_service
 
     async def test_whom_nobody_has_heard_may_have_anything(self) -> None:
-        directory, clock, agents = Directory(), FakeClock(), FakeAgents()
-        directory.put(node_agent("node-a"))
-        fleet = Fleet(directory, agents, clock=clock)
-        assert fleet.unknown() == {"node-a"}
-        await fleet.ask("node-a")
-        assert fleet.unknown() == frozenset()
+        cache, clock, agents = ResourceCache(), FakeClock(), FakeAgents()
+        cache.put(node_agent("node-a"))
+        agent_poller = AgentPoller(cache, agents, clock=clock)
+        assert agent_poller.unknown() == {"node-a"}
+        await agent_poller.ask("node-a")
+        assert agent_poller.unknown() == frozenset()
         agents.silent.add("node-a")
         clock.pass_time(6)
-        await fleet.ask("node-a")
-        assert fleet.unknown() == {"node-a"}
-        directory.put_out_of_service({"node-a"})
-        assert fleet.unknown() == frozenset()
+        await agent_poller.ask("node-a")
+        assert agent_poller.unknown() == {"node-a"}
+        cache.put_out_of_service({"node-a"})
+        assert agent_poller.unknown() == frozenset()
 
     def test_a_taint_wakes_whom_it_concerns(self) -> None:
-        directory = Directory()
-        directory.put(versioned(placement(target_node="node-a"), 1))
-        wake = directory.wake_of(UID)
+        cache = ResourceCache()
+        cache.put(versioned(placement(target_node="node-a"), 1))
+        wake = cache.wake_of(UID)
         wake.clear()
-        directory.note_out_of_service("node-a", tainted=True)
-        assert directory.is_out_of_service("node-a")
+        cache.note_out_of_service("node-a", tainted=True)
+        assert cache.is_out_of_service("node-a")
         assert wake.is_set()
         wake.clear()
-        directory.note_out_of_service("node-a", tainted=True)
+        cache.note_out_of_service("node-a", tainted=True)
         assert not wake.is_set()
-        directory.note_out_of_service("node-a", tainted=False)
-        assert not directory.is_out_of_service("node-a")
+        cache.note_out_of_service("node-a", tainted=False)
+        assert not cache.is_out_of_service("node-a")
 
     def test_a_node_whose_agent_cannot_be_read_is_never_gone(self) -> None:
-        directory, clock = Directory(), FakeClock()
-        fleet = Fleet(directory, FakeAgents(), clock=clock)
+        cache, clock = ResourceCache(), FakeClock()
+        agent_poller = AgentPoller(cache, FakeAgents(), clock=clock)
         hidden = Unreadable("NodeAgent", "node-a", None, "uid-node-a", "2", "status: odd")
         found = Listing[NodeAgent]((), (hidden,))
-        directory.keep_only(NodeAgent, found, instead_of=frozenset())
-        directory.note_unreadable(NodeAgent, "node-b")
+        cache.keep_only(NodeAgent, found, instead_of=frozenset())
+        cache.note_unreadable(NodeAgent, "node-b")
         for _ in range(2):
             clock.pass_time(61)
-            assert not fleet.gone("node-a")
-            assert not fleet.gone("node-b")
-        directory.keep_only(NodeAgent, Listing[NodeAgent](()), instead_of=frozenset())
-        assert not fleet.gone("node-a")
+            assert not agent_poller.gone("node-a")
+            assert not agent_poller.gone("node-b")
+        cache.keep_only(NodeAgent, Listing[NodeAgent](()), instead_of=frozenset())
+        assert not agent_poller.gone("node-a")
         clock.pass_time(61)
-        assert fleet.gone("node-a")
-        directory.put(node_agent("node-a"))
-        assert not fleet.gone("node-a")
+        assert agent_poller.gone("node-a")
+        cache.put(node_agent("node-a"))
+        assert not agent_poller.gone("node-a")
         with pytest.raises(Unreachable):
-            fleet.agent("node-z")
+            agent_poller.agent("node-z")
 
 
 class TestStatusWriter:
     def writer(self, cluster: FakeCluster):
         made = cluster.put(placement())
-        return made, StatusWriter(made, made.status, cluster=cluster, directory=Directory())
+        return made, StatusWriter(made, made.status, cluster=cluster, cache=ResourceCache())
 
     async def test_many_offers_become_few_writes_and_the_newest_wins(self) -> None:
         cluster = FakeCluster()
@@ -430,7 +425,7 @@ class TestLeadership:
             clock.pass_time(seconds)
             lease.held_by_another = not lease.held_by_another if clock.seconds < 3 else True
 
-        monkeypatch.setattr("transship.controller.leadership.asyncio.sleep", sleep)
+        monkeypatch.setattr("transship.controller.leader.asyncio.sleep", sleep)
         lease.held_by_another = True
         leadership = Leadership(lease, clock=clock, identity="me")
         await leadership.acquire()
@@ -469,7 +464,7 @@ class TestLeadership:
                 server.failing = None
                 clock.pass_time(15)
 
-        monkeypatch.setattr("transship.controller.leadership.asyncio.sleep", sleep)
+        monkeypatch.setattr("transship.controller.leader.asyncio.sleep", sleep)
         sink = logger.add(
             lambda line: lines.append(str(line)), format="{level} {message} {extra}", level="INFO"
         )
@@ -633,7 +628,7 @@ class TestResolver:
         assert order.container.env == ()
 
 
-class TestLife:
+class TestLifetime:
     async def test_a_waiting_is_ended_by_any_event_or_by_time(self) -> None:
         never, set_already = asyncio.Event(), asyncio.Event()
         set_already.set()
@@ -642,13 +637,13 @@ class TestLife:
 
     async def test_a_process_that_ends_is_waited_for_by_none_of_its_loops(self) -> None:
         stop = asyncio.Event()
-        life = ProcessLife(stop)
-        assert not life.over
-        waiting = asyncio.create_task(life.wait(asyncio.Event(), seconds=60))
+        lifetime = ProcessLifetime(stop)
+        assert not lifetime.over
+        waiting = asyncio.create_task(lifetime.wait(asyncio.Event(), seconds=60))
         await asyncio.sleep(0)
         stop.set()
         await asyncio.wait_for(waiting, timeout=1)
-        assert life.over
+        assert lifetime.over
 
     async def test_a_loop_that_waits_cannot_swallow_its_cancel(self) -> None:
         """kopf cancels every task at its end, those that only wait for an event before us."""

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from transship.lab import prepare
-from transship.lab.client_settings import REPOSITORY
+from transship.lab.images.package_sources import REPOSITORY
 
 
 @pytest.fixture(autouse=True)

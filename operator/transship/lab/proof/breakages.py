@@ -11,11 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from transship.api.migration import StepName
-from transship.lab import ailments, faults
-from transship.lab.control_plane import API_SERVER
+from transship.lab.control_plane.servers import API_SERVER
 from transship.lab.daemons import daemon_alive, signal_daemon
-from transship.lab.network import parse_rate
-from transship.lab.proof import connections
+from transship.lab.nodes.network import parse_rate
+from transship.lab.proof import connections, faults, node_faults
 from transship.lab.proof.breakage import Act, Breakage, Ending, Missed
 from transship.lab.proof.scene import OPERATOR, Scene, Side
 from transship.lab.state import MACHINE
@@ -36,7 +35,7 @@ RESTORE_HANGS_SECONDS = 25.0  # and for a restore
 ONE_YEAR_DAYS = 365
 
 CRIU, RUNC, CONMON = ("criu", "swrk"), ("runc", "restore"), ("conmon", "--api-version")
-KEEPER = ("transship.agent.page_keeper",)
+PAGE_SERVER = ("transship.memory.page_server.process",)
 COPYING = frozenset({StepName.COPY_FILES, StepName.COPY_MEMORY})
 DUMPING = frozenset({StepName.FREEZE, StepName.DUMP})
 RESTORING = frozenset({StepName.SEND_STATE, StepName.RESTORE})
@@ -119,17 +118,20 @@ def _on_node(work: Callable[[Path, str], object], side: Side) -> Act:
 
 
 def _disk_full(side: Side) -> Breakage:
-    do, undo = _on_node(ailments.fill_disk, side), _on_node(ailments.free_disk, side)
+    do, undo = _on_node(node_faults.fill_disk, side), _on_node(node_faults.free_disk, side)
     return Breakage(f"{side}'s disk full", do, undo, ILL_SECONDS)
 
 
 def _journal_sealed(side: Side) -> Breakage:
-    do, undo = _on_node(ailments.seal_journal, side), _on_node(ailments.unseal_journal, side)
+    do, undo = _on_node(node_faults.seal_journal, side), _on_node(node_faults.unseal_journal, side)
     return Breakage(f"{side}'s journal unwritable", do, undo, ILL_SECONDS)
 
 
 def _out_of_descriptors(side: Side) -> Breakage:
-    do, undo = _on_node(ailments.take_descriptors, side), _on_node(ailments.give_descriptors, side)
+    do, undo = (
+        _on_node(node_faults.take_descriptors, side),
+        _on_node(node_faults.give_descriptors, side),
+    )
     return Breakage(f"{side}'s agent out of descriptors", do, undo, ILL_SECONDS)
 
 
@@ -138,11 +140,11 @@ def _out_of_memory(side: Side) -> Breakage:
         """As a service manager does with one that was killed."""
         if not daemon_alive(scene.directory, scene.agent(side).daemon):
             _restart_agent(side)(scene)
-        ailments.give_memory(scene.state, scene.node(side))
+        node_faults.give_memory(scene.state, scene.node(side))
 
     return Breakage(
         f"{side}'s agent out of memory",
-        lambda scene: ailments.take_memory(scene.directory, scene.state, scene.node(side)),
+        lambda scene: node_faults.take_memory(scene.directory, scene.state, scene.node(side)),
         undo,
         ILL_SECONDS,
     )
@@ -151,7 +153,7 @@ def _out_of_memory(side: Side) -> Breakage:
 def _certificate_over(side: Side) -> Breakage:
     def certified(days: int) -> Act:
         def act(scene: Scene) -> None:
-            ailments.certify(scene.directory, scene.state, scene.node(side), days=days)
+            node_faults.certify(scene.directory, scene.state, scene.node(side), days=days)
             _restart_agent(side)(scene)
 
         return act
@@ -167,11 +169,11 @@ def _hunted(
     may_lose_memory: bool = False, post_copy_steps: frozenset[StepName] = frozenset(),
 ) -> Breakage:  # fmt: skip
     """Programs of a node that come by meanwhile are treated so."""
-    hunters: dict[str, ailments.Hunter] = {}
+    hunters: dict[str, node_faults.Hunter] = {}
 
     def do(scene: Scene) -> None:
         node = scene.node(side)
-        hunter = ailments.Hunter(scene.state, node, words, treat, children=children)
+        hunter = node_faults.Hunter(scene.state, node, words, treat, children=children)
         hunters[scene.container] = hunter
         hunter.start()
 
@@ -240,42 +242,44 @@ BREAKAGES: tuple[Breakage, ...] = (
             _certificate_over,
         )
     ),
-    _hunted("CRIU killed in the dump", Side.SOURCE, CRIU, ailments.killed, steps=DUMPING),
-    _hunted("CRIU fails in the dump", Side.SOURCE, CRIU, ailments.failing, steps=DUMPING),
+    _hunted("CRIU killed in the dump", Side.SOURCE, CRIU, node_faults.killed, steps=DUMPING),
+    _hunted("CRIU fails in the dump", Side.SOURCE, CRIU, node_faults.failing, steps=DUMPING),
     _hunted(
         "CRIU hangs in the dump",
         Side.SOURCE,
         CRIU,
-        ailments.stopped,
+        node_faults.stopped,
         steps=DUMPING,
         seconds=DUMP_HANGS_SECONDS,
     ),
-    _hunted("CRIU killed in the restore", Side.TARGET, CRIU, ailments.killed, steps=RESTORING),
-    _hunted("CRIU fails in the restore", Side.TARGET, CRIU, ailments.failing, steps=RESTORING),
+    _hunted("CRIU killed in the restore", Side.TARGET, CRIU, node_faults.killed, steps=RESTORING),
+    _hunted("CRIU fails in the restore", Side.TARGET, CRIU, node_faults.failing, steps=RESTORING),
     _hunted(
         "CRIU hangs in the restore",
         Side.TARGET,
         CRIU,
-        ailments.stopped,
+        node_faults.stopped,
         steps=RESTORING,
         seconds=RESTORE_HANGS_SECONDS,
     ),
-    _hunted("runc killed in the restore", Side.TARGET, RUNC, ailments.killed, steps=RESTORING),
+    _hunted("runc killed in the restore", Side.TARGET, RUNC, node_faults.killed, steps=RESTORING),
     _hunted(
         "runc hangs in the restore",
         Side.TARGET,
         RUNC,
-        ailments.stopped,
+        node_faults.stopped,
         steps=RESTORING,
         seconds=RESTORE_HANGS_SECONDS,
     ),
-    _hunted("conmon killed in the restore", Side.TARGET, CONMON, ailments.killed, steps=RESTORING),
-    _hunted("source's conmon killed", Side.SOURCE, CONMON, ailments.killed, steps=COPYING),
+    _hunted(
+        "conmon killed in the restore", Side.TARGET, CONMON, node_faults.killed, steps=RESTORING
+    ),
+    _hunted("source's conmon killed", Side.SOURCE, CONMON, node_faults.killed, steps=COPYING),
     _hunted(
         "page keeper killed",
         Side.TARGET,
-        KEEPER,
-        ailments.killed,
+        PAGE_SERVER,
+        node_faults.killed,
         steps=KEEPING,
         post_copy_steps=STILL_KEEPING,
         children=True,
@@ -283,8 +287,8 @@ BREAKAGES: tuple[Breakage, ...] = (
     _hunted(
         "page keeper and its guard killed",
         Side.TARGET,
-        KEEPER,
-        ailments.killed,
+        PAGE_SERVER,
+        node_faults.killed,
         steps=KEEPING,
         post_copy_steps=STILL_KEEPING,
         may_lose_memory=True,

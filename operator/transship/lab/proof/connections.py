@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from transship.lab import nodes
+from transship.lab.nodes import nodes
 from transship.lab.state import Flow, LabState
 
 ESTABLISHED = "01"

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from transship.lab import cgroups
+from transship.lab.nodes import cgroups
 from transship.lab.state import LabState
 
 LOOK_SECONDS = 0.04

@@ -11,9 +11,9 @@ from transship.api.base import ObjectMeta
 from transship.api.container import Container, EnvVar, Probe, TcpSocketAction
 from transship.api.placement import ContainerPlacement, MigrationSettings, PlacementSpec, Strategy
 from transship.common.errors import DeadlineExceeded, TransshipError
-from transship.lab.counter_client import PORT
 from transship.lab.proof import world_check
 from transship.lab.proof.cluster import NAMESPACE, Cluster
+from transship.lab.proof.counter_client import PORT
 from transship.lab.proof.inventory import Inventory, without_forwards
 from transship.lab.proof.world_check import Guest, World, until_none
 from transship.lab.state import LabState

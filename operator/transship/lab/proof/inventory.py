@@ -14,7 +14,7 @@ from typing import Any
 
 from pyroute2 import IPRoute
 
-from transship.lab import cgroups, nodes
+from transship.lab.nodes import cgroups, nodes
 from transship.lab.state import LabState
 from transship.network.netlink import ROUTE_PROTOCOL
 

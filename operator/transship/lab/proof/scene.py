@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from transship.lab import faults
 from transship.lab.daemons import daemon_alive
+from transship.lab.proof import faults
 from transship.lab.proof.cluster import Cluster
 from transship.lab.state import LabState, load_state
 

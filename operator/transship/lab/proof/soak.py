@@ -15,13 +15,12 @@ from transship.api.conditions import is_true
 from transship.api.migration import MigrationPhase
 from transship.api.placement import ContainerPlacement, Strategy
 from transship.common.errors import TransshipError
-from transship.lab import faults
 from transship.lab.cache import Say
-from transship.lab.counter_client import CounterClient
-from transship.lab.proof import guests, witness, world_check
+from transship.lab.proof import faults, guests, witness, world_check
 from transship.lab.proof.breakage import Breakage, Ending, Missed
 from transship.lab.proof.breakages import BREAKAGES
 from transship.lab.proof.copies import CopyWatch, nodes_with_copies
+from transship.lab.proof.counter_client import CounterClient
 from transship.lab.proof.scene import OPERATOR, Scene, revive
 from transship.lab.proof.world_check import Guest, World, until_none
 from transship.lab.state import LabState, lab_dir, load_state

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
-from transship.lab.counter_client import PORT
+from transship.lab.proof.counter_client import PORT
 
 TIMEOUT_SECONDS = 10.0
 WHOLE = "whole "

@@ -14,10 +14,10 @@ from transship.api.conditions import find, is_true
 from transship.api.migration import ContainerMigration, MigrationPhase
 from transship.api.placement import ContainerPlacement, PlacementPhase
 from transship.api.reasons import Reason
-from transship.lab import nodes
-from transship.lab.counter_client import CounterClient
+from transship.lab.nodes import nodes
 from transship.lab.proof import copies, inventory, witness
 from transship.lab.proof.cluster import Cluster
+from transship.lab.proof.counter_client import CounterClient
 from transship.lab.proof.inventory import Inventory
 from transship.lab.state import LabState, lab_dir
 

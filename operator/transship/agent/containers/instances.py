@@ -1,0 +1,156 @@
+"""The node's part of a container's life: runtime and network, put together for the supervisors.
+
+The network comes before the processes and goes after them, so a program finds its address from its
+first instruction on, and what it says last still gets out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from transship.agent.containers.decide import Seen
+from transship.agent.containers.probes import Outcome
+from transship.agent.migration.target import file_locks
+from transship.agentapi.containers import ContainerOrder
+from transship.agentapi.states import RunState
+from transship.api.obstacle import Obstacle
+from transship.common.errors import NotFound
+from transship.criu import census, externals, obstacles
+from transship.linux.freezer import Freezer, FreezerState
+from transship.memory.page_server.client import PageServerClient
+from transship.network import Address, ContainerNetwork
+from transship.network.unix_peers import unix_peers
+from transship.runtime.containers import Observed, Runtime, State
+from transship.runtime.orders import Order
+from transship.runtime.volumes import OrderedVolume, VolumeFile
+
+_RUN_STATES = {
+    State.CREATED: RunState.CREATING,
+    State.RUNNING: RunState.RUNNING,
+    State.STOPPED: RunState.EXITED,
+    State.ABSENT: RunState.ABSENT,
+}
+
+
+@dataclass(frozen=True)
+class Instances:
+    """machine.Machine on a real node. Calls about one container never overlap."""
+
+    runtime: Runtime
+    network: ContainerNetwork
+
+    def seen(self, container_id: str) -> Seen:
+        found = self.runtime.inspect(container_id)
+        return Seen(
+            run=self._run_state(container_id, found),
+            pid=found.pid,
+            exit_code=found.exit_code,
+            exited_at=found.exited_at,
+            out_of_memory=found.oom_killed,
+            awaits_memory=PageServerClient.find(self.runtime.layout, container_id) is not None,
+        )
+
+    async def fetch(self, order: ContainerOrder) -> str:
+        return (await self.runtime.prepare(runtime_order(order))).digest
+
+    async def start(self, order: ContainerOrder) -> None:
+        # of the instance before: whoever ends that for its lost memory knows it by its keeper
+        await PageServerClient.left(self.runtime.layout, order.id).close()
+        await self._connect(order)
+        await self.runtime.start(order.id)
+
+    async def attach(self, order: ContainerOrder) -> None:
+        await self._connect(order)
+
+    async def freeze(self, container_id: str) -> None:
+        await self.freezer(container_id).freeze()
+
+    async def thaw(self, container_id: str) -> None:
+        """It may be a copy whose agent died between Running and its thaw."""
+        images = self.runtime.layout.images(container_id)
+        await asyncio.to_thread(file_locks.resume, self.freezer(container_id), images)
+
+    async def stop(self, order: ContainerOrder) -> None:
+        grace = order.container.termination_grace_period_seconds
+        await self.runtime.stop(order.id, grace_seconds=grace)
+
+    async def await_exit(self, container_id: str) -> None:
+        await self.runtime.await_exit(container_id)
+
+    async def look_over(self, container_id: str) -> tuple[Obstacle, ...]:
+        return await asyncio.to_thread(self._look_over, container_id)
+
+    def _look_over(self, container_id: str) -> tuple[Obstacle, ...]:
+        peers = unix_peers(self.network.namespace(container_id))
+        pids = self.freezer(container_id).processes()
+        spec = externals.read_spec(self.runtime.layout.bundle(container_id))
+        given = [mount.destination for mount in spec.mounts]
+        return obstacles.obstacles_in(census.take(pids, peers=peers, given=given))
+
+    async def clear(self, container_id: str) -> None:
+        await self.runtime.destroy(container_id)
+
+    async def remove(self, container_id: str) -> None:
+        await self.runtime.remove(container_id)
+        await asyncio.to_thread(self.network.destroy, container_id)
+
+    async def _connect(self, order: ContainerOrder) -> None:
+        addresses = addresses_of(order)
+        await asyncio.to_thread(self.network.create, order.id, addresses)
+        if addresses:
+            self.network.serve(order.id)
+
+    def freezer(self, container_id: str) -> Freezer:
+        cgroup = self.runtime.layout.cgroup(container_id)
+        hierarchies = self.runtime.hierarchies
+        path = hierarchies.path(cgroup, controller="freezer")
+        return Freezer(path, unified=hierarchies.unified)
+
+    def _run_state(self, container_id: str, found: Observed) -> RunState:
+        if found.state is State.RUNNING:
+            return RunState.FROZEN if self._is_frozen(container_id) else RunState.RUNNING
+        if found.exit_code is not None:
+            return RunState.EXITED
+        return _RUN_STATES[found.state]
+
+    def _is_frozen(self, container_id: str) -> bool:
+        with suppress(NotFound):  # it has just ended
+            return self.freezer(container_id).state() is FreezerState.FROZEN
+        return False
+
+
+@dataclass(frozen=True)
+class ContainerExecutor:
+    """Runs the command of an exec probe."""
+
+    runtime: Runtime
+    container_id: str
+
+    async def execute(self, argv: tuple[str, ...], *, timeout_seconds: float) -> Outcome:
+        done = await self.runtime.execute(self.container_id, argv, timeout_seconds=timeout_seconds)
+        return Outcome(succeeded=done.status == 0, answer=done.output.strip())
+
+
+def runtime_order(order: ContainerOrder) -> Order:
+    """What the runtime has to know of an order."""
+    volumes = tuple(
+        OrderedVolume(
+            each.volume, tuple(VolumeFile(file.path, file.content) for file in each.files)
+        )
+        for each in order.volumes
+    )
+    return Order(
+        id=order.id,
+        name=order.name,
+        container=order.container,
+        volumes=volumes,
+        addresses=order.addresses,
+        digest=order.image_digest,
+    )
+
+
+def addresses_of(order: ContainerOrder) -> list[Address]:
+    return [ip_address(text) for text in order.addresses]

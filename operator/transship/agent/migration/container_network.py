@@ -1,0 +1,92 @@
+"""The address of a container on this node as a migration uses it (the port MigrationNetwork)."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import ip_address
+
+from loguru import logger
+
+from transship.agent.containers.instances import addresses_of
+from transship.agent.journal.transitions import Record
+from transship.agentapi.migrations import Peer
+from transship.common.errors import TransshipError
+from transship.common.tasks import Tasks
+from transship.network import Address, ContainerNetwork
+
+TAKE_UP_PAUSE_SECONDS = 0.0005
+TAKE_UP_TRIES = 40  # clients stall meanwhile: longer than a program that is not busy ever takes
+
+
+class NodeMigrationNetwork:
+    """Joins records to the node's network."""
+
+    def __init__(self, network: ContainerNetwork) -> None:
+        self._network = network
+        self._announcing = Tasks()
+
+    def create_held(self, record: Record) -> None:
+        self._network.create(record.id, addresses_of(record.order))
+
+    def hold(self, record: Record) -> None:
+        if record.order.addresses:
+            self._network.hold(record.id)
+
+    def release(self, record: Record) -> None:
+        if record.order.addresses:
+            self._network.release(record.id)
+            self._repeat(record.id)
+
+    def _repeat(self, container: str) -> None:
+        """An announcement is one frame that may get lost."""
+        _ = self._announcing.begin(self._network.announce_again(container), name="announce again")
+
+    def divert(self, record: Record, *, via: Peer) -> None:
+        if record.order.addresses:
+            self._network.divert(record.id, via=_hops(via))
+
+    async def take_up(self, record: Record) -> None:
+        if not record.order.addresses:
+            return
+        try:
+            await self._take_up(record)
+        except TransshipError as e:  # a kernel without sock_diag's modules, say
+            logger.bind(container=record.id).warning("what it has not taken up is unknown: {}", e)
+
+    async def _take_up(self, record: Record) -> None:
+        untaken = self._network.untaken(record.id)
+        for _ in range(TAKE_UP_TRIES):
+            await asyncio.sleep(TAKE_UP_PAUSE_SECONDS)
+            # seen empty twice: another processor may have been delivering one
+            before, untaken = untaken, self._network.untaken(record.id)
+            if not before and not untaken:
+                return
+        if untaken:
+            log = logger.bind(container=record.id, datagram_bytes=untaken.datagram_bytes)
+            log.bind(connections=untaken.connections).warning("the program takes nothing up")
+
+    def shut(self, record: Record) -> None:
+        if record.order.addresses:
+            self._network.shut(record.id)
+
+    def undivert(self, record: Record) -> None:
+        if record.order.addresses:
+            self._network.undivert(record.id)
+            self._repeat(record.id)
+
+    def give_back(self, record: Record) -> None:
+        if record.order.addresses and record.peer is not None:
+            self._network.give_back(record.id, via=_hops(record.peer))
+
+    def leave(self, record: Record, *, via: Peer) -> None:
+        if record.order.addresses and record.id in self._network.list():
+            self._network.forward(record.id, via=_hops(via))
+        else:
+            self._network.destroy(record.id)
+
+    def remove(self, record: Record) -> None:
+        self._network.destroy(record.id)
+
+
+def _hops(peer: Peer) -> list[Address]:
+    return [ip_address(each) for each in peer.hops]

@@ -1,0 +1,236 @@
+"""The files of a container on their way: all while it runs, the difference inside the freeze.
+
+Two streams per migration: one for the copy, one opened before the freeze for the difference; and
+the same for the log, which goes apart: a conmon waits at the target with its file already open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+from transship.agent.migration.ports import Trees
+from transship.agentapi.migrations import Peer
+from transship.agentapi.paths import STREAM_PORT
+from transship.common.errors import TransshipError
+from transship.files.change_detection import Changes, Look, changes, look
+from transship.files.rsync import Sent, in_folders, send_files, send_in_place, send_trees
+from transship.streams.bandwidth_limit import Pace
+from transship.streams.connection import Hello, Stream, StreamKind, open_stream
+
+COPY_TIMEOUT_SECONDS = 24 * 3600.0
+DIFFERENCE_TIMEOUT_SECONDS = 60.0
+
+MAX_ROUNDS = 5
+"""Copies while the container runs; a writer as fast as the copy never gets further."""
+ENOUGH_BYTES = 1 << 20
+"""A difference this small is left for the freeze: sending it takes a few milliseconds."""
+
+Mapped = Callable[[], frozenset[str]]
+"""Files below the trees that processes can change through a mapping, relative to home."""
+
+
+class FileCopy:
+    """Copies the trees of one container to one target."""
+
+    def __init__(
+        self,
+        home: Path,
+        trees: Trees,
+        *,
+        peer: Peer,
+        migration: str,
+        context: ssl.SSLContext,
+        mapped: Mapped,
+        pace: Pace | None = None,
+    ) -> None:
+        self._home = home
+        self._trees = trees.names
+        self._opaque = trees.opaque
+        self._log = _Log(home, trees.log)
+        self._peer = peer
+        self._migration = migration
+        self._context = context
+        self._mapped = mapped
+        self._pace = pace or Pace(None)
+        self._last: Look | None = None
+        self._doubtful: frozenset[str] = frozenset()  # mapped when the last run began
+        self._looking: asyncio.Task[Look] | None = None
+        self._ready: Stream | None = None
+        self._ready_for_log: Stream | None = None
+        self.bytes = 0
+
+    async def copy(self) -> None:
+        """All files, then what changed meanwhile."""
+        self._last = await self._look()
+        self._doubtful = await self._mapped_now()
+        sent = await self._run_whole(await self._open(), timeout_seconds=COPY_TIMEOUT_SECONDS)
+        self._last = await asyncio.to_thread(self._last.with_sent, sent.names)
+        if self._log.has_changed():
+            stream = await self._open()
+            try:
+                await self._run_log(stream, timeout_seconds=COPY_TIMEOUT_SECONDS)
+            finally:
+                await stream.close()
+        await self.catch_up()
+
+    async def catch_up(self) -> None:
+        """What changed since the last copy, until the rest is small or shrinks no more.
+
+        Also what was mapped at the last copy and is no more: that is settled by one more. What
+        still is mapped is left for the freeze, since no copy before that settles it.
+        """
+        if self._last is None:
+            raise TransshipError("catching up with files before they were copied")
+        left: int | None = None
+        for _ in range(MAX_ROUNDS):
+            now = await self._look()
+            mapped = await self._mapped_now()
+            found = changes(self._last, now, always=self._doubtful - mapped)
+            if found.bytes <= ENOUGH_BYTES or (left is not None and found.bytes >= left):
+                break
+            left = found.bytes
+            # what is removed may be made again, and go again, before the run gets to it
+            self._last = await asyncio.to_thread(now.with_sent, found.removed)
+            self._doubtful = mapped
+            await self._run_part(found)
+
+    async def make_ready(self) -> None:
+        """Open the stream for the difference: a handshake that the freeze need not wait for."""
+        if self._last is not None:
+            await asyncio.to_thread(lambda last: last.unsettled, self._last)
+        self._ready = await self._open()
+        if self._log.name is not None:
+            self._ready_for_log = await self._open()
+
+    def look_ahead(self) -> None:
+        """Begin to look for what has changed: nothing of the container runs any more."""
+        self._looking = asyncio.create_task(self._look())
+
+    async def send_difference(self, *, look_again: bool = False) -> None:
+        """What has changed since the last round; the container must be frozen."""
+        if self._last is None or self._ready is None:
+            raise TransshipError("sending a difference of files before the files")
+        ahead, self._looking = self._looking, None
+        now = await self._look() if ahead is None else await ahead
+        if ahead is not None and look_again:
+            now = await self._look()
+        mapped = self._doubtful | self._mapped()
+        found = changes(self._last, now, always=mapped, below=self._opaque)
+        log = asyncio.create_task(self._send_log())
+        try:
+            await self._send_changes(found)
+            await log
+        finally:
+            log.cancel()
+            await asyncio.wait([log])
+        self._last = now
+
+    async def _send_changes(self, found: Changes) -> None:
+        if found.any and self._ready is not None:
+            sent = await send_files(
+                self._home,
+                found.files,
+                removed=found.removed,
+                stream=self._ready,
+                timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS,
+            )
+            self.bytes += sent.bytes
+
+    async def _send_log(self) -> None:
+        if self._ready_for_log is not None and self._log.has_changed():
+            await self._run_log(self._ready_for_log, timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS)
+
+    async def close(self) -> None:
+        """What stood ready ends here, used or not: the freeze need not wait for that."""
+        if self._looking is not None:
+            self._looking.cancel()
+        for stream in (self._ready, self._ready_for_log):
+            if stream is not None:
+                await stream.close()
+
+    async def _look(self) -> Look:
+        return await asyncio.to_thread(look, self._home, self._trees)
+
+    async def _mapped_now(self) -> frozenset[str]:
+        """To be asked between a look and the run that follows.
+
+        A file that is mapped later has a change that the next look sees; stores into one that is
+        in no mapping any more were over before the run.
+        """
+        return await asyncio.to_thread(self._mapped)
+
+    async def _open(self) -> Stream:
+        hello = Hello(migration=self._migration, kind=StreamKind.FILES)
+        return await open_stream(
+            self._peer.address,
+            port=STREAM_PORT,
+            context=self._context,
+            node=self._peer.node,
+            hello=hello,
+        )
+
+    async def _run_whole(self, stream: Stream, *, timeout_seconds: float) -> Sent:
+        try:
+            sent = await send_trees(
+                self._home,
+                self._trees,
+                stream=stream,
+                timeout_seconds=timeout_seconds,
+                pace=self._pace,
+            )
+        finally:
+            await stream.close()
+        self.bytes += sent.bytes
+        return sent
+
+    async def _run_part(self, found: Changes) -> None:
+        """The container runs: what has changed its place since the look is left to the next one."""
+        files = await asyncio.to_thread(in_folders, self._home, found.files)
+        stream = await self._open()
+        try:
+            sent = await send_files(
+                self._home,
+                files,
+                removed=found.removed,
+                stream=stream,
+                timeout_seconds=COPY_TIMEOUT_SECONDS,
+                pace=self._pace,
+            )
+        finally:
+            await stream.close()
+        self.bytes += sent.bytes
+
+    async def _run_log(self, stream: Stream, *, timeout_seconds: float) -> None:
+        sent = await send_in_place(
+            self._home,
+            self._log.note(),
+            stream=stream,
+            timeout_seconds=timeout_seconds,
+            pace=self._pace,
+        )
+        self.bytes += sent.bytes
+
+
+class _Log:
+    """The container's log, and what was last sent of it."""
+
+    def __init__(self, home: Path, name: str | None) -> None:
+        self.name = name
+        self._home = home
+        self._sent: tuple[int, int] | None = None
+
+    def has_changed(self) -> bool:
+        return self.name is not None and self._now() != self._sent
+
+    def note(self) -> str:
+        """It is about to be sent as it is now."""
+        assert self.name is not None
+        self._sent = self._now()
+        return self.name
+
+    def _now(self) -> tuple[int, int]:
+        found = (self._home / (self.name or "")).stat()
+        return found.st_size, found.st_mtime_ns

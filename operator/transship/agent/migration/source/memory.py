@@ -1,0 +1,124 @@
+"""The source's end of a container's memory: from the running, then the frozen tasks to the keeper.
+
+Reading, comparing and sending happen in one thread, outside of the agent's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self, TypeVar
+
+from transship.agent.migration.ports import StreamWish
+from transship.api.migration import MemoryTraffic
+from transship.criu.images.pagemap import LazyRange, SharedImage
+from transship.linux.pages import PAGE_BYTES, PageRange, Process
+from transship.memory.copy import MemoryCopy
+from transship.memory.rounds import CopyRound
+from transship.memory.shared_images import Image
+from transship.memory.shared_memory import SharedMemory
+from transship.memory.tracking.digest_tracker import Tracker
+from transship.memory.transfer.channel import RemotePages, dial
+from transship.memory.transfer.sender import PageSender
+
+T = TypeVar("T")
+
+Processes = Callable[[], Sequence[Process]]
+"""The container's processes as they are now."""
+
+
+class OutgoingMemory:
+    """One container's memory on its way to one keeper."""
+
+    def __init__(self, sender: PageSender, tracker: Tracker, processes: Processes) -> None:
+        self._sender = sender
+        self._tracker = tracker
+        self._processes = processes
+        self._copy = MemoryCopy(sender, tracker)
+        self._shared = SharedMemory(sender)
+        self._ahead: asyncio.Future[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="memory")
+
+    @classmethod
+    async def connect(
+        cls, page_server: RemotePages, processes: Processes, *, tracker: Tracker, wish: StreamWish
+    ) -> Self:
+        """Raises Unreachable."""
+        channel = await asyncio.to_thread(dial, page_server)
+        sender = PageSender(channel, pace=wish.pace, compression=wish.compression)
+        return cls(sender, tracker, processes)
+
+    @property
+    def traffic(self) -> MemoryTraffic:
+        return traffic_of([self._sender])
+
+    async def announce(self) -> int:
+        """Have the target make room, when nothing is sent before the freeze; returns the pages."""
+        return await self._run(lambda: self._copy.reserve(self._processes()))
+
+    async def copy_shared(self) -> None:
+        """Copy what has changed of what the running processes share; all of it at first."""
+        await self._run(lambda: self._shared.copy(self._processes()))
+
+    async def reduce(self, images: Sequence[SharedImage]) -> None:
+        """Inside the freeze: leave out of the dump's images what was copied so, and is the same.
+
+        Beside what is sent meanwhile, to which it adds nothing.
+        """
+        if images:
+            found = [Image(each.path, each.runs) for each in images]
+            await asyncio.to_thread(self._shared.reduce, found)
+
+    async def round(self) -> CopyRound:
+        """Copy what has changed while the container runs; all of it at first."""
+        return await self._run(lambda: self._copy.round(self._processes()))
+
+    async def left_pages(self) -> int | None:
+        """How many pages have changed since the last round; None where that cannot be told."""
+        return await self._run(lambda: self._copy.left(self._processes()))
+
+    def begin_ahead(self) -> None:
+        """Inside the freeze, beside the dump: begin to send what that leaves alone."""
+        self._ahead = self._submit(lambda: self._copy.ahead(self._processes()))
+
+    async def finish(self, ranges: Sequence[LazyRange]) -> None:
+        """Inside the freeze: everything that CRIU left to be restored lazily is at the target."""
+        if self._ahead is not None:
+            await asyncio.shield(self._ahead)  # whoever gives the move up still closes this
+        wanted = [PageRange(each.process, each.address, each.pages) for each in ranges]
+        await self._run(lambda: self._copy.finish(self._processes(), wanted))
+
+    async def promise(self, ranges: Sequence[LazyRange]) -> None:
+        """Inside the freeze, instead of finish: what the target has by now is what it has."""
+        wanted = [PageRange(each.process, each.address, each.pages) for each in ranges]
+        await self._run(lambda: self._copy.promise(self._processes(), wanted))
+
+    async def close(self) -> None:
+        """Break off whatever is under way."""
+        self._sender.abort()
+        if self._ahead is not None:
+            await asyncio.wait([self._ahead])
+            self._ahead.exception()  # of a move that was given up, nobody has asked for it
+        await asyncio.to_thread(self._thread.shutdown)
+        self._tracker.close()
+        self._sender.close()
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await self._submit(work)
+
+    def _submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def traffic_of(senders: Iterable[PageSender]) -> MemoryTraffic:
+    """What went over all of these."""
+    senders = tuple(senders)
+    content = sum(sender.content_bytes for sender in senders)
+    body = sum(sender.body_bytes for sender in senders)
+    return MemoryTraffic(
+        page_bytes=content,
+        zero_page_bytes=sum(sender.zero_pages for sender in senders) * PAGE_BYTES,
+        wire_bytes=sum(sender.sent_bytes for sender in senders),
+        compressed_percent=round(100 * body / content) if content else None,
+    )

@@ -1,0 +1,84 @@
+"""The source's end of a memory that follows its container: two streams to the target's keeper.
+
+On one the target demands what its processes wait for, on the other everything that it lacks is
+pushed. Both read the frozen tasks. Streams that break are made anew by whoever calls `drain` again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from transship.agent.migration.source.memory import traffic_of
+from transship.api.migration import MemoryTraffic
+from transship.api.placement import Compression
+from transship.common.errors import Unreachable
+from transship.memory.postcopy.push import MemoryPush, Processes
+from transship.memory.transfer.channel import RemotePages, dial
+from transship.memory.transfer.sender import PageSender
+
+
+class PostcopySource:
+    """One container's, to one keeper."""
+
+    def __init__(
+        self, page_server: RemotePages, processes: Processes, *, compression: Compression
+    ) -> None:
+        self._page_server = page_server
+        self._push_memory = MemoryPush(processes)
+        self._compression = compression
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="drain")
+        self._senders: list[PageSender] = []
+        self._open: set[PageSender] = set()
+        self._answering: asyncio.Future[None] | None = None
+
+    async def answer(self) -> None:
+        """Have the target's demands answered from now on. Raises Unreachable."""
+        if self._answering is None or self._answering.done():
+            self._answering = await self._begin(self._push_memory.answer)
+            self._answering.add_done_callback(_note_end)
+
+    async def push_memory(self) -> MemoryTraffic:
+        """Return when the target has said that it has every page. Raises TransshipError.
+
+        Returns what went there, also by streams that have broken.
+        """
+        await self.answer()
+        pushing = await self._begin(self._push_memory.push)
+        watched = {pushing} if self._answering is None else {pushing, self._answering}
+        try:
+            ended, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            if pushing not in ended and any(one.exception() for one in ended):
+                raise Unreachable("draining memory: the stream of demands has broken")
+            await pushing
+        finally:
+            await self._break_off()
+        return traffic_of(self._senders)
+
+    async def close(self) -> None:
+        await self._break_off()
+        await asyncio.to_thread(self._threads.shutdown)
+
+    async def _begin(self, work: Callable[[PageSender], None]) -> asyncio.Future[None]:
+        channel = await asyncio.to_thread(dial, self._page_server)
+        sender = PageSender(channel, compression=self._compression)
+        self._senders.append(sender)
+        self._open.add(sender)
+        return asyncio.get_running_loop().run_in_executor(self._threads, work, sender)
+
+    async def _break_off(self) -> None:
+        senders, self._open = self._open, set()
+        for sender in senders:
+            sender.abort()
+        if self._answering is not None:
+            await asyncio.wait([self._answering])
+        for sender in senders:
+            sender.close()
+
+
+def _note_end(answering: asyncio.Future[None]) -> None:
+    """How it has ended is of no interest: `drain` makes another one."""
+    with contextlib.suppress(asyncio.CancelledError):
+        answering.exception()

@@ -1,0 +1,72 @@
+"""A held copy runs on with all the file locks that it had (see criu.file_locks).
+
+Where none was lost, which is nearly always, it is a thaw and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from loguru import logger
+
+from transship.api.reasons import Reason
+from transship.criu import file_locks
+from transship.criu.failures import CheckpointFailed
+from transship.criu.file_locks import FileLock
+from transship.linux import ptrace
+from transship.linux.freezer import Freezer
+from transship.linux.processes import named
+from transship.linux.ptrace import Tracee
+
+_SYS_FCNTL, _SETLK = 72, 6
+
+Lost = tuple[tuple[int, FileLock], ...]
+
+
+def require_keepable(freezer: Freezer, images: Path) -> None:
+    """Raise CheckpointFailed where a held copy has lost locks that it could not be given back."""
+    found = () if ptrace.supported() else _lost(freezer, images)
+    if found:
+        raise CheckpointFailed(
+            f"restoring: process {found[0][1].process} has lost a lock on a file that it maps",
+            reason=Reason.FILE_LOCKS_LOST,
+        )
+
+
+def resume(freezer: Freezer, images: Path) -> None:
+    """Thaw; with locks to be set, no task runs before all of them are. Blocking."""
+    found = _lost(freezer, images)
+    if not found:
+        freezer.thaw()
+        return
+    asleep = set(freezer.stopped_tasks())  # they do not run, and could not be seized while frozen
+    awake = [pid for pid in freezer.processes() if pid not in asleep]
+    owners = {pid: _setting(found, pid) for pid, _ in found if pid in awake}
+    for pid, lock in found:
+        if pid not in owners:
+            log = logger.bind(process=lock.process, descriptor=lock.descriptor)
+            log.error("a stopped process runs without a file lock that it had")
+    ptrace.start_after(_threads(awake), start=freezer.thaw, acts=owners)
+
+
+def _lost(freezer: Freezer, images: Path) -> Lost:
+    locks = file_locks.read(images)
+    return file_locks.lost(locks, named(freezer.processes())) if locks else ()
+
+
+def _setting(found: Lost, pid: int) -> Callable[[Tracee], None]:
+    def act(tracee: Tracee) -> None:
+        for owner, lock in found:
+            if owner != pid:
+                continue
+            try:
+                tracee.syscall_on(_SYS_FCNTL, lock.descriptor, _SETLK, lock.flock)
+            except OSError as e:  # nothing is gained by leaving the others without theirs too
+                logger.bind(process=lock.process, error=str(e)).error("a file lock is lost")
+
+    return act
+
+
+def _threads(pids: list[int]) -> list[int]:
+    return [int(task.name) for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]

@@ -1,0 +1,156 @@
+"""The target's way in: prepare, receive, restore held.
+
+Nothing of it runs here yet, and nothing is promised: whatever fails is cleared away (clearance).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable
+from pathlib import Path
+
+from loguru import logger
+
+from transship.agent.journal import transitions
+from transship.agent.journal.transitions import Record
+from transship.agent.migration import timeouts
+from transship.agent.migration.stopwatch import Stopwatch
+from transship.agent.migration.target.cleanup import Cleanup
+from transship.agent.migration.target.deps import TargetDeps, in_thread
+from transship.agent.migration.target.incoming import IncomingMigration
+from transship.agentapi.migrations import (
+    LARGEST_RESTORE_BODY_BYTES,
+    IncomingOrder,
+    MemoryEndpoint,
+    RestoreRequest,
+)
+from transship.agentapi.states import SideState
+from transship.api.migration import StepName
+from transship.api.placement import Strategy
+from transship.common.certificates import agent_name
+from transship.common.errors import Refused, TransshipError
+from transship.criu.images import archive as images
+from transship.files.rsync import receive_trees
+from transship.streams.connection import Stream, accept
+
+RECEIVE_TIMEOUT_SECONDS = 24 * 3600.0
+PAGES_TIMEOUT_SECONDS = 10.0  # without a page that comes
+
+
+class HeldRestore:
+    """Brings one arrival after the other up to the held copy."""
+
+    def __init__(self, deps: TargetDeps, cleanup: Cleanup) -> None:
+        self._deps = deps
+        self._cleanup = cleanup
+
+    def arriving(self, order: IncomingOrder) -> Record:
+        """The record that an order asks for. Raises Refused when it cannot be."""
+        journal, container = self._deps.journal, order.order.id
+        return transitions.arriving(
+            journal.get(container), order, boot=journal.boot, floor=journal.floor(container)
+        )
+
+    async def prepare(self, incoming: IncomingMigration, order: IncomingOrder) -> None:
+        """Everything that can be had before the source begins."""
+        journal = self._deps.journal
+        try:
+            with incoming.watch.step(StepName.PREPARE):
+                await self._deps.vacate(incoming.container)
+                record = journal.put(self.arriving(order))
+                digest = await self._deps.bundles.prepare(record)
+                await in_thread(self._deps.network.create_held, record)
+                journal.put(self._deps.record(incoming).but(image_digest=digest))
+            incoming.state = SideState.PREPARED
+        except Exception as e:  # reported; the operator decides what follows
+            logger.bind(migration=incoming.migration).warning("preparing failed: {}", e)
+            await self._cleanup.fail(incoming, e)
+
+    async def open_memory(self, incoming: IncomingMigration) -> MemoryEndpoint:
+        """Get ready for the pages and for the restore."""
+        record = self._deps.record(incoming)
+        node = "" if record.peer is None else record.peer.node
+        return await self._deps.copies.receive(incoming.container, node=node)
+
+    async def receive_files(
+        self, incoming: IncomingMigration, *, client: str, stream: Stream
+    ) -> None:
+        record = self._deps.record(incoming)
+        if record.peer is None or client != agent_name(record.peer.node):
+            raise Refused(
+                f"{client} is not the source of {incoming.migration}", reason="NotPermitted"
+            )
+        with incoming.receiving():
+            await accept(stream)
+            await receive_trees(
+                self._deps.bundles.home(incoming.container),
+                stream=stream,
+                timeout_seconds=RECEIVE_TIMEOUT_SECONDS,
+            )
+
+    async def restore(
+        self,
+        incoming: IncomingMigration,
+        request: RestoreRequest,
+        *,
+        body: AsyncIterable[bytes],
+        watch: Stopwatch,
+    ) -> None:
+        """Restore the dump, held. A failure leaves nothing that could run."""
+        ordered_cold = incoming.order is not None and incoming.order.strategy is Strategy.COLD
+        cold = ordered_cold or request.cold
+        try:
+            if not cold:
+                await self._restore_copy(incoming, request, body=body, watch=watch)
+            elif not ordered_cold:  # what stood ready for its memory and its restore
+                await self._deps.copies.destroy(incoming.container)
+            with watch.part("Journal"):
+                # Cold: no instance, neither to resume nor to report as lost; see takeover
+                boot = "" if cold else self._deps.journal.boot
+                record, lifecycle = self._deps.record(incoming), request.lifecycle
+                self._deps.journal.put(
+                    transitions.held(
+                        record,
+                        boot=boot,
+                        lifecycle=lifecycle,
+                        refuses_landlock=request.refuses_landlock,
+                    )
+                )
+        except BaseException as e:
+            called_off = isinstance(e, asyncio.CancelledError)
+            cause = TransshipError("the restore was called off") if called_off else e
+            await self._cleanup.fail(incoming, cause)
+            raise
+        incoming.state, incoming.lifecycle = SideState.HELD, request.lifecycle
+
+    async def _restore_copy(
+        self,
+        incoming: IncomingMigration,
+        request: RestoreRequest,
+        *,
+        body: AsyncIterable[bytes],
+        watch: Stopwatch,
+    ) -> None:
+        copies, container = self._deps.copies, incoming.container
+        with watch.part("UnpackImages"):
+            await _unpack(body, copies.images(container))
+        with watch.part("Mount"):
+            await self._deps.bundles.mount(container)
+        with watch.part("Restore"):
+            limit = timeouts.restore_seconds(image_bytes=request.image_bytes)
+            restored = await copies.restore(container, timeout_seconds=limit)
+        with watch.part("ReceivePages"):
+            await copies.received(
+                container, follows=request.memory_follows, timeout_seconds=PAGES_TIMEOUT_SECONDS
+            )
+        incoming.pid = restored.pid
+
+
+async def _unpack(body: AsyncIterable[bytes], folder: Path) -> None:
+    unpacker = images.Unpacker(folder, most=LARGEST_RESTORE_BODY_BYTES)
+    try:
+        async for block in images.gathered(body):
+            await in_thread(unpacker.feed, block)
+        unpacker.finish()
+    finally:
+        unpacker.close()

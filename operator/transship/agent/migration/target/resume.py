@@ -1,0 +1,112 @@
+"""The target's takeover: on the source's Released the held copy runs, as this node's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from loguru import logger
+
+from transship.agent.journal import transitions
+from transship.agent.journal.transitions import Record
+from transship.agent.migration.stopwatch import Stopwatch
+from transship.agent.migration.target.deps import TargetDeps
+from transship.agent.migration.target.incoming import IncomingMigration
+from transship.agentapi.migrations import ResumeReply, VerdictNotice
+from transship.agentapi.states import RecordState, SideState
+from transship.api.migration import BlackoutPart
+from transship.memory.page_server.client import PageServerDead, PageServerSilent
+
+LOSE_AGAIN_SECONDS = 0.5
+SETTLE_AGAIN_SECONDS = 1.0
+
+
+class Resume:
+    """Lets one arrival after the other run."""
+
+    def __init__(self, deps: TargetDeps, *, lose: Callable[[str], Awaitable[None]]) -> None:
+        """`lose` ends a container whose memory is lost, and says so."""
+        self._deps = deps
+        self._lose = lose
+
+    async def go(
+        self, incoming: IncomingMigration, notice: VerdictNotice, *, began: float
+    ) -> ResumeReply:
+        """A repetition is answered with what the first one has led to."""
+        if incoming.state is SideState.RUNNING:
+            return ResumeReply(
+                state=incoming.state, resume_microseconds=incoming.resume_microseconds
+            )
+        watch = Stopwatch(self._deps.clock)
+        with watch.part("RunJournal"):
+            record = self._deps.journal.put(
+                transitions.running(self._deps.record(incoming), notice)
+            )
+        with watch.part("Thaw"):
+            await self._run(incoming, record)
+        resumed = self._deps.clock.monotonic()
+        with watch.part("Release"):
+            if self._deps.is_of_this_boot(record):
+                self._deps.network.release(record)
+        incoming.state = SideState.RUNNING
+        incoming.resume_microseconds = round((resumed - began) * 1e6)
+        if incoming.asking is not None and incoming.asking is not asyncio.current_task():
+            incoming.asking.cancel()
+        incoming.settling = asyncio.create_task(self.settle(incoming.container))
+        logger.bind(migration=incoming.migration, container=record.id).info(
+            "the container runs here"
+        )
+        return ResumeReply(
+            state=SideState.RUNNING,
+            resume_microseconds=incoming.resume_microseconds,
+            parts=tuple(
+                BlackoutPart(name=p.name, microseconds=p.microseconds) for p in watch.parts
+            ),
+        )
+
+    async def _run(self, incoming: IncomingMigration, record: Record) -> None:
+        """The container is ours now: where this fails, its supervisor mends what is left."""
+        if incoming.resumed:
+            return
+        try:
+            if not self._deps.is_of_this_boot(record):
+                pass  # nothing is left to resume
+            elif record.started_boot:
+                await self._deps.copies.resume(record.id)
+            elif record.state is RecordState.RUNNING and not _waits(incoming):
+                await self._deps.residents.start(record)
+        except Exception as e:
+            log = logger.bind(migration=incoming.migration, container=record.id, error=str(e))
+            log.warning("resuming failed: left to the container's supervisor")
+        incoming.resumed = True
+        self._deps.residents.adopt(record, pid=incoming.pid, lifecycle=incoming.lifecycle)
+
+    async def settle(self, container: str) -> None:
+        """Wait until it has all of its memory, and drop what was needed for that."""
+        while True:
+            try:
+                return await self._deps.copies.settle(container)
+            except PageServerDead:  # the kernel gives zeros for what is missing: it must not run on
+                return await self.end_lost(container)
+            except PageServerSilent as e:  # it may be giving pages all the same
+                log = logger.bind(container=container, reason=str(e.reason), error=str(e))
+                log.warning("nobody knows whether the container gets its memory")
+            except Exception as e:  # memory is lost until the next dump or the container's end
+                log = logger.bind(container=container, error=str(e))
+                log.warning("what the restore needed is left")
+                return None
+            await asyncio.sleep(SETTLE_AGAIN_SECONDS)
+
+    async def end_lost(self, container: str) -> None:
+        """End it, until that is done and noted: it may be ending by itself just now."""
+        while True:
+            try:
+                return await self._lose(container)
+            except Exception as e:
+                logger.bind(container=container, error=str(e)).warning("not ended yet")
+            await asyncio.sleep(LOSE_AGAIN_SECONDS)
+
+
+def _waits(incoming: IncomingMigration) -> bool:
+    """Between two instances: its supervisor starts the next one when the back-off is over."""
+    return incoming.lifecycle is not None and incoming.lifecycle.waiting_seconds > 0

@@ -1,0 +1,1 @@
+"""The node itself: facts, health, registration, garbage collection, upkeep of the network."""

@@ -1,0 +1,36 @@
+"""Asking a container's agent what a move to another node would be like."""
+
+from __future__ import annotations
+
+from transship.agentapi.message import Message
+from transship.agentapi.migrations import Peer
+from transship.api.migration import Prediction
+from transship.api.placement import MigrationSettings, Strategy
+
+
+class PredictionRequest(Message):
+    """Nothing is moved: the container's writes and the link to the target are looked at."""
+
+    target: Peer
+    settings: MigrationSettings = MigrationSettings()
+
+
+class Forecast(Message):
+    """What was measured, and what follows from it. Rates in bytes per second.
+
+    reason, message and hint: why the move would fail; empty where nothing speaks against it.
+    """
+
+    strategy: Strategy
+    prediction: Prediction | None = None
+    choice: str = ""
+    memory_bytes: int = 0
+    zero_bytes: int = 0
+    dirty_rate: int = 0
+    link_rate: int = 0
+    compressed_percent: int = 100
+    file_bytes: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+    message: str = ""
+    hint: str = ""

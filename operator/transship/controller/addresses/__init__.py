@@ -1,0 +1,1 @@
+"""Addresses of placements: choosing them (pure) and claiming them from a pool."""

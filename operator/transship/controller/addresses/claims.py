@@ -1,0 +1,117 @@
+"""Addresses: taking them from an AddressPool and giving them back, under the pool's version.
+
+Two operators, or two placements, that want the same address at the same time meet in the check of
+the pool's resourceVersion: one of them reads again and decides anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+
+from transship.api.address_pool import AddressPool, AddressPoolStatus
+from transship.api.placement import ContainerPlacement
+from transship.api.reasons import Reason
+from transship.common.errors import Conflict, NotFound
+from transship.common.tasks import for_each
+from transship.controller.addresses.allocation import (
+    Claimant,
+    allocate,
+    allocated,
+    observed,
+    with_allocations,
+    without_allocations,
+)
+from transship.controller.ports import Cluster
+
+DEFAULT_POOL = "default"
+CONFLICT_RETRIES = 10
+CONFLICT_PAUSE_SECONDS = 0.02
+
+
+class AddressBook:
+    """The allocations of all pools. Only this class writes a pool's status."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._turns: dict[str, asyncio.Lock] = {}  # our own tasks need not conflict
+
+    async def take(self, placement: ContainerPlacement) -> tuple[str, ...]:
+        """The addresses that the placement has or gets."""
+        claimant, network = _claimant(placement), placement.spec.network
+
+        def allocation(pool: AddressPool) -> tuple[tuple[str, ...], AddressPoolStatus | None]:
+            granted = allocate(pool, claimant)
+            known = bool(allocated(pool, claimant))
+            status = None if known else with_allocations(pool, granted)
+            return tuple(each.address for each in granted), status
+
+        return await self._change(network.address_pool or DEFAULT_POOL, allocation)
+
+    async def give_back(self, placement: ContainerPlacement) -> None:
+        """A pool that is gone has nothing to be given back."""
+        uid = placement.metadata.uid
+
+        def removal(pool: AddressPool) -> tuple[tuple[str, ...], AddressPoolStatus | None]:
+            held = any(a.uid == uid for a in pool.status.allocations)
+            return (), without_allocations(pool, uid=uid) if held else None
+
+        try:
+            await self._change(placement.spec.network.address_pool or DEFAULT_POOL, removal)
+        except NotFound:
+            return
+
+    async def tell_sizes(self, *, now: datetime) -> None:
+        """Bring the status of pools that are new or were changed up to date."""
+        changed = [
+            pool
+            for pool in await self._cluster.list(AddressPool)
+            if pool.status.observed_generation != pool.metadata.generation
+        ]
+        await for_each(
+            changed,
+            lambda pool: self._tell_size(pool, now=now),
+            doing="writing the size of an address pool",
+            name=lambda pool: pool.metadata.name,
+        )
+
+    async def _tell_size(self, pool: AddressPool, *, now: datetime) -> None:
+        with suppress(Conflict):  # an allocation was faster: the next look does it
+            await self._cluster.replace_status_checked(pool, status=observed(pool, now=now))
+
+    async def _change(
+        self,
+        name: str,
+        change: Callable[[AddressPool], tuple[tuple[str, ...], AddressPoolStatus | None]],
+    ) -> tuple[str, ...]:
+        async with self._turns.setdefault(name, asyncio.Lock()):
+            for attempt in range(CONFLICT_RETRIES):
+                pool = await self._read(name)
+                result, status = change(pool)
+                if status is None:
+                    return result
+                try:
+                    await self._cluster.replace_status_checked(pool, status=status)
+                except Conflict:
+                    await asyncio.sleep(CONFLICT_PAUSE_SECONDS * (attempt + 1))
+                else:
+                    return result
+        raise Conflict(f"changing AddressPool {name}: it changes faster than it can be read")
+
+    async def _read(self, name: str) -> AddressPool:
+        try:
+            return await self._cluster.get(AddressPool, name=name)
+        except NotFound as e:
+            raise NotFound(
+                f"there is no AddressPool {name}",
+                reason=Reason.POOL_NOT_FOUND,
+                hint=Reason.POOL_NOT_FOUND.hint,
+            ) from e
+
+
+def _claimant(placement: ContainerPlacement) -> Claimant:
+    meta, network = placement.metadata, placement.spec.network
+    requested = network.addresses or ((network.address,) if network.address is not None else ())
+    return Claimant(meta.namespace or "", meta.name, meta.uid, requested, network.ip_families)

@@ -1,0 +1,181 @@
+"""AgentPoller: what all agents say of their containers, asked of each agent once a second.
+
+One list per agent instead of one question per placement: two thousand placements on ten nodes are
+ten requests a second. A loop is woken when what is said of its container changes, and when the
+agent it depends on falls silent or speaks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from loguru import logger
+
+from transship.agentapi.containers import ContainerReport
+from transship.api.node_agent import NodeAgent
+from transship.common.clock import Clock
+from transship.common.errors import TransshipError, Unreachable
+from transship.controller.cache import ResourceCache
+from transship.controller.node.nodes import Node
+from transship.controller.placement.owner import Sighting
+from transship.controller.ports import Agent
+
+POLL_SECONDS = 1.0
+SILENT_AFTER_SECONDS = 5.0  # an agent that is restarted answers again within two
+GONE_AFTER_SECONDS = 60.0  # a live agent registers itself anew within its heartbeat
+
+
+class Connections(Protocol):
+    """Clients of agents, by their registration (controller.agent_connections.AgentConnections)."""
+
+    def to(self, agent: NodeAgent) -> Agent: ...
+
+
+@dataclass
+class _Known:
+    """One agent as last heard."""
+
+    heard_at: float
+    heard: bool = False
+    silent: bool = False
+    reports: Mapping[str, ContainerReport] = field(default_factory=dict)
+
+
+class AgentPoller:
+    def __init__(self, cache: ResourceCache, connections: Connections, *, clock: Clock) -> None:
+        self._cache = cache
+        self._connections = connections
+        self._clock = clock
+        self._known: dict[str, _Known] = {}
+        self._missing_since: dict[str, float] = {}
+        self._polls: dict[str, asyncio.Task[None]] = {}
+
+    def agent(self, node: str) -> Agent:
+        """Raises Unreachable for a node that has no NodeAgent, or one without an endpoint."""
+        registered = self._cache.node_agent(node)
+        if registered is None:
+            raise Unreachable(f"there is no NodeAgent {node}", reason="AgentUnreachable")
+        return self._connections.to(registered)
+
+    def silent(self, node: str) -> bool:
+        known = self._known.get(node)
+        return known is not None and known.silent
+
+    def gone(self, node: str) -> bool:
+        """Its NodeAgent was deleted, and no living agent has registered itself again since."""
+        if self._cache.has_node(node):
+            self._missing_since.pop(node, None)
+            return False
+        now = self._clock.monotonic()
+        return now - self._missing_since.setdefault(node, now) >= GONE_AFTER_SECONDS
+
+    def fenced(self, node: str) -> bool:
+        """An administrator declared that the node runs nothing any more, and it is silent.
+
+        A node whose agent answers is not off, whatever its taints say.
+        """
+        if self.gone(node):
+            return True
+        silent = self.silent(node) or not self._cache.has_node(node)
+        return silent and self._cache.is_out_of_service(node)
+
+    def unknown(self) -> frozenset[str]:
+        """Registered nodes of whose containers this process has not heard, or hears no more."""
+        names = {agent.metadata.name for agent in self._cache.node_agents()}
+        heard = {node for node, known in self._known.items() if known.heard and not known.silent}
+        return frozenset(node for node in names - heard if not self.fenced(node))
+
+    def nodes(self) -> tuple[Node, ...]:
+        loads, demands = self._cache.loads(), self._cache.demands()
+        return tuple(
+            Node(
+                agent,
+                load=loads.get(name, 0),
+                silent=self.silent(name),
+                demands=demands.get(name, ()),
+                out_of_service=self._cache.is_out_of_service(name),
+            )
+            for agent in self._cache.node_agents()
+            if (name := agent.metadata.name)
+        )
+
+    def sightings(self, id: str) -> tuple[Sighting, ...]:
+        """What agents said of a container when last asked; silent and gone ones are left out."""
+        return tuple(
+            Sighting(node, report)
+            for node, known in self._known.items()
+            if not known.silent
+            and self._cache.node_agent(node) is not None
+            and (report := known.reports.get(id)) is not None
+        )
+
+    def note(self, node: str, id: str, report: ContainerReport | None) -> None:
+        """What an agent has just said of one container: nothing older is to be told after it."""
+        known = self._known.get(node)
+        if known is None:
+            return
+        others = {other: said for other, said in known.reports.items() if other != id}
+        known.reports = others if report is None else {**others, id: report}
+
+    async def run(self) -> None:
+        """Keep one poll per registered agent going, until cancelled."""
+        try:
+            while True:
+                self._follow()
+                await asyncio.sleep(POLL_SECONDS / 4)
+        finally:
+            for poll in self._polls.values():
+                poll.cancel()
+            await asyncio.gather(*self._polls.values(), return_exceptions=True)
+
+    def _follow(self) -> None:
+        """A poll that has ended, for whatever reason, is begun again."""
+        self._polls = {node: poll for node, poll in self._polls.items() if not poll.done()}
+        registered = {agent.metadata.name for agent in self._cache.node_agents()}
+        for node in registered - self._polls.keys():
+            self._polls[node] = asyncio.create_task(self._poll(node), name=f"poll {node}")
+        for node in self._polls.keys() - registered:
+            self._polls.pop(node).cancel()
+            self._known.pop(node, None)
+
+    async def _poll(self, node: str) -> None:
+        while True:
+            await self.ask(node)
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def ask(self, node: str) -> None:
+        """One question and what follows from its answer."""
+        known = self._known.setdefault(node, _Known(heard_at=self._clock.monotonic()))
+        try:
+            reports = await self.agent(node).containers()
+        except Exception as e:
+            if not isinstance(e, TransshipError) and not known.silent:
+                logger.bind(node=node).exception("asking an agent failed unexpectedly")
+            self._not_heard(node, known, e)
+            return
+        known.heard_at, known.heard = self._clock.monotonic(), True
+        self._heard(node, known, {report.id: report for report in reports})
+
+    def _heard(self, node: str, known: _Known, reports: Mapping[str, ContainerReport]) -> None:
+        changed = {
+            id
+            for id in known.reports.keys() | reports.keys()
+            if known.reports.get(id) != reports.get(id)
+        }
+        known.reports = reports
+        if known.silent:
+            logger.bind(node=node).info("agent answers again")
+            known.silent = False
+            changed |= self._cache.interested_in(node)
+        self._cache.wake(changed)
+
+    def _not_heard(self, node: str, known: _Known, error: Exception) -> None:
+        lasted = self._clock.monotonic() - known.heard_at
+        if known.silent or lasted < SILENT_AFTER_SECONDS:
+            return
+        logger.bind(node=node).warning("agent does not answer: {}", error)
+        known.silent = True
+        self._cache.wake(self._cache.interested_in(node))

@@ -1,0 +1,222 @@
+"""Preflight: what speaks against a move before anything of it has begun.
+
+An ordered chain of small checks on the facts that both agents have registered; the first that
+objects is the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from transship.api.base import IPFamily
+from transship.api.container import Container
+from transship.api.obstacle import Obstacle, obstacle
+from transship.api.placement import Strategy
+from transship.api.quantity import bytes_of
+from transship.api.reasons import Reason
+from transship.controller.addresses.allocation import family_of
+from transship.controller.migration.cpu_features import usable_by_programs
+from transship.controller.node.nodes import Node, lack, unusable
+from transship.controller.node.requests import demand
+
+OLDEST_CRIU = (4, 2)  # page server over TLS together with held restores were tried from here on
+FREE_DISK_FLOOR_BYTES = 64 * 2**20  # the bundle, the log and the images of a small dump
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the checks judge: both nodes as registered, and the container that moves.
+
+    uid: of its placement, whose own requests do not count on the target.
+    """
+
+    source: Node
+    target: Node
+    container: Container
+    addresses: tuple[str, ...] = ()
+    strategy: Strategy = Strategy.STOP_AND_COPY
+    uid: str = ""
+
+
+Check = Callable[[Facts], Obstacle | None]
+
+
+def target_can_be_used(facts: Facts) -> Obstacle | None:
+    return unusable(facts.target)
+
+
+def machines_are_alike(facts: Facts) -> Obstacle | None:
+    source, target = _machine(facts.source), _machine(facts.target)
+    if not source or not target or source == target:
+        return None
+    return obstacle(
+        Reason.ARCHITECTURE_DIFFERS,
+        f"{facts.source.name} is {source}, {facts.target.name} is {target}",
+    )
+
+
+def cgroups_are_alike(facts: Facts) -> Obstacle | None:
+    """A container sees them: CRIU does not find the mounts of one version on the other."""
+    source, target = facts.source.agent.status.features, facts.target.agent.status.features
+    if not source.cgroup or not target.cgroup or source.cgroup == target.cgroup:
+        return None
+    return obstacle(
+        Reason.CGROUP_VERSION_DIFFERS,
+        f"{facts.source.name} has cgroup {source.cgroup}, {facts.target.name} cgroup"
+        f" {target.cgroup}",
+    )
+
+
+def memory_can_be_given(facts: Facts) -> Obstacle | None:
+    """Whatever the strategy: the target's page keeper gives the restored processes their pages."""
+    features = facts.target.agent.status.features
+    if not features.cgroup or features.userfaultfd:  # the agent tells both or neither
+        return None
+    return obstacle(
+        Reason.KERNEL_FEATURE_MISSING,
+        f"CRIU and kernel of {facts.target.name} cannot restore memory lazily (userfaultfd)",
+        hint="use a kernel with CONFIG_USERFAULTFD there, or the strategy Cold",
+    )
+
+
+def criu_works(facts: Facts) -> Obstacle | None:
+    for node in (facts.source, facts.target):
+        test = node.agent.status.self_test
+        if test is not None and not test.passed:
+            return obstacle(
+                Reason.SELF_TEST_FAILED, f"the self-test of node {node.name} failed: {test.message}"
+            )
+    return None
+
+
+def criu_is_new_enough(facts: Facts) -> Obstacle | None:
+    for node in (facts.source, facts.target):
+        found = node.agent.status.versions.criu
+        if found and _version(found) < OLDEST_CRIU:
+            return obstacle(
+                Reason.CRIU_TOO_OLD,
+                f"node {node.name} has CRIU {found}; 4.2 is the oldest that is accepted",
+                hint=f"upgrade CRIU on {node.name}",
+            )
+    return None
+
+
+def criu_is_not_older_on_the_target(facts: Facts) -> Obstacle | None:
+    source, target = facts.source.agent.status.versions, facts.target.agent.status.versions
+    if not source.criu or not target.criu or _version(target.criu) >= _version(source.criu):
+        return None
+    return obstacle(
+        Reason.CRIU_TOO_OLD,
+        f"{facts.target.name} has CRIU {target.criu}, {facts.source.name} has {source.criu}",
+    )
+
+
+def cpu_features_suffice(facts: Facts) -> Obstacle | None:
+    source, target = facts.source.agent.status.features, facts.target.agent.status.features
+    if not target.cpu_flags:
+        return None
+    needed = usable_by_programs(source.cpu_flags, machine=source.machine)
+    missing = sorted(needed - set(target.cpu_flags))
+    if not missing:
+        return None
+    more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+    return obstacle(
+        Reason.CPU_FEATURES_MISSING,
+        f"the CPU of {facts.target.name} lacks {', '.join(missing[:8])}{more}, "
+        f"which that of {facts.source.name} has",
+    )
+
+
+def requests_fit(facts: Facts) -> Obstacle | None:
+    """Beside those of the placements that are on the target, or on their way there."""
+    return lack(facts.target, demand(facts.uid, facts.container.resources))
+
+
+def memory_suffices(facts: Facts) -> Obstacle | None:
+    """What is requested must be free now; a container that requests nothing is let in."""
+    request = facts.container.resources.requests.memory
+    capacity = facts.target.agent.status.capacity
+    if request is None or capacity.free_memory_bytes == 0:
+        return None
+    needed = bytes_of(request)
+    if needed <= capacity.free_memory_bytes:
+        return None
+    return obstacle(
+        Reason.INSUFFICIENT_MEMORY,
+        f"the container requests {_mebibytes(needed)} of memory, {facts.target.name} has "
+        f"{_mebibytes(capacity.free_memory_bytes)} free",
+    )
+
+
+def disk_suffices(facts: Facts) -> Obstacle | None:
+    capacity = facts.target.agent.status.capacity
+    if capacity.disk_bytes == 0 or capacity.free_disk_bytes >= FREE_DISK_FLOOR_BYTES:
+        return None
+    return obstacle(
+        Reason.INSUFFICIENT_DISK,
+        f"{facts.target.name} has {_mebibytes(capacity.free_disk_bytes)} of disk space free",
+    )
+
+
+def packets_find_the_target(facts: Facts) -> Obstacle | None:
+    """They are sent on to an address of the target, of the same IP family."""
+    status = facts.target.agent.status
+    has = {_family(each) for each in (*status.addresses, status.address) if each}
+    lacking = [each for each in facts.addresses if _family(each) not in has]
+    if not has or not lacking:
+        return None
+    return obstacle(
+        Reason.IP_FAMILY_MISSING,
+        f"the container has the address {lacking[0]}, {facts.target.name} has no "
+        f"{_family(lacking[0])} address in the network of the containers",
+        hint=f"give the link between the nodes an {_family(lacking[0])} address on"
+        f" {facts.target.name}, and restart its agent",
+    )
+
+
+EVERY_MOVE: Sequence[Check] = (
+    target_can_be_used,
+    packets_find_the_target,
+    machines_are_alike,
+    requests_fit,
+    memory_suffices,
+    disk_suffices,
+)
+LIVE_MOVES: Sequence[Check] = (
+    criu_works,
+    criu_is_new_enough,
+    criu_is_not_older_on_the_target,
+    cpu_features_suffice,
+    cgroups_are_alike,
+    memory_can_be_given,
+)
+
+
+def first_obstacle(facts: Facts) -> Obstacle | None:
+    """The first thing that speaks against the move."""
+    return next(iter(obstacles_of(facts)), None)
+
+
+def obstacles_of(facts: Facts) -> tuple[Obstacle, ...]:
+    """Everything that does; a cold move asks nothing of CRIU and the CPU."""
+    checks = EVERY_MOVE if facts.strategy == Strategy.COLD else (*EVERY_MOVE, *LIVE_MOVES)
+    return tuple(found for check in checks if (found := check(facts)) is not None)
+
+
+def _machine(node: Node) -> str:
+    return node.agent.status.features.machine
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+
+def _family(address: str) -> IPFamily:
+    return family_of(ip_address(address))
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:.0f} MiB"

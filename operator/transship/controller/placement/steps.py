@@ -1,0 +1,181 @@
+"""What is seen of a placement in one pass, and the steps that can follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from transship.agentapi.states import RecordState
+from transship.api.migration import ContainerMigration
+from transship.api.obstacle import Obstacle
+from transship.api.placement import ContainerPlacement, FencedCopy, PlacementStatus
+from transship.api.reasons import Reason
+from transship.controller.migration.history import Migrations, unfinished
+from transship.controller.node.nodes import Node, named
+from transship.controller.placement.orders import order_digest
+from transship.controller.placement.owner import (
+    Owner,
+    Sighting,
+    claims_against,
+    fenced_copies,
+    owner_of,
+    superseded,
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All that a decision is made from.
+
+    status: as this operator last wrote it, which may be newer than the placement's. sightings: what
+    agents say of the container, fresh for the owner. full: nodes that take part in as many moves
+    as they may. unheard: agents that did not answer in this
+    very pass, of which nothing may be concluded. fenced: nodes that an administrator declared to
+    run nothing any more (controller.agent_poller). fresh: nothing was ever ordered for it.
+    unknown: registered nodes that may have the container although nobody has heard of it.
+    """
+
+    placement: ContainerPlacement
+    status: PlacementStatus
+    nodes: Sequence[Node]
+    sightings: Sequence[Sighting]
+    migrations: Migrations
+    now: datetime
+    full: frozenset[str] = frozenset()
+    unheard: frozenset[str] = frozenset()
+    fenced: frozenset[str] = frozenset()
+    fresh: bool = True
+    unknown: frozenset[str] = frozenset()
+
+    @property
+    def owner(self) -> Owner | None:
+        return owner_of(self.status, migrations=self.migrations)
+
+    @property
+    def claims(self) -> tuple[Sighting, ...]:
+        """Against the record; what a fenced node still has is none."""
+        owner = self.owner
+        found = claims_against(owner, self.sightings, migrations=self.migrations)
+        if owner is None:
+            return found
+        left = fenced_copies(self.status, self.migrations)
+        return tuple(s for s in found if superseded(owner, (s,), left) is None)
+
+    @property
+    def moving(self) -> ContainerMigration | None:
+        return unfinished(self.migrations)
+
+    @property
+    def ending(self) -> bool:
+        return self.placement.metadata.deletion_timestamp is not None
+
+    @property
+    def digest(self) -> str:
+        return order_digest(self.placement.spec, addresses=self.status.held_addresses)
+
+    def silent(self, node: str) -> bool:
+        known = named(self.nodes, node)
+        return known is None or known.silent or node in self.unheard
+
+
+@dataclass(frozen=True)
+class Allocate:
+    """Get addresses from the pool."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Write durably that this node is the owner, before anything is asked of it.
+
+    why: it is the first one, the one that turned out to have it, the one that the container was
+    released to, or the one in place of a fenced node. fenced: copies to be destroyed when their
+    nodes are back.
+    """
+
+    node: str
+    epoch: int = 1
+    why: Reason = Reason.PLACED
+    fenced: tuple[FencedCopy, ...] = ()
+
+    @property
+    def starts(self) -> bool:
+        """Whether the container is to be started there: then the node has to have room for it."""
+        return self.why in {Reason.PLACED, Reason.NODE_FENCED}
+
+
+@dataclass(frozen=True)
+class Order:
+    """PUT the container to its owner."""
+
+    node: str
+    epoch: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Move:
+    """Create a migration."""
+
+    source: str
+    target: str
+    epoch: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class NoteCancel:
+    """Write durably that the move of this generation was cancelled by deleting its migration."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Delete a running migration: its placement is being deleted."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Tidy:
+    """End what is left on a node of a migration that is over."""
+
+    node: str
+    migration: str
+    record: RecordState
+
+
+@dataclass(frozen=True)
+class Remove:
+    """End the container on a node for good."""
+
+    node: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Release:
+    """Give the addresses back."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """Nothing is left: let the placement go."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    seconds: float
+
+
+Step = Allocate | Claim | Order | Move | NoteCancel | Cancel | Tidy | Remove | Release | Done | Wait
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The step, and what is in the way of the spec (None: nothing, or the step leads there)."""
+
+    step: Step
+    obstacle: Obstacle | None = None
+    wanted: str | None = None

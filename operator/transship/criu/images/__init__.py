@@ -1,0 +1,1 @@
+"""CRIU's image files: packed for the way, corrected where memory was hidden or moved ahead."""

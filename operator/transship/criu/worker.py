@@ -1,0 +1,239 @@
+"""One CRIU process at a time, spoken to by RPC: requests, version, features, warming up.
+
+CRIU is started as `criu swrk FD`, a worker for one conversation over a socket pair, in a session of
+its own: ending it ends whatever it has started as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from transship.api.reasons import Reason
+from transship.common.errors import CommandFailed, DeadlineExceeded, TransshipError
+from transship.common.processes import run
+from transship.criu.rpc import Features, Kind, Request, Response, decode
+
+MESSAGE_LIMIT_BYTES = 1 << 16
+PROBE_TIMEOUT_SECONDS = 10.0
+KILL_TIMEOUT_SECONDS = 5.0
+"""A killed CRIU ends within milliseconds, unless it waits in ptrace for a frozen task."""
+
+MARK = {"TRANSSHIP_CRIU": "worker"}
+"""In the environment of each CRIU that an agent starts, by which a later agent knows it."""
+
+ORPHAN_POLL_SECONDS = 0.01
+
+OnNotice = Callable[[str], Awaitable[None]]
+"""Called with the name of each script that CRIU stops for; raising makes CRIU fail and undo."""
+
+
+class CriuFailed(TransshipError):
+    """CRIU answered that it could not; `first_error` is the first line of its log that says so."""
+
+    reason = Reason.CRIU_FAILED
+
+    def __init__(self, message: str, *, first_error: str = "") -> None:
+        super().__init__(message)
+        self.first_error = first_error
+
+
+@dataclass(frozen=True)
+class CriuFacts:
+    """What this node's CRIU and kernel can do."""
+
+    version: tuple[int, int, int]
+    memory_tracking: bool  # soft-dirty: pre-dump
+    lazy_pages: bool  # userfaultfd
+
+    @property
+    def version_text(self) -> str:
+        return ".".join(str(part) for part in self.version)
+
+
+class Worker:
+    """A running `criu swrk`, to be used in an `async with`.
+
+    Start it before the freeze: what the dynamic linker and CRIU's own start cost (5 to 10 ms) is
+    then not part of the blackout.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, channel: socket.socket) -> None:
+        self._process = process
+        self._channel = channel
+
+    @classmethod
+    async def start(
+        cls,
+        *,
+        pass_fds: tuple[int, ...] = (),
+        network: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Self:
+        """`pass_fds` keep their numbers in CRIU; `network` is a namespace to start it in."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *inside(network),
+                "criu",
+                "swrk",
+                str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), *pass_fds),
+                env={**os.environ, **(environment or {}), **MARK},
+                start_new_session=True,
+            )
+        except OSError as e:
+            ours.close()
+            raise TransshipError(f"starting criu: {e}", reason=Reason.CRIU_MISSING) from e
+        finally:
+            theirs.close()
+        return cls(process, ours)
+
+    async def ask(self, request: Request, *, on_notice: OnNotice | None = None) -> Response:
+        """Send a request and answer CRIU's notices until its response comes.
+
+        Raises CriuFailed when the response says no, or when CRIU dies instead of answering.
+        """
+        await self._send(request)
+        while True:
+            response = await self._receive()
+            if response.kind == Kind.NOTIFY:
+                await self._notice(response.notice, on_notice)
+            elif not response.success:
+                raise CriuFailed("CRIU failed", first_error=response.error)
+            else:
+                return response
+
+    async def _notice(self, name: str, on_notice: OnNotice | None) -> None:
+        try:
+            if on_notice is not None:
+                await on_notice(name)
+        except TransshipError:
+            await self._send(Request(kind=Kind.NOTIFY, notify_success=False))
+            raise
+        await self._send(Request(kind=Kind.NOTIFY, notify_success=True))
+
+    async def _send(self, request: Request) -> None:
+        try:
+            await asyncio.get_running_loop().sock_sendall(self._channel, request.encode())
+        except OSError as e:
+            raise CriuFailed(f"CRIU ended before it was asked: {e.strerror}") from e
+
+    async def _receive(self) -> Response:
+        loop = asyncio.get_running_loop()
+        try:
+            message = await loop.sock_recv(self._channel, MESSAGE_LIMIT_BYTES)
+        except OSError as e:
+            raise CriuFailed(f"CRIU ended without an answer: {e.strerror}") from e
+        if not message:
+            raise CriuFailed("CRIU ended without an answer")
+        return decode(message)
+
+    async def wait(self) -> int:
+        """Wait for the process's end; after a response that is a matter of a millisecond."""
+        self._channel.close()
+        return await self._process.wait()
+
+    async def kill(self) -> None:
+        """SIGKILL to CRIU and all it has started; returns when CRIU itself is gone.
+
+        Raises DeadlineExceeded when it is not: it then waits in the kernel for a frozen task, and
+        goes as soon as that is thawed.
+        """
+        self._channel.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        try:
+            async with asyncio.timeout(KILL_TIMEOUT_SECONDS):
+                await self._process.wait()
+        except TimeoutError as e:
+            raise DeadlineExceeded("killing CRIU: it waits for a frozen task") from e
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.kill()
+
+
+def inside(network: Path | None) -> tuple[str, ...]:
+    """What to put before a command that is to run in a network namespace.
+
+    CRIU leaves alone the one that it runs in itself. Of any other, external ones too, it dumps the
+    connection tracking, for which the kernel walks the whole table of the node: that and the rest
+    took 22 ms of a dump of 48. What was dumped so has to be restored so: its images name no network
+    namespace, and the processes come to be in CRIU's own.
+    """
+    return () if network is None else ("nsenter", f"--net={network}", "--")
+
+
+async def probe() -> CriuFacts:
+    """Ask CRIU for its version, and for what it finds in this kernel."""
+    version = await _ask_once(Request(kind=Kind.VERSION))
+    wanted = Features(memory_tracking=True, lazy_pages=True)
+    found = await _ask_once(Request(kind=Kind.FEATURE_CHECK, features=wanted))
+    return CriuFacts(
+        version=version.version,
+        memory_tracking=bool(found.features.memory_tracking),
+        lazy_pages=bool(found.features.lazy_pages),
+    )
+
+
+async def _ask_once(request: Request) -> Response:
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_SECONDS), await Worker.start() as worker:
+            return await worker.ask(request)
+    except TimeoutError as e:
+        raise DeadlineExceeded("asking CRIU what it can do") from e
+
+
+async def orphans_ended(*, timeout_seconds: float) -> bool:
+    """Wait for the CRIUs of an agent that died: to be called before any container is thawed.
+
+    They have lost their page stream and their channel, so they undo what they have begun and end.
+    The last thing that they do is to freeze the container again if it was frozen before.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while _orphans():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(ORPHAN_POLL_SECONDS)
+    return True
+
+
+def _orphans() -> list[int]:
+    found = []
+    mark = b"TRANSSHIP_CRIU=worker"
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == b"criu\n" and mark in path.with_name("environ").read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+async def warm() -> None:
+    """Let CRIU probe the kernel once and keep the answers in /run/criu.kdat.
+
+    Without that file every start costs 30 to 50 ms more. CRIU writes it only on a tmpfs. What
+    `criu check` thinks of the kernel is not asked: it proves too little (selftest.py does).
+    """
+    with contextlib.suppress(CommandFailed):
+        await run(["criu", "check"], timeout_seconds=PROBE_TIMEOUT_SECONDS)

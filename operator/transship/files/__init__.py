@@ -1,0 +1,1 @@
+"""A container's files on their way: rsync at both ends, and which files have changed."""

@@ -1,0 +1,274 @@
+"""File trees from one agent to the other: rsync at both ends, a stream of ours in between.
+
+rsync keeps what an overlay's upper layer is made of: ownership, modes, times, hard links, sparse
+files, devices (whiteouts are 0:0 character devices), sockets, and as root the trusted.* attributes
+(opaque directories). It is run in daemon mode over a remote shell (rsync(1), "USING RSYNC-DAEMON
+FEATURES VIA A REMOTE-SHELL CONNECTION"), where the shell is socat on an inherited socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from transship.common.errors import CommandFailed, DeadlineExceeded
+from transship.streams.bandwidth_limit import Pace
+from transship.streams.connection import Stream, pump
+
+MODULE = "container"
+
+# An overlay with index=on refuses an upper layer whose origin handles are of another file system
+# ("failed to verify origin"), so what names inodes of the source stays behind.
+FOREIGN_ATTRIBUTES = (
+    "trusted.overlay.origin",
+    "trusted.overlay.uuid",
+    "trusted.overlay.nlink",
+    "trusted.overlay.impure",
+)
+
+_SENDER = (
+    "rsync",
+    "--archive",
+    "--hard-links",
+    "--acls",
+    "--xattrs",
+    "--numeric-ids",
+    "--sparse",
+    "--devices",
+    "--specials",
+    # nanoseconds: by default rsync takes files of the same second and size for unchanged
+    "--modify-window=-1",
+    "--stats",
+    "--no-human-readable",
+)
+
+FEW_NAMES = 1000
+"""Listed at once: of more (10 us each) the event loop would stand still for others' handovers."""
+
+_NAMED = re.compile(rb"^send (.+?)/?\n", re.MULTILINE)
+_ESCAPED = re.compile(rb"\\#([0-7]{3})")
+"""How rsync writes what a terminal would not print."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What one run moved; of whole trees also the names of all that the peer may have got."""
+
+    bytes: int
+    names: frozenset[str] = frozenset()
+
+
+async def send_trees(
+    root: Path,
+    names: Sequence[str],
+    *,
+    stream: Stream,
+    timeout_seconds: float,
+    pace: Pace | None = None,
+) -> Sent:
+    """Make the peer's `names` (below `root`) equal to ours; what it has beyond them goes away."""
+    options = ["--delete", "--recursive", "--out-format=%o %n"]
+    words = [*options, *names]
+    return await _send(root, words, stream=stream, timeout_seconds=timeout_seconds, pace=pace)
+
+
+async def send_files(
+    root: Path,
+    files: Sequence[str],
+    *,
+    removed: Sequence[str] = (),
+    stream: Stream,
+    timeout_seconds: float,
+    pace: Pace | None = None,
+) -> Sent:
+    """Send these files (paths relative to `root`) whatever their times and sizes say.
+
+    What was removed here goes away at the peer, with all that is below it, and so does what has
+    vanished since. Names whose folder may have become something else have to pass `in_folders`
+    first: rsync fails below a file, and goes through a symbolic link. The folders above files are
+    named too: those that rsync adds by itself come with the attributes that are filtered out of
+    all others (3.5.1), and one left out would get a time of its own.
+    """
+    if len(files) + len(removed) <= FEW_NAMES:
+        listing = _listing(root, files, removed)
+    else:
+        listing = await asyncio.to_thread(_listing, root, files, removed)
+    words = ["--ignore-times", "--no-implied-dirs", "--delete-missing-args", "--force"]
+    words += ["--files-from=-", "--from0", "."]
+    return await _send(
+        root, words, stream=stream, timeout_seconds=timeout_seconds, stdin=listing, pace=pace
+    )
+
+
+def _listing(root: Path, files: Sequence[str], removed: Sequence[str]) -> bytes:
+    parents = {str(each) for name in files for each in PurePosixPath(name).parents} - {"."}
+    names = sorted(parents.union(files, in_folders(root, removed)))
+    return b"\0".join(name.encode("utf-8", "surrogateescape") for name in names)
+
+
+async def send_in_place(
+    root: Path, name: str, *, stream: Stream, timeout_seconds: float, pace: Pace | None = None
+) -> Sent:
+    """Send one file into the peer's file of that name, which somebody there may have open.
+
+    For a single name only: by another one that the peer's file has, the content would change too.
+    """
+    options = ["--inplace", "--ignore-times", name]
+    return await _send(root, options, stream=stream, timeout_seconds=timeout_seconds, pace=pace)
+
+
+def in_folders(root: Path, names: Sequence[str]) -> list[str]:
+    """Those whose folder is still one, up to the root: the others went away, or out of reach."""
+    folders = {PurePosixPath("."): True}
+
+    def is_folder(name: PurePosixPath) -> bool:
+        if name not in folders:
+            here = is_folder(name.parent) and (root / name).is_dir()
+            folders[name] = here and not (root / name).is_symlink()
+        return folders[name]
+
+    return [name for name in names if is_folder(PurePosixPath(name).parent)]
+
+
+async def _send(
+    root: Path,
+    words: Sequence[str],
+    *,
+    stream: Stream,
+    timeout_seconds: float,
+    stdin: bytes | None = None,
+    pace: Pace | None = None,
+) -> Sent:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        # rsync looks every 20 ms whether its shell has ended: so that ends at once
+        joint = f"socat -t0 STDIO FD:{theirs.fileno()} <&3 3<&-"
+        shell = f"sh -c 'exec 3<&0; {joint} &'"
+        filters = [f"--filter=-x {name}" for name in FOREIGN_ATTRIBUTES]
+        argv = [*_SENDER, *filters, f"--rsh={shell}", *words, f"peer::{MODULE}/"]
+        child = await asyncio.create_subprocess_exec(
+            *argv,
+            cwd=root,
+            stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            pass_fds=[theirs.fileno()],
+        )
+    async with _bridged(ours, stream, pace=pace), _ended(child, argv, timeout_seconds):
+        output, _ = await child.communicate(stdin)
+    text = _NAMED.sub(b"", output).decode(errors="replace")
+    # 24: a file vanished between the listing and the copy, as files of running containers do
+    if child.returncode not in {0, 24}:
+        raise CommandFailed(argv, child.returncode or 0, text, reason="FileCopyFailed")
+    return Sent(bytes=_total_sent(text), names=_names(output))
+
+
+def _names(output: bytes) -> frozenset[str]:
+    def name(escaped: bytes) -> str:
+        raw = _ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), escaped)
+        return raw.decode("utf-8", "surrogateescape")
+
+    return frozenset(name(found) for found in _NAMED.findall(output))
+
+
+def _total_sent(stats: str) -> int:
+    for line in stats.splitlines():
+        if line.startswith("Total bytes sent:"):
+            return int(line.split(":")[1].replace(",", "").strip())
+    return 0
+
+
+async def receive_trees(root: Path, *, stream: Stream, timeout_seconds: float) -> None:
+    """Serve one run of the peer's sender into `root`."""
+    with _daemon_config(root) as config:
+        await _receive(config, stream=stream, timeout_seconds=timeout_seconds)
+
+
+async def _receive(config: Path, *, stream: Stream, timeout_seconds: float) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        argv = ["rsync", "--server", "--daemon", f"--config={config}", "."]
+        child = await asyncio.create_subprocess_exec(
+            *argv, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=asyncio.subprocess.PIPE
+        )
+    async with _bridged(ours, stream), _ended(child, argv, timeout_seconds):
+        _, errors = await child.communicate()
+    if child.returncode not in {0, 24}:
+        text = errors.decode(errors="replace")
+        raise CommandFailed(argv, child.returncode or 0, text, reason="FileCopyFailed")
+
+
+@contextlib.contextmanager
+def _daemon_config(root: Path) -> Iterator[Path]:
+    """In the root itself: what a killed agent leaves there goes with the container."""
+    path = root / f".rsync-{os.urandom(4).hex()}.conf"
+    lines = (
+        "use chroot = yes",  # without it rsync rewrites absolute symbolic links
+        "numeric ids = yes",
+        "uid = 0",
+        "gid = 0",
+        "log file = /dev/null",
+        f"[{MODULE}]",
+        f"path = {root}",
+        "read only = no",
+        "",
+    )
+    try:
+        path.write_text("\n".join(lines))
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def _bridged(
+    sock: socket.socket, stream: Stream, *, pace: Pace | None = None
+) -> AsyncIterator[None]:
+    """Join a local socket and a stream both ways for as long as the body runs.
+
+    When the stream breaks the local end hangs up: rsync would wait for the rest of it for ever.
+    """
+    reader, writer = await asyncio.open_connection(sock=sock)
+
+    async def carry(work: Coroutine[Any, Any, int]) -> None:
+        try:
+            await work
+        except OSError:
+            writer.transport.abort()
+            raise
+
+    out = asyncio.create_task(carry(pump(reader, stream.writer, pace=pace)))
+    into = asyncio.create_task(carry(pump(stream.reader, writer)))
+    try:
+        yield
+        # the child is done and its end closed: what it wrote last is still on its way to the peer
+        with contextlib.suppress(OSError):
+            await out
+    finally:
+        for task in (out, into):
+            task.cancel()
+        await asyncio.gather(out, into, return_exceptions=True)
+        writer.close()
+
+
+@asynccontextmanager
+async def _ended(
+    child: asyncio.subprocess.Process, argv: Sequence[str], timeout_seconds: float
+) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            yield
+    except TimeoutError as e:
+        raise DeadlineExceeded(f"running {argv[0]}: not done in {timeout_seconds:g} s") from e
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()

@@ -1,0 +1,1 @@
+"""The lab's etcd, kube-apiserver, kube-controller-manager and registry, and how they are built."""

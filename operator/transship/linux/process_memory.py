@@ -1,0 +1,201 @@
+"""The memory of other processes: which pages are theirs alone, and reading them.
+
+Private pages are those that CRIU dumps and restores lazily: anonymous ones and private copies of
+file pages, in memory or swapped out. Shared mappings move as files. A running process changes its
+mappings at any time: what cannot be read any more is left out, and the reader says what it read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from transship.linux.pages import PAGE_BYTES, PageRange, Process
+
+BATCH_PAGES = 256
+"""1 MiB: a larger buffer falls out of the processor's cache."""
+
+_KERNEL_MAPPINGS = ("[vvar]", "[vvar_vclock]", "[vdso]", "[vsyscall]", "[uprobes]")
+_SCAN_PAGES = 1 << 18  # 2 MiB of /proc/PID/pagemap at a time
+
+# proc_pid_pagemap(5), the top byte of an entry: 0x80 present, 0x40 swapped, 0x20 file or shared
+_PRIVATE = bytes(1 if (top & 0xC0) and not (top & 0x20) else 0 for top in range(256))
+_RUNS = re.compile(rb"\x01+")
+
+
+class _IoVec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.process_vm_readv.restype = ctypes.c_ssize_t
+_libc.process_vm_readv.argtypes = (
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_ulong,
+    ctypes.c_void_p,
+    ctypes.c_ulong,
+    ctypes.c_ulong,
+)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Mapping:
+    """A mapping whose pages can be private; those of an anonymous one all are."""
+
+    start: int
+    end: int
+    anonymous: bool = field(default=False, compare=False)
+    executable: bool = field(default=True, compare=False)
+
+
+def mappings(maps: str) -> tuple[Mapping, ...]:
+    """The private mappings in a /proc/PID/maps, without the kernel's own and devices."""
+    found = []
+    for line in maps.splitlines():
+        fields = line.split(maxsplit=5)
+        name = fields[5] if len(fields) == 6 else ""
+        if fields[1][3] != "p" or name in _KERNEL_MAPPINGS:
+            continue
+        if name.startswith("/dev/") and not name.startswith(("/dev/shm/", "/dev/zero")):  # noqa: S108
+            continue
+        start, end = (int(part, 16) for part in fields[0].split("-"))
+        anonymous, executable = fields[4] == "0", fields[1][2] == "x"
+        found.append(Mapping(start, end, anonymous=anonymous, executable=executable))
+    return tuple(found)
+
+
+def mappings_of(process: Process) -> tuple[Mapping, ...]:
+    """The same of a process; none when it has ended."""
+    try:
+        maps = Path(f"/proc/{process.outside}/maps").read_text(errors="surrogateescape")
+    except (FileNotFoundError, ProcessLookupError):
+        return ()
+    return mappings(maps)
+
+
+def data_of(process: Process) -> tuple[Mapping, ...]:
+    """Those that no code is run in: CRIU lays calls of its own over code for the time of a dump."""
+    return tuple(one for one in mappings_of(process) if not one.executable)
+
+
+Select = Callable[[bytes], bytes]
+"""From entries of a pagemap (proc_pid_pagemap(5)) to a byte per page, 1 for those meant."""
+
+
+def private_pages(
+    process: Process, within: Iterable[Mapping] | None = None
+) -> tuple[PageRange, ...]:
+    """Which pages the process has of its own, now; `within` limits it to some mappings."""
+    return marked_pages(process, private_marks, within)
+
+
+def private_marks(entries: bytes) -> bytes:
+    """Select the pages that are the process's own."""
+    return entries[7::8].translate(_PRIVATE)  # the top byte of each little-endian entry
+
+
+def marked_pages(
+    process: Process, select: Select, within: Iterable[Mapping] | None = None
+) -> tuple[PageRange, ...]:
+    """Those of a process's pages that `select` marks."""
+    wanted = mappings_of(process) if within is None else within
+    try:
+        fd = os.open(f"/proc/{process.outside}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        return ()
+    found: list[PageRange] = []
+    try:
+        for one in wanted:
+            found += _marked(fd, process.inside, one, select)
+    finally:
+        os.close(fd)
+    return tuple(found)
+
+
+def _marked(fd: int, pid: int, mapping: Mapping, select: Select) -> list[PageRange]:
+    found: list[PageRange] = []
+    page, end = mapping.start // PAGE_BYTES, mapping.end // PAGE_BYTES
+    while page < end:
+        marks = select(os.pread(fd, 8 * min(_SCAN_PAGES, end - page), 8 * page))
+        for run in _RUNS.finditer(marks):
+            address = (page + run.start()) * PAGE_BYTES
+            found.append(PageRange(pid, address, run.end() - run.start()))
+        if not marks:
+            break
+        page += len(marks)
+    return found
+
+
+class MemoryReader:
+    """Reads one process, running or frozen. Reuse the buffers: fresh memory is ten times slower."""
+
+    def __init__(self, process: Process) -> None:
+        self._pid = process.outside
+        self._memory = os.open(f"/proc/{process.outside}/mem", os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, ranges: Sequence[PageRange], into: bytearray) -> tuple[PageRange, ...]:
+        """Put the pages one after the other into the buffer; returns those that could be read.
+
+        One system call for all of them, which sees no page without read permission and stops
+        there; the slower /proc/PID/mem sees them all, and takes over.
+        """
+        view = memoryview(into)
+        if self._read_at_once(ranges, into):
+            return tuple(ranges)
+        return tuple(self._read_each(ranges, view))
+
+    def _read_at_once(self, ranges: Sequence[PageRange], into: bytearray) -> bool:
+        size = sum(one.bytes for one in ranges)
+        anchor = (ctypes.c_char * size).from_buffer(into)
+        local = _IoVec(ctypes.addressof(anchor), size)
+        remote = (_IoVec * len(ranges))(*(_IoVec(one.address, one.bytes) for one in ranges))
+        done = _libc.process_vm_readv(
+            self._pid, ctypes.byref(local), 1, ctypes.byref(remote), len(ranges), 0
+        )
+        return bool(done == size)
+
+    def _read_each(self, ranges: Sequence[PageRange], view: memoryview) -> Iterable[PageRange]:
+        """Range by range, and page by page in a range that has a hole."""
+        at = 0
+        for one in ranges:
+            if self._pread(one, view[at : at + one.bytes]):
+                at += one.bytes
+                yield one
+                continue
+            for number in range(one.pages):
+                page = PageRange(one.pid, one.address + number * PAGE_BYTES, 1)
+                if self._pread(page, view[at : at + PAGE_BYTES]):
+                    at += PAGE_BYTES
+                    yield page
+
+    def _pread(self, pages: PageRange, view: memoryview) -> bool:
+        try:
+            return os.preadv(self._memory, [view], pages.address) == pages.bytes
+        except OSError as e:
+            if e.errno in {errno.EIO, errno.EFAULT, errno.ESRCH}:
+                return False
+            raise
+
+    def close(self) -> None:
+        if self._memory >= 0:
+            os.close(self._memory)
+            self._memory = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

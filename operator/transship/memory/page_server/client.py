@@ -1,0 +1,276 @@
+"""The agent's hold on a page keeper (see page_keeper): starting, finding, asking and ending it.
+
+A keeper is known by its files in the working folder of a container's images, so that an agent which
+was restarted has the same hold on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Self
+
+from transship.api.reasons import Reason
+from transship.common.errors import DeadlineExceeded, TransshipError
+from transship.common.idle_timeout import idle_timeout, unless_failed
+from transship.common.tls import TlsFiles
+from transship.linux.processes import start_time
+from transship.memory.page_server import lazy_pages_socket, messages
+from transship.memory.page_server.messages import Answer, Question
+from transship.runtime.detach import leave_agent
+from transship.runtime.layout import Layout
+
+LOG_NAME = "page-keeper.log"
+END_TIMEOUT_SECONDS = 5.0
+RETRY_SECONDS = 0.05
+"""A server that was killed is followed by another within this time or so."""
+STATE_SECONDS = 10.0
+"""For an answer that is given at once: a millisecond, and a tenth of a second after a kill."""
+LOOK_SECONDS = 2.0
+"""Between looks whether a keeper still answers that has been asked for the end of its work."""
+
+
+class PageServerDead(TransshipError):
+    """Guard and server were both killed: what was missing of the container's memory is lost.
+
+    The only proof is that nobody holds the control socket's listener any more. No answer, a broken
+    one and one that cannot be read prove nothing: see PageServerSilent.
+    """
+
+    reason = Reason.PAGES_LOST
+
+
+class PageServerSilent(DeadlineExceeded):
+    """It lives, but has given no answer that can be read in time."""
+
+    reason = Reason.PAGE_SERVER_SILENT
+
+
+class PageServerClient:
+    """The keeper of one container's pages."""
+
+    def __init__(self, work: Path, process: subprocess.Popen[bytes] | None = None) -> None:
+        """`process` is the guard, where it is this agent's child."""
+        self._work = work
+        self._process = process
+        self._trouble = ""  # with the last question
+
+    @classmethod
+    async def start(
+        cls, layout: Layout, container: str, *, address: str, files: TlsFiles, peer: str
+    ) -> tuple[Self, int]:
+        """Also returns the port on which it awaits the source's stream.
+
+        A restore can connect from now on.
+        """
+        images = layout.images(container)
+        work = images / "work"
+        work.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (
+            socket.create_server((address, 0), backlog=8) as pages,
+            _listener(work, lazy_pages_socket.SOCKET_NAME) as restore,
+            _listener(work, messages.SOCKET_NAME) as control,
+            (work / LOG_NAME).open("wb") as log,
+        ):
+            port: int = pages.getsockname()[1]
+            listeners = {"--pages": pages, "--restore": restore, "--control": control}
+            process = _spawn(_words(images, files, peer), listeners, log)
+        pid = process.pid
+        (work / messages.PIDFILE_NAME).write_text(f"{pid} {start_time(pid)}")
+        page_server = cls(work, process)
+        try:
+            await asyncio.to_thread(leave_agent, layout, pid=pid)
+            page_server._begin()
+        except BaseException:
+            await page_server.close()
+            raise
+        return page_server, port
+
+    def _begin(self) -> None:
+        """Only what can be found again, and is apart from the agent, goes on without it."""
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError), self._process.stdin as words:
+                words.write(messages.BEGIN)
+
+    @classmethod
+    def find(cls, layout: Layout, container: str) -> Self | None:
+        """The one that is still at work for a container, or has died at it."""
+        work = layout.images(container) / "work"
+        return cls(work) if (work / messages.SOCKET_NAME).exists() else None
+
+    @classmethod
+    def left(cls, layout: Layout, container: str) -> Self:
+        """Whatever there is of one, to be closed."""
+        return cls(layout.images(container) / "work")
+
+    async def all_stored(self, *, timeout_seconds: float) -> None:
+        """Return when every page of the dump is here. Raises TransshipError when it will not be.
+
+        The time is how long no page may have come.
+        """
+        await self._require(Question.ALL_STORED, timeout_seconds)
+
+    async def final(self, *, timeout_seconds: float) -> None:
+        """Return when nothing stale is here any more, however much is still to come."""
+        await self._require(Question.FINAL, timeout_seconds)
+
+    async def _require(self, question: Question, timeout_seconds: float) -> None:
+        try:
+            async with idle_timeout(timeout_seconds, self.received):
+                answer = await self._answer(question)
+        except TimeoutError as e:
+            raise DeadlineExceeded("receiving pages: not all have arrived in time") from e
+        if answer.error:
+            raise TransshipError(
+                f"receiving pages: {answer.lacking} have not arrived: {answer.error}",
+                reason=Reason.PAGES_LOST,
+            )
+
+    async def compose(self, *, timeout_seconds: float) -> None:
+        """Have the images of shared memory made whole. Raises TransshipError."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                answer = await self._answer(Question.COMPOSE)
+        except TimeoutError as e:
+            raise DeadlineExceeded("putting images together: not done in time") from e
+        if answer.error:
+            raise TransshipError(answer.error, reason=Reason.PAGES_LOST)
+
+    async def received(self) -> int:
+        """A number that changes as pages come. Raises PageServerDead and PageServerSilent."""
+        return (await self.state()).received
+
+    async def state(self) -> Answer:
+        """How far it is. Raises PageServerDead and PageServerSilent."""
+        try:
+            async with asyncio.timeout(STATE_SECONDS):
+                return _right(await self._answer(Question.STATE))
+        except TimeoutError as e:
+            raise PageServerSilent(
+                f"asking a container's page keeper: {self._trouble}",
+                hint=Reason.PAGE_SERVER_SILENT.hint,
+            ) from e
+
+    async def ended(self) -> None:
+        """Wait until the container has all of its pages, however long that takes.
+
+        Raises PageServerDead when it never will, and PageServerSilent when nobody knows.
+        """
+        _right(await unless_failed(self._answer(Question.END), self._while_it_answers()))
+
+    async def _while_it_answers(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            await self.state()
+
+    async def _answer(self, question: Question) -> Answer:
+        """Ask until there is an answer, of this server or of one that follows it.
+
+        Has no deadline of its own. Raises PageServerDead.
+        """
+        pause = 0.0  # at first: a container whose keeper is dead must not run on for so long
+        self._trouble = "no answer"
+        while True:
+            try:
+                return await self._ask(question)
+            except FileNotFoundError:
+                return Answer()  # it has done its work
+            except ConnectionRefusedError as e:  # the guard would hold the listener
+                raise PageServerDead("giving a container its memory: its keeper was killed") from e
+            except (OSError, ValueError) as e:  # perhaps the server was killed, another follows
+                self._trouble = str(e) or "no answer"
+            await asyncio.sleep(pause)
+            pause = RETRY_SECONDS
+
+    async def _ask(self, question: Question) -> Answer:
+        with _path_to(self._work, messages.SOCKET_NAME) as path:
+            reader, writer = await asyncio.open_unix_connection(path)
+        try:
+            writer.write(f"{question}\n".encode())
+            await writer.drain()
+            line = await reader.readline()
+        finally:
+            writer.close()
+        return messages.decode(line)
+
+    async def close(self) -> None:
+        """End it whatever it does. Never while a copy that is to live waits for its pages."""
+        await asyncio.to_thread(end_left, self._work)
+        if self._process is not None:
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            await asyncio.to_thread(self._process.wait, END_TIMEOUT_SECONDS)
+
+
+def end_left(work: Path) -> None:
+    """End the keeper of a copy that is dead or to be discarded, or that has done its work."""
+    (work / messages.SOCKET_NAME).unlink(missing_ok=True)
+    with contextlib.suppress(OSError, ValueError):
+        pid, started = map(int, (work / messages.PIDFILE_NAME).read_text().split())
+        with contextlib.suppress(OSError):
+            if start_time(pid) != started:
+                return  # the number is another's by now: so nothing of the keeper is left
+        # guard and server: a group of their own, named after the guard also when that is gone
+        os.killpg(pid, signal.SIGKILL)
+        (work / messages.PIDFILE_NAME).unlink()
+
+
+def _right(answer: Answer) -> Answer:
+    if answer.error:
+        raise TransshipError(f"asking a container's page keeper: {answer.error}")
+    return answer
+
+
+def _words(images: Path, files: TlsFiles, peer: str) -> list[str]:
+    return [
+        sys.executable, "-m", "transship.memory.page_server.process", "--images", str(images),
+        "--ca", str(files.authority), "--cert", str(files.certificate),
+        "--key", str(files.key), "--peer", peer,
+    ]  # fmt: skip
+
+
+def _spawn(
+    words: list[str], listeners: Mapping[str, socket.socket], log: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    """In a session of its own: it outlives the agent."""
+    for flag, listener in listeners.items():
+        words += [flag, str(listener.fileno())]
+    return subprocess.Popen(
+        words,
+        pass_fds=[listener.fileno() for listener in listeners.values()],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+
+
+def _listener(folder: Path, name: str) -> socket.socket:
+    (folder / name).unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with _path_to(folder, name) as path:
+            listener.bind(path)
+        listener.listen()
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+@contextmanager
+def _path_to(folder: Path, name: str) -> Iterator[str]:
+    """A short way to a socket: an address has 108 bytes, and containers have long names."""
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)

@@ -1,0 +1,102 @@
+"""What has become of the processes that get lazy pages, in a memory file that outlives its writer.
+
+Entries are of 40 bytes: which process (by the number of the entry that began it) and a message of
+its userfaultfd, in the kernel's form; or, in the same form, what the writer itself notes. The
+kernel's message is read right into the log: the process goes on as soon as it was read, so that
+there must be no moment in which it stands nowhere else. A page that a process has dropped would
+otherwise come back.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+from transship.linux import userfaultfd
+from transship.linux.userfaultfd import EVENT_BYTES, EventKind
+
+CAPACITY = 1 << 22
+"""Entries; only those are kept that change which pages a process still has to get."""
+
+_COUNT = struct.Struct("=Q")
+_PROCESS = struct.Struct("=Q")
+_NOTE = struct.Struct("=B7x3Q")
+_ENTRY_BYTES = _PROCESS.size + EVENT_BYTES
+_FIRST = mmap.PAGESIZE
+
+
+class NoteKind(IntEnum):
+    """What the writer notes, beside the kernel's events."""
+
+    ARRIVED = 0x80  # words: pid in the images, descriptor
+    GONE = 0x81
+    FINISHED = 0x82  # the restore is: pages may be given before they are asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry; `number` names the process that it began, if it did."""
+
+    number: int
+    process: int
+    kind: EventKind | NoteKind
+    words: tuple[int, int, int]
+
+
+class EventLog:
+    """One writer at a time."""
+
+    def __init__(self, fd: int) -> None:
+        size = _FIRST + CAPACITY * _ENTRY_BYTES
+        os.ftruncate(fd, size)
+        self._map = mmap.mmap(fd, size)
+        self._view = memoryview(self._map)
+        self._count = int(_COUNT.unpack_from(self._map)[0])
+        self._recover()
+
+    def _recover(self) -> None:
+        """What an earlier writer had read and not kept yet."""
+        kind = self._map[self._tail + _PROCESS.size]
+        if kind in set(EventKind) - {EventKind.FAULT}:
+            self.keep()
+
+    @property
+    def _tail(self) -> int:
+        return _FIRST + self._count * _ENTRY_BYTES
+
+    def read(self, fd: int, *, process: int) -> userfaultfd.Event | None:
+        """Take a message off a userfaultfd; None when there is none. Forgotten unless kept."""
+        at = self._tail + _PROCESS.size
+        self._map[at] = 0
+        _PROCESS.pack_into(self._map, self._tail, process)
+        message = self._view[at : at + EVENT_BYTES]
+        try:
+            os.readv(fd, [message])
+        except BlockingIOError:
+            return None
+        return userfaultfd.event(message)
+
+    def keep(self) -> int:
+        """Keep what was read last; returns its number."""
+        self._count += 1
+        _COUNT.pack_into(self._map, 0, self._count)
+        return self._count - 1
+
+    def note(self, kind: NoteKind, *, process: int = 0, words: tuple[int, int] = (0, 0)) -> int:
+        """Write an entry of our own; returns its number."""
+        _PROCESS.pack_into(self._map, self._tail, process)
+        _NOTE.pack_into(self._map, self._tail + _PROCESS.size, kind, *words, 0)
+        return self.keep()
+
+    def entries(self) -> Iterator[Entry]:
+        """All that was kept, the oldest first."""
+        for number in range(self._count):
+            at = _FIRST + number * _ENTRY_BYTES
+            (process,) = _PROCESS.unpack_from(self._map, at)
+            kind, *words = _NOTE.unpack_from(self._map, at + _PROCESS.size)
+            known = NoteKind(kind) if kind in set(NoteKind) else EventKind(kind)
+            yield Entry(number, process, known, (words[0], words[1], words[2]))

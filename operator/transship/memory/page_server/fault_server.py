@@ -1,0 +1,195 @@
+"""Gives restored processes their pages: those that they wait for at once, all others by and by.
+
+What CRIU's lazy-pages daemon does, from a page store. One thread: the kernel refuses to fill while
+an event is unread, so events come first, then faults, then what is given unasked, in steps between
+which it listens. That begins when the restore is finished, with what has arrived last: the pages
+that the container was using before its freeze.
+
+A page that a process is to have is never given as zeros because it is missing: its process waits.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from transship.linux.pages import PageRange
+from transship.linux.userfaultfd import EventKind, Filled, ended
+from transship.memory.page_server import lazy_pages_socket
+from transship.memory.page_server.address_spaces import AddressSpace, AddressSpaces
+from transship.memory.page_server.lazy_pages_socket import Arrived, Closed, Finished
+from transship.memory.page_server.page_filler import HINT_PAGES, Filler, Interrupted
+from transship.memory.page_server.page_index import Milestone
+from transship.memory.page_server.page_store import PageStore
+
+STEP_PAGES = 512
+"""Given unasked between two looks at what is waited for: 0.3 ms."""
+LOOK_SECONDS = 1.0
+"""Between looks at whether processes are still there that nothing is heard of."""
+NO_MEMORY_SECONDS = 0.02
+
+
+class FaultServer:
+    """Serves one restore. `notify` may be called by any thread, all else by the server's own."""
+
+    def __init__(
+        self,
+        store: PageStore,
+        address_spaces: AddressSpaces,
+        *,
+        listener: socket.socket,
+        page_request: Callable[[PageRange], None],
+        on_finished: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`demand` is told of pages that are waited for and not in the store."""
+        self._store = store
+        self._address_spaces = address_spaces
+        self._filler = Filler(store, address_spaces, page_request=page_request)
+        self._on_finished = on_finished
+        self._listener = listener
+        self._restore: socket.socket | None = None
+        self._closing = threading.Lock()
+        self._news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        self._watched: dict[int, AddressSpace] = {}
+        self._sweeps: dict[int, int] = {}
+        self._pause_seconds = 0.0
+        for fd in (self._news, listener.fileno()):
+            self._poll.register(fd, select.POLLIN)
+        for space in address_spaces.alive.values():
+            self._filler.take_up(space)
+            self._watch(space)
+
+    def notify(self) -> None:
+        """Something has come into the store. From any thread, also after the end."""
+        with self._closing:
+            if self._news >= 0:
+                os.eventfd_write(self._news, 1)
+
+    def run(self) -> None:
+        """Serve until nobody lacks a page any more."""
+        while not self._address_spaces.complete:
+            ready = self._poll.poll(self._patience_seconds() * 1000)
+            self._pause_seconds = 0.0
+            for fd, _ in ready:
+                self._react(fd)
+            if self._has_work():
+                self._step()
+            elif not ready:
+                self._look_for_ended()
+
+    def close(self) -> None:
+        """Let go of the processes: the kernel serves their faults again, with zeros."""
+        for space in list(self._address_spaces.alive.values()):
+            self._gone(space)
+        if self._restore is not None:
+            self._restore.close()
+        with self._closing:  # the stream that brought the last page is told of it right now
+            os.close(self._news)
+            self._news = -1
+
+    def _patience_seconds(self) -> float:
+        if self._pause_seconds:
+            return self._pause_seconds
+        return 0.0 if self._has_work() else LOOK_SECONDS
+
+    def _has_work(self) -> bool:
+        if not (self._address_spaces.finished and self._store.final):
+            return False
+        if not self._store.lacking and not self._sweeps and not self._store.arrivals:
+            self._sweeps = dict.fromkeys(self._address_spaces.alive, 0)  # nothing is left to come
+        return bool(self._store.arrivals or self._sweeps)
+
+    def _watch(self, space: AddressSpace) -> None:
+        self._watched[space.fd] = space
+        self._poll.register(space.fd, select.POLLIN)
+        self._sweeps[space.number] = 0
+
+    def _react(self, fd: int) -> None:
+        if fd == self._news:
+            os.eventfd_read(self._news)
+            for space in list(self._address_spaces.alive.values()):
+                self._attend(space, self._filler.serve_waiting)
+        elif fd in self._watched:
+            self._attend(self._watched[fd], self._hear)
+        elif fd == self._listener.fileno():
+            self._restore, _ = self._listener.accept()
+            self._poll.register(self._restore, select.POLLIN)
+        elif self._restore is not None and fd == self._restore.fileno():
+            self._hear_restore(self._restore)
+
+    def _hear_restore(self, channel: socket.socket) -> None:
+        match lazy_pages_socket.hear(channel):
+            case Arrived(pid, fd):
+                self._watch(self._address_spaces.arrived(pid, fd))
+            case Finished():
+                self._address_spaces.finish()
+                self._store.note(Milestone.FINISHED)
+                self._on_finished()
+            case Closed():
+                self._poll.unregister(channel)
+                channel.close()
+                self._restore = None
+            case _:
+                pass
+
+    def _hear(self, space: AddressSpace) -> None:
+        """All that the kernel has to say about a process."""
+        while (event := self._address_spaces.read(space)) is not None:
+            if event.kind is EventKind.FAULT:
+                self._filler.serve(space, event.address)
+                continue
+            child = self._address_spaces.apply(space, event)
+            if child is not None:
+                self._watch(child)
+            self._filler.serve_waiting(space)  # for what it has just dropped, perhaps
+
+    def _step(self) -> None:
+        """Give some pages unasked."""
+        given = 0
+        while self._store.arrivals and given < STEP_PAGES:
+            hint = self._store.arrivals.pop()
+            given += max(hint.pages, HINT_PAGES)
+            for space in list(self._address_spaces.alive.values()):
+                if space.pid == hint.pid:
+                    self._attend(space, partial(self._filler.give, pages=hint))
+        for number, start in list(self._sweeps.items())[:1]:
+            if given < STEP_PAGES:
+                self._sweep(number, start)
+
+    def _sweep(self, number: int, start: int) -> None:
+        space = self._address_spaces.alive.get(number)
+        area = None if space is None else space.areas.after(start, pages=STEP_PAGES)
+        if space is None or area is None:
+            self._sweeps.pop(number, None)
+            return
+        if self._attend(space, partial(self._filler.give_area, area=area)):
+            self._sweeps[number] = area.end
+
+    def _attend(self, space: AddressSpace, work: Callable[[AddressSpace], None]) -> bool:
+        """Do something for a process that may be interrupted; False when it was."""
+        try:
+            work(space)
+        except Interrupted as e:
+            if e.why is Filled.GONE:
+                self._gone(space)
+            elif e.why is Filled.NO_MEMORY:
+                self._pause_seconds = NO_MEMORY_SECONDS
+            return False
+        return True
+
+    def _look_for_ended(self) -> None:
+        for space in list(self._address_spaces.alive.values()):
+            if ended(space.fd):
+                self._gone(space)
+
+    def _gone(self, space: AddressSpace) -> None:
+        self._address_spaces.gone(space)
+        self._watched.pop(space.fd)
+        self._poll.unregister(space.fd)
+        self._sweeps.pop(space.number, None)
+        os.close(space.fd)

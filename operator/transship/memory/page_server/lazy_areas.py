@@ -1,0 +1,103 @@
+"""Which pages a process still has to get, and under which addresses they are known. Pure.
+
+An area is a run of pages at `start` that the images call by `image`: the two part when the process
+moves its memory (mremap). Areas are sorted and never overlap.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Self
+
+from transship.linux.pages import PAGE_BYTES
+
+_START = attrgetter("start")
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """Pages from `start` to `end`; the first is the images' page at `image`."""
+
+    start: int
+    end: int
+    image: int
+
+    @property
+    def pages(self) -> int:
+        return (self.end - self.start) // PAGE_BYTES
+
+    def cut(self, start: int, end: int) -> Area:
+        """The part of it that lies in these bounds; at least one page of it does."""
+        first, last = max(start, self.start), min(end, self.end)
+        return Area(first, last, self.image + first - self.start)
+
+
+class Areas:
+    """The areas of one process."""
+
+    def __init__(self, areas: Iterable[Area] = ()) -> None:
+        self._areas = sorted(areas, key=_START)
+
+    def copy(self) -> Self:
+        return type(self)(self._areas)
+
+    def within(self, start: int, end: int) -> list[Area]:
+        """The parts of areas in these bounds."""
+        first, last = self._bounds(start, end)
+        return [area.cut(start, end) for area in self._areas[first:last]]
+
+    def after(self, address: int, *, pages: int) -> Area | None:
+        """The first part of an area at or after an address, of so many pages at most."""
+        first, _ = self._bounds(address, address + PAGE_BYTES)
+        if first == len(self._areas):
+            return None
+        area = self._areas[first]
+        begin = max(address, area.start)
+        return area.cut(begin, begin + pages * PAGE_BYTES)
+
+    def drop(self, start: int, end: int) -> bool:
+        """Forget these pages; whether there were any."""
+        first, last = self._bounds(start, end)
+        self._areas[first:last] = self._rests(first, last, start, end)
+        return first != last
+
+    def move(self, start: int, to: int, size: int) -> bool:
+        """The process has moved its memory; whether any of these pages were in it."""
+        end = start + size
+        moved = self.within(start, end)
+        self.drop(start, end)
+        for area in moved:
+            self._insert(Area(area.start + to - start, area.end + to - start, area.image))
+        return bool(moved)
+
+    def _rests(self, first: int, last: int, start: int, end: int) -> Iterator[Area]:
+        """What of the areas `first` to `last` lies outside of the bounds."""
+        if first == last:
+            return
+        if (left := self._areas[first]).start < start:
+            yield left.cut(left.start, start)
+        if (right := self._areas[last - 1]).end > end:
+            yield right.cut(end, right.end)
+
+    def _insert(self, area: Area) -> None:
+        self._areas.insert(bisect_left(self._areas, area.start, key=_START), area)
+
+    def _bounds(self, start: int, end: int) -> tuple[int, int]:
+        """Where the areas begin and end that have a page between `start` and `end`."""
+        first = bisect_right(self._areas, start, key=_START)
+        if first and self._areas[first - 1].end > start:
+            first -= 1
+        return first, max(first, bisect_left(self._areas, end, key=_START))
+
+    def __iter__(self) -> Iterator[Area]:
+        return iter(self._areas)
+
+    def __len__(self) -> int:
+        """How many pages."""
+        return sum(area.pages for area in self._areas)
+
+    def __bool__(self) -> bool:
+        return bool(self._areas)

@@ -1,0 +1,159 @@
+"""Fills pages of processes from the store: with what is there, as far as the kernel lets it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from loguru import logger
+
+from transship.linux import userfaultfd
+from transship.linux.pages import PAGE_BYTES, PageRange
+from transship.linux.userfaultfd import Filled
+from transship.memory.page_server import page_index
+from transship.memory.page_server.address_spaces import AddressSpace, AddressSpaces
+from transship.memory.page_server.lazy_areas import Area
+from transship.memory.page_server.page_store import PageStore, Run
+
+AROUND_PAGES = 32
+"""Given at a fault: 15 us of copying against 50 us for each fault that is saved."""
+HINT_PAGES = 16
+"""Given around pages that have arrived last: one system call instead of many."""
+
+
+class Interrupted(Exception):
+    """Filling cannot go on now: an event is to be read first, the process is gone, no memory."""
+
+    def __init__(self, why: Filled) -> None:
+        super().__init__(why.value)
+        self.why = why
+
+
+class Filler:
+    """Every call but `take_up` may raise Interrupted; what was given until then is given."""
+
+    def __init__(
+        self,
+        store: PageStore,
+        address_spaces: AddressSpaces,
+        *,
+        page_request: Callable[[PageRange], None],
+    ) -> None:
+        self._store = store
+        self._address_spaces = address_spaces
+        self._page_request = page_request
+
+    def take_up(self, space: AddressSpace) -> None:
+        """Go on where another server has ended, with pages it has given and faults it has read."""
+        for area in list(space.areas):
+            for to, run in self._runs(space, area):
+                if run.mark == page_index.SPENT:
+                    space.areas.drop(to, to + run.pages.bytes)
+        for area in space.areas:
+            userfaultfd.wake(space.fd, start=area.start, pages=area.pages)
+
+    def serve(self, space: AddressSpace, address: int) -> None:
+        """Give the page that a thread waits for, or note that it does."""
+        space.waiting.add(address)
+        wanted = space.areas.within(address, address + PAGE_BYTES)
+        if not wanted:
+            self._give_zeros(space, address)
+        elif self._store.final:
+            self._serve_area(space, wanted[0])
+
+    def serve_waiting(self, space: AddressSpace) -> None:
+        for address in tuple(space.waiting):
+            self.serve(space, address)
+
+    def give(self, space: AddressSpace, pages: PageRange) -> None:
+        """Give what there is around pages that the images know by this range."""
+        start, end = _around(pages.address, pages.end, HINT_PAGES)
+        for area in space.areas.within(start, end):
+            self.give_area(space, area)
+
+    def give_area(self, space: AddressSpace, area: Area) -> None:
+        """Give what there is of an area."""
+        for to, run in self._runs(space, area):
+            if run.mark == page_index.SPENT:
+                self._given(space, to, run.pages.pages)
+            elif run.mark != page_index.ABSENT:
+                self._fill(space, to, run)
+
+    def _serve_area(self, space: AddressSpace, wanted: Area) -> None:
+        """`wanted` is one page."""
+        start, end = _around(wanted.start, wanted.end, AROUND_PAGES)
+        self.give_area(space, wanted)
+        lacking: list[PageRange] = []
+        for area in space.areas.within(start, end):
+            self.give_area(space, area)
+            lacking += self._store.missing([PageRange(space.pid, area.image, area.pages)])
+        if wanted.start in space.waiting:
+            for one in lacking:
+                self._page_request(one)
+
+    def _give_zeros(self, space: AddressSpace, address: int) -> None:
+        """Memory that nothing was ever written to, or that the process has dropped."""
+        _, why = userfaultfd.zero(space.fd, to=address, pages=1)
+        _require(why, {Filled.ALL, Filled.THERE, Filled.UNKNOWN})
+        if why is not Filled.ALL:
+            userfaultfd.wake(space.fd, start=address, pages=1)
+        space.waiting.discard(address)
+        _, end = _around(address, address + PAGE_BYTES, AROUND_PAGES)
+        after = space.areas.after(address, pages=1)
+        rest = (min(end, after.start) if after is not None else end) - address - PAGE_BYTES
+        if rest > 0:
+            userfaultfd.zero(space.fd, to=address + PAGE_BYTES, pages=rest // PAGE_BYTES)
+
+    def _runs(self, space: AddressSpace, area: Area) -> Iterator[tuple[int, Run]]:
+        """What the store has of an area, and where that belongs."""
+        for run in self._store.runs(PageRange(space.pid, area.image, area.pages)):
+            yield area.start + run.pages.address - area.image, run
+
+    def _fill(self, space: AddressSpace, to: int, run: Run) -> None:
+        """Give stored pages. The kernel wants them within one mapping: they are halved until so."""
+        at, span = 0, run.pages.pages
+        while at < run.pages.pages:
+            size = min(span, run.pages.pages - at)
+            here = to + at * PAGE_BYTES
+            if run.mark == page_index.ZERO:
+                done, why = userfaultfd.zero(space.fd, to=here, pages=size)
+            else:
+                source = run.content + at * PAGE_BYTES
+                done, why = userfaultfd.copy(space.fd, to=here, source=source, pages=size)
+            if done == 0 and why is Filled.UNKNOWN and size > 1:
+                span = size // 2
+                continue
+            if done == 0:
+                done = self._pass_over(space, here, why)
+            self._given(space, here, done)
+            at, span = at + done, max(span, run.pages.pages - at)
+
+    def _pass_over(self, space: AddressSpace, address: int, why: Filled) -> int:
+        """A page that cannot be given: how many to go on after. Raises Interrupted."""
+        _require(why, {Filled.THERE, Filled.UNKNOWN})
+        if why is Filled.UNKNOWN:
+            if not self._address_spaces.finished:
+                raise Interrupted(why)  # its mapping is not ready yet
+            log = logger.bind(pid=space.pid, address=f"{address:#x}")
+            log.warning("a page belongs to memory that is not there")
+        userfaultfd.wake(space.fd, start=address, pages=1)
+        return 1
+
+    def _given(self, space: AddressSpace, start: int, pages: int) -> None:
+        end = start + pages * PAGE_BYTES
+        if space.pid not in self._address_spaces.forked:  # else a child may want them too
+            for area in space.areas.within(start, end):
+                self._store.spend(PageRange(space.pid, area.image, area.pages))
+        space.areas.drop(start, end)
+        if space.waiting:
+            space.waiting.difference_update(range(start, end, PAGE_BYTES))
+
+
+def _require(why: Filled, tolerated: set[Filled]) -> None:
+    if why not in tolerated:
+        raise Interrupted(why)
+
+
+def _around(start: int, end: int, pages: int) -> tuple[int, int]:
+    """The bounds of the blocks of so many pages that these addresses lie in."""
+    block = pages * PAGE_BYTES
+    return start // block * block, -(-end // block) * block

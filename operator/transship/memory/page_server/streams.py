@@ -1,0 +1,91 @@
+"""The keeper's end of the source's streams: who may connect, and what has become of them."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+
+from loguru import logger
+
+from transship.common.errors import Refused, TransshipError
+from transship.common.threads import begin_for_ever
+from transship.memory.page_server.page_index import Milestone
+from transship.memory.page_server.page_store import PageStore
+from transship.memory.postcopy.page_requests import PageRequests
+from transship.memory.transfer.channel import admit
+from transship.memory.transfer.receiver import PageReceiver
+
+
+class Intake:
+    """Receives into a store, in threads. Until the pages are final there is one stream."""
+
+    def __init__(
+        self,
+        store: PageStore,
+        *,
+        context: ssl.SSLContext,
+        peer: str,
+        news: Callable[[], None],
+        page_requests: PageRequests,
+    ) -> None:
+        """`peer` is the common name of the source's certificate; `news` is called at each batch."""
+        self._store = store
+        self._context = context
+        self._peer = peer
+        self._news = news
+        self._page_requests = page_requests
+        self._streams: set[threading.Thread] = set()
+        self._lock = threading.Lock()
+        self._begun = False
+        self.broken = ""
+        """Why the last stream has ended before its end."""
+
+    def listen(self, listener: socket.socket) -> None:
+        """Accept streams for ever, in a thread."""
+        begin_for_ever(lambda: self._accept(listener), name="accepting page streams")
+
+    def see_out(self, seconds: float) -> None:
+        """Wait for the end of the streams that are open: the source wants to hear that all came."""
+        deadline = time.monotonic() + seconds
+        for thread in tuple(self._streams):
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            plain, _ = listener.accept()
+            receive = threading.Thread(target=self._receive, args=(plain,), daemon=True)
+            self._streams.add(receive)
+            receive.start()
+
+    def _receive(self, plain: socket.socket) -> None:
+        try:
+            with admit(plain, self._context, peer=self._peer) as channel:
+                self._take(channel)
+        except (TransshipError, OSError) as e:
+            logger.warning("a page stream was refused: {}", e)
+        except Exception:
+            logger.exception("a page stream has failed")
+        finally:
+            self._streams.discard(threading.current_thread())
+            self._news()
+
+    def _take(self, channel: ssl.SSLSocket) -> None:
+        with self._lock:
+            if self._begun and not self._store.final:
+                raise Refused("accepting a page stream: there is one already")
+            self._begun = True
+        try:
+            PageReceiver(
+                channel, self._store, news=self._news, page_requests=self._page_requests
+            ).run()
+        except (TransshipError, OSError) as e:
+            logger.warning("a page stream has broken off: {}", e)
+            self.broken = str(e)
+        except Exception as e:  # what no source sends
+            self.broken = f"{type(e).__name__}: {e}"
+            raise
+        else:
+            self._store.note(Milestone.ENDED)

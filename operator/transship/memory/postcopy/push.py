@@ -1,0 +1,60 @@
+"""Gives the target what it lacks of a frozen container's memory, as often as streams break.
+
+Nothing depends on what was sent before: the target says what it lacks, and gets that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from transship.api.reasons import Reason
+from transship.common.errors import TransshipError
+from transship.linux.pages import PAGE_BYTES, PageRange, Process, batches, total
+from transship.linux.process_memory import BATCH_PAGES, MemoryReader
+from transship.memory.transfer.sender import PageSender
+
+Processes = Callable[[], Sequence[Process]]
+
+
+class MemoryPush:
+    """Reads the frozen tasks. Blocking; each method on a sender and in a thread of its own."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+
+    def push(self, sender: PageSender) -> None:
+        """Send all that is lacking; returns when the target has said that nothing is any more."""
+        buffer = bytearray(BATCH_PAGES * PAGE_BYTES)
+        while lacking := sender.ask_lacking():
+            for batch in batches(lacking, pages=BATCH_PAGES):
+                self._send(sender, batch, buffer)
+            sender.flush()
+        sender.end()
+
+    def answer(self, sender: PageSender) -> None:
+        """Answer the target's demands, until it says that it has no more."""
+        buffer = bytearray(0)
+        sender.offer()
+        while wanted := sender.next_page_request():
+            size = total(wanted) * PAGE_BYTES
+            if len(buffer) < size:
+                buffer = bytearray(size)
+            self._send(sender, wanted, buffer)
+
+    def _send(self, sender: PageSender, batch: Sequence[PageRange], buffer: bytearray) -> None:
+        """Pages of one process."""
+        by_pid = {process.inside: process for process in self._processes()}
+        process = by_pid.get(batch[0].pid)
+        if process is None:
+            raise _lost(f"process {batch[0].pid} is not there any more")
+        with MemoryReader(process) as reader:
+            got = reader.read(batch, buffer)
+            if total(got) != total(batch):
+                raise _lost(f"cannot read {batch[0]} of {process}")
+            sender.send(batch, buffer)
+
+
+def _lost(what: str) -> TransshipError:
+    """Nobody thaws the copy: what cannot be read now never can."""
+    reason = Reason.PAGES_LOST
+    return TransshipError(f"draining memory: {what}", reason=reason, hint=reason.hint)

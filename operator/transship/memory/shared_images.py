@@ -1,0 +1,117 @@
+"""Images of shared memory without the pages that the target has, and how they are made whole.
+
+In place of `pages-N.img` there is `pages-N.img.shared`:
+
+    number u32 (of the piece in the page stream), parts u32
+    then `parts` times: position u64, pages u32, literal u32
+    then the pages of the literal parts, one after another
+
+A part that is not literal is in the target's page store, at its position.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from transship.common.errors import InvalidInput, TransshipError
+from transship.linux.pages import PAGE_BYTES, PageRange
+from transship.memory.page_server import page_index
+from transship.memory.page_server.page_store import PageStore
+
+SUFFIX = ".shared"
+
+_HEAD = struct.Struct("<II")
+_PART = struct.Struct("<QII")
+
+
+@dataclass(frozen=True)
+class Image:
+    """A file of pages that CRIU has written, and their positions in the memory that they are of.
+
+    runs: first position and number of pages, in the order of the file.
+    """
+
+    path: Path
+    runs: tuple[tuple[int, int], ...]
+
+    @property
+    def pages(self) -> int:
+        return sum(pages for _, pages in self.runs)
+
+    def samples(self, number: int) -> Iterator[tuple[int, int]]:
+        """About so many pages of it: their places in the file, and their positions."""
+        step, at, start = max(1, self.pages // number), 0, 0
+        for position, pages in self.runs:
+            while at < start + pages:
+                yield at, position + at - start
+                at += step
+            start += pages
+
+
+@dataclass(frozen=True)
+class Part:
+    """Pages in a row; literal ones come with the image."""
+
+    position: int
+    pages: int
+    literal: bool
+
+
+def replace(path: Path, *, number: int, parts: Sequence[Part], literals: Sequence[bytes]) -> None:
+    """Put what is to be sent in place of an image."""
+    packed = [_PART.pack(part.position, part.pages, part.literal) for part in parts]
+    with path.with_name(path.name + SUFFIX).open("wb") as file:
+        file.writelines(itertools.chain([_HEAD.pack(number, len(parts))], packed, literals))
+    path.unlink()
+
+
+def waiting(folder: Path) -> list[Path]:
+    """Those of a folder that are to be put together."""
+    return sorted(folder.glob(f"pages-*.img{SUFFIX}"))
+
+
+def compose(folder: Path, store: PageStore) -> None:
+    """Make all images of a folder whole. Raises TransshipError where the store lacks a page.
+
+    The store is free of those pages then, but not before: a page may be in more than one image.
+    """
+    used: list[PageRange] = []
+    for path in waiting(folder):
+        with path.open("rb") as told, path.with_suffix("").open("wb") as image:
+            used += _compose(told, image, store)
+        path.unlink()
+    for pages in used:
+        store.spend(pages)
+
+
+def _compose(told: BinaryIO, image: BinaryIO, store: PageStore) -> list[PageRange]:
+    number, count = _HEAD.unpack(_exactly(told, _HEAD.size))
+    parts = [_PART.unpack(_exactly(told, _PART.size)) for _ in range(count)]
+    for position, pages, literal in parts:
+        if literal:
+            image.write(_exactly(told, pages * PAGE_BYTES))
+            continue
+        wanted = PageRange(number, position * PAGE_BYTES, pages)
+        for run in store.runs(wanted):
+            if run.mark not in {page_index.STORED, page_index.ZERO}:
+                raise TransshipError(
+                    f"putting images together: {run.pages} are missing", reason="PagesLost"
+                )
+            if run.mark == page_index.ZERO:
+                image.seek(run.pages.bytes, 1)
+            else:
+                image.write(store.content(run))
+    image.truncate(sum(pages for _, pages, _ in parts) * PAGE_BYTES)
+    return [PageRange(number, position * PAGE_BYTES, pages) for position, pages, _ in parts]
+
+
+def _exactly(file: BinaryIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) != size:
+        raise InvalidInput("reading an image of shared memory: it is cut", reason="ImagesDamaged")
+    return data

@@ -1,0 +1,1 @@
+"""Which pages have changed since they were sent: by the kernel's record, or by digests."""

@@ -1,0 +1,121 @@
+"""Which pages have changed since they were sent: by reading them again and comparing digests.
+
+Needs no help of the kernel, and nothing in the process: every page of its own is a candidate each
+time, and those whose digest is another one are sent again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Protocol
+
+from transship.linux.pages import PAGE_BYTES, PageRange, Piece, Process
+from transship.linux.pages import pieces as pieces_of
+from transship.linux.process_memory import data_of, private_pages
+from transship.memory.tracking.page_digests import PageDigests, digests
+
+
+class Tracker(Protocol):
+    """Knows which pages may differ from what was sent.
+
+    A page is asked for in this order: `candidates` (from then on its changes count anew), reading
+    it, `differing` with what was read, sending it. What changes after `candidates` is a candidate
+    of the next time.
+    """
+
+    def candidates(self, process: Process) -> tuple[PageRange, ...]:
+        """Pages that may have changed; all of a process seen for the first time. It runs."""
+        ...
+
+    def last_candidates(
+        self, process: Process, ranges: Sequence[PageRange]
+    ) -> tuple[PageRange, ...]:
+        """The same of a frozen process; only its `ranges` matter. They may be fewer or more."""
+        ...
+
+    def settled_candidates(self, process: Process) -> tuple[PageRange, ...]:
+        """Those of a frozen process's candidates that its dump leaves alone, as far as is known.
+
+        They are asked for beside the dump; what is missing among them is found by last_candidates.
+        """
+        ...
+
+    def count_changed(self, process: Process) -> int | None:
+        """How many pages would be candidates now; None where only reading them tells."""
+        ...
+
+    def differing(self, ranges: Sequence[PageRange], data: bytearray) -> bytes | None:
+        """A byte per page that was read, 1 for those to be sent; None for all of them."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Untracked:
+    """Every page, every time: for a copy without rounds."""
+
+    def candidates(self, process: Process) -> tuple[PageRange, ...]:
+        return private_pages(process)
+
+    def last_candidates(
+        self, process: Process, ranges: Sequence[PageRange]
+    ) -> tuple[PageRange, ...]:
+        return tuple(ranges)
+
+    def settled_candidates(self, process: Process) -> tuple[PageRange, ...]:
+        return private_pages(process, data_of(process))
+
+    def count_changed(self, process: Process) -> int | None:
+        return None
+
+    def differing(self, ranges: Sequence[PageRange], data: bytearray) -> bytes | None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+class DigestTracker:
+    """Keeps a digest of each page that was sent."""
+
+    def __init__(self) -> None:
+        self._digests: defaultdict[tuple[int, int], PageDigests] = defaultdict(PageDigests)
+
+    def candidates(self, process: Process) -> tuple[PageRange, ...]:
+        return private_pages(process)
+
+    def last_candidates(
+        self, process: Process, ranges: Sequence[PageRange]
+    ) -> tuple[PageRange, ...]:
+        return tuple(ranges)
+
+    def settled_candidates(self, process: Process) -> tuple[PageRange, ...]:
+        return ()  # all of the memory would be read twice
+
+    def count_changed(self, process: Process) -> int | None:
+        return None
+
+    def differing(self, ranges: Sequence[PageRange], data: bytearray) -> bytes | None:
+        view = memoryview(data)
+        marks: list[bytes] = []
+        at = 0
+        for one in ranges:
+            for piece in pieces_of(one):
+                marks.append(self._compare(piece, view[at : at + piece.pages * PAGE_BYTES]))
+                at += piece.pages * PAGE_BYTES
+        return b"".join(marks)
+
+    def _compare(self, piece: Piece, view: memoryview) -> bytes:
+        known, new = self._digests[piece.chunk], digests(view)
+        changed = known.differing(piece.first, new)
+        known.note(piece.first, new)
+        return changed
+
+    def forget(self, pid: int) -> None:
+        """Take all pages of this process (its pid in the container) for changed."""
+        for chunk in [chunk for chunk in self._digests if chunk[0] == pid]:
+            del self._digests[chunk]
+
+    def close(self) -> None:
+        self._digests.clear()

@@ -1,0 +1,193 @@
+"""Follows the writes of processes by the kernel's record, where there is one; else by digests.
+
+Whatever has a doubtful history counts as changed: a mapping that is new, grown or not to be
+registered, a process that was forked or has called exec. A fork needs no look at the parent: the
+child has no record and is followed as a new process. What neither this nor soft-dirty can see is a
+device that writes to pages which were pinned before the protection (direct I/O in flight).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from loguru import logger
+
+from transship.common.errors import TransshipError
+from transship.linux.pages import PageRange, Process, joined, total
+from transship.linux.process_memory import Mapping, data_of, mappings_of, private_pages
+from transship.memory.tracking import soft_dirty, write_faults
+from transship.memory.tracking.digest_tracker import DigestTracker, Tracker
+from transship.memory.tracking.soft_dirty import Pause, SoftDirtyTracker
+from transship.memory.tracking.write_faults import NotTracked, WriteFaults
+
+
+@dataclass
+class _Followed:
+    """A process with its record, and the address space that is known to be in it."""
+
+    faults: WriteFaults
+    covered: tuple[Mapping, ...] = field(default=())
+
+
+class WriteTracker:
+    """The Tracker that costs a millisecond for 256 MiB."""
+
+    def __init__(self) -> None:
+        self._followed: dict[Process, _Followed] = {}
+        self._digests = DigestTracker()
+
+    def candidates(self, process: Process) -> tuple[PageRange, ...]:
+        followed = self._followed.get(process)
+        if followed is not None:
+            with contextlib.suppress(OSError):
+                return self._take(process, followed)
+            self._let_go(process)  # it has called exec, or has ended
+        followed = self._follow(process)
+        if followed is None:
+            return self._digests.candidates(process)
+        try:
+            return self._take(process, followed)
+        except OSError:
+            self._let_go(process)
+            return self._digests.candidates(process)
+
+    def last_candidates(
+        self, process: Process, ranges: Sequence[PageRange]
+    ) -> tuple[PageRange, ...]:
+        followed = self._followed.get(process)
+        if followed is None:
+            return self._digests.last_candidates(process, ranges)
+        found: list[PageRange] = []
+        doubtful: list[Mapping] = []
+        for one in mappings_of(process):
+            try:
+                found += _look(followed, one)
+            except NotTracked:
+                doubtful.append(one)
+        return joined([*found, *within(ranges, doubtful)])
+
+    def settled_candidates(self, process: Process) -> tuple[PageRange, ...]:
+        followed = self._followed.get(process)
+        if followed is None:
+            return self._digests.settled_candidates(process)
+        found: list[PageRange] = []
+        for one in data_of(process):
+            with contextlib.suppress(NotTracked):
+                found += _peek(followed, one)
+        return joined(found)
+
+    def count_changed(self, process: Process) -> int | None:
+        followed = self._followed.get(process)
+        if followed is None:
+            return None
+        found = 0
+        doubtful: list[Mapping] = []
+        try:
+            for one in mappings_of(process):
+                try:
+                    found += total(_peek(followed, one))
+                except NotTracked:
+                    doubtful.append(one)
+        except OSError:  # it has called exec, or has ended
+            return None
+        return found + total(private_pages(process, doubtful))
+
+    def differing(self, ranges: Sequence[PageRange], data: bytearray) -> bytes | None:
+        if any(process.inside == ranges[0].pid for process in self._followed):
+            return None
+        return self._digests.differing(ranges, data)
+
+    def close(self) -> None:
+        """Let all processes go: where the move was given up, they run on unprotected."""
+        for process in list(self._followed):
+            self._let_go(process)
+        self._digests.close()
+
+    def _follow(self, process: Process) -> _Followed | None:
+        try:
+            faults = WriteFaults(process)
+        except (OSError, TransshipError) as e:
+            logger.bind(pid=process.outside).debug("writes cannot be followed: {}", e)
+            return None
+        followed = self._followed[process] = _Followed(faults)
+        self._digests.forget(process.inside)  # they will not be kept up to date
+        return followed
+
+    def _let_go(self, process: Process) -> None:
+        self._followed.pop(process).faults.close()
+
+    def _take(self, process: Process, followed: _Followed) -> tuple[PageRange, ...]:
+        found: list[PageRange] = []
+        covered: list[Mapping] = []
+        doubtful: list[Mapping] = []
+        for one in mappings_of(process):
+            try:
+                if contains(followed.covered, one):
+                    found += _taken_or_new(process, followed.faults, one)
+                else:
+                    found += _new(process, followed.faults, one)
+                covered.append(one)
+            except NotTracked:
+                doubtful.append(one)
+        followed.covered = merged(covered)
+        return joined([*found, *private_pages(process, doubtful)])
+
+
+def _taken_or_new(process: Process, faults: WriteFaults, mapping: Mapping) -> Iterable[PageRange]:
+    try:
+        return faults.take(mapping)
+    except NotTracked:  # another mapping lies in its place
+        return _new(process, faults, mapping)
+
+
+def _new(process: Process, faults: WriteFaults, mapping: Mapping) -> Iterable[PageRange]:
+    """Begin to follow a mapping: all of its pages count as changed."""
+    faults.register(mapping)
+    faults.take(mapping)
+    return private_pages(process, [mapping])
+
+
+def _look(followed: _Followed, mapping: Mapping) -> list[PageRange]:
+    if not contains(followed.covered, mapping):
+        raise NotTracked
+    return followed.faults.look(mapping)
+
+
+def _peek(followed: _Followed, mapping: Mapping) -> list[PageRange]:
+    if not contains(followed.covered, mapping):
+        raise NotTracked
+    return followed.faults.peek(mapping)
+
+
+def contains(covered: Sequence[Mapping], mapping: Mapping) -> bool:
+    return any(one.start <= mapping.start and mapping.end <= one.end for one in covered)
+
+
+def merged(found: Iterable[Mapping]) -> tuple[Mapping, ...]:
+    """Neighbours made one: the kernel joins and splits mappings as it likes."""
+    result: list[Mapping] = []
+    for one in sorted(found):
+        if result and result[-1].end == one.start:
+            result[-1] = Mapping(result[-1].start, one.end)
+        else:
+            result.append(one)
+    return tuple(result)
+
+
+def within(ranges: Sequence[PageRange], mappings: Sequence[Mapping]) -> list[PageRange]:
+    """Those of the ranges that touch one of the mappings."""
+    return [
+        one
+        for one in ranges
+        if any(one.address < other.end and other.start < one.end for other in mappings)
+    ]
+
+
+def best_tracker(pause: Callable[[], AbstractContextManager[Pause]]) -> Tracker:
+    """What this kernel offers; `pause` stops the container for a moment where that is needed."""
+    if write_faults.supported():
+        return WriteTracker()
+    return SoftDirtyTracker(pause) if soft_dirty.supported() else DigestTracker()

@@ -1,0 +1,143 @@
+"""The target's end of a page stream: into the store, straight from the connection.
+
+Works on a connected, blocking socket in a thread of its own. A page counts as stored once all of
+its batch has arrived: a stream that breaks leaves no page half old and half new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+from collections.abc import Callable, Sequence
+
+from transship.common.errors import InvalidInput, Unreachable
+from transship.linux.pages import PAGE_BYTES, PageRange
+from transship.memory.page_server.page_index import Milestone
+from transship.memory.page_server.page_store import PageStore
+from transship.memory.postcopy.page_requests import PageRequests
+from transship.memory.transfer import wire_format
+from transship.memory.transfer.packing import Unpacker
+from transship.memory.transfer.wire_format import Header, Kind
+
+BUFFER_BYTES = 4 << 20
+
+_RUNS = re.compile(rb"\x00+|\x01+")
+
+
+class PageReceiver:
+    """Stores what one stream brings, and calls `news` for each batch of it."""
+
+    def __init__(
+        self,
+        channel: socket.socket,
+        store: PageStore,
+        *,
+        news: Callable[[], None] = lambda: None,
+        page_requests: PageRequests | None = None,
+    ) -> None:
+        # the source is silent between rounds for as long as it likes: closing ends the wait
+        channel.settimeout(None)
+        channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+        self._channel = channel
+        self._store = store
+        unpacker = Unpacker()
+        # streams that begin once the pages are final run beside each other, and the fault server
+        # gives away what one of them has stored while another still unpacks the same page
+        self._unpack = unpacker.unpack_apart if store.final else unpacker.unpack
+        self._packed = bytearray()
+        self._news = news
+        self._page_requests = page_requests
+        self.pages = 0
+        self.bytes = 0
+
+    def run(self) -> None:
+        """Receive until the source says that it is done, or it has offered and is not needed.
+
+        Raises Unreachable when it just ends.
+        """
+        while (header := wire_format.receive_header(self._channel)).kind is not Kind.END:
+            if header.kind is Kind.PAGES:
+                self._receive(header)
+            elif header.kind is Kind.OFFER and self._page_requests is not None:
+                self._page_requests.serve(self._channel, self._receive)
+                if self._page_requests.closed:
+                    wire_format.send_all(self._channel, wire_format.encode(Kind.WANT))
+                    return
+                raise Unreachable("demanding pages: another stream has followed")
+            else:
+                self._hear(header)
+
+    def _hear(self, header: Header) -> None:
+        match header.kind:
+            case Kind.RESERVE:
+                self._store.reserve(self._table(header)[0])
+            case Kind.FLUSH:
+                done = wire_format.encode_flushed(pages=self.pages, size=self.bytes)
+                wire_format.send_all(self._channel, done)
+            case Kind.STALE:
+                self._store.forget(self._table(header)[0])
+            case Kind.FINAL:
+                self._store.note(Milestone.FINAL)
+                self._news()
+            case Kind.LACKING:
+                for group in wire_format.grouped(self._store.lacking_ranges()):
+                    wire_format.send_all(self._channel, wire_format.encode(Kind.LACKING, group))
+                wire_format.send_all(self._channel, wire_format.encode(Kind.LACKING))
+            case _:
+                pass
+
+    def abort(self) -> None:
+        """Break the stream, from any thread: `run` then ends."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._channel, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _receive(self, header: Header) -> None:
+        ranges, marks = self._table(header)
+        filled, zero = split(ranges, marks)
+        rooms = [view for one in filled for view in self._store.room(one)]
+        if header.flags & wire_format.PACKED:
+            self._receive_packed(header.bytes, rooms)
+        else:
+            for view in rooms:
+                wire_format.receive_into(self._channel, view)
+        for one in filled:
+            self._store.keep(one)
+        for one in zero:
+            self._store.keep_zero(one)
+        self.pages += header.pages
+        self.bytes += header.bytes
+        self._news()
+
+    def _receive_packed(self, size: int, rooms: list[memoryview]) -> None:
+        if len(self._packed) < size:
+            self._packed = bytearray(size)
+        data = memoryview(self._packed)[:size]
+        wire_format.receive_into(self._channel, data)
+        if not self._unpack(data, rooms):
+            raise InvalidInput("reading a page stream: pages that cannot be decompressed")
+
+    def _table(self, header: Header) -> tuple[tuple[PageRange, ...], bytes | bytearray]:
+        data = bytearray(wire_format.table_bytes(header))
+        wire_format.receive_into(self._channel, memoryview(data))
+        return wire_format.decode_table(header, data)
+
+
+def split(
+    ranges: Sequence[PageRange], marks: bytes | bytearray
+) -> tuple[list[PageRange], list[PageRange]]:
+    """Part ranges into those that have content and those that are marked as zeros."""
+    if not marks:
+        return list(ranges), []
+    parts: tuple[list[PageRange], list[PageRange]] = ([], [])
+    at = 0
+    for one in ranges:
+        for run in _RUNS.finditer(marks, at, at + one.pages):
+            address = one.address + (run.start() - at) * PAGE_BYTES
+            size = run.end() - run.start()
+            parts[marks[run.start()]].append(PageRange(one.pid, address, size))
+        at += one.pages
+    return parts

@@ -1,0 +1,170 @@
+"""What goes over a page stream: fixed little-endian headers, each with ranges, marks and pages.
+
+    kind u8, flags u8, ranges u16, pid u32, pages u64, bytes u64
+    then `ranges` times: address u64, pages u64
+    then, with the flag MARKED, a byte per page: 1 for a page of zeros, which is not sent
+    then the other pages, `bytes` in all; with the flag PACKED compressed together by zstd
+
+A FLUSH is answered by a FLUSHED with the totals of pages and bytes stored so far. FINAL says that
+the container is frozen: whatever pages come from then on, or have come and were not taken back by
+STALE, have their last content. LACKING asks which pages are missing, and is answered by as many of
+its kind as it takes, an empty one last. OFFER makes the stream one of demands: the target sends
+WANT with ranges of one process, and gets PAGES with just these.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from transship.api.reasons import Reason
+from transship.common.errors import InvalidInput, Unreachable
+from transship.linux.pages import PAGE_BYTES, PageRange, total
+
+MARKED = 1
+PACKED = 2
+MAX_RANGES = 4096
+MAX_PAGES = 4096
+
+_HEADER = struct.Struct("<BBHIQQ")
+_RANGE = struct.Struct("<QQ")
+HEADER_BYTES = _HEADER.size
+
+
+class Kind(IntEnum):
+    """What a message is."""
+
+    PAGES = 1
+    RESERVE = 2
+    FLUSH = 3
+    FLUSHED = 4
+    END = 5
+    STALE = 6
+    FINAL = 7
+    LACKING = 8
+    OFFER = 9
+    WANT = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The fixed part of a message."""
+
+    kind: Kind
+    flags: int = 0
+    ranges: int = 0
+    pid: int = 0
+    pages: int = 0
+    bytes: int = 0
+
+
+def encode(
+    kind: Kind, ranges: Sequence[PageRange] = (), *, marks: bytes = b"", packed: int | None = None
+) -> bytes:
+    """All of a message but the pages; the ranges are of one process. packed: compressed size."""
+    pages = total(ranges)
+    sent = 0
+    if kind is Kind.PAGES:
+        sent = (pages - marks.count(1)) * PAGE_BYTES if packed is None else packed
+    pid = ranges[0].pid if ranges else 0
+    flags = (MARKED if marks else 0) | (PACKED if packed is not None else 0)
+    head = _HEADER.pack(kind, flags, len(ranges), pid, pages, sent)
+    table = b"".join(_RANGE.pack(one.address, one.pages) for one in ranges)
+    return head + table + marks
+
+
+def encode_flushed(*, pages: int, size: int) -> bytes:
+    return _HEADER.pack(Kind.FLUSHED, 0, 0, 0, pages, size)
+
+
+def decode(data: bytes | bytearray | memoryview) -> Header:
+    """Read a header. Raises InvalidInput for one that nobody of ours has written."""
+    kind, flags, ranges, pid, pages, size = _HEADER.unpack(data)
+    try:
+        header = Header(Kind(kind), flags, ranges, pid, pages, size)
+    except ValueError as e:
+        raise InvalidInput(f"reading a page stream: no message is of kind {kind}") from e
+    if ranges > MAX_RANGES or (header.kind is Kind.PAGES and pages > MAX_PAGES):
+        raise InvalidInput(f"reading a page stream: {ranges} ranges, {pages} pages at once")
+    return header
+
+
+def table_bytes(header: Header) -> int:
+    """The size of what follows a header, before the pages."""
+    return header.ranges * _RANGE.size + (header.pages if header.flags & MARKED else 0)
+
+
+def decode_table(
+    header: Header, data: bytes | bytearray
+) -> tuple[tuple[PageRange, ...], bytes | bytearray]:
+    """Ranges and marks (b"" when no page is marked). Raises InvalidInput when they do not fit."""
+    size = header.ranges * _RANGE.size
+    ranges = tuple(
+        PageRange(header.pid, address, pages)
+        for address, pages in _RANGE.iter_unpack(memoryview(data)[:size])
+    )
+    marks = data[size:]
+    fits = total(ranges) == header.pages and all(one.address % PAGE_BYTES == 0 for one in ranges)
+    if header.kind is Kind.PAGES:
+        content = (header.pages - marks.count(1)) * PAGE_BYTES
+        small = header.flags & PACKED and 0 < header.bytes < content
+        fits = fits and (small or header.bytes == content)
+    if not fits:
+        raise InvalidInput("reading a page stream: ranges and header differ")
+    return ranges, marks
+
+
+def receive_into(channel: socket.socket, view: memoryview) -> None:
+    """Fill the view. Raises Unreachable when the stream ends or stalls first."""
+    at, size = 0, len(view)
+    try:
+        while at < size:
+            got = channel.recv_into(view[at:])
+            if got == 0:
+                raise _broken("receiving pages: the stream has ended")
+            at += got
+    except OSError as e:  # TimeoutError and ssl.SSLError are
+        raise _broken(f"receiving pages: {e}") from e
+
+
+def receive_header(channel: socket.socket) -> Header:
+    data = bytearray(HEADER_BYTES)
+    receive_into(channel, memoryview(data))
+    return decode(data)
+
+
+def receive_ranges(channel: socket.socket, kind: Kind) -> tuple[PageRange, ...]:
+    """A message of this kind that has nothing but ranges."""
+    header = receive_header(channel)
+    if header.kind is not kind:
+        raise InvalidInput(f"reading a page stream: {header.kind.name} instead of {kind.name}")
+    data = bytearray(table_bytes(header))
+    receive_into(channel, memoryview(data))
+    return decode_table(header, data)[0]
+
+
+def grouped(ranges: Iterable[PageRange]) -> Iterator[list[PageRange]]:
+    """As many at a time as a message takes, of one process."""
+    group: list[PageRange] = []
+    for one in ranges:
+        if group and (group[0].pid != one.pid or len(group) == MAX_RANGES):
+            yield group
+            group = []
+        group.append(one)
+    if group:
+        yield group
+
+
+def send_all(channel: socket.socket, data: bytes | bytearray | memoryview) -> None:
+    """Send all of it. Raises Unreachable when the stream is broken."""
+    try:
+        channel.sendall(data)
+    except OSError as e:
+        raise _broken(f"sending pages: {e}") from e
+
+
+def _broken(message: str) -> Unreachable:
+    return Unreachable(message, reason=Reason.TRANSFER_FAILED)

@@ -1,0 +1,306 @@
+"""Images on the node: each pulled and unpacked once, by digest, and then only read.
+
+skopeo pulls, umoci unpacks. A directory named after a digest is whole: it is renamed to that name
+as the last step. References that were resolved before are remembered, so that a known image needs
+no network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from loguru import logger
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_pascal
+
+from transship.api.reasons import Reason
+from transship.common.errors import CommandFailed, DeadlineExceeded, InvalidInput, TransshipError
+from transship.common.processes import run
+from transship.linux import mounts
+
+RESOLVE_TIMEOUT_SECONDS = 30.0
+PULL_TIMEOUT_SECONDS = 1800.0  # a large image over a slow line
+POLICY = Path("/etc/containers/policy.json")
+MOUNTS = Path("/proc/self/mountinfo")
+
+_PART = r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*"
+_REFERENCE = re.compile(
+    rf"(?P<name>(?:[a-zA-Z0-9][a-zA-Z0-9.-]*(?::\d+)?/)?{_PART}(?:/{_PART})*)"
+    r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
+    re.ASCII,
+)
+_DEFAULT_REGISTRY = "docker.io"
+
+# `null` is how many builders write an empty list
+_Words = Annotated[tuple[str, ...], BeforeValidator(lambda value: value or ())]
+
+
+class ImageConfig(BaseModel):
+    """The `config` of an image's configuration: what its builder said about running it."""
+
+    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True, frozen=True)
+
+    entrypoint: _Words = ()
+    cmd: _Words = ()
+    env: _Words = ()
+    working_dir: str = ""
+    user: str = ""
+    stop_signal: str = ""
+
+
+class _ConfigBlob(BaseModel):
+    config: ImageConfig = ImageConfig()
+
+
+class _Descriptor(BaseModel):
+    digest: str
+
+
+class _Manifest(BaseModel):
+    config: _Descriptor
+
+
+class _Index(BaseModel):
+    manifests: tuple[_Descriptor, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Image:
+    """An unpacked image; rootfs is shared by all its containers and never written."""
+
+    digest: str
+    config: ImageConfig
+    rootfs: Path
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A parsed reference, with the registry spelled out."""
+
+    registry: str
+    name: str
+    tag: str
+    digest: str | None
+
+    def at(self, digest: str) -> str:
+        return f"docker://{self.registry}/{self.name}@{digest}"
+
+    def tagged(self) -> str:
+        return f"docker://{self.registry}/{self.name}:{self.tag}"
+
+
+def parse_reference(text: str) -> Reference:
+    match = _REFERENCE.fullmatch(text)
+    if match is None:
+        raise InvalidInput(
+            f"{text!r} is not an image reference",
+            reason=Reason.INVALID_IMAGE,
+            hint=Reason.INVALID_IMAGE.hint,
+        )
+    first, _, rest = match["name"].partition("/")
+    if rest and ("." in first or ":" in first or first == "localhost"):
+        registry, name = first, rest
+    else:
+        registry = _DEFAULT_REGISTRY
+        name = match["name"] if rest else f"library/{first}"
+    return Reference(registry, name, match["tag"] or "latest", match["digest"])
+
+
+class ImageStore:
+    """insecure_registries (HOST:PORT) may speak plain HTTP; all others have to prove themselves."""
+
+    def __init__(self, root: Path, *, insecure_registries: Collection[str] = ()) -> None:
+        self._root = root
+        self._insecure = frozenset(insecure_registries)
+        self._pulling: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._held: Counter[str] = Counter()
+        self._drafts: set[Path] = set()  # of pulls under way
+
+    async def pull(self, reference: str, *, digest: str | None = None) -> Image:
+        """The image of a reference, or of this digest in its repository (what a tag once meant).
+
+        By digest, nobody is asked when the image is here.
+        """
+        wanted = parse_reference(reference)
+        digest = digest or wanted.digest or await self._resolve(wanted)
+        async with self._pulling[digest]:
+            if (image := self.find(digest)) is None:
+                image = await self._fetch(wanted, digest=digest)
+        if wanted.digest is None:
+            self._remember(wanted, digest=digest)
+        with suppress(OSError):  # of use to `prune` alone
+            os.utime(self._directory(digest))
+        return image
+
+    def find(self, digest: str) -> Image | None:
+        """An image that is here."""
+        directory = self._directory(digest)
+        if not directory.exists():
+            return None
+        blob = (directory / "config.json").read_bytes()
+        return Image(digest, _ConfigBlob.model_validate_json(blob).config, directory / "rootfs")
+
+    @contextmanager
+    def held(self, digest: str) -> Iterator[None]:
+        """Not pruned within the context; to be entered without an await after the pull."""
+        self._held[digest] += 1
+        try:
+            yield
+        finally:
+            self._held[digest] -= 1
+
+    async def prune(
+        self, in_use: Collection[str], *, unused_seconds: float = 0.0
+    ) -> tuple[str, ...]:
+        """Delete the images not in use (by digest), and what a crash left half unpacked.
+
+        Spared is what was asked for within so many seconds, and what any mount names. All that goes
+        is put aside before the first await: from then on a pull gets it anew.
+        """
+        before = time.time() - unused_seconds
+        drafts = [draft for draft in self._root.glob("draft-*") if self._is_left(draft, before)]
+        unused = self._unused(in_use, before=before)
+        for folder in [*drafts, *map(self._put_aside, unused)]:
+            await asyncio.to_thread(_remove, folder)
+        return tuple(directory.name.replace("-", ":", 1) for directory in unused)
+
+    def _is_left(self, draft: Path, before: float) -> bool:
+        return draft not in self._drafts and draft.stat().st_mtime <= before
+
+    def _unused(self, in_use: Collection[str], *, before: float) -> list[Path]:
+        busy = {digest for digest, lock in self._pulling.items() if lock.locked()}
+        held = {digest for digest, times in self._held.items() if times}
+        keep = {self._directory(digest).name for digest in {*in_use, *busy, *held}}
+        mounted = MOUNTS.read_text()
+        return [
+            directory
+            for directory in sorted(self._root.glob("sha256-*"))
+            if directory.name not in keep
+            and directory.name not in mounted  # a lower layer, whoever has it
+            and directory.stat().st_mtime <= before
+        ]
+
+    def _put_aside(self, directory: Path) -> Path:
+        draft = Path(tempfile.mkdtemp(prefix="draft-", dir=self._root))
+        directory.rename(draft / directory.name)
+        return draft
+
+    def _directory(self, digest: str) -> Path:
+        return self._root / digest.replace(":", "-")
+
+    async def _resolve(self, wanted: Reference) -> str:
+        """The digest behind a tag, now; or the last known one when the registry does not answer."""
+        words = [*_skopeo(), "inspect", "--raw", *self._tls("--", wanted), wanted.tagged()]
+        try:
+            raw = await run(words, timeout_seconds=RESOLVE_TIMEOUT_SECONDS)
+        except (CommandFailed, DeadlineExceeded) as e:
+            if (known := self._remembered(wanted)) is None:
+                raise _pull_failed(wanted.tagged(), e) from e
+            logger.bind(image=wanted.tagged(), digest=known).warning(
+                "registry failed: known digest"
+            )
+            return known
+        return f"sha256:{hashlib.sha256(raw.stdout.encode()).hexdigest()}"
+
+    async def _fetch(self, wanted: Reference, *, digest: str) -> Image:
+        self._root.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix="draft-", dir=self._root))
+        draft.chmod(0o755)  # users of the container have to pass through it
+        self._drafts.add(draft)
+        try:
+            await self._unpack(wanted.at(digest), tls=self._tls("--src-", wanted), draft=draft)
+            draft.rename(self._directory(digest))
+        except BaseException:
+            await asyncio.to_thread(shutil.rmtree, draft)
+            raise
+        finally:
+            self._drafts.discard(draft)
+        logger.bind(image=wanted.at(digest)).info("image pulled")
+        image = self.find(digest)
+        assert image is not None
+        return image
+
+    async def _unpack(self, source: str, *, tls: list[str], draft: Path) -> None:
+        layout = draft / "layout"
+        try:
+            await run(
+                [*_skopeo(), "copy", *tls, source, f"oci:{layout}:image"],
+                timeout_seconds=PULL_TIMEOUT_SECONDS,
+            )
+            await run(
+                ["umoci", "raw", "unpack", "--image", f"{layout}:image", draft / "rootfs"],
+                timeout_seconds=PULL_TIMEOUT_SECONDS,
+            )
+            (draft / "config.json").write_bytes(_config_of(layout))
+        except (CommandFailed, DeadlineExceeded) as e:
+            raise _pull_failed(source, e) from e
+        except (ValidationError, OSError) as e:
+            raise InvalidInput(
+                f"reading the image {source}: {e}", reason=Reason.INVALID_IMAGE
+            ) from e
+        await asyncio.to_thread(shutil.rmtree, layout)
+        # a power cut after the rename must not leave an image of empty files
+        await run(["sync", "--file-system", draft])
+
+    def _tls(self, prefix: str, wanted: Reference) -> list[str]:
+        return [f"{prefix}tls-verify=false"] if wanted.registry in self._insecure else []
+
+    def _note(self, wanted: Reference) -> Path:
+        name = hashlib.sha256(wanted.tagged().encode()).hexdigest()
+        return self._root / "references" / name
+
+    def _remember(self, wanted: Reference, *, digest: str) -> None:
+        note = self._note(wanted)
+        note.parent.mkdir(exist_ok=True)
+        note.write_text(digest)
+
+    def _remembered(self, wanted: Reference) -> str | None:
+        note = self._note(wanted)
+        digest = note.read_text() if note.exists() else None
+        return digest if digest is not None and self._directory(digest).exists() else None
+
+
+def _remove(folder: Path) -> None:
+    """What cannot be deleted is left to the next pruning: somebody may write there still."""
+    try:
+        mounts.remove_tree(folder)
+    except (TransshipError, OSError) as e:
+        logger.bind(folder=str(folder), cause=str(e)).warning("a part of an image stays")
+
+
+def _skopeo() -> list[str]:
+    """Obey the node's policy for signatures where it has one; skopeo refuses to work without."""
+    return ["skopeo"] if POLICY.exists() else ["skopeo", "--insecure-policy"]
+
+
+def _config_of(layout: Path) -> bytes:
+    """The configuration blob of a layout that holds one image, checked to be readable."""
+    index = _Index.model_validate_json((layout / "index.json").read_bytes())
+    manifest = _Manifest.model_validate_json(_blob(layout, index.manifests[0].digest))
+    config = _blob(layout, manifest.config.digest)
+    _ConfigBlob.model_validate_json(config)
+    return config
+
+
+def _blob(layout: Path, digest: str) -> bytes:
+    return (layout / "blobs" / digest.replace(":", "/", 1)).read_bytes()
+
+
+def _pull_failed(source: str, cause: Exception) -> TransshipError:
+    return TransshipError(
+        f"pulling {source.removeprefix('docker://')}: {cause}",
+        reason=Reason.IMAGE_PULL_FAILED,
+        hint=Reason.IMAGE_PULL_FAILED.hint,
+    )

@@ -1,0 +1,176 @@
+"""Raw streams between two agents over mutual TLS.
+
+A connection starts with one line of JSON, the Hello, answered by one line of JSON, the Welcome;
+from then on it is bytes in both directions. The server hands a stream over
+only when the client's certificate names the agent that the migration expects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from loguru import logger
+from pydantic import ValidationError
+
+from transship.api.base import ApiModel
+from transship.api.reasons import Reason
+from transship.common.errors import Refused, TransshipError, Unreachable
+from transship.common.sockets import make_prompt
+from transship.streams.bandwidth_limit import Pace
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+CLOSE_SECONDS = 1.0
+BUFFER_BYTES = 1 << 20
+PUMP_CHUNK_BYTES = 1 << 18
+
+
+class StreamKind(StrEnum):
+    FILES = "Files"
+    RATE = "Rate"  # of the link itself: belongs to no migration
+
+
+class Hello(ApiModel):
+    """What a client wants: a kind of stream of one migration."""
+
+    migration: str
+    kind: StreamKind
+
+
+class Welcome(ApiModel):
+    """The server's answer; a refusal carries its reason."""
+
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Bytes in both directions."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def close(self) -> None:
+        """Can be repeated. The peer may be gone: after a while nothing is owed to it any more."""
+        if self.writer.is_closing():
+            return  # a second wait would end as the first did: cancelled, where that was in vain
+        self.writer.close()
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.writer.wait_closed()
+        except (OSError, ssl.SSLError, TimeoutError):
+            self.writer.transport.abort()
+
+
+Handler = Callable[[Hello, str, Stream], Awaitable[None]]
+"""Serves one stream: the hello, the common name of the client's certificate, the bytes."""
+
+
+async def open_stream(
+    address: str, *, port: int, context: ssl.SSLContext, node: str, hello: Hello
+) -> Stream:
+    """Connect to the agent of `node`. Raises Unreachable, or Refused with the server's reason."""
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+            reader, writer = await asyncio.open_connection(
+                address, port, ssl=context, server_hostname=node, limit=BUFFER_BYTES
+            )
+            make_prompt(writer.get_extra_info("socket"))
+            stream = Stream(reader, writer)
+            writer.write(hello.model_dump_json(by_alias=True).encode() + b"\n")
+            await writer.drain()
+            line = await reader.readline()
+    except (OSError, TimeoutError) as e:
+        raise Unreachable(
+            f"opening a stream to {node} at {address}:{port}: {e}",
+            reason=Reason.TARGET_UNREACHABLE,
+        ) from e
+    welcome = _parse_welcome(line, node=node)
+    if welcome.reason:
+        await stream.close()
+        raise Refused(welcome.message, reason=welcome.reason)
+    return stream
+
+
+def _parse_welcome(line: bytes, *, node: str) -> Welcome:
+    try:
+        return Welcome.model_validate_json(line)
+    except ValidationError as e:
+        raise Unreachable(f"opening a stream to {node}: it hung up") from e
+
+
+class StreamServer:
+    """Accepts streams and gives each to its kind's handler."""
+
+    def __init__(self, handlers: Mapping[StreamKind, Handler]) -> None:
+        self._handlers = handlers
+        self._server: asyncio.Server | None = None
+
+    async def start(self, address: str, *, port: int, context: ssl.SSLContext) -> None:
+        self._server = await asyncio.start_server(
+            self._serve, address, port, ssl=context, limit=BUFFER_BYTES
+        )
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        stream = Stream(reader, writer)
+        make_prompt(writer.get_extra_info("socket"))
+        try:
+            hello = await self._greet(stream)
+            await self._handlers[hello.kind](hello, common_name(writer), stream)
+        except (TransshipError, ValidationError) as e:
+            reason = e.reason if isinstance(e, TransshipError) else "InvalidInput"
+            await _send(stream, Welcome(reason=reason, message=str(e)))
+        except (OSError, TimeoutError) as e:
+            logger.bind(error=str(e)).debug("stream broke")
+        finally:
+            await stream.close()
+
+    async def _greet(self, stream: Stream) -> Hello:
+        async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+            return Hello.model_validate_json(await stream.reader.readline())
+
+
+async def accept(stream: Stream) -> None:
+    """Tell the client that its stream is served; a handler does so before the first byte."""
+    await _send(stream, Welcome())
+
+
+async def _send(stream: Stream, welcome: Welcome) -> None:
+    with contextlib.suppress(OSError):
+        stream.writer.write(welcome.model_dump_json(by_alias=True).encode() + b"\n")
+        await stream.writer.drain()
+
+
+def common_name(writer: asyncio.StreamWriter) -> str:
+    """The common name of the peer's verified certificate."""
+    certificate = writer.get_extra_info("peercert") or {}
+    for rdn in certificate.get("subject", ()):
+        for key, value in rdn:
+            if key == "commonName":
+                return str(value)
+    return ""
+
+
+async def pump(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, pace: Pace | None = None
+) -> int:
+    """Copy until the end of the stream and pass the end on; returns the bytes copied."""
+    copied = 0
+    while data := await reader.read(PUMP_CHUNK_BYTES):
+        if pace is not None and (seconds := pace.delay(len(data))):
+            await asyncio.sleep(seconds)
+        writer.write(data)
+        await writer.drain()
+        copied += len(data)
+    if writer.can_write_eof():
+        writer.write_eof()
+    return copied

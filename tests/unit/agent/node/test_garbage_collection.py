@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import pytest
+
+from fakes.clock import FakeClock
+from fakes.orders import BOOT, ID, running_record
+from transship.agent.journal.store import Journal
+from transship.agent.node.garbage_collection import (
+    IMAGES_SECONDS,
+    OLD_ENOUGH_SECONDS,
+    GarbageCollector,
+    Remains,
+)
+from transship.agentapi.states import RecordState
+from transship.api.reasons import Reason
+from transship.common.errors import Refused
+
+STRANGER = "0b5e2c1a-0000-4000-8000-0000000000ff"
+
+
+class FakeLeftovers:
+    def __init__(self, **found: Remains) -> None:
+        self.found: dict[str, Remains] = dict(found)
+        self.failing = False
+        self.meanwhile = lambda: None
+        self.prunings: list[tuple[frozenset[str], frozenset[str]]] = []
+
+    def remains(self) -> Mapping[str, Remains]:
+        return dict(self.found)
+
+    async def remove(self, container_id: str) -> None:
+        self.meanwhile()
+        if self.failing:
+            raise Refused("deleting: something is mounted there")
+        del self.found[container_id]
+
+    async def prune_images(
+        self, *, in_use: Collection[str], unreadable: Collection[str]
+    ) -> tuple[str, ...]:
+        if self.failing:
+            raise Refused("nobody knows the images")
+        self.prunings.append((frozenset(in_use), frozenset(unreadable)))
+        return ("sha256:unused",)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    made = Journal(tmp_path / "journal", boot=BOOT, clock=FakeClock())
+    made.load()
+    return made
+
+
+def found(*containers: str, alive: bool = False) -> FakeLeftovers:
+    return FakeLeftovers(**{each: Remains(("files",), alive=alive) for each in containers})
+
+
+async def test_what_no_record_owns_is_removed_and_nothing_else(journal: Journal) -> None:
+    journal.put(running_record())
+    leftovers = found(ID, STRANGER)
+    garbage_collector = GarbageCollector(leftovers, journal=journal, clock=FakeClock())
+    await garbage_collector.sweep(old_enough_seconds=0)
+    assert set(leftovers.found) == {ID}
+    assert garbage_collector.leftovers == {}
+
+
+async def test_nothing_of_a_record_in_quarantine_is_touched(
+    journal: Journal, tmp_path: Path
+) -> None:
+    (tmp_path / "journal" / f"{ID}.json").write_bytes(b"torn")
+    journal.load()
+    leftovers = found(ID)
+    await GarbageCollector(leftovers, journal=journal, clock=FakeClock()).sweep(
+        old_enough_seconds=0
+    )
+    assert set(leftovers.found) == {ID}
+
+
+async def test_a_program_that_runs_is_told_and_left_alone(journal: Journal) -> None:
+    leftovers = found(STRANGER, alive=True)
+    garbage_collector = GarbageCollector(leftovers, journal=journal, clock=FakeClock())
+    await garbage_collector.sweep(old_enough_seconds=0)
+    assert set(leftovers.found) == {STRANGER}
+    (told,) = garbage_collector.report()
+    assert (told.container, told.alive) == (STRANGER, True)
+
+
+async def test_later_only_what_has_been_nobodys_for_long_is_removed(journal: Journal) -> None:
+    clock, leftovers = FakeClock(), found(STRANGER)
+    garbage_collector = GarbageCollector(leftovers, journal=journal, clock=clock)
+    await garbage_collector.sweep(old_enough_seconds=OLD_ENOUGH_SECONDS)
+    assert [each.container for each in garbage_collector.report()] == [STRANGER]
+
+    leftovers.found, away = {}, leftovers.found
+    clock.pass_time(OLD_ENOUGH_SECONDS)
+    await garbage_collector.sweep(old_enough_seconds=OLD_ENOUGH_SECONDS)
+    leftovers.found = away  # it is another thing now, and young
+    await garbage_collector.sweep(old_enough_seconds=OLD_ENOUGH_SECONDS)
+    assert set(leftovers.found) == {STRANGER}
+
+    clock.pass_time(OLD_ENOUGH_SECONDS)
+    await garbage_collector.sweep(old_enough_seconds=OLD_ENOUGH_SECONDS)
+    assert leftovers.found == {}
+
+
+async def test_what_cannot_be_removed_is_told_and_tried_again(journal: Journal) -> None:
+    leftovers = found(STRANGER)
+    leftovers.failing = True
+    garbage_collector = GarbageCollector(leftovers, journal=journal, clock=FakeClock())
+    await garbage_collector.sweep(old_enough_seconds=0)
+    assert [each.container for each in garbage_collector.report()] == [STRANGER]
+    leftovers.failing = False
+    await garbage_collector.sweep(old_enough_seconds=0)
+    assert leftovers.found == {}
+
+
+async def test_what_fails_in_a_way_nobody_thought_of_keeps_nothing_else_here(
+    journal: Journal,
+) -> None:
+    leftovers = found("first", "second")
+
+    def stumble() -> None:
+        leftovers.meanwhile = lambda: None
+        raise ValueError("a name that is no number")
+
+    leftovers.meanwhile = stumble
+    garbage_collector = GarbageCollector(leftovers, journal=journal, clock=FakeClock())
+    await garbage_collector.sweep(old_enough_seconds=0)
+    assert set(leftovers.found) == {"first"}
+
+
+async def test_no_container_comes_here_while_its_leftovers_are_removed(journal: Journal) -> None:
+    refusals = []
+
+    def order_it() -> None:
+        with pytest.raises(Refused) as caught:
+            journal.put(running_record())
+        refusals.append(caught.value.reason)
+
+    leftovers = found(ID)
+    leftovers.meanwhile = order_it
+    await GarbageCollector(leftovers, journal=journal, clock=FakeClock()).sweep(
+        old_enough_seconds=0
+    )
+    assert refusals == [Reason.DELETING]
+    journal.put(running_record())
+
+
+async def test_images_go_at_the_start_and_now_and_then_but_for_those_of_records(
+    journal: Journal,
+) -> None:
+    record = running_record()
+    order = record.order.model_copy(update={"image_digest": "sha256:ordered"})
+    journal.put(record.but(order=order, image_digest="sha256:used"))
+    clock, leftovers = FakeClock(), found()
+    garbage_collector = GarbageCollector(leftovers, journal=journal, clock=clock)
+    await garbage_collector.prune_images()
+    await garbage_collector.prune_images()
+    once = (frozenset({"sha256:ordered", "sha256:used"}), frozenset())
+    assert leftovers.prunings == [once]
+    clock.pass_time(IMAGES_SECONDS)
+    await garbage_collector.prune_images()
+    assert leftovers.prunings == [once, once]
+
+
+async def test_a_janitor_begins_with_the_images_too(journal: Journal) -> None:
+    leftovers = found(STRANGER)
+    running = asyncio.create_task(
+        GarbageCollector(leftovers, journal=journal, clock=FakeClock()).run()
+    )
+    async with asyncio.timeout(5):
+        while not leftovers.prunings:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+    assert leftovers.found == {}
+
+
+async def test_images_of_a_record_in_quarantine_are_for_the_node_to_know(
+    journal: Journal, tmp_path: Path
+) -> None:
+    (tmp_path / "journal" / f"{ID}.json").write_bytes(b"torn")
+    journal.load()
+    leftovers = found()
+    await GarbageCollector(leftovers, journal=journal, clock=FakeClock()).prune_images()
+    assert leftovers.prunings == [(frozenset(), frozenset({ID}))]
+
+
+@pytest.mark.parametrize("state", [RecordState.FROZEN, RecordState.HELD])
+async def test_no_image_is_deleted_beside_a_handover(journal: Journal, state: RecordState) -> None:
+    record = journal.put(running_record())
+    journal.put(record.but(state=state))
+    leftovers = found()
+    garbage_collector = GarbageCollector(leftovers, journal=journal, clock=FakeClock())
+    await garbage_collector.prune_images()
+    assert leftovers.prunings == []
+    journal.put(record)
+    await garbage_collector.prune_images()
+    assert len(leftovers.prunings) == 1
+
+
+async def test_images_that_cannot_be_removed_do_not_stop_the_janitor(journal: Journal) -> None:
+    leftovers = found()
+    leftovers.failing = True
+    await GarbageCollector(leftovers, journal=journal, clock=FakeClock()).prune_images()
+    assert leftovers.prunings == []

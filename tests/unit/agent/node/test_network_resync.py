@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+
+from transship.agent.node import network_resync
+from transship.agent.node.network_resync import NetworkResync
+from transship.common.errors import NotFound
+
+
+class Enough(BaseException):
+    """Ends what would go on for ever."""
+
+
+async def test_the_network_is_looked_after_also_when_its_link_was_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = iter([(), NotFound("no link"), NotFound("no link"), ("c-1",)])
+    looked = []
+
+    class Network:
+        def refresh(self) -> tuple[str, ...]:
+            answer = next(answers, Enough())
+            looked.append(answer)
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+    monkeypatch.setattr(network_resync, "LOOK_SECONDS", 0)
+    with pytest.raises(Enough):
+        await NetworkResync(Network()).run()
+    assert ("c-1",) in looked

@@ -1,0 +1,96 @@
+from ipaddress import ip_address
+
+import pytest
+
+from fakes.clock import FakeClock
+from fakes.orders import order
+from transship.agent.journal import transitions
+from transship.agent.journal.store import Journal
+from transship.agent.node.stale_routes import KEPT_SECONDS, StaleRoutes
+from transship.common.errors import Refused
+from transship.network.container_network import Forward
+
+LEFT = Forward(ip_address("10.200.128.1"), ip_address("10.200.0.12"))
+
+
+class Network:
+    """Detours as the kernel has them."""
+
+    def __init__(self) -> None:
+        self.kept = [LEFT]
+
+    def forwards(self):
+        return tuple(self.kept)
+
+    def forget_forward(self, addresses):
+        self.kept = [forward for forward in self.kept if forward.address not in addresses]
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def journal(tmp_path):
+    made = Journal(tmp_path, boot="b")
+    made.load()
+    return made
+
+
+@pytest.fixture
+def network():
+    return Network()
+
+
+@pytest.fixture
+def forwards(network, journal, clock):
+    return StaleRoutes(network, journal=journal, clock=clock)
+
+
+def test_a_detour_is_kept_for_those_who_have_not_heard_and_then_ended(forwards, network, clock):
+    forwards.sweep(network.forwards())
+    clock.pass_time(KEPT_SECONDS - 1)
+    forwards.sweep(network.forwards())
+    assert network.kept == [LEFT]
+    clock.pass_time(1)
+    forwards.sweep(network.forwards())
+    assert network.kept == []
+
+
+def test_a_detour_lasts_while_the_journal_has_the_container(forwards, network, journal, clock):
+    record = journal.put(transitions.ordered(None, order(), boot="b"))
+    for _ in range(2):
+        forwards.sweep(network.forwards())
+        clock.pass_time(10 * KEPT_SECONDS)
+    assert network.kept == [LEFT]
+    journal.remove(record.id)
+    forwards.sweep(network.forwards())
+    assert network.kept == [LEFT]  # its time begins only now
+
+
+def test_a_detour_that_was_made_anew_has_its_whole_time(forwards, network, clock):
+    forwards.sweep(network.forwards())
+    network.kept = []
+    forwards.sweep(network.forwards())
+    clock.pass_time(KEPT_SECONDS)
+    network.kept = [LEFT]
+    forwards.sweep(network.forwards())
+    assert network.kept == [LEFT]
+
+
+def test_a_detour_that_cannot_be_ended_keeps_no_other_from_its_end(forwards, network, clock):
+    another = Forward(ip_address("10.200.128.2"), ip_address("10.200.0.12"))
+    network.kept = [LEFT, another]
+    forget = network.forget_forward
+
+    def refusing(addresses):
+        if LEFT.address in addresses:
+            raise Refused("the kernel refuses it")
+        forget(addresses)
+
+    network.forget_forward = refusing
+    forwards.sweep(network.forwards())
+    clock.pass_time(KEPT_SECONDS)
+    forwards.sweep(network.forwards())
+    assert network.kept == [LEFT]

@@ -1,0 +1,154 @@
+"""The client of agents against a real TLS server, with certificates of a real authority."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from fakes.resources import UID, report
+from transship.agentapi.client.agent import AgentClient, context_for
+from transship.agentapi.containers import ContainerReports, Failure
+from transship.agentapi.migrations import MigrationReport
+from transship.agentapi.states import SideState
+from transship.common.certificates import Credentials, new_authority, write_credentials
+from transship.common.errors import NotFound, Refused, TransshipError, Unreachable
+from transship.common.tls import TlsFiles
+
+Handle = Callable[[web.Request], web.StreamResponse]
+
+
+class Pki:
+    def __init__(self, directory: Path) -> None:
+        self.authority = new_authority("test")
+        self.directory = directory
+        ca = directory / "ca.crt"
+        ca.write_bytes(self.authority.credentials.certificate)
+        own = write_credentials(self.authority.issue_operator(), directory, "operator")
+        self.files = TlsFiles(ca, own.certificate, own.key)
+
+    def server(self, credentials: Credentials) -> ssl.SSLContext:
+        files = write_credentials(credentials, self.directory, "server")
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.files.authority)
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(files.certificate, files.key)
+        return context
+
+
+@pytest.fixture
+def pki(tmp_path: Path) -> Pki:
+    return Pki(tmp_path)
+
+
+@asynccontextmanager
+async def agent(pki: Pki, handle: Handle, *, node: str = "node-a") -> AsyncIterator[AgentClient]:
+    """A client of node-a's agent, and a server that is the agent of `node`."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return handle(request)
+
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    credentials = pki.authority.issue_agent(node, addresses=["127.0.0.1"])
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=pki.server(credentials))
+    await site.start()
+    port = runner.addresses[0][1]
+    client = AgentClient(
+        "node-a", f"https://127.0.0.1:{port}", context=context_for("node-a", pki.files)
+    )
+    try:
+        yield client
+    finally:
+        await client.close()
+        await runner.cleanup()
+
+
+def failing(status: int, reason: str = "WrongState") -> Handle:
+    text = Failure(reason=reason, message="told", hint="do this").model_dump_json(by_alias=True)
+    return lambda _: web.Response(status=status, text=text, content_type="application/json")
+
+
+async def test_reports_are_read(pki: Pki) -> None:
+    text = ContainerReports(containers=(report(epoch=3),)).model_dump_json(by_alias=True)
+    async with agent(pki, lambda _: web.Response(text=text)) as client:
+        assert (await client.containers())[0].epoch == 3
+
+
+async def test_an_agent_that_tells_of_something_else_has_not_answered(pki: Pki) -> None:
+    other = report().model_copy(update={"id": "another"}).model_dump_json(by_alias=True)
+    async with agent(pki, lambda _: web.Response(text=other)) as client:
+        with pytest.raises(TransshipError):
+            await client.container(UID)
+    move = MigrationReport(migration="n", state=SideState.RUNNING)
+    text = move.model_dump_json(by_alias=True)
+    async with agent(pki, lambda _: web.Response(text=text)) as client:
+        for ask in (client.incoming, client.outgoing):
+            assert (await ask("n")) == move
+            with pytest.raises(TransshipError):
+                await ask("m")
+
+
+async def test_another_node_s_agent_gets_no_request(pki: Pki) -> None:
+    asked: list[str] = []
+
+    def handle(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        return web.Response(text="{}")
+
+    async with agent(pki, handle, node="node-b") as client:
+        with pytest.raises(Unreachable) as caught:
+            await client.containers()
+    assert asked == []
+    assert "transship:agent:node-b" in caught.value.message
+
+
+async def test_what_an_agent_does_not_know_is_none(pki: Pki) -> None:
+    async with agent(pki, failing(404)) as client:
+        assert await client.container(UID) is None
+        assert await client.incoming("m") is None
+        assert await client.abort_outgoing("m", container="c") is None
+        await client.remove_container(UID, epoch=1)
+        await client.forget_incoming("m")
+        with pytest.raises(NotFound):
+            await client.verdict("m")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(409, Refused), (400, Refused), (502, TransshipError)]
+)
+async def test_a_failure_keeps_the_agent_s_words(
+    pki: Pki, status: int, kind: type[TransshipError]
+) -> None:
+    async with agent(pki, failing(status)) as client:
+        with pytest.raises(kind) as caught:
+            await client.containers()
+    assert not isinstance(caught.value, Unreachable)
+    assert (caught.value.reason, caught.value.hint) == ("WrongState", "do this")
+    assert "told" in caught.value.message
+
+
+async def test_the_epoch_goes_with_a_removal(pki: Pki) -> None:
+    asked: list[str] = []
+
+    def handle(request: web.Request) -> web.StreamResponse:
+        asked.append(f"{request.method} {request.path_qs}")
+        return web.Response(status=204)
+
+    async with agent(pki, handle) as client:
+        await client.remove_container(UID, epoch=7)
+    assert asked == [f"DELETE /v1/containers/{UID}?epoch=7"]
+
+
+async def test_nobody_there_is_unreachable(pki: Pki) -> None:
+    context = context_for("node-a", pki.files)
+    client = AgentClient("node-a", "https://127.0.0.1:1", context=context)
+    with pytest.raises(Unreachable) as caught:
+        await client.containers()
+    await client.close()
+    assert caught.value.reason == "AgentUnreachable"

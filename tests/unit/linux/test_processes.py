@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from transship.linux import processes
+from transship.linux.processes import Process, named
+
+
+def test_a_process_has_its_own_number_in_its_own_namespace() -> None:
+    assert named([os.getpid()]) == (Process(inside=os.getpid(), outside=os.getpid()),)
+
+
+def test_a_process_that_is_gone_is_left_out() -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    assert named([child.pid]) == ()
+
+
+def test_that_a_process_is_gone_is_not_concluded_from_a_shortage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> str:
+        raise OSError(errno.EMFILE, "descriptors are short")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(OSError, match="short"):
+        named([os.getpid()])
+
+
+def test_the_innermost_of_several_numbers_counts() -> None:
+    assert processes._innermost("Name:\tcat\nNSpid:\t300\t12\t1\nNSpgid:\t0\n") == 1

@@ -1,0 +1,125 @@
+import os
+
+import pytest
+
+from fakes.stored import content
+from transship.linux.pages import CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES, PageRange
+from transship.memory.page_server.page_index import Milestone
+from transship.memory.page_server.page_store import PageStore
+
+
+@pytest.fixture
+def store():
+    made = PageStore(capacity=8 * CHUNK_BYTES)
+    yield made
+    made.close()
+
+
+def put(store: PageStore, pages: PageRange, content: bytes) -> None:
+    at = 0
+    for view in store.room(pages):
+        view[:] = content[at : at + len(view)]
+        at += len(view)
+    store.keep(pages)
+
+
+def test_pages_come_back_also_across_the_bounds_of_chunks(store: PageStore) -> None:
+    pages = PageRange(7, CHUNK_BYTES - 2 * PAGE_BYTES, 5)
+    stored = bytes(range(1, 6)) * PAGE_BYTES
+    put(store, pages, stored)
+    assert content(store, pages) == stored
+
+
+def test_a_page_that_was_never_stored_is_missing_and_not_zeros(store: PageStore) -> None:
+    put(store, PageRange(7, 0, 1), b"a" * PAGE_BYTES)
+    assert store.missing([PageRange(8, 0, 1)]) == (PageRange(8, 0, 1),)
+    assert store.missing([PageRange(7, 0, 3)]) == (PageRange(7, PAGE_BYTES, 2),)
+
+
+def test_reserving_memory_stores_nothing(store: PageStore) -> None:
+    pages = PageRange(7, 0, CHUNK_PAGES + 3)
+    store.reserve([pages])
+    assert store.missing([pages]) == (pages,)
+
+
+def test_known_zeros_lie_between_other_pages(store: PageStore) -> None:
+    put(store, PageRange(7, 0, 1), b"a" * PAGE_BYTES)
+    store.keep_zero(PageRange(7, PAGE_BYTES, 2))
+    put(store, PageRange(7, 3 * PAGE_BYTES, 1), b"b" * PAGE_BYTES)
+    expected = b"a" * PAGE_BYTES + bytes(2 * PAGE_BYTES) + b"b" * PAGE_BYTES
+    assert content(store, PageRange(7, 0, 4)) == expected
+
+
+def test_a_page_being_replaced_counts_as_missing_until_all_of_it_is_there(
+    store: PageStore,
+) -> None:
+    page = PageRange(7, 0, 1)
+    put(store, page, b"a" * PAGE_BYTES)
+    store.room(page)
+    assert store.missing([page]) == (page,)
+    store.keep(page)
+    assert store.missing([page]) == ()
+
+
+def test_zeros_and_content_replace_each_other(store: PageStore) -> None:
+    page = PageRange(7, 0, 1)
+    put(store, page, b"a" * PAGE_BYTES)
+    store.keep_zero(page)
+    assert content(store, page) == bytes(PAGE_BYTES)
+    put(store, page, b"b" * PAGE_BYTES)
+    assert content(store, page) == b"b" * PAGE_BYTES
+
+
+def test_what_is_expected_and_missing_is_counted_as_it_comes_and_goes(store: PageStore) -> None:
+    put(store, PageRange(7, 0, 2), b"a" * 2 * PAGE_BYTES)
+    store.expect([PageRange(7, 0, 4), PageRange(8, 0, 1)])
+    assert store.lacking == 3
+    put(store, PageRange(7, PAGE_BYTES, 9), b"b" * 9 * PAGE_BYTES)
+    assert store.lacking_ranges() == (PageRange(8, 0, 1),)
+    store.room(PageRange(7, 0, 1))
+    assert store.lacking == 2
+    store.keep_zero(PageRange(8, 0, 1))
+    store.forget([PageRange(7, 0, 2)])
+    assert store.lacking_ranges() == (PageRange(7, 0, 2),)
+
+
+def test_once_final_the_first_content_stays(store: PageStore) -> None:
+    put(store, PageRange(7, PAGE_BYTES, 1), b"a" * PAGE_BYTES)
+    store.note(Milestone.FINAL)
+    put(store, PageRange(7, 0, 3), b"b" * 3 * PAGE_BYTES)
+    store.keep_zero(PageRange(7, 0, 4))
+    expected = b"b" * PAGE_BYTES + b"a" * PAGE_BYTES + b"b" * PAGE_BYTES + bytes(PAGE_BYTES)
+    assert content(store, PageRange(7, 0, 4)) == expected
+
+
+def test_what_was_given_to_all_is_freed_chunk_by_chunk(store: PageStore) -> None:
+    pages = PageRange(7, 0, CHUNK_PAGES + 1)
+    put(store, pages, b"a" * pages.bytes)
+    store.expect([pages])
+    store.spend(PageRange(7, 0, CHUNK_PAGES - 1))
+    full = os.fstat(store.fd).st_blocks
+    store.spend(PageRange(7, (CHUNK_PAGES - 1) * PAGE_BYTES, 1))
+    assert os.fstat(store.fd).st_blocks < full / 100
+    assert store.lacking == 0
+    assert content(store, PageRange(7, CHUNK_BYTES, 1)) == b"a" * PAGE_BYTES
+
+
+def test_a_chunk_is_not_freed_while_a_page_of_it_is_on_its_way(store: PageStore) -> None:
+    put(store, PageRange(7, 0, 1), b"a" * PAGE_BYTES)
+    store.expect([PageRange(7, 0, 2)])
+    coming = PageRange(7, PAGE_BYTES, 1)
+    store.room(coming)[0][:] = b"b" * PAGE_BYTES
+    store.spend(PageRange(7, 0, 1))
+    store.keep(coming)
+    assert content(store, coming) == b"b" * PAGE_BYTES
+
+
+def test_another_store_on_the_same_memory_goes_on_with_it(store: PageStore) -> None:
+    put(store, PageRange(7, 0, 2), b"a" * 2 * PAGE_BYTES)
+    store.expect([PageRange(7, 0, 3)])
+    store.note(Milestone.FINAL)
+    fds = (os.dup(store.fd), os.dup(store.index_fd))
+    other = PageStore(fd=fds[0], index_fd=fds[1], capacity=8 * CHUNK_BYTES)
+    assert (other.final, other.ended, other.lacking) == (True, False, 1)
+    assert content(other, PageRange(7, 0, 2)) == b"a" * 2 * PAGE_BYTES
+    other.close()

@@ -1,0 +1,380 @@
+"""The keeper as the agent has it: two processes, TLS, sockets by path; and what kills cost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from fakes.lazy_process import FEATURES, PAGE, PID, LazyProcess, pagemap_image
+from transship.common.certificates import agent_name, new_authority, write_credentials
+from transship.common.errors import DeadlineExceeded, TransshipError
+from transship.common.tls import TlsFiles, client_context
+from transship.linux import pidfds
+from transship.linux.pages import PageRange, Process
+from transship.memory.page_server import client as page_servers
+from transship.memory.page_server import messages
+from transship.memory.page_server.client import PageServerClient, PageServerDead, PageServerSilent
+from transship.memory.page_server.lazy_pages_socket import SOCKET_NAME
+from transship.memory.postcopy.push import MemoryPush
+from transship.memory.transfer.channel import RemotePages, dial
+from transship.memory.transfer.sender import PageSender
+from transship.runtime.layout import Layout
+
+PAGES = 3000
+OFFSET = 1000
+ATTEMPTS = 20
+ADDRESS = "127.0.0.1"
+
+
+class Node:
+    """A keeper, and a process that wants all of its pages from it."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.layout = Layout(runtime_dir=folder / "run")
+        self.work = self.layout.images("c") / "work"
+        authority = new_authority("test")
+        (folder / "ca").write_bytes(authority.credentials.certificate)
+        self._senders: list[PageSender] = []
+        self._tls = {}
+        for name in ("source", "target"):
+            made = authority.issue_agent(name, addresses=[ADDRESS])
+            files = write_credentials(made, folder, name)
+            self._tls[name] = TlsFiles(folder / "ca", files.certificate, files.key)
+
+    async def start(self) -> None:
+        self.page_server, self.port = await PageServerClient.start(
+            self.layout,
+            "c",
+            address=ADDRESS,
+            files=self._tls["target"],
+            peer=agent_name("source"),
+        )
+        self.guard = int((self.work / "page-keeper.pid").read_text().split()[0])
+        self.process = LazyProcess(self.work / SOCKET_NAME, pages=PAGES, features=FEATURES)
+        image = pagemap_image((self.process.address, PAGES))
+        (self.layout.images("c") / f"pagemap-{PID}.img").write_bytes(image)
+        await self.page_server.state()
+
+    def sender(self) -> PageSender:
+        files = self._tls["source"]
+        context = client_context(
+            authority=files.authority, certificate=files.certificate, key=files.key
+        )
+        channel = dial(RemotePages(ADDRESS, self.port, node="target", context=context))
+        self._senders.append(PageSender(channel))
+        return self._senders[-1]
+
+    def send(self, sender: PageSender, first: int, end: int) -> None:
+        for start in range(first, end, 500):
+            stop = min(start + 500, end)
+            numbers = (number + OFFSET for number in range(start, stop))
+            data = b"".join(number.to_bytes(8, "little") + b"x" * (PAGE - 8) for number in numbers)
+            pages = PageRange(PID, self.process.address + start * PAGE, stop - start)
+            sender.send([pages], bytearray(data))
+        sender.flush()
+
+    @property
+    def server(self) -> int:
+        children = Path(f"/proc/{self.guard}/task/{self.guard}/children").read_text().split()
+        return int(children[0])
+
+    async def killed(self, pid: int) -> None:
+        handle = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGKILL)
+        await pidfds.ended(handle, timeout_seconds=20)
+        os.close(handle)
+
+    async def close(self) -> None:
+        for sender in self._senders:
+            sender.close()
+        await self.page_server.close()
+        self.process.close()
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a cgroup of its own."""
+    monkeypatch.setattr(page_servers, "leave_agent", lambda _layout, *, pid: None)
+
+
+@pytest.fixture
+async def node(tmp_path: Path, apart: None) -> AsyncIterator[Node]:
+    made = Node(tmp_path)
+    await made.start()
+    yield made
+    await made.close()
+
+
+def numbered(first: int, end: int) -> list[int]:
+    return [number + OFFSET for number in range(first, end)]
+
+
+async def test_pages_come_from_the_source_to_the_process(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, PAGES)
+    sender.final()
+    sender.end()
+    node.process.ask("finish()")
+    await node.page_server.all_stored(timeout_seconds=20)
+    await node.page_server.ended()
+    assert node.process.ask(f"words(0, {PAGES})") == numbered(0, PAGES)
+    assert PageServerClient.find(node.layout, "c") is None
+    await node.page_server.all_stored(timeout_seconds=20)  # asked again, of one that is done
+
+
+async def test_who_asks_hears_the_source_end_after_the_process_has_everything(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, PAGES)
+    sender.final()
+    asking = asyncio.create_task(node.page_server.all_stored(timeout_seconds=20))
+    node.process.ask("finish()")
+    assert node.process.ask(f"words(0, {PAGES})") == numbered(0, PAGES)
+    assert not asking.done()
+    sender.end()
+    await asking
+    await node.page_server.ended()
+
+
+async def test_a_source_that_sends_too_little_is_told_of(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, PAGES - 3)
+    sender.final()
+    sender.end()
+    node.process.ask("finish()")
+    with pytest.raises(TransshipError, match="3 have not arrived: the source has sent no"):
+        await node.page_server.all_stored(timeout_seconds=20)
+
+
+async def test_a_source_that_breaks_off_is_told_of(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, 100)
+    asking = asyncio.create_task(node.page_server.all_stored(timeout_seconds=20))
+    sender.abort()
+    with pytest.raises(TransshipError, match="2900 have not arrived"):
+        await asking
+
+
+async def test_a_server_killed_before_the_pages_are_final_is_the_end_of_it(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, PAGES)
+    await node.killed(node.server)
+    with pytest.raises(PageServerDead):
+        await node.page_server.all_stored(timeout_seconds=20)
+
+
+async def test_a_server_killed_while_pages_are_missing_is_followed_by_another(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, 2000)
+    sender.final()
+    node.process.ask("finish()")
+    await node.page_server.final(timeout_seconds=20)
+    assert node.process.ask("words(0, 10)") == numbered(0, 10)
+    assert node.process.ask("drop(100, 1000)") == 0
+    node.process.tell("words(2500, 2510)")
+    for _ in range(3):
+        await node.killed(node.server)
+        assert (await node.page_server.state()).lacking == 1000
+    assert node.process.is_waiting
+    sender = node.sender()
+    node.send(sender, 1900, PAGES)
+    sender.end()
+    assert node.process.answer() == numbered(2500, 2510)
+    await node.page_server.ended()
+    expected = [*numbered(0, 100), *[0] * 900, *numbered(1000, PAGES)]
+    assert node.process.ask(f"words(0, {PAGES})") == expected
+
+
+@pytest.mark.usefixtures("apart")
+async def test_a_server_killed_at_any_moment_of_giving_loses_nothing(tmp_path: Path) -> None:
+    """Giving takes some milliseconds: until a kill has come in time."""
+    for attempt in range(ATTEMPTS):
+        node = Node(tmp_path / str(attempt))
+        await node.start()
+        kills = await _killed_while_giving(node)
+        await node.close()
+        if kills:
+            return
+    raise AssertionError(f"in {ATTEMPTS} attempts all was given before a server could be killed")
+
+
+async def _killed_while_giving(node: Node) -> int:
+    sender = node.sender()
+    node.send(sender, 0, PAGES)
+    sender.final()
+    sender.end()
+    node.process.ask("finish()")
+    await node.page_server.final(timeout_seconds=20)
+    node.process.tell(f"[drop(n, n + 1) for n in range(0, {PAGES}, 50)]")
+    kills = 0
+    while PageServerClient.find(node.layout, "c") is not None and kills < 5:
+        try:
+            await node.killed(node.server)
+        except (IndexError, ProcessLookupError, FileNotFoundError):
+            await asyncio.sleep(0)
+        else:
+            kills += 1
+    assert node.process.answer() == [0] * len(range(0, PAGES, 50))
+    await node.page_server.ended()
+    expected = [0 if number % 50 == 0 else number + OFFSET for number in range(PAGES)]
+    assert node.process.ask(f"words(0, {PAGES})") == expected
+    return kills
+
+
+async def test_the_death_of_the_guard_is_noted_and_harms_nobody(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, 2000)
+    sender.final()
+    node.process.ask("finish()")
+    await node.killed(node.guard)
+    while (await node.page_server.state()).guarded:  # noqa: ASYNC110 - the server notes it by itself
+        await asyncio.sleep(0)
+    node.send(sender, 2000, PAGES)
+    sender.end()
+    await node.page_server.ended()
+    assert node.process.ask(f"words(0, {PAGES})") == numbered(0, PAGES)
+
+
+async def test_the_death_of_both_is_a_loss_that_is_told_of(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, 2000)
+    sender.final()
+    node.process.ask("finish()")
+    server = node.server
+    await node.killed(node.guard)
+    await node.killed(server)
+    with pytest.raises(PageServerDead):
+        await node.page_server.ended()
+
+
+async def ask(node: Node, question: bytes) -> bytes:
+    """What the control socket says to this."""
+    reader, writer = await asyncio.open_unix_connection("page-keeper.socket")
+    writer.write(question)
+    answer = await reader.readline()
+    writer.close()
+    return answer
+
+
+async def test_a_question_that_is_none_is_answered_and_harms_nobody(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(node.work)
+    server = node.server
+    for question in (b"WhoAreYou\n", b"\xff\xfe\n", b"x" * 5000):
+        assert messages.decode(await ask(node, question)).error
+    assert not (await node.page_server.state()).error
+    assert node.server == server
+
+
+async def test_a_source_that_sends_what_nobody_understands_is_told_of(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, 100)
+    asking = asyncio.create_task(node.page_server.all_stored(timeout_seconds=20))
+    sender._channel.sendall(os.urandom(4096))
+    with pytest.raises(TransshipError, match="have not arrived"):
+        await asking
+
+
+async def test_a_server_that_hangs_is_not_taken_for_dead(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_servers, "STATE_SECONDS", 0.2)
+    monkeypatch.setattr(page_servers, "LOOK_SECONDS", 0.0)
+    server = node.server
+    os.kill(server, signal.SIGSTOP)
+    with pytest.raises(PageServerSilent):
+        await node.page_server.ended()
+    with pytest.raises(PageServerSilent):
+        await node.page_server.state()
+    os.kill(server, signal.SIGCONT)
+    monkeypatch.setattr(page_servers, "STATE_SECONDS", 20)
+    assert not (await node.page_server.state()).error
+
+
+async def test_images_that_are_not_put_together_in_time_end_the_wait(node: Node) -> None:
+    server = node.server
+    os.kill(server, signal.SIGSTOP)
+    with pytest.raises(DeadlineExceeded):
+        await node.page_server.compose(timeout_seconds=0.05)
+    os.kill(server, signal.SIGCONT)
+    await node.page_server.compose(timeout_seconds=20)  # there are none
+
+
+async def test_another_agent_has_the_same_hold_on_it(node: Node) -> None:
+    sender = node.sender()
+    node.send(sender, 0, 2000)
+    sender.final()
+    found = PageServerClient.find(node.layout, "c")
+    assert found is not None
+    ending = asyncio.create_task(found.ended())
+    assert (await found.state()).lacking == 1000
+    node.process.ask("finish()")
+    node.send(sender, 2000, PAGES)
+    sender.end()
+    await ending
+
+
+async def test_closing_it_ends_guard_and_server(node: Node) -> None:
+    handles = [os.pidfd_open(pid) for pid in (node.guard, node.server)]
+    await node.page_server.close()
+    for handle in handles:
+        assert await pidfds.ended(handle, timeout_seconds=20)
+        os.close(handle)
+
+
+async def test_memory_that_follows_is_demanded_pushed_and_asked_for_anew(node: Node) -> None:
+    first = node.sender()
+    node.send(first, 0, 100)
+    first.final()
+    first.flush()
+    node.process.ask("finish()")
+    await node.page_server.final(timeout_seconds=20)
+    source = Source(node.process.address)
+    drain = MemoryPush(lambda: [Process(PID, source.pid)])
+    loop = asyncio.get_running_loop()
+    answering = loop.run_in_executor(None, drain.answer, node.sender())
+    assert await asyncio.to_thread(node.process.ask, "words(2000, 2010)") == numbered(2000, 2010)
+    assert (await node.page_server.state()).lacking > 1000
+    await node.killed(node.server)
+    with pytest.raises(TransshipError):
+        await answering
+    again = loop.run_in_executor(None, drain.answer, node.sender())
+    await asyncio.to_thread(drain.push, node.sender())
+    await node.page_server.ended()
+    await asyncio.wait_for(again, 20)  # it was told that nothing is wanted any more
+    assert node.process.ask(f"words(0, {PAGES})") == numbered(0, PAGES)
+    source.close()
+
+
+class Source:
+    """A process with all pages at the same place."""
+
+    PROGRAM = """
+import ctypes, mmap, sys
+address, pages = int(sys.argv[1]), int(sys.argv[2])
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap(ctypes.c_void_p(address), ctypes.c_size_t(pages * 4096), 3,
+          mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x100000, -1, ctypes.c_long(0))
+for number in range(pages):
+    ctypes.memmove(address + number * 4096, (number + 1000).to_bytes(8, "little"), 8)
+print(flush=True)
+sys.stdin.read()
+"""
+
+    def __init__(self, address: int) -> None:
+        words = [sys.executable, "-c", self.PROGRAM, str(address), str(PAGES)]
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process.stdout.readline()
+        self.pid = self._process.pid
+
+    def close(self) -> None:
+        self._process.communicate()

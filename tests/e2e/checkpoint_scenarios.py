@@ -272,8 +272,8 @@ async def the_way_back_is_a_thaw(stage: Stage) -> None:
 @scenario
 async def a_stopped_task_stays_stopped_on_the_way_back_and_on_the_target(stage: Stage) -> None:
     await stage.start("stopped")
-    await stage.dump()
     assert len(stage.source.freezer.stopped_tasks()) == 1
+    await stage.dump()
     await stage.source.stands_still()
     stage.source.freezer.thaw()
     await stage.source.goes_on()

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 import sources
-from transship import protocol
+from transship import agentapi
 from transship.agentapi.message import Message
 from transship.api.kinds import KINDS, Kind
 
@@ -19,9 +19,10 @@ INFORMATIONAL = "ports are informational, as in a Pod: every port of the address
 READ_BY_NOBODY = {
     "Container.ports": INFORMATIONAL,
     "ContainerPort.container_port": INFORMATIONAL,
+    "ContainerPort.protocol": INFORMATIONAL,
 }
-OBEYING = ("agent", "controller", "network", "plan", "runtime")
-TALKING = ("agent", "cli", "controller", "lab", "plan")
+OBEYING = ("agent", "controller", "criu", "memory", "network", "runtime")
+TALKING = ("agent", "cli", "controller", "lab")
 
 
 def models_of(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -35,8 +36,8 @@ def models_of(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def messages() -> list[type[BaseModel]]:
-    names = [module.name for module in pkgutil.iter_modules(protocol.__path__)]
-    modules = [importlib.import_module(f"{protocol.__name__}.{name}") for name in names]
+    names = [module.name for module in pkgutil.iter_modules(agentapi.__path__)]
+    modules = [importlib.import_module(f"{agentapi.__name__}.{name}") for name in names]
     found = {each for module in modules for each in vars(module).values() if _is_message(each)}
     return sorted(found, key=lambda model: model.__name__)
 

@@ -10,7 +10,7 @@ from transship.api.obstacle import Obstacle
 from transship.api.placement import Strategy
 from transship.api.reasons import Reason
 from transship.criu.census import Census, Deleted, Descriptor, MappedFile, Task
-from transship.criu.obstacles import obstacles
+from transship.criu.obstacles import obstacles_in
 
 MIB = 1 << 20
 LIVE = tuple(strategy for strategy in Strategy if strategy is not Strategy.COLD)
@@ -39,7 +39,7 @@ def task(*files: Descriptor | MappedFile, pid: int = 1, kept: int = 0) -> Task:
 
 
 def found(*tasks: Task) -> list[Obstacle]:
-    return list(obstacles(Census(tasks=tasks)))
+    return list(obstacles_in(Census(tasks=tasks)))
 
 
 def refused(*tasks: Task) -> tuple[Strategy, ...]:

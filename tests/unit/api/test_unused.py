@@ -19,7 +19,6 @@ INFORMATIONAL = "ports are informational, as in a Pod: every port of the address
 READ_BY_NOBODY = {
     "Container.ports": INFORMATIONAL,
     "ContainerPort.container_port": INFORMATIONAL,
-    "ContainerPort.protocol": INFORMATIONAL,
 }
 OBEYING = ("agent", "controller", "criu", "memory", "network", "runtime")
 TALKING = ("agent", "cli", "controller", "lab")

@@ -1,6 +1,6 @@
 """What test_lazy_checkpoint.py has a node do: moves in which CRIU carries no memory.
 
-The pages are read from the frozen source and sent to a page keeper on the target. Run like
+The pages are read from the frozen source and sent to a page server on the target. Run like
 checkpoint_scenarios.py, which has to be importable.
 """
 
@@ -237,7 +237,7 @@ class Move:
         """Send so many pages at first (all), restore, and wait until it may be called held."""
         layout = self._stage.target.layout
         shutil.rmtree(layout.images(NAME), ignore_errors=True)
-        with timed("making the keeper ready"):
+        with timed("making the page server ready"):
             self.page_server, self._port = await PageServerClient.start(
                 layout,
                 NAME,
@@ -287,7 +287,7 @@ class Move:
     @property
     def guard(self) -> int:
         work = self._stage.target.layout.images(NAME) / "work"
-        return int((work / "page-keeper.pid").read_text().split()[0])
+        return int((work / "page-server.pid").read_text().split()[0])
 
     @property
     def server(self) -> int:
@@ -460,7 +460,7 @@ async def a_copy_without_all_of_its_pages_waits_and_cannot_be_dumped(stage: Stag
 
 
 @scenario
-async def a_discarded_copy_ends_its_keeper(stage: Stage) -> None:
+async def a_discarded_copy_ends_its_page_server(stage: Stage) -> None:
     await stage.start("64")
     move = Move(stage)
     await move.begin(only=1000)

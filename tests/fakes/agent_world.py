@@ -263,7 +263,7 @@ class FakeCopies:
             self.at.world.violations.append(f"{self.at.node} sends memory that is {copy.state}")
         waiting = [node for node in servers if node != self.at.node]
         if not waiting:
-            raise TransshipError("no keeper listens")
+            raise TransshipError("no page server listens")
         servers[waiting[0]] = copy.memory
         return MemoryTraffic(page_bytes=100, wire_bytes=100)
 
@@ -289,7 +289,7 @@ class FakeCopies:
 
     async def lose_memory(self, container: str) -> None:
         if self.awaits_memory(container):
-            self.at.world.unsent.clear()  # its keeper ends with it
+            self.at.world.unsent.clear()  # its page server ends with it
             self.at.world.end(self.at.node, by="stop")
 
     def awaits_memory(self, container: str) -> bool:

@@ -595,7 +595,7 @@ class Reason(StrEnum):
     PAGE_SERVER_SILENT = (
         "PageServerSilent",
         "The process that gives a moved container its memory does not answer as it should.",
-        "see page-keeper.log among the container's images; is the node overloaded?",
+        "see page-server.log among the container's images; is the node overloaded?",
     )
     STILL_MOUNTED = ("StillMounted", "Something is mounted where files were to be deleted.")
     CRIU_FAILED = ("CRIUFailed", "CRIU failed.", "see the agent's log")

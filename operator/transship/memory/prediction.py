@@ -27,7 +27,7 @@ from transship.memory.convergence import (
 from transship.memory.rounds import CopyRound
 
 PREPARE_SECONDS = 0.5
-"""Image, root file system, network and keeper on the target, where the image is there already."""
+"""Image, root file system, network and page server on a target that has the image already."""
 PACKING_BYTES_PER_SECOND = 600e6
 """What one core compresses: on a faster link pages go as they are."""
 

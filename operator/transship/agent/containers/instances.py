@@ -57,7 +57,7 @@ class Instances:
         return (await self.runtime.prepare(runtime_order(order))).digest
 
     async def start(self, order: ContainerOrder) -> None:
-        # of the instance before: whoever ends that for its lost memory knows it by its keeper
+        # of the instance before: whoever ends that for its lost memory knows it by its page server
         await PageServerClient.left(self.runtime.layout, order.id).close()
         await self._connect(order)
         await self.runtime.start(order.id)

@@ -1,7 +1,7 @@
 """The copies of containers as processes, for both roles of a migration (the port Copies).
 
 CRIU dumps and restores without the memory (lazy pages): that goes from the source's tasks straight
-into a keeper on the target, which CRIU's daemon there is served from.
+into a page server on the target, which CRIU's daemon there is served from.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SETTLE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class PageTls:
-    """The node's address for keepers, its PEM files for them, TLS for connecting to others'."""
+    """The address that page servers listen on, their PEM files, and TLS to connect to others'."""
 
     address: str
     files: TlsFiles
@@ -274,7 +274,7 @@ class NodeCopies:
             await self._clear_images(container)
 
     async def _end_lacking(self, container: str) -> None:
-        if self.awaits_memory(container):  # else another instance follows: it has no keeper
+        if self.awaits_memory(container):  # else another instance follows: it has no page server
             logger.bind(container=container).error("the rest of its memory is lost, it ends")
             await self._runtime.kill(container)
 
@@ -298,7 +298,7 @@ class NodeCopies:
             except PageServerDead:  # the kernel gives zeros for what is missing
                 await self._end_lacking(container)
                 raise
-            # not when this task is cancelled, with the agent: the keeper goes on without it
+            # not when this task is cancelled, with the agent: the page server goes on without it
             await self._end_page_server(container)
             await self._clear_images(container)
 

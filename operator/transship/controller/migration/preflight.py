@@ -71,7 +71,7 @@ def cgroups_are_alike(facts: Facts) -> Obstacle | None:
 
 
 def memory_can_be_given(facts: Facts) -> Obstacle | None:
-    """Whatever the strategy: the target's page keeper gives the restored processes their pages."""
+    """Whatever the strategy: the target's page server gives the restored processes their pages."""
     features = facts.target.agent.status.features
     if not features.cgroup or features.userfaultfd:  # the agent tells both or neither
         return None

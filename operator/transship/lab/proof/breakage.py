@@ -34,7 +34,7 @@ class Breakage:
     undo: Act = lambda _: None
     seconds: float = 0.0
     dies: Side | None = None  # the node that ends with all that runs on it
-    may_lose_memory: bool = False  # of a copy that has none but what its keeper gives
+    may_lose_memory: bool = False  # of a copy that has none but what its page server gives
     steps: frozenset[StepName] = frozenset(StepName)  # at which it means something
     ending: Ending = Ending.ANY
     lead_seconds: float = 0.0  # in which its word spreads before the move goes on

@@ -43,7 +43,7 @@ KEEPING = frozenset(StepName) - {
     StepName.PREPARE, StepName.COPY_FILES, StepName.RESUME, StepName.DESTROY
 }  # fmt: skip
 STILL_KEEPING = frozenset({StepName.RESUME})
-"""After the release a keeper has pages to give in a post-copy alone."""
+"""After the release a page server has pages to give in a post-copy alone."""
 
 
 def _agent_killed(side: Side) -> Breakage:
@@ -276,7 +276,7 @@ BREAKAGES: tuple[Breakage, ...] = (
     ),
     _hunted("source's conmon killed", Side.SOURCE, CONMON, node_faults.killed, steps=COPYING),
     _hunted(
-        "page keeper killed",
+        "page server killed",
         Side.TARGET,
         PAGE_SERVER,
         node_faults.killed,
@@ -285,7 +285,7 @@ BREAKAGES: tuple[Breakage, ...] = (
         children=True,
     ),
     _hunted(
-        "page keeper and its guard killed",
+        "page server and its guard killed",
         Side.TARGET,
         PAGE_SERVER,
         node_faults.killed,

@@ -45,7 +45,7 @@ class Report:
     moves_ordered: int = 0
     migrations: dict[str, int] = field(default_factory=dict)  # by how they ended
     faults: dict[str, int] = field(default_factory=dict)
-    restarted: int = 0  # containers whose node lost its power, or whose keeper and guard died
+    restarted: int = 0  # containers whose node lost its power, or whose page server and guard died
     longest_blackout_milliseconds: int = 0
     violations: list[str] = field(default_factory=list)
 
@@ -57,7 +57,7 @@ class Report:
             ("moves ordered", self.moves_ordered),
             *((f"migrations {how}", count) for how, count in sorted(self.migrations.items())),
             *((f"fault: {name}", count) for name, count in sorted(self.faults.items())),
-            ("containers started anew after their node or keeper died", self.restarted),
+            ("containers started anew after their node or page server died", self.restarted),
             ("longest blackout, ms", self.longest_blackout_milliseconds),
             *(("VIOLATION", text) for text in self.violations),
         ]

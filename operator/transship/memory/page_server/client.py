@@ -1,7 +1,7 @@
-"""The agent's hold on a page keeper (see page_keeper): starting, finding, asking and ending it.
+"""The agent's client of a page server: starts it, finds it again, asks it and ends it.
 
-A keeper is known by its files in the working folder of a container's images, so that an agent which
-was restarted has the same hold on it.
+A page server is found by its files in the working folder of a container's images. So an agent that
+was restarted can go on with it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from transship.memory.page_server.messages import Answer, Question
 from transship.runtime.detach import leave_agent
 from transship.runtime.layout import Layout
 
-LOG_NAME = "page-keeper.log"
+LOG_NAME = "page-server.log"
 END_TIMEOUT_SECONDS = 5.0
 RETRY_SECONDS = 0.05
 """A server that was killed is followed by another within this time or so."""
 STATE_SECONDS = 10.0
 """For an answer that is given at once: a millisecond, and a tenth of a second after a kill."""
 LOOK_SECONDS = 2.0
-"""Between looks whether a keeper still answers that has been asked for the end of its work."""
+"""Between looks whether a page server still answers that has been asked for the end of its work."""
 
 
 class PageServerDead(TransshipError):
@@ -55,7 +55,7 @@ class PageServerSilent(DeadlineExceeded):
 
 
 class PageServerClient:
-    """The keeper of one container's pages."""
+    """The page server of one container's pages."""
 
     def __init__(self, work: Path, process: subprocess.Popen[bytes] | None = None) -> None:
         """`process` is the guard, where it is this agent's child."""
@@ -155,7 +155,7 @@ class PageServerClient:
                 return _right(await self._answer(Question.STATE))
         except TimeoutError as e:
             raise PageServerSilent(
-                f"asking a container's page keeper: {self._trouble}",
+                f"asking a container's page server: {self._trouble}",
                 hint=Reason.PAGE_SERVER_SILENT.hint,
             ) from e
 
@@ -176,7 +176,7 @@ class PageServerClient:
 
         Has no deadline of its own. Raises PageServerDead.
         """
-        pause = 0.0  # at first: a container whose keeper is dead must not run on for so long
+        pause = 0.0  # at first: a container whose page server is dead must not run on for so long
         self._trouble = "no answer"
         while True:
             try:
@@ -184,7 +184,9 @@ class PageServerClient:
             except FileNotFoundError:
                 return Answer()  # it has done its work
             except ConnectionRefusedError as e:  # the guard would hold the listener
-                raise PageServerDead("giving a container its memory: its keeper was killed") from e
+                raise PageServerDead(
+                    "giving a container its memory: its page server was killed"
+                ) from e
             except (OSError, ValueError) as e:  # perhaps the server was killed, another follows
                 self._trouble = str(e) or "no answer"
             await asyncio.sleep(pause)
@@ -211,13 +213,13 @@ class PageServerClient:
 
 
 def end_left(work: Path) -> None:
-    """End the keeper of a copy that is dead or to be discarded, or that has done its work."""
+    """End the page server of a copy that is dead or to be discarded, or that has done its work."""
     (work / messages.SOCKET_NAME).unlink(missing_ok=True)
     with contextlib.suppress(OSError, ValueError):
         pid, started = map(int, (work / messages.PIDFILE_NAME).read_text().split())
         with contextlib.suppress(OSError):
             if start_time(pid) != started:
-                return  # the number is another's by now: so nothing of the keeper is left
+                return  # the number is another's by now: so nothing of the page server is left
         # guard and server: a group of their own, named after the guard also when that is gone
         os.killpg(pid, signal.SIGKILL)
         (work / messages.PIDFILE_NAME).unlink()
@@ -225,7 +227,7 @@ def end_left(work: Path) -> None:
 
 def _right(answer: Answer) -> Answer:
     if answer.error:
-        raise TransshipError(f"asking a container's page keeper: {answer.error}")
+        raise TransshipError(f"asking a container's page server: {answer.error}")
     return answer
 
 

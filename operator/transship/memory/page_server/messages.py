@@ -1,4 +1,4 @@
-"""What an agent and a page keeper say to each other on the keeper's control socket."""
+"""What an agent and a page server say to each other on the page server's control socket."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 
-SOCKET_NAME = "page-keeper.socket"
-"""In the working folder of a container's images, from the keeper's start to the end of its work."""
-PIDFILE_NAME = "page-keeper.pid"
+SOCKET_NAME = "page-server.socket"
+"""In the working folder of a container's images, for as long as the page server works."""
+PIDFILE_NAME = "page-server.pid"
 
 BEGIN = b"begin\n"
 """What the guard awaits on its standard input; without it, it ends."""
@@ -45,7 +45,7 @@ def encode(answer: Answer) -> bytes:
 def decode(line: bytes) -> Answer:
     """Raises ValueError for what is no whole answer.
 
-    A keeper may be older or newer than the agent that asks it: words that are unknown are left out.
+    A page server may be older or newer than the agent that asks it: unknown fields are ignored.
     """
     if not line.endswith(b"\n"):
         raise ValueError("the connection has ended before the answer")

@@ -1,4 +1,4 @@
-"""The keeper's end of the source's streams: who may connect, and what has become of them."""
+"""The page server's end of the source's streams: who may connect, and what has become of them."""
 
 from __future__ import annotations
 

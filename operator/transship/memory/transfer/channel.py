@@ -15,7 +15,7 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class RemotePages:
-    """The target's page keeper; `node` is the name that its certificate has to bear."""
+    """The target's page server; `node` is the name that its certificate has to bear."""
 
     address: str
     port: int

@@ -1,4 +1,4 @@
-"""zstd of a batch's pages, and back. Imports little: a keeper unpacks, and has to start fast."""
+"""zstd compression of a batch of pages. Imports little: the page server has to start fast."""
 
 from __future__ import annotations
 

@@ -342,8 +342,10 @@ def test_a_copy_whose_memory_will_never_come_is_ended_and_told_why(now: Seen, ca
 def test_why_memory_was_lost_is_told_as_the_target_noted_it(source: ContainerReport | None) -> None:
     """Whatever the source says by then: it may have tidied up what it owed."""
     now = draining(held_at_source=source)
-    told = said(SideState.RUNNING, reason=Reason.CONTAINER_LOST, message="its keeper was killed")
+    told = said(
+        SideState.RUNNING, reason=Reason.CONTAINER_LOST, message="its page server was killed"
+    )
     step = next_step(replace(now, target=replace(now.target, report=told)))
     assert isinstance(step, Finish)
     assert (step.outcome, step.why.reason) == (Outcome.FAILED, Reason.CONTAINER_LOST)
-    assert step.why.message == "its keeper was killed"
+    assert step.why.message == "its page server was killed"

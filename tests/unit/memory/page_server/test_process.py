@@ -1,4 +1,4 @@
-"""The keeper as the agent has it: two processes, TLS, sockets by path; and what kills cost."""
+"""The page server as the agent has it: two processes, TLS, sockets by path; and what kills cost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ADDRESS = "127.0.0.1"
 
 
 class Node:
-    """A keeper, and a process that wants all of its pages from it."""
+    """A page server, and a process that wants all of its pages from it."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -57,7 +57,7 @@ class Node:
             files=self._tls["target"],
             peer=agent_name("source"),
         )
-        self.guard = int((self.work / "page-keeper.pid").read_text().split()[0])
+        self.guard = int((self.work / "page-server.pid").read_text().split()[0])
         self.process = LazyProcess(self.work / SOCKET_NAME, pages=PAGES, features=FEATURES)
         image = pagemap_image((self.process.address, PAGES))
         (self.layout.images("c") / f"pagemap-{PID}.img").write_bytes(image)
@@ -256,7 +256,7 @@ async def test_the_death_of_both_is_a_loss_that_is_told_of(node: Node) -> None:
 
 async def ask(node: Node, question: bytes) -> bytes:
     """What the control socket says to this."""
-    reader, writer = await asyncio.open_unix_connection("page-keeper.socket")
+    reader, writer = await asyncio.open_unix_connection("page-server.socket")
     writer.write(question)
     answer = await reader.readline()
     writer.close()

@@ -23,7 +23,7 @@ def test_apart_it_fills_its_rooms_too_and_leaves_them_alone_when_it_cannot() -> 
     assert b"".join(rooms) == data
 
 
-def test_a_keeper_starts_without_the_models_of_the_api() -> None:
+def test_a_page_server_starts_without_the_models_of_the_api() -> None:
     """They cost it 0.2 s of processor time, which every move waits for."""
     program = (
         "import transship.memory.page_server.process, sys; sys.exit('pydantic' in sys.modules)"

@@ -107,7 +107,7 @@ class Release:
         outgoing.is_memory_sent, outgoing.failure = True, None
 
     async def _is_whole(self, outgoing: OutgoingMigration) -> bool:
-        """A keeper that has given all of its pages is gone: then its agent knows."""
+        """A page server that has given all of its pages is gone: then its agent knows."""
         order = outgoing.order
         try:
             return not (await self._deps.peers.memory_state(order.target, order.migration)).awaited

@@ -1,4 +1,4 @@
-"""The source's end of a container's memory: from the running, then the frozen tasks to the keeper.
+"""The source's end of a container's memory: from its tasks, running and frozen, to a page server.
 
 Reading, comparing and sending happen in one thread, outside of the agent's event loop.
 """
@@ -29,7 +29,7 @@ Processes = Callable[[], Sequence[Process]]
 
 
 class OutgoingMemory:
-    """One container's memory on its way to one keeper."""
+    """One container's memory on its way to one page server."""
 
     def __init__(self, sender: PageSender, tracker: Tracker, processes: Processes) -> None:
         self._sender = sender

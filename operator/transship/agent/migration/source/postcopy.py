@@ -1,4 +1,4 @@
-"""The source's end of a memory that follows its container: two streams to the target's keeper.
+"""The source's end of a memory that follows its container: two streams to the target's page server.
 
 On one the target demands what its processes wait for, on the other everything that it lacks is
 pushed. Both read the frozen tasks. Streams that break are made anew by whoever calls `drain` again.
@@ -21,7 +21,7 @@ from transship.memory.transfer.sender import PageSender
 
 
 class PostcopySource:
-    """One container's, to one keeper."""
+    """One container's, to one page server."""
 
     def __init__(
         self, page_server: RemotePages, processes: Processes, *, compression: Compression

@@ -94,7 +94,7 @@ class Target:
         return MemoryState(awaited=not arrived or self._deps.copies.awaits_memory(record.id))
 
     async def lose_memory(self, migration: str, loss: MemoryLoss) -> None:
-        """What is still to come is lost: its source has lost it, says the operator, or its keeper.
+        """The memory still to come is lost: by the source, says the operator, or its page server.
 
         The copy ends, and its supervisor starts it anew as after any other end. One that has all of
         its pages by now runs on. A repetition finds nothing more to end; the first cause stands.

@@ -1,6 +1,6 @@
-"""What is ended when both processes of a keeper were killed: the instance that it was of, only.
+"""When both processes of a page server were killed, the instance that it served is ended, no other.
 
-And nothing where that is not certain: a keeper may be slow, or say what nobody understands.
+And nothing where that is not certain: a page server may be slow, or say what nobody understands.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Processes:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Processes:
-    """With a container whose keeper is dead."""
+    """With a container whose page server is dead."""
     layout = Layout(runtime_dir=tmp_path)
     work = layout.images(CONTAINER) / "work"
     work.mkdir(parents=True)
@@ -133,7 +133,7 @@ async def nothing_at_all(reader: asyncio.StreamReader, writer: asyncio.StreamWri
 
 
 @dataclass
-class LivingKeeper:
+class LivingPageServer:
     """Its control socket; what it says can be changed while it lives."""
 
     processes: Processes
@@ -152,7 +152,9 @@ class LivingKeeper:
 
 
 @pytest.fixture
-async def living(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LivingKeeper]:
+async def living(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[LivingPageServer]:
     monkeypatch.setattr(page_servers, "STATE_SECONDS", 0.1)
     monkeypatch.setattr(page_servers, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(resume, "SETTLE_AGAIN_SECONDS", 0.0)
@@ -160,7 +162,7 @@ async def living(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     work = layout.images(CONTAINER) / "work"
     work.mkdir(parents=True)
     monkeypatch.chdir(work)  # the address of a socket has 108 bytes
-    made = LivingKeeper(Processes(layout))
+    made = LivingPageServer(Processes(layout))
     async with await asyncio.start_unix_server(made.converse, messages.SOCKET_NAME):
         yield made
 
@@ -169,8 +171,8 @@ NO_ANSWERS = [silence, garbage, a_long_story, another_type, half_an_answer, noth
 
 
 @pytest.mark.parametrize("says", NO_ANSWERS)
-async def test_what_is_no_answer_is_no_proof_that_the_keeper_was_killed(
-    says: Conversation, living: LivingKeeper
+async def test_what_is_no_answer_is_no_proof_that_the_page_server_was_killed(
+    says: Conversation, living: LivingPageServer
 ) -> None:
     living.says = says
     ours = copies(living.processes)
@@ -193,8 +195,8 @@ async def test_what_is_no_answer_is_no_proof_that_the_keeper_was_killed(
     assert living.processes.killed == []
 
 
-async def test_a_copy_whose_keeper_is_silent_for_a_while_is_settled_in_the_end(
-    living: LivingKeeper,
+async def test_a_copy_whose_page_server_is_silent_for_a_while_is_settled_in_the_end(
+    living: LivingPageServer,
 ) -> None:
     @dataclass
     class Parts:
@@ -217,7 +219,7 @@ async def test_a_copy_whose_keeper_is_silent_for_a_while_is_settled_in_the_end(
     assert not ours.images(CONTAINER).exists()
 
 
-async def test_a_keeper_of_another_version_is_understood(living: LivingKeeper) -> None:
+async def test_a_page_server_of_another_version_is_understood(living: LivingPageServer) -> None:
     async def newer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
         writer.write(b'{"lacking": 7, "temperature": 21}\n')

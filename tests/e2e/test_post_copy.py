@@ -25,7 +25,7 @@ def phase(world: World) -> str:
 
 
 def drains(world: World) -> bool:
-    return phase(world) == "PostcopySource"
+    return phase(world) == "Draining"
 
 
 def test_the_memory_follows_and_the_connection_goes_on(world: World) -> None:
@@ -39,7 +39,7 @@ def test_the_memory_follows_and_the_connection_goes_on(world: World) -> None:
         status = migration["status"]
         assert status["strategy"] == "PostCopy"
         assert status["phase"] == "Succeeded"
-        assert "MemoryPush" in [step["name"] for step in status["steps"]]
+        assert "Drain" in [step["name"] for step in status["steps"]]
         assert status["memory"]["pageBytes"] >= 192 << 20  # what followed is told too
         world.await_one_copy("counter", node="node-b")
         world.move("counter", "node-a")  # back, with what has come
@@ -55,7 +55,7 @@ def cut_off(world: World) -> None:
         return condition(migration["status"], "Succeeded")["reason"] == "AwaitingMemory"
 
     world.until(said, "the migration says what it waits for")
-    assert phase(world) == "PostcopySource"
+    assert phase(world) == "Draining"
     world.heal()
     world.limit_rate(SLOW)
 

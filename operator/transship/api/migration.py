@@ -65,7 +65,7 @@ class MigrationPhase(StrEnum):
     COPYING = "Copying"
     AWAITING_TURN = "AwaitingTurn"
     HANDING_OVER = "HandingOver"
-    DRAINING = "PostcopySource"
+    DRAINING = "Draining"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
     CANCELLED = "Cancelled"
@@ -89,7 +89,7 @@ class StepName(StrEnum):
     RESTORE = "Restore"  # CRIU's restore, held
     DECIDE = "Decide"  # the source's durable verdict
     RESUME = "Resume"  # run, let packets through, announce
-    DRAIN = "MemoryPush"  # post-copy: the pages still at the source
+    DRAIN = "Drain"  # post-copy: the pages still at the source
     DESTROY = "Destroy"  # the frozen copy
 
 

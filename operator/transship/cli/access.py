@@ -26,7 +26,7 @@ FILES = ("ca.crt", "tls.crt", "tls.key")
 
 Certificates = Annotated[
     Path | None,
-    typer.Option(help=f"ResourceCache with {', '.join(FILES)}; the operator's Secret else."),
+    typer.Option(help=f"Directory with {', '.join(FILES)}; the operator's Secret else."),
 ]
 
 

@@ -1,7 +1,7 @@
 """Places at which an agent stops and waits, so that a test can break things exactly there.
 
 Off, and not to be switched on from outside: only an agent whose environment names a folder in
-$TRANSSHIP_BREAKPOINTS looks for them. A file there called like a place (`Freeze.begin`) makes the
+$TRANSSHIP_FAILPOINTS looks for them. A file there called like a place (`Freeze.begin`) makes the
 agent stop when it next comes by. It says so by renaming the file to `Freeze.begin.reached`, and
 goes on when that is removed. The whole agent stands still meanwhile, as a test wants it: what it
 does next is what it would have done anyway.
@@ -16,7 +16,7 @@ import os
 import time
 from pathlib import Path
 
-VARIABLE = "TRANSSHIP_BREAKPOINTS"
+VARIABLE = "TRANSSHIP_FAILPOINTS"
 REACHED = ".reached"
 POLL_SECONDS = 0.002
 

@@ -24,7 +24,7 @@ HEALTH_PORT = 8080
 FOLDER = Path("/", nodes.CONFIGURATION)
 PYTHON = "/opt/transship/bin/python"
 CONNECT_TIMEOUT_SECONDS = 1.0
-FAILPOINTS = Path("/run/breakpoints")  # where tests make a lab's agents stop
+FAILPOINTS = Path("/run/failpoints")  # where tests make a lab's agents stop
 
 
 @dataclass(frozen=True)

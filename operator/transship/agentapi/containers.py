@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Base64Bytes, Field
 
+from transship import strategies
 from transship.agentapi.message import Id, Message
 from transship.agentapi.states import RecordState, RunState
 from transship.api.base import MicroTime
@@ -68,7 +69,7 @@ class ReportedObstacle(Message):
     strategies: tuple[Strategy, ...] = ()
 
     def concerns(self, strategy: Strategy) -> bool:
-        return strategy is not Strategy.COLD and (
+        return strategies.of(strategy).needs_criu and (
             not self.strategies or strategy in self.strategies
         )
 

@@ -19,10 +19,15 @@ from transship.criu.dump_options import GHOST_LIMIT_BYTES
 from transship.criu.images.archive import mebibytes
 from transship.linux.mappings import LEAST_SHARED_PAGES, SHARED_MEMORY
 from transship.linux.pages import PAGE_BYTES
+from transship.strategies import LIVE
 
 # on mounts of the kernel's own: memfd, System V and other shared memory, memfd_secret
 KERNEL_FILES = ("/memfd:", "/SYSV", "/dev/zero", "/secretmem", "/anon_hugepage")
 NAMED_AT_MOST = 3
+
+_MOVING_SHARED_MEMORY_FROZEN = tuple(
+    strategy.name for strategy in LIVE if not strategy.copies_shared_memory_ahead
+)
 
 
 class _Kind(Enum):
@@ -62,7 +67,7 @@ def state_too_large(census: Census) -> Iterator[Obstacle]:
     if _sum(always) > LARGEST_RESTORE_BODY_BYTES:
         yield _too_large(always)
     elif _sum(pieces) > LARGEST_RESTORE_BODY_BYTES:
-        yield _too_large(pieces, strategies=(Strategy.STOP_AND_COPY,))
+        yield _too_large(pieces, strategies=_MOVING_SHARED_MEMORY_FROZEN)
 
 
 def is_memory(target: str) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from transship import strategies
 from transship.api.obstacle import Obstacle, obstacle
 from transship.api.placement import Strategy
 from transship.api.reasons import Reason
@@ -124,7 +125,7 @@ def decide(seen: Seen) -> Decision:
         return Decision(Act.HAND_OVER, _slowed(seen))
     if _another_helps(seen):
         return Decision(Act.ROUND, _slowed(seen))
-    if seen.strategy is not Strategy.AUTO:
+    if not strategies.of(seen.strategy).keeps_downtime_limit:
         return Decision(Act.HAND_OVER, SHRINKS_NO_MORE)
     return _last_resort(seen)
 

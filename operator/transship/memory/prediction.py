@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from transship import strategies
 from transship.api.migration import Prediction
 from transship.api.obstacle import Obstacle
 from transship.api.placement import Compression, MigrationSettings, PostCopy, Strategy
@@ -25,6 +26,7 @@ from transship.memory.convergence import (
     memory_seconds,
 )
 from transship.memory.rounds import CopyRound
+from transship.strategies import MigrationStrategy
 
 PREPARE_SECONDS = 0.5
 """Image, root file system, network and page server on a target that has the image already."""
@@ -89,17 +91,18 @@ class Forecast:
 
 def predict(load: Load, *, settings: MigrationSettings, cost: Cost) -> Forecast:
     """Play the move through."""
-    match settings.strategy:
-        case Strategy.COLD:
-            return Forecast(
-                Strategy.COLD, None, "the container is ended, its files are moved, it starts anew"
-            )
-        case Strategy.STOP_AND_COPY:
-            return _stopped(load, settings, cost)
-        case Strategy.POST_COPY:
-            return _followed(load, settings, cost)
-        case Strategy.AUTO | Strategy.PRE_COPY:
-            return _in_rounds(load, settings, cost)
+    strategy = strategies.of(settings.strategy)
+    if strategy.ends_instance:
+        return Forecast(
+            settings.strategy, None, "the container is ended, its files are moved, it starts anew"
+        )
+    if strategy.copies_memory_in_rounds:
+        return _in_rounds(load, settings, cost)
+    return (
+        _followed(load, settings, cost)
+        if strategy.memory_follows
+        else _stopped(load, settings, cost)
+    )
 
 
 def _stopped(load: Load, settings: MigrationSettings, cost: Cost) -> Forecast:
@@ -107,40 +110,40 @@ def _stopped(load: Load, settings: MigrationSettings, cost: Cost) -> Forecast:
     memory = OVERHEAD_SECONDS + size / load.link_rate
     blackout = cost.fixed + max(0.0, memory - cost.beside)
     prediction = Prediction(
-        strategy=Strategy.STOP_AND_COPY,
+        strategy=settings.strategy,
         blackout_milliseconds=round(blackout * 1e3),
         total_milliseconds=round((_before(load, settings) + blackout) * 1e3),
         bytes=size + load.file_bytes,
         explanation=f"all of the memory inside the freeze: {memory * 1e3:.0f} ms",
     )
-    return Forecast(Strategy.STOP_AND_COPY, prediction)
+    return Forecast(settings.strategy, prediction)
 
 
 def _followed(load: Load, settings: MigrationSettings, cost: Cost) -> Forecast:
     size = _wire(load, load.pages - load.zero_pages, settings)
     memory = size / load.link_rate
     prediction = Prediction(
-        strategy=Strategy.POST_COPY,
+        strategy=settings.strategy,
         blackout_milliseconds=round(cost.fixed * 1e3),
         total_milliseconds=round((_before(load, settings) + cost.fixed + memory) * 1e3),
         bytes=size + load.file_bytes,
         explanation=f"all of the memory after the resume, in {memory * 1e3:.0f} ms: until then the "
         "container waits for each page that it touches, and starts anew if the source dies",
     )
-    return Forecast(Strategy.POST_COPY, prediction)
+    return Forecast(settings.strategy, prediction)
 
 
-def predicted(seen: Seen, strategy: Strategy) -> Prediction:
+def predicted(seen: Seen, strategy: MigrationStrategy) -> Prediction:
     """What a handover now would be like, as the migration's status has it.
 
     By PostCopy nothing waits for the memory, but the move is over only when all of it has come.
     """
     now = expected(seen)
-    follows = strategy is Strategy.POST_COPY
+    follows = strategy.memory_follows
     blackout = seen.cost.fixed if follows else now.blackout
     total = seen.elapsed + blackout + (memory_seconds(seen) if follows else 0.0)
     return Prediction(
-        strategy=strategy,
+        strategy=strategy.name,
         blackout_milliseconds=min(round(blackout * 1e3), 2**31 - 1),
         total_milliseconds=round(total * 1e3),
         bytes=now.bytes,
@@ -161,11 +164,13 @@ def _in_rounds(load: Load, settings: MigrationSettings, cost: Cost) -> Forecast:
         limit=_limit(settings),
     )
     seen, decision = _played(seen, load, settings)
-    strategy = Strategy.POST_COPY if decision.act is Act.POST_COPY else Strategy.PRE_COPY
+    strategy = strategies.of(settings.strategy).at_start()
+    if decision.act is Act.POST_COPY:
+        strategy = strategies.POST_COPY
     prediction = predicted(seen, strategy)
     bytes_in_all = prediction.bytes + load.file_bytes
     return Forecast(
-        strategy,
+        strategy.name,
         prediction.model_copy(update={"bytes": bytes_in_all}),
         decision.message,
         decision.why,

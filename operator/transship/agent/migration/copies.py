@@ -21,7 +21,7 @@ from transship.agent.migration.source.postcopy import PostcopySource
 from transship.agent.migration.target import file_locks
 from transship.agentapi.migrations import MemoryEndpoint
 from transship.api.migration import MemoryTraffic
-from transship.api.placement import Compression, Strategy
+from transship.api.placement import Compression
 from transship.common.certificates import agent_name
 from transship.common.errors import TransshipError
 from transship.common.idle_timeout import unless_failed
@@ -97,11 +97,10 @@ class NodeCopies:
         await self._whole(container)
         await self._clear_images(container)
         page_server = RemotePages(to.address, to.port, node=node, context=self._tls.client)
-        in_rounds = wish.strategy in {Strategy.AUTO, Strategy.PRE_COPY}
         memory = await OutgoingMemory.connect(
             page_server,
             lambda: self.processes(container),
-            tracker=self.tracker(container) if in_rounds else Untracked(),
+            tracker=self._tracker_for(container, wish),
             wish=wish,
         )
         limit = timeouts.DUMP_SECONDS
@@ -196,6 +195,9 @@ class NodeCopies:
     async def thaw(self, container: str) -> None:
         freezer_of(self._layout.cgroup(container)).thaw()
         await self._clear_images(container)
+
+    def _tracker_for(self, container: str, wish: StreamWish) -> Tracker:
+        return self.tracker(container) if wish.strategy.copies_memory_in_rounds else Untracked()
 
     def tracker(self, container: str) -> Tracker:
         return best_tracker(freezer_of(self._layout.cgroup(container)).paused)

@@ -13,8 +13,9 @@ from transship.agent.journal.transitions import Record
 from transship.agentapi.migrations import Lifecycle, MemoryEndpoint, Peer
 from transship.api.migration import MemoryTraffic
 from transship.api.obstacle import Obstacle
-from transship.api.placement import Compression, Strategy
+from transship.api.placement import Compression
 from transship.memory.rounds import CopyRound
+from transship.strategies import MigrationStrategy
 from transship.streams.bandwidth_limit import Pace
 
 
@@ -32,7 +33,7 @@ class Dumped:
 class StreamWish:
     """How pages are to be sent."""
 
-    strategy: Strategy
+    strategy: MigrationStrategy
     pace: Pace
     compression: Compression
 

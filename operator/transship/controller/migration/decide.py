@@ -8,10 +8,10 @@ more. Every step can be repeated, so the operator may be killed between any two.
 
 from __future__ import annotations
 
+from transship import strategies
 from transship.agentapi.migrations import MigrationReport
 from transship.agentapi.states import RecordState, RunState, SideState, Verdict
 from transship.api.obstacle import Obstacle, obstacle
-from transship.api.placement import Strategy
 from transship.api.reasons import Reason
 from transship.controller.migration.steps import (
     AbortSource,
@@ -145,7 +145,8 @@ def _arrived(seen: Seen) -> Step:
 def _awaits_memory(seen: Seen) -> bool:
     """After a post-copy: pages that only the source has are still to come."""
     held, report = seen.target.container, seen.source.report
-    follows = report is None or report.strategy in {None, Strategy.POST_COPY}
+    strategy = None if report is None else report.strategy
+    follows = strategy is None or strategies.of(strategy).memory_follows
     return held is not None and held.awaits_memory and follows
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
+from transship import strategies
 from transship.agentapi.states import SideState
 from transship.api.conditions import Condition, Status, find, is_true
 from transship.api.migration import ContainerMigration, SideStatus
@@ -152,9 +153,8 @@ def migration_name(placement: str, *, epoch: int, attempt: int) -> str:
 
 def resolve_strategy(wish: Strategy, *, stopped: bool) -> tuple[Strategy, str]:
     """The strategy that is used, and why it is not the wished one (empty when it is)."""
-    if stopped and wish != Strategy.COLD:
-        return Strategy.COLD, "the container does not run: its files are moved, it has no memory"
-    return wish, ""
+    strategy = strategies.of(wish).for_container(stopped=stopped).name
+    return strategy, "" if strategy == wish else strategies.NOT_RUNNING
 
 
 def expired_history(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from transship import strategies
 from transship.api.base import IPFamily
 from transship.api.container import Container
 from transship.api.obstacle import Obstacle, obstacle
@@ -202,7 +203,8 @@ def first_obstacle(facts: Facts) -> Obstacle | None:
 
 def obstacles_of(facts: Facts) -> tuple[Obstacle, ...]:
     """Everything that does; a cold move asks nothing of CRIU and the CPU."""
-    checks = EVERY_MOVE if facts.strategy == Strategy.COLD else (*EVERY_MOVE, *LIVE_MOVES)
+    live = LIVE_MOVES if strategies.of(facts.strategy).needs_criu else ()
+    checks = (*EVERY_MOVE, *live)
     return tuple(found for check in checks if (found := check(facts)) is not None)
 
 

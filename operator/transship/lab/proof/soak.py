@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from transship.api.conditions import is_true
 from transship.api.migration import MigrationPhase
-from transship.api.placement import ContainerPlacement, Strategy
+from transship.api.placement import ContainerPlacement
 from transship.common.errors import TransshipError
 from transship.lab.cache import Say
 from transship.lab.proof import faults, guests, witness, world_check
@@ -24,6 +24,7 @@ from transship.lab.proof.counter_client import CounterClient
 from transship.lab.proof.scene import OPERATOR, Scene, revive
 from transship.lab.proof.world_check import Guest, World, until_none
 from transship.lab.state import LabState, lab_dir, load_state
+from transship.strategies import LIVE
 
 CONTAINERS = 12
 MOVES_PER_ROUND = (2, 6)
@@ -32,7 +33,7 @@ SETTLE_SECONDS = 180.0  # a failed move is tried again after 10 s, then 20 s
 END_SECONDS = 120.0
 SHOWN = 6  # of what is found again and again
 CLIENT_PAUSE_SECONDS = 0.01
-STRATEGIES = (Strategy.AUTO, Strategy.PRE_COPY, Strategy.POST_COPY, Strategy.STOP_AND_COPY)
+STRATEGIES = tuple(strategy.name for strategy in LIVE)
 
 
 @dataclass

@@ -14,7 +14,6 @@ from transship.agent.migration.source.rollback import Rollback
 from transship.agentapi.migrations import ResumeReply, VerdictNotice
 from transship.agentapi.states import SideState, Verdict
 from transship.api.migration import StepName
-from transship.api.placement import Strategy
 from transship.api.reasons import Reason
 from transship.common.errors import NotFound, TransshipError
 
@@ -145,7 +144,7 @@ class Release:
         outgoing.blackout_microseconds = round((sent + way + resume - outgoing.frozen_at) * 1e6)
         outgoing.watch.note(StepName.RESUME, seconds=way + resume)
         outgoing.watch.add(reply.parts, prefix="Target")
-        if outgoing.strategy is not Strategy.COLD:
+        if outgoing.strategy.needs_criu:
             self._deps.handover_stats.note(
                 blackout=outgoing.blackout_microseconds / 1e6, parts=outgoing.watch.parts
             )

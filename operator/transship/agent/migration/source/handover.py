@@ -24,7 +24,7 @@ from transship.agent.migration.source.precopy import Precopy
 from transship.agentapi.migrations import LARGEST_RESTORE_BODY_BYTES, RestoreRequest
 from transship.agentapi.states import SideState, Verdict
 from transship.api.migration import StepName
-from transship.api.placement import Compression, Strategy
+from transship.api.placement import Compression
 from transship.api.reasons import Reason
 from transship.common.errors import NotFound, Refused, TransshipError
 from transship.criu.images import archive as images
@@ -68,7 +68,7 @@ class Handover:
             logger.bind(container=container).info("it ended while it was copied: {}", e)
             return False
         present = await residents.rest(container)
-        if outgoing.order.strategy is Strategy.COLD:
+        if outgoing.ordered_strategy.ends_instance:
             outgoing.instance = present
         if present is None and outgoing.is_cold:
             residents.disown(container)  # else its next start could come before the freeze
@@ -131,7 +131,7 @@ class Handover:
         memory = await self._deps.peers.memory(order.target, order.migration)
         outgoing.page_server = memory
         compression = order.settings.compression or Compression.AUTO
-        wish = StreamWish(order.strategy, outgoing.pace, compression)
+        wish = StreamWish(outgoing.ordered_strategy, outgoing.pace, compression)
         await self._deps.end_probe(order.container)
         await self._deps.copies.ready(order.container, to=memory, node=order.target.node, wish=wish)
 
@@ -145,7 +145,7 @@ class Handover:
         if outgoing.is_cold:
             await self._restore(outgoing, files, None)
         else:
-            if not outgoing.memory_follows:
+            if not outgoing.strategy.memory_follows:
                 self._deps.copies.begin_memory(order.container)
             dumped = await self._dump(outgoing)
             # the copy is restored around its memory while that is still on its way
@@ -226,7 +226,7 @@ class Handover:
         return dumped
 
     async def _copy_memory(self, outgoing: OutgoingMigration) -> None:
-        if outgoing.in_rounds:
+        if outgoing.ordered_strategy.copies_memory_in_rounds:
             with outgoing.watch.step(StepName.COPY_MEMORY):
                 await self._rounds.converge(outgoing)
         else:
@@ -236,7 +236,7 @@ class Handover:
         began = self._deps.clock.monotonic()
         with outgoing.watch.part("SendMemory"):
             send = self._deps.copies.send_memory
-            if outgoing.memory_follows:
+            if outgoing.strategy.memory_follows:
                 send = self._deps.copies.promise_memory
             outgoing.traffic = await send(outgoing.order.container)
         outgoing.bytes += outgoing.traffic.wire_bytes
@@ -256,7 +256,7 @@ class Handover:
             request = RestoreRequest(
                 cold=outgoing.is_cold,
                 lifecycle=self._deps.residents.lifecycle(outgoing.order.container),
-                memory_follows=outgoing.memory_follows,
+                memory_follows=outgoing.strategy.memory_follows,
                 image_bytes=0 if dumped is None else dumped.image_bytes,
                 refuses_landlock=self._deps.record(outgoing.order.container).refuses_landlock,
             )
@@ -286,7 +286,7 @@ class Handover:
         record = transitions.released(
             self._deps.record(order.container),
             epoch=order.epoch + 1,
-            memory_goes_to=outgoing.page_server if outgoing.memory_follows else None,
+            memory_goes_to=outgoing.page_server if outgoing.strategy.memory_follows else None,
         )
         outgoing.release_tried = True
         self._deps.journal.put(record)
@@ -302,7 +302,7 @@ async def _nothing() -> AsyncIterator[bytes]:
 
 def _settle_on(outgoing: OutgoingMigration, instance: int | None) -> None:
     """The last that is known of it before it is frozen. Raises Refused where it was restarted."""
-    if outgoing.order.strategy is Strategy.COLD:
+    if outgoing.ordered_strategy.ends_instance:
         outgoing.instance = instance
     elif instance is None:
         outgoing.go_cold()

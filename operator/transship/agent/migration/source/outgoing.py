@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from transship import strategies
 from transship.agent.migration.handover_queue import Place
 from transship.agent.migration.source.files import FileCopy
 from transship.agent.migration.stopwatch import Stopwatch
 from transship.agentapi.migrations import MemoryEndpoint, MigrationReport, OutgoingOrder
 from transship.agentapi.states import SideState, Verdict
 from transship.api.migration import MemoryTraffic, Prediction, Round, StepName
-from transship.api.placement import Strategy
 from transship.api.progress import percent_of
 from transship.api.quantity import bytes_of
 from transship.common.errors import TransshipError
 from transship.memory.rounds import CopyRound
+from transship.strategies import MigrationStrategy
 from transship.streams.bandwidth_limit import Pace
 
 
@@ -35,7 +36,7 @@ class OutgoingMigration:
     release_tried: bool = False
     packets_come: bool = False  # again, after an abort
     files: FileCopy | None = None
-    strategy: Strategy = field(init=False)  # the one that is used
+    strategy: MigrationStrategy = field(init=False)  # the one that is used
     pace: Pace = field(init=False)  # of all that is sent before the freeze
     share: float | None = 1.0  # of its CPU time that the container is left; None: all, always
     is_slow: bool = True  # until its brake is known to be released
@@ -58,18 +59,17 @@ class OutgoingMigration:
     log_tail: str = ""
 
     def __post_init__(self) -> None:
-        self.strategy = self._first_strategy()
+        self.strategy = self.ordered_strategy.at_start()
         limit = self.order.settings.max_bandwidth
         self.pace = Pace(None if limit is None else float(bytes_of(limit)))
 
-    def _first_strategy(self) -> Strategy:
-        """Auto begins like PreCopy, and may come to something else."""
-        wish = self.order.strategy
-        return Strategy.PRE_COPY if wish is Strategy.AUTO else wish
+    @property
+    def ordered_strategy(self) -> MigrationStrategy:
+        return strategies.of(self.order.strategy)
 
     @property
     def is_cold(self) -> bool:
-        return self.strategy is Strategy.COLD
+        return self.strategy.ends_instance
 
     @property
     def at_rest(self) -> bool:
@@ -82,7 +82,7 @@ class OutgoingMigration:
         self.instance = instance
         self.copied, self.rounds, self.prediction = (), (), None
         self.share = 1.0
-        self.strategy, self.choice = self._first_strategy(), ""
+        self.strategy, self.choice = self.ordered_strategy.at_start(), ""
         if instance is None:
             self.go_cold()
 
@@ -90,18 +90,8 @@ class OutgoingMigration:
         """Nothing runs: there is nothing to freeze, to dump or to restore."""
         self.instance = None
         if not self.is_cold:
-            self.strategy = Strategy.COLD
-            self.choice = "the container does not run: its files are moved, it has no memory"
-
-    @property
-    def in_rounds(self) -> bool:
-        """Whether memory is copied while the container runs."""
-        return self.order.strategy in {Strategy.AUTO, Strategy.PRE_COPY}
-
-    @property
-    def memory_follows(self) -> bool:
-        """Whether what the target lacks at the freeze is sent after the resume."""
-        return self.strategy is Strategy.POST_COPY
+            self.strategy = self.strategy.for_container(stopped=True)
+            self.choice = strategies.NOT_RUNNING
 
     def leave_queue(self) -> None:
         """Let the next one be handed over; can be repeated."""
@@ -120,7 +110,7 @@ class OutgoingMigration:
             migration=self.order.migration,
             state=self.state,
             verdict=self.verdict,
-            strategy=self.strategy,
+            strategy=self.strategy.name,
             choice=self.choice[:4096],
             prediction=self.prediction,
             memory=self.traffic,

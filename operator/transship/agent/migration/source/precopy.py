@@ -11,11 +11,12 @@ from typing import assert_never
 
 from loguru import logger
 
+from transship import strategies
 from transship.agent.migration.source.deps import SourceDeps
 from transship.agent.migration.source.outgoing import OutgoingMigration
 from transship.agentapi.migrations import OutgoingOrder
 from transship.api.migration import Round
-from transship.api.placement import MigrationSettings, PostCopy, Strategy
+from transship.api.placement import MigrationSettings, PostCopy
 from transship.common.errors import NotFound, TransshipError
 from transship.linux.pages import PAGE_BYTES
 from transship.memory.convergence import Act, Decision, Seen, decide, is_good
@@ -49,8 +50,8 @@ class Precopy:
                 case Act.HAND_OVER:
                     return
                 case Act.POST_COPY:
-                    outgoing.strategy = Strategy.POST_COPY
-                    outgoing.prediction = predicted(self._seen(outgoing), Strategy.POST_COPY)
+                    outgoing.strategy = strategies.POST_COPY
+                    self._predict(outgoing)
                     return
                 case Act.FAIL:
                     raise _failure(decision)
@@ -60,7 +61,7 @@ class Precopy:
     async def announce(self, outgoing: OutgoingMigration) -> None:
         """Nothing is copied before the freeze: have the target make room, foretell the rest."""
         order = outgoing.order
-        if outgoing.memory_follows:  # what is shared does not follow
+        if outgoing.strategy.memory_follows:  # what is shared does not follow
             await self._deps.copies.copy_shared(order.container)
         pages = await self._deps.copies.announce_memory(order.container)
         rate = self._deps.handover_stats.rate_to(order.target.node)
@@ -85,7 +86,7 @@ class Precopy:
         What is between this and the freeze counts at the rate at which the container writes: at
         50 MiB/s over 1 Gbit/s each 100 ms of it are 40 ms of blackout.
         """
-        if outgoing.copied or outgoing.memory_follows:
+        if outgoing.copied or outgoing.strategy.memory_follows:
             await self._deps.copies.copy_shared(outgoing.order.container)
         if not outgoing.copied:
             return
@@ -111,7 +112,7 @@ class Precopy:
     def note_rate(self, outgoing: OutgoingMigration, *, seconds: float) -> None:
         """After a memory that was sent at once, as far as it was enough to tell."""
         sent = outgoing.traffic.wire_bytes if outgoing.traffic is not None else 0
-        if not outgoing.in_rounds and sent >= TELLING_BYTES:
+        if not outgoing.ordered_strategy.copies_memory_in_rounds and sent >= TELLING_BYTES:
             self._deps.handover_stats.note_rate(outgoing.order.target.node, sent / seconds)
 
     async def _slow_down(self, outgoing: OutgoingMigration, share: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
+from transship import strategies
 from transship.agent.journal import recovery, transitions
 from transship.agent.journal.recovery import RecoveryStep
 from transship.agent.journal.transitions import Record
@@ -20,7 +21,6 @@ from transship.agent.migration.source.rollback import Rollback
 from transship.agent.migration.stopwatch import Stopwatch
 from transship.agentapi.migrations import MigrationReport, OutgoingOrder, VerdictReply
 from transship.agentapi.states import RecordState, SideState, Verdict
-from transship.api.placement import Strategy
 from transship.api.reasons import Reason
 from transship.common.errors import NotFound, Refused, TransshipError
 from transship.common.tasks import for_each
@@ -205,5 +205,5 @@ def _order_of(record: Record) -> OutgoingOrder:
         container=record.id,
         epoch=record.epoch - 1 if released else record.epoch,
         target=record.peer,
-        strategy=Strategy.STOP_AND_COPY if record.memory_goes_to is None else Strategy.POST_COPY,
+        strategy=strategies.after_release(memory_follows=record.memory_goes_to is not None).name,
     )

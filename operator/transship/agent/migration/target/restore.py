@@ -11,6 +11,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from transship import strategies
 from transship.agent.journal import transitions
 from transship.agent.journal.transitions import Record
 from transship.agent.migration import timeouts
@@ -26,7 +27,6 @@ from transship.agentapi.migrations import (
 )
 from transship.agentapi.states import SideState
 from transship.api.migration import StepName
-from transship.api.placement import Strategy
 from transship.common.certificates import agent_name
 from transship.common.errors import Refused, TransshipError
 from transship.criu.images import archive as images
@@ -97,7 +97,9 @@ class HeldRestore:
         watch: Stopwatch,
     ) -> None:
         """Restore the dump, held. A failure leaves nothing that could run."""
-        ordered_cold = incoming.order is not None and incoming.order.strategy is Strategy.COLD
+        ordered_cold = (
+            incoming.order is not None and strategies.of(incoming.order.strategy).ends_instance
+        )
         cold = ordered_cold or request.cold
         try:
             if not cold:

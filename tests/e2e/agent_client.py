@@ -13,7 +13,8 @@ from typing import TypeVar
 from uuid import uuid4
 
 from transship.agentapi import paths
-from transship.agentapi.containers import ContainerOrder, ContainerReport, Failure
+from transship.agentapi.containers import ContainerOrder, ContainerReport
+from transship.agentapi.errors import Failure
 from transship.agentapi.message import Message
 from transship.agentapi.states import RunState
 from transship.api.container import Container

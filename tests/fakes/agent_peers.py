@@ -7,11 +7,10 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, C
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from transship.agent.http.routes import status_of
 from transship.agent.migration.source.source import Source
 from transship.agent.migration.target.target import Target
-from transship.agentapi.client.peer import CALL_TIMEOUT_SECONDS, failure
-from transship.agentapi.containers import Failure
+from transship.agentapi.client.peer import CALL_TIMEOUT_SECONDS
+from transship.agentapi.errors import error_from, failure_of, status_of
 from transship.agentapi.migrations import (
     MemoryEndpoint,
     MemoryState,
@@ -83,10 +82,11 @@ class Network:
             await _forever()
         await asyncio.sleep(WAY_SECONDS)
         if isinstance(reply, TransshipError):
-            said = Failure(reason=reply.reason, message=reply.message)
-            raise failure(status_of(reply), said.model_dump_json().encode(), peer=to)
+            body = failure_of(reply).model_dump_json(by_alias=True).encode()
+            error = error_from(status_of(reply), body, node=to)
+            raise error or Unreachable(f"{name}: the reply cannot be read")
         if isinstance(reply, Exception):
-            raise failure(500, b"", peer=to)
+            raise Unreachable(f"{name}: the reply cannot be read")
         return reply
 
     async def _arrive(

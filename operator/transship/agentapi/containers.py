@@ -101,11 +101,3 @@ class ContainerReport(Message):
 
 class ContainerReports(Message):
     containers: tuple[ContainerReport, ...] = ()
-
-
-class Failure(Message):
-    """The body of every reply that is not 2xx."""
-
-    reason: str
-    message: str
-    hint: str = ""

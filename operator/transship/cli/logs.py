@@ -7,20 +7,17 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import aiohttp
 import typer
 
-from transship.agentapi import paths
-from transship.agentapi.client.agent import context_for
+from transship.agentapi.client.agent import AgentClient
+from transship.agentapi.client.transport import context_for
 from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement
 from transship.cli.access import Certificates, operator_secret, tls_files
 from transship.cli.options import Kubeconfig, Namespace, kubeconfig_path
-from transship.common.errors import NotFound, Refused, Unreachable
+from transship.common.errors import NotFound
 from transship.common.tls import TlsFiles
 from transship.kube.client import KubeClient
-
-CONNECT_TIMEOUT_SECONDS = 5.0
 
 
 def show_logs(  # noqa: PLR0917 - typer hands options over by position
@@ -52,23 +49,16 @@ async def _show(
             raise NotFound(f"placement {name} is on no node yet")
         agent = await client.get(NodeAgent, name=node)
         secret = await operator_secret(client, certificates)
-    url = agent.status.endpoint + paths.LOGS.format(id=placement.metadata.uid)
     with tls_files(secret) as files:
-        await _stream(url, node=node, files=files, query=query)
+        await _stream(agent, id=placement.metadata.uid, files=files, query=query)
 
 
-async def _stream(url: str, *, node: str, files: TlsFiles, query: dict[str, str]) -> None:
-    timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_SECONDS)
-    connector = aiohttp.TCPConnector(ssl=context_for(node, files))
+async def _stream(agent: NodeAgent, *, id: str, files: TlsFiles, query: dict[str, str]) -> None:
+    node = agent.metadata.name
+    client = AgentClient(node, agent.status.endpoint, context=context_for(node, files))
     try:
-        async with (
-            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-            session.get(url, params=query) as response,
-        ):
-            if response.status >= 400:
-                raise Refused(f"node {node}: {await response.text()}")
-            async for chunk in response.content.iter_any():
-                sys.stdout.buffer.write(chunk)
-                sys.stdout.buffer.flush()
-    except (aiohttp.ClientError, OSError) as e:
-        raise Unreachable(f"reading the log from node {node}: {e}") from e
+        async for chunk in client.logs(id, query=query):
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+    finally:
+        await client.close()

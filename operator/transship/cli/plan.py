@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from transship.agentapi.client.agent import AgentClient, context_for
+from transship.agentapi.client.agent import AgentClient
+from transship.agentapi.client.transport import context_for
 from transship.agentapi.containers import ContainerReport
 from transship.agentapi.migrations import Peer
 from transship.agentapi.predictions import Forecast, PredictionRequest

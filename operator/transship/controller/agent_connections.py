@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from loguru import logger
 
-from transship.agentapi.client.agent import AgentClient, context_for
+from transship.agentapi.client.agent import AgentClient
+from transship.agentapi.client.transport import context_for
 from transship.api.node_agent import NodeAgent
 from transship.common.errors import Unreachable
 from transship.common.tasks import Tasks

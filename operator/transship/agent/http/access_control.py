@@ -12,9 +12,8 @@ from aiohttp import web
 
 from transship.agent.journal.store import Journal
 from transship.agentapi import paths
-from transship.api.reasons import Reason
+from transship.agentapi.errors import Forbidden
 from transship.common.certificates import OPERATOR_NAME, agent_node
-from transship.common.errors import Refused
 
 CALLS_OF_PEERS = frozenset(
     {
@@ -27,12 +26,6 @@ CALLS_OF_PEERS = frozenset(
         ("GET", paths.OUTGOING_VERDICT),
     }
 )
-
-
-class Forbidden(Refused):
-    """The certificate does not permit the call."""
-
-    reason = Reason.FORBIDDEN
 
 
 @dataclass(frozen=True)

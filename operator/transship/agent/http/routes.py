@@ -15,12 +15,12 @@ from loguru import logger
 from pydantic import ValidationError
 
 from transship.agent.containers.containers import Containers
-from transship.agent.http.access_control import Forbidden, Guard
+from transship.agent.http.access_control import Guard
 from transship.agent.http.log_stream import LogSource, stream_log
 from transship.agent.migration.roles import SourceRole, TargetRole
 from transship.agentapi import paths
-from transship.agentapi.client.peer import RESTORE_HEADER
-from transship.agentapi.containers import ContainerOrder, Failure
+from transship.agentapi.containers import ContainerOrder
+from transship.agentapi.errors import Failure, failure_of, status_of
 from transship.agentapi.message import Message
 from transship.agentapi.migrations import (
     LARGEST_RESTORE_BODY_BYTES,
@@ -35,25 +35,13 @@ from transship.agentapi.node import NodeReport
 from transship.agentapi.predictions import Forecast, PredictionRequest
 from transship.api.reasons import Reason
 from transship.common.errors import (
-    DeadlineExceeded,
     InvalidInput,
     NotFound,
-    Refused,
     TransshipError,
-    Unreachable,
 )
 from transship.criu.images import archive as images
 
 LARGEST_ORDER_BYTES = 256 << 20  # they carry Secrets of 1 MiB each
-
-_STATUSES: tuple[tuple[type[TransshipError], int], ...] = (
-    (Forbidden, 403),
-    (InvalidInput, 400),
-    (NotFound, 404),
-    (Refused, 409),
-    (Unreachable, 502),
-    (DeadlineExceeded, 504),
-)
 
 M = TypeVar("M", bound=Message)
 
@@ -218,7 +206,7 @@ def _handover_routes(target: TargetRole) -> list[web.RouteDef]:
         return web.Response(status=204)
 
     async def restore(request: web.Request) -> web.Response:
-        header = request.headers.get(RESTORE_HEADER, "{}")
+        header = request.headers.get(paths.RESTORE_HEADER, "{}")
         wanted = _parse(header.encode(), RestoreRequest)
         if (request.content_length or 0) > LARGEST_RESTORE_BODY_BYTES:
             raise images.too_large(request.content_length or 0, most=LARGEST_RESTORE_BODY_BYTES)
@@ -256,8 +244,7 @@ async def _failures(request: web.Request, handler: Handler) -> web.StreamRespons
     try:
         return await handler(request)
     except TransshipError as e:
-        failure = Failure(reason=e.reason, message=e.message, hint=e.hint)
-        return _reply(failure, status=status_of(e))
+        return _reply(failure_of(e), status=status_of(e))
     except web.HTTPException as e:
         kind = Reason.NOT_FOUND if e.status == 404 else Reason.INVALID_INPUT
         message = f"{request.method} {request.path}: {e.reason}"
@@ -268,10 +255,6 @@ async def _failures(request: web.Request, handler: Handler) -> web.StreamRespons
             Failure(reason=Reason.INTERNAL_ERROR, message="something unforeseen went wrong",
                     hint="see the agent's log"), status=500,
         )  # fmt: skip
-
-
-def status_of(error: TransshipError) -> int:
-    return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
 
 
 def _reply(message: Message, *, status: int = 200) -> web.Response:

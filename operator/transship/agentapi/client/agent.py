@@ -1,21 +1,17 @@
-"""AgentClient: the calls to one node's agent over mutual TLS, and what their failures mean.
-
-The agent's certificate must name its node before a byte is sent: orders carry the contents of
-Secrets, and one node's agent must not be able to answer for another's.
-"""
+"""AgentClient: the calls of the operator and of the CLI to the agent of one node."""
 
 from __future__ import annotations
 
+import math
 import ssl
-from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import suppress
+from typing import TypeVar
 from urllib.parse import urlencode
 
-import aiohttp
-from pydantic import ValidationError
-
 from transship.agentapi import paths
-from transship.agentapi.containers import ContainerOrder, ContainerReport, ContainerReports, Failure
+from transship.agentapi.client.transport import Request, Transport, json_body
+from transship.agentapi.containers import ContainerOrder, ContainerReport, ContainerReports
 from transship.agentapi.message import Message
 from transship.agentapi.migrations import (
     IncomingOrder,
@@ -28,64 +24,45 @@ from transship.agentapi.migrations import (
 )
 from transship.agentapi.node import NodeReport
 from transship.agentapi.predictions import Forecast, PredictionRequest
-from transship.common.certificates import agent_name
-from transship.common.errors import NotFound, Refused, TransshipError, Unreachable
-from transship.common.tls import TlsFiles
+from transship.common.errors import NotFound, TransshipError
 
 CONNECT_TIMEOUT_SECONDS = 1.5
 READ_TIMEOUT_SECONDS = 3.0  # what an agent has in memory
 ORDER_TIMEOUT_SECONDS = 10.0  # what it writes to its journal first
 END_TIMEOUT_SECONDS = 30.0  # waits for the end of a dump under way, or of a frozen copy
-KEEPALIVE_SECONDS = 75.0
+CONNECTIONS = 32
 
 M = TypeVar("M", bound=Message)
 
 
-def context_for(node: str, files: TlsFiles) -> ssl.SSLContext:
-    """A context whose handshake fails unless the server is that node's agent."""
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(files.authority))
-    context.load_cert_chain(files.certificate, files.key)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False  # the node's name in the subject is checked instead
-    context.sslobject_class = _checking(agent_name(node))
-    return context
-
-
-def _checking(name: str) -> type[ssl.SSLObject]:
-    class Checked(ssl.SSLObject):
-        """Looks at the server's certificate before anything is sent."""
-
-        def do_handshake(self) -> None:
-            super().do_handshake()
-            found = _common_name(self.getpeercert() or {})
-            if found != name:
-                raise ssl.SSLCertVerificationError(f"the server is {found!r}, not {name!r}")
-
-    return Checked
-
-
-def _common_name(certificate: Any) -> str | None:
-    pairs = [pair for part in certificate.get("subject", ()) for pair in part]
-    return next((value for key, value in pairs if key == "commonName"), None)
-
-
 class AgentClient:
-    """Calls one agent. Connections are kept: a handshake costs more than most calls."""
+    """Calls one agent.
+
+    Every call ends in time and raises Unreachable when no answer comes. What the agent does not
+    know is None where something is read, and no error where it is ended or forgotten.
+    """
 
     def __init__(
-        self, node: str, endpoint: str, *, context: ssl.SSLContext,
+        self,
+        node: str,
+        endpoint: str,
+        *,
+        context: ssl.SSLContext,
         permit: Callable[[], None] = lambda: None,
-    ) -> None:  # fmt: skip
-        """permit: raises where nothing may be changed any more; see leadership."""
+    ) -> None:
+        """permit: raises where this process may change nothing any more (controller.leader)."""
         self.node = node
         self.endpoint = endpoint.rstrip("/")
         self.context = context
-        self._permit = permit
-        self._session: aiohttp.ClientSession | None = None
+        self._transport = Transport(
+            context,
+            connections=CONNECTIONS,
+            connect_timeout_seconds=CONNECT_TIMEOUT_SECONDS,
+            permit=permit,
+        )
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._transport.close()
 
     async def node_report(self) -> NodeReport:
         return await self._get(paths.NODE, NodeReport)
@@ -94,9 +71,9 @@ class AgentClient:
         return (await self._get(paths.CONTAINERS, ContainerReports)).containers
 
     async def container(self, id: str) -> ContainerReport | None:
-        found = await self._find(paths.CONTAINER.format(id=id), ContainerReport)
-        self._require_about(id, None if found is None else found.id)
-        return found
+        report = await self._find(paths.CONTAINER.format(id=id), ContainerReport)
+        self._require_about(id, None if report is None else report.id)
+        return report
 
     async def put_container(self, order: ContainerOrder) -> ContainerReport:
         return await self._put(paths.CONTAINER.format(id=order.id), order, ContainerReport)
@@ -106,12 +83,22 @@ class AgentClient:
 
     async def forecast(self, id: str, order: PredictionRequest) -> Forecast:
         path = paths.PREDICTION.format(id=id)
-        return await self._call("POST", path, Forecast, body=order, seconds=END_TIMEOUT_SECONDS)
+        return await self._call(
+            "POST", path, Forecast, body=order, timeout_seconds=END_TIMEOUT_SECONDS
+        )
+
+    async def logs(self, id: str, *, query: Mapping[str, str]) -> AsyncIterator[bytes]:
+        """The output of a container, as long as it goes on where `follow` is asked for."""
+        path = f"{paths.LOGS.format(id=id)}?{urlencode(query)}"
+        request = self._request("GET", path, timeout_seconds=math.inf)
+        async with self._transport.open(request) as response:
+            async for chunk in response.content.iter_any():
+                yield chunk
 
     async def outgoing(self, migration: str) -> MigrationReport | None:
-        found = await self._find(_path(paths.OUTGOING, migration), MigrationReport)
-        self._require_about(migration, None if found is None else found.migration)
-        return found
+        report = await self._find(_path(paths.OUTGOING, migration), MigrationReport)
+        self._require_about(migration, None if report is None else report.migration)
+        return report
 
     async def begin_outgoing(self, order: OutgoingOrder) -> MigrationReport:
         return await self._put(_path(paths.OUTGOING, order.migration), order, MigrationReport)
@@ -119,7 +106,9 @@ class AgentClient:
     async def abort_outgoing(self, migration: str, *, container: str) -> MigrationReport | None:
         path = f"{_path(paths.OUTGOING_ABORT, migration)}?container={container}"
         try:
-            return await self._call("POST", path, MigrationReport, seconds=END_TIMEOUT_SECONDS)
+            return await self._call(
+                "POST", path, MigrationReport, timeout_seconds=END_TIMEOUT_SECONDS
+            )
         except NotFound:
             return None
 
@@ -131,9 +120,9 @@ class AgentClient:
         await self._end("DELETE", f"{_path(paths.OUTGOING, migration)}?{query}")
 
     async def incoming(self, migration: str) -> MigrationReport | None:
-        found = await self._find(_path(paths.INCOMING, migration), MigrationReport)
-        self._require_about(migration, None if found is None else found.migration)
-        return found
+        report = await self._find(_path(paths.INCOMING, migration), MigrationReport)
+        self._require_about(migration, None if report is None else report.migration)
+        return report
 
     async def begin_incoming(self, order: IncomingOrder) -> MigrationReport:
         return await self._put(_path(paths.INCOMING, order.migration), order, MigrationReport)
@@ -148,7 +137,7 @@ class AgentClient:
         path = _path(paths.INCOMING_VERDICT, notice.migration)
         try:
             return await self._call(
-                "POST", path, ResumeReply, body=notice, seconds=ORDER_TIMEOUT_SECONDS
+                "POST", path, ResumeReply, body=notice, timeout_seconds=ORDER_TIMEOUT_SECONDS
             )
         except NotFound:
             return None
@@ -157,7 +146,7 @@ class AgentClient:
         await self._end("DELETE", _path(paths.INCOMING, migration))
 
     async def _get(self, path: str, reply: type[M]) -> M:
-        return await self._call("GET", path, reply, seconds=READ_TIMEOUT_SECONDS)
+        return await self._call("GET", path, reply, timeout_seconds=READ_TIMEOUT_SECONDS)
 
     async def _find(self, path: str, reply: type[M]) -> M | None:
         try:
@@ -165,74 +154,44 @@ class AgentClient:
         except NotFound:
             return None
 
-    def _require_about(self, asked: str, said: str | None) -> None:
-        """An agent that tells of something else has not answered."""
-        if said not in {None, asked}:
+    def _require_about(self, asked: str, answered: str | None) -> None:
+        """An agent that reports on something else has not answered."""
+        if answered not in {None, asked}:
             raise TransshipError(
-                f"asking the agent of node {self.node} about {asked}: it tells of {said}"
+                f"asking the agent of node {self.node} about {asked}: it reports on {answered}"
             )
 
     async def _put(self, path: str, body: Message, reply: type[M]) -> M:
-        return await self._call("PUT", path, reply, body=body, seconds=ORDER_TIMEOUT_SECONDS)
+        return await self._call(
+            "PUT", path, reply, body=body, timeout_seconds=ORDER_TIMEOUT_SECONDS
+        )
 
     async def _end(self, method: str, path: str, *, body: Message | None = None) -> None:
-        try:
-            await self._exchange(method, path, body=body, seconds=END_TIMEOUT_SECONDS)
-        except NotFound:
-            return
+        request = self._request(method, path, body=body, timeout_seconds=END_TIMEOUT_SECONDS)
+        with suppress(NotFound):
+            _ = await self._transport.send(request)
 
     async def _call(
-        self, method: str, path: str, reply: type[M], *, body: Message | None = None, seconds: float
+        self,
+        method: str,
+        path: str,
+        reply: type[M],
+        *,
+        body: Message | None = None,
+        timeout_seconds: float,
     ) -> M:
-        content = await self._exchange(method, path, body=body, seconds=seconds)
-        try:
-            return reply.model_validate_json(content)
-        except ValidationError as e:
-            raise TransshipError(
-                f"reading the reply of node {self.node}'s agent to {method} {path}: {e}"
-            ) from e
+        request = self._request(method, path, body=body, timeout_seconds=timeout_seconds)
+        return await self._transport.call(request, reply)
 
-    async def _exchange(
-        self, method: str, path: str, *, body: Message | None, seconds: float
-    ) -> bytes:
-        data = None if body is None else body.model_dump_json(by_alias=True, exclude_none=True)
-        headers = {} if data is None else {"Content-Type": "application/json"}
-        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_TIMEOUT_SECONDS)
+    def _request(
+        self, method: str, path: str, *, body: Message | None = None, timeout_seconds: float
+    ) -> Request:
         url = self.endpoint + path
-        if method != "GET":
-            self._permit()
-        try:
-            async with self._open().request(
-                method, url, data=data, headers=headers, timeout=timeout
-            ) as response:
-                content = await response.read()
-        except (aiohttp.ClientError, OSError, TimeoutError) as e:
-            raise Unreachable(
-                f"calling the agent of node {self.node}: {str(e) or 'no answer'}",
-                reason="AgentUnreachable",
-            ) from e
-        if response.status >= 400:
-            raise _failure(response.status, content, node=self.node)
-        return content
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(
-                ssl=self.context, keepalive_timeout=KEEPALIVE_SECONDS, limit=32
-            )
-            self._session = aiohttp.ClientSession(connector=connector)
-        return self._session
+        if body is None:
+            return Request(self.node, method, url, timeout_seconds)
+        data, headers = json_body(body)
+        return Request(self.node, method, url, timeout_seconds, body=data, headers=headers)
 
 
 def _path(path: str, migration: str) -> str:
     return path.format(migration=migration)
-
-
-def _failure(status: int, content: bytes, *, node: str) -> TransshipError:
-    """The agent's own words: a failure that it reports is an answer, not silence."""
-    try:
-        said = Failure.model_validate_json(content)
-    except ValidationError:
-        said = Failure(reason="InternalError", message=f"HTTP status {status}")
-    kind = NotFound if status == 404 else Refused if status < 500 else TransshipError
-    return kind(f"node {node}: {said.message}", reason=said.reason, hint=said.hint)

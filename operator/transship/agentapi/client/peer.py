@@ -1,21 +1,15 @@
-"""The other side of a migration, as a client: what source and target ask of each other.
-
-One session with kept-alive connections: the handshake of TLS happens before the freeze.
-"""
+"""PeerClient: what source and target of a migration ask of each other."""
 
 from __future__ import annotations
 
 import socket
 import ssl
 from collections.abc import AsyncIterable
-from typing import TypeVar
 
 import aiohttp
-from pydantic import ValidationError
 
 from transship.agentapi import paths
-from transship.agentapi.containers import Failure
-from transship.agentapi.message import Message
+from transship.agentapi.client.transport import Request, Transport, json_body
 from transship.agentapi.migrations import (
     MemoryEndpoint,
     MemoryState,
@@ -27,47 +21,45 @@ from transship.agentapi.migrations import (
     VerdictReply,
 )
 from transship.api.reasons import Reason
-from transship.common.errors import NotFound, Refused, TransshipError, Unreachable
-from transship.common.idle_timeout import Progress, idle_timeout
+from transship.common.errors import Unreachable
+from transship.common.idle_timeout import Progress
 from transship.common.sockets import make_prompt
 
 CALL_TIMEOUT_SECONDS = 5.0
 READY_TIMEOUT_SECONDS = 30.0
 """For what starts programs; nothing is frozen yet, and a host that is gone is noticed sooner."""
-RESTORE_HEADER = "Transship-Restore"
-
-M = TypeVar("M", bound=Message)
-
-
-class Done(Message):
-    """A reply that says nothing but that it was done."""
 
 
 class PeerClient:
-    """Calls to other agents; one object serves all peers of an agent."""
+    """Calls to other agents; one object serves all peers of an agent.
+
+    A reply that cannot be read is Unreachable: the peer may have acted all the same.
+    """
 
     def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-        self._session: aiohttp.ClientSession | None = None
-
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    async def memory(self, peer: Peer, migration: str) -> MemoryEndpoint:
-        return await self._post(
-            peer,
-            paths.INCOMING_MEMORY,
-            migration,
-            reply=MemoryEndpoint,
-            timeout_seconds=READY_TIMEOUT_SECONDS,
+        """The context checks the host name: an agent's certificate is valid for its node's."""
+        self._transport = Transport(
+            context,
+            check_host_name=True,
+            socket_factory=_prompt_socket,
+            unreadable=Unreachable,
         )
 
+    async def close(self) -> None:
+        await self._transport.close()
+
+    async def memory(self, peer: Peer, migration: str) -> MemoryEndpoint:
+        url = _url(peer, paths.INCOMING_MEMORY, migration)
+        request = _to_target(peer, "POST", url, timeout_seconds=READY_TIMEOUT_SECONDS)
+        return await self._transport.call(request, MemoryEndpoint)
+
     async def memory_state(self, peer: Peer, migration: str) -> MemoryState:
-        return await self._call("GET", peer, paths.INCOMING_MEMORY, migration, reply=MemoryState)
+        url = _url(peer, paths.INCOMING_MEMORY, migration)
+        return await self._transport.call(_to_target(peer, "GET", url), MemoryState)
 
     async def hold(self, peer: Peer, migration: str) -> None:
-        await self._post(peer, paths.INCOMING_HOLD, migration, reply=Done)
+        url = _url(peer, paths.INCOMING_HOLD, migration)
+        _ = await self._transport.send(_to_target(peer, "POST", url))
 
     async def restore(
         self,
@@ -80,123 +72,66 @@ class PeerClient:
         timeout_seconds: float,
         progress: Progress | None = None,
     ) -> RestoreReply:
-        """`size` is that of all images.
+        """`size` is that of all images in bytes.
 
-        The time is counted from the last progress of what the target waits for.
+        The timeout counts from the last progress of what the target waits for.
         """
-        return await self._post(
-            peer,
-            paths.INCOMING_RESTORE,
-            migration,
-            reply=RestoreReply,
+        headers = {
+            paths.RESTORE_HEADER: request.model_dump_json(by_alias=True),
+            "Content-Length": str(size),
+        }
+        call = Request(
+            peer.node,
+            "POST",
+            _url(peer, paths.INCOMING_RESTORE, migration),
+            timeout_seconds,
             body=images,
-            headers={
-                RESTORE_HEADER: request.model_dump_json(by_alias=True),
-                "Content-Length": str(size),
-            },
-            timeout_seconds=timeout_seconds,
+            headers=headers,
             progress=progress,
+            unreachable_reason=Reason.TARGET_UNREACHABLE,
         )
+        return await self._transport.call(call, RestoreReply)
 
     async def decide(self, peer: Peer, notice: VerdictNotice) -> ResumeReply:
-        return await self._post(
-            peer,
-            paths.INCOMING_VERDICT,
-            notice.migration,
-            reply=ResumeReply,
-            body=notice.model_dump_json(by_alias=True).encode(),
-        )
-
-    async def verdict(self, peer: Peer, migration: str) -> VerdictReply:
-        return await self._call("GET", peer, paths.OUTGOING_VERDICT, migration, reply=VerdictReply)
-
-    async def _post(
-        self,
-        peer: Peer,
-        path: str,
-        migration: str,
-        *,
-        reply: type[M],
-        body: bytes | AsyncIterable[bytes] = b"",
-        headers: dict[str, str] | None = None,
-        timeout_seconds: float = CALL_TIMEOUT_SECONDS,
-        progress: Progress | None = None,
-    ) -> M:
-        return await self._call(
+        body, headers = json_body(notice)
+        call = Request(
+            peer.node,
             "POST",
-            peer,
-            path,
-            migration,
-            reply=reply,
+            _url(peer, paths.INCOMING_VERDICT, notice.migration),
+            CALL_TIMEOUT_SECONDS,
             body=body,
             headers=headers,
-            timeout_seconds=timeout_seconds,
-            progress=progress,
+            unreachable_reason=Reason.TARGET_UNREACHABLE,
         )
+        return await self._transport.call(call, ResumeReply)
 
-    async def _call(
-        self,
-        method: str,
-        peer: Peer,
-        path: str,
-        migration: str,
-        *,
-        reply: type[M],
-        body: bytes | AsyncIterable[bytes] = b"",
-        headers: dict[str, str] | None = None,
-        timeout_seconds: float = CALL_TIMEOUT_SECONDS,
-        progress: Progress | None = None,
-    ) -> M:
-        url = peer.endpoint + path.format(migration=migration)
-        try:
-            async with (
-                idle_timeout(timeout_seconds, progress),
-                self._open().request(
-                    method, url, data=body, headers=headers, server_hostname=peer.node
-                ) as response,
-            ):
-                content = await response.read()
-                status = response.status
-        except (aiohttp.ClientError, OSError, TimeoutError) as e:
-            raise Unreachable(
-                f"calling the agent of {peer.node}: {str(e) or 'no answer'}",
-                reason=_silence(path),
-            ) from e
-        if status >= 400:
-            raise failure(status, content, peer=peer.node)
-        try:
-            return reply.model_validate_json(content or b"{}")
-        except ValidationError as e:
-            raise Unreachable(f"calling the agent of {peer.node}: reading its reply: {e}") from e
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(
-                ssl=self._context, keepalive_timeout=60, limit=0, socket_factory=_prompt_socket
-            )
-            self._session = aiohttp.ClientSession(connector=connector)
-        return self._session
+    async def verdict(self, peer: Peer, migration: str) -> VerdictReply:
+        """Asked by a target of its source."""
+        call = Request(
+            peer.node,
+            "GET",
+            _url(peer, paths.OUTGOING_VERDICT, migration),
+            CALL_TIMEOUT_SECONDS,
+            unreachable_reason=Reason.SOURCE_UNREACHABLE,
+        )
+        return await self._transport.call(call, VerdictReply)
 
 
-def _silence(path: str) -> Reason:
-    """Which side of the migration does not answer: only a target asks for a verdict."""
-    asks_source = path == paths.OUTGOING_VERDICT
-    return Reason.SOURCE_UNREACHABLE if asks_source else Reason.TARGET_UNREACHABLE
+def _url(peer: Peer, path: str, migration: str) -> str:
+    return peer.endpoint + path.format(migration=migration)
 
 
-def _prompt_socket(where: aiohttp.AddrInfoType) -> socket.socket:
-    family, kind, protocol, _, _ = where
-    made = socket.socket(family, kind, protocol)
-    made.setblocking(False)
-    make_prompt(made)
-    return made
+def _to_target(
+    peer: Peer, method: str, url: str, *, timeout_seconds: float = CALL_TIMEOUT_SECONDS
+) -> Request:
+    return Request(
+        peer.node, method, url, timeout_seconds, unreachable_reason=Reason.TARGET_UNREACHABLE
+    )
 
 
-def failure(status: int, content: bytes, *, peer: str) -> TransshipError:
-    """What the peer's refusal means here."""
-    try:
-        said = Failure.model_validate_json(content)
-    except ValidationError:
-        return Unreachable(f"calling the agent of {peer}: HTTP status {status}")
-    kind = NotFound if status == 404 else Refused if status < 500 else TransshipError
-    return kind(f"{peer}: {said.message}", reason=said.reason, hint=said.hint)
+def _prompt_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, _, _ = address
+    sock = socket.socket(family, kind, protocol)
+    sock.setblocking(False)
+    make_prompt(sock)
+    return sock

@@ -27,7 +27,8 @@ from transship.agent.journal.store import Journal
 from transship.agent.node.facts import Identity, NodeFacts
 from transship.agentapi import paths
 from transship.agentapi.client.peer import PeerClient
-from transship.agentapi.containers import ContainerReport, Failure
+from transship.agentapi.containers import ContainerReport
+from transship.agentapi.errors import Failure
 from transship.agentapi.message import Message
 from transship.agentapi.migrations import (
     LARGEST_RESTORE_BODY_BYTES,

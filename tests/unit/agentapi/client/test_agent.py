@@ -11,8 +11,10 @@ import pytest
 from aiohttp import web
 
 from fakes.resources import UID, report
-from transship.agentapi.client.agent import AgentClient, context_for
-from transship.agentapi.containers import ContainerReports, Failure
+from transship.agentapi.client.agent import AgentClient
+from transship.agentapi.client.transport import context_for
+from transship.agentapi.containers import ContainerReports
+from transship.agentapi.errors import Failure
 from transship.agentapi.migrations import MigrationReport
 from transship.agentapi.states import SideState
 from transship.common.certificates import Credentials, new_authority, write_credentials
@@ -152,3 +154,28 @@ async def test_nobody_there_is_unreachable(pki: Pki) -> None:
         await client.containers()
     await client.close()
     assert caught.value.reason == "AgentUnreachable"
+
+
+async def test_logs_arrive_as_they_are_written(pki: Pki) -> None:
+    async with agent(pki, lambda request: web.Response(text=request.path_qs)) as client:
+        chunks = [chunk async for chunk in client.logs(UID, query={"tail": "5"})]
+    assert b"".join(chunks) == f"/v1/containers/{UID}/logs?tail=5".encode()
+
+
+async def test_logs_that_an_agent_refuses_raise_its_failure(pki: Pki) -> None:
+    async with agent(pki, failing(409)) as client:
+        with pytest.raises(Refused, match="told"):
+            _ = [chunk async for chunk in client.logs(UID, query={})]
+
+
+async def test_a_client_without_permission_changes_nothing(pki: Pki) -> None:
+    def refuse() -> None:
+        raise Refused("this operator leads no more", reason="NotLeading")
+
+    context = context_for("node-a", pki.files)
+    client = AgentClient("node-a", "https://127.0.0.1:1", context=context, permit=refuse)
+    with pytest.raises(Refused, match="leads no more"):
+        await client.remove_container(UID, epoch=1)
+    with pytest.raises(Unreachable):
+        await client.containers()
+    await client.close()

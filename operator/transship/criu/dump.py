@@ -24,20 +24,18 @@ from loguru import logger
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded
 from transship.common.idle_timeout import idle_timeout
-from transship.criu import externals, failures, runc_state
-from transship.criu.directories import opened
-from transship.criu.dump_options import (
-    CONFIG_NAME,
-    LOG_NAME,
-    DumpRequest,
-    Pages,
-    dump_options,
-    lazy_configuration,
-)
+from transship.criu import externals, failures
 from transship.criu.failures import CheckpointFailed
 from transship.criu.hidden_memory import preload
 from transship.criu.hidden_memory.preload import NothingHidden
-from transship.criu.lazy_memory import require_whole
+from transship.criu.options import (
+    DUMP_CONFIG_NAME,
+    DUMP_LOG_NAME,
+    DumpRequest,
+    Pages,
+    dump_options,
+    lazy_dump_config,
+)
 from transship.criu.rpc import Kind, Request
 from transship.criu.worker import CriuFailed, OnNotice, Worker
 from transship.linux.freezer import FREEZE_TIMEOUT_SECONDS, Freezer, FreezerState, freezer_of
@@ -96,7 +94,7 @@ class Dumper:
         Raises CheckpointFailed when the container's memory has not all come from its last move.
         """
         freezer = freezer_of(request.layout.cgroup(request.container))
-        await asyncio.to_thread(require_whole, freezer.processes())
+        await asyncio.to_thread(failures.require_no_missing_pages, freezer.processes())
         criu_end = _hung_up()
         behind = _hidden_memory(request, freezer.processes)
         try:
@@ -181,13 +179,16 @@ class Dumper:
 
     @property
     def _log(self) -> Path:
-        return self._images / "work" / LOG_NAME
+        return self._images / "work" / DUMP_LOG_NAME
 
     async def _ask(self, freezer: Freezer | None, on_notice: OnNotice | None) -> None:
         layout, container = self._request.layout, self._request.container
-        state = runc_state.read(layout.runc_root, container)
-        with opened(self._images) as images_fd, opened(self._images / "work") as work_fd:
-            runc_state.note_descriptors(self._images, state.external_descriptors)
+        state = externals.read_runc_state(layout.runc_root, container)
+        with (
+            externals.opened(self._images) as images_fd,
+            externals.opened(self._images / "work") as work_fd,
+        ):
+            externals.write_descriptors(self._images, state.external_descriptors)
             options = dump_options(
                 layout,
                 container,
@@ -203,8 +204,8 @@ class Dumper:
     def _configure(self) -> Path | None:
         if self._request.pages is not Pages.LAZY:
             return None
-        path = self._images / "work" / CONFIG_NAME
-        path.write_text(lazy_configuration(self._page_fd))
+        path = self._images / "work" / DUMP_CONFIG_NAME
+        path.write_text(lazy_dump_config(self._page_fd))
         return path
 
     async def _answer(self, stage: str) -> None:
@@ -279,5 +280,5 @@ def _require_frozen(freezer: Freezer) -> None:
 
 
 def _failed(log: Path, cause: CriuFailed) -> CheckpointFailed:
-    said = cause.first_error or cause.message
-    return failures.from_log(log, doing="dumping", otherwise=Reason.DUMP_FAILED, said=said)
+    error = cause.first_error or cause.message
+    return failures.from_log(log, doing="dumping", otherwise=Reason.DUMP_FAILED, error=error)

@@ -1,36 +1,85 @@
-"""What of a container CRIU must take as given: mounts and namespaces that are made by others.
+"""What a dump takes from outside of the container: its bundle, runc's state and open directories.
 
-CRIU dumps a bind mount or a network namespace by a name only, and asks for what has that name at
-the restore. There runc answers, so a dump must name them as runc does (libcontainer/criu_linux.go).
+CRIU dumps a bind mount or a network namespace by a name only, and a restore has to supply what the
+name stands for. runc supplies it, so a dump uses runc's names (libcontainer/criu_linux.go).
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from transship.common.errors import NotFound
-from transship.runtime import devices
+from transship.runtime import rootfs
 from transship.runtime.oci import Spec
 
 NETWORK_KEY = "extRootNetNS"
-DEVICES_KEY = "dev"  # of /dev, which a restore takes from layout.devices
+DEVICES_KEY = "dev"
+"""Names /dev, which a restore mounts from layout.devices."""
 MASK = "/dev/null"
 
 
+class RuncState(BaseModel):
+    """The part of runc's state.json that a dump needs.
+
+    `external_descriptors` are the targets of the standard streams at the start or the restore.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    init_process_pid: int
+    external_descriptors: tuple[str, ...] | None = None
+
+
+def read_runc_state(runc_root: Path, container: str) -> RuncState:
+    """Read runc's state of a container. Raises NotFound."""
+    path = runc_root / container / "state.json"
+    try:
+        return RuncState.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as e:
+        raise NotFound(f"reading runc's state of container {container}: {e}") from e
+
+
+def write_descriptors(images: Path, descriptors: tuple[str, ...] | None) -> None:
+    """Write descriptors.json, as `runc checkpoint` does; `runc restore` connects streams by it."""
+    (images / "descriptors.json").write_text(json.dumps(descriptors))
+
+
 def read_spec(bundle: Path) -> Spec:
+    """Read the config.json of a bundle. Raises NotFound."""
     try:
         return Spec.model_validate_json((bundle / "config.json").read_bytes())
     except (OSError, ValidationError) as e:
         raise NotFound(f"reading the bundle {bundle}: {e}") from e
 
 
+@contextlib.contextmanager
+def opened(directory: Path) -> Iterator[int]:
+    """Open a directory for CRIU, whose requests name directories by descriptor; create it first."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def externals(spec: Spec, *, root: Path) -> tuple[str, ...]:
-    """CRIU's `external` options for a dump; `root` is the container's /, seen from outside."""
+    """Build CRIU's `external` options for a dump; `root` is the container's / on the node."""
     return (*_binds(spec), *_devices(root), *_masks(spec, root=root), *_network(spec))
+
+
+def network(spec: Spec) -> Path | None:
+    """Return the path of the network namespace that was created for the container."""
+    for namespace in spec.linux.namespaces:
+        if namespace.type == "network" and namespace.path is not None:
+            return Path(namespace.path)
+    return None
 
 
 def _binds(spec: Spec) -> Iterator[str]:
@@ -40,26 +89,19 @@ def _binds(spec: Spec) -> Iterator[str]:
 
 
 def _devices(root: Path) -> Iterator[str]:
-    """A /dev with nothing of the container's own: CRIU would run tar for it, 5 to 7 ms."""
-    with contextlib.suppress(OSError):  # the process has ended: CRIU will say so
-        if devices.untouched(root / "dev"):
+    """Name /dev as external unless the container changed it: CRIU runs tar for it, 5 to 7 ms."""
+    # the process may have ended; CRIU reports that
+    with contextlib.suppress(OSError):
+        if rootfs.has_only_standard_devices(root / "dev"):
             yield f"mnt[/dev]:{DEVICES_KEY}"
 
 
 def _masks(spec: Spec, *, root: Path) -> Iterator[str]:
-    """What runc hides: a file by binding /dev/null over it (a directory by a tmpfs)."""
+    """Name the masked files, over which runc binds /dev/null (on directories it mounts a tmpfs)."""
     for path in spec.linux.masked_paths:
-        hidden = root / path.lstrip("/")
-        if hidden.exists() and not hidden.is_dir():
+        masked = root / path.lstrip("/")
+        if masked.exists() and not masked.is_dir():
             yield f"mnt[{path}]:{MASK}"
-
-
-def network(spec: Spec) -> Path | None:
-    """The network namespace that was made for the container."""
-    for namespace in spec.linux.namespaces:
-        if namespace.type == "network" and namespace.path is not None:
-            return Path(namespace.path)
-    return None
 
 
 def _network(spec: Spec) -> Iterator[str]:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from transship.api.obstacle import Obstacle, obstacle
 from transship.api.reasons import Reason
 from transship.criu.census import DELETED, Census, Deleted, Descriptor, Task
-from transship.criu.dump_options import GHOST_LIMIT_BYTES
+from transship.criu.options import GHOST_LIMIT_BYTES
 from transship.criu.state_size import is_memory, state_too_large
 
 Check = Callable[[Census], Iterator[Obstacle]]

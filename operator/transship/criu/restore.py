@@ -18,14 +18,14 @@ from loguru import logger
 from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
 from transship.common.idle_timeout import Progress, idle_timeout
-from transship.criu import externals, failures, restore_options
+from transship.criu import externals, failures, options
 from transship.criu import worker as criu
 from transship.criu.discard import discard
-from transship.criu.dump import Pages
 from transship.criu.failures import CheckpointFailed
 from transship.criu.gate import client as gate_entry
 from transship.criu.gate.client import GateEntry
 from transship.criu.gate.messages import Said
+from transship.criu.options import Pages
 from transship.linux import cgroups
 from transship.linux.freezer import Freezer, FreezerState, freezer_of
 from transship.runtime import conmon
@@ -34,7 +34,6 @@ from transship.runtime.layout import Layout
 
 __all__ = ["RestoreRequest", "Restored", "Restorer", "discard", "resume"]
 
-LOG_NAME = "restore.log"
 READY_TIMEOUT_SECONDS = 30.0
 END_TIMEOUT_SECONDS = 5.0
 """For conmon and runc, once the gate has ended."""
@@ -143,7 +142,7 @@ class Restorer:
         self, seconds: float, progress: Progress | None = None
     ) -> AsyncIterator[None]:
         """Leave nothing of the copy when this fails, and explain why it did."""
-        log = _work(self._request) / LOG_NAME
+        log = _work(self._request) / options.RESTORE_LOG_NAME
         try:
             async with idle_timeout(seconds, progress):
                 yield
@@ -156,7 +155,7 @@ class Restorer:
             if isinstance(e, CheckpointFailed) or not isinstance(e, TransshipError):
                 raise
             raise failures.from_log(
-                log, doing="restoring", otherwise=Reason.RESTORE_FAILED, said=e.message
+                log, doing="restoring", otherwise=Reason.RESTORE_FAILED, error=e.message
             ) from e
 
 
@@ -175,10 +174,10 @@ def _prepare(request: RestoreRequest) -> Freezer:
     cgroups.create(hierarchies, layout.cgroup_parent)
     cgroups.create(hierarchies, layout.refuge_cgroup(container))
     _start_images(request).mkdir(parents=True, exist_ok=True, mode=0o700)
-    (_work(request) / LOG_NAME).unlink(missing_ok=True)
+    (_work(request) / options.RESTORE_LOG_NAME).unlink(missing_ok=True)
     # no standard stream is known by name yet: the gate adds those that the dump names
     (_start_images(request) / "descriptors.json").write_text("[]")
-    config = restore_options.configuration(devices=layout.devices(container))
+    config = options.restore_config(devices=layout.devices(container))
     layout.criu_config(container).write_text(config)
     return freezer_of(layout.cgroup(container))
 
@@ -190,16 +189,16 @@ def _start_images(request: RestoreRequest) -> Path:
 
 async def _launch(request: RestoreRequest, entry: GateEntry) -> int:
     """Start conmon, runc and the gate; returns when runc has noted the restored container."""
-    options = [*restore_options.RUNC_OPTIONS, f"--work-path={_work(request)}"]
+    runc_options = [*options.RUNC_RESTORE_OPTIONS, f"--work-path={_work(request)}"]
     if request.pages is Pages.LAZY:
-        options.append(restore_options.LAZY_OPTION)
+        runc_options.append(options.RUNC_LAZY_OPTION)
     network = externals.network(externals.read_spec(request.layout.bundle(request.container)))
     images = str(_start_images(request))
     return await conmon.launch(
         request.layout,
         container_id=request.container,
         console=request.console,
-        extra=["--restore", images, *(f"--runtime-opt={option}" for option in options)],
+        extra=["--restore", images, *(f"--runtime-opt={option}" for option in runc_options)],
         before=criu.inside(network),
         environment=entry.environment(request.layout),
         answer_seconds=None,

@@ -15,8 +15,8 @@ from transship.api.obstacle import Obstacle, obstacle
 from transship.api.placement import Strategy
 from transship.api.reasons import Reason
 from transship.criu.census import DELETED, Census, Deleted, MappedFile, Task
-from transship.criu.dump_options import GHOST_LIMIT_BYTES
 from transship.criu.images.archive import mebibytes
+from transship.criu.options import GHOST_LIMIT_BYTES
 from transship.linux.mappings import LEAST_SHARED_PAGES, SHARED_MEMORY
 from transship.linux.pages import PAGE_BYTES
 from transship.strategies import LIVE

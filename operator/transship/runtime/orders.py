@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from transship.api.container import Container
 from transship.common.errors import InvalidInput, NotFound
 from transship.linux import mounts, pidfds
-from transship.runtime import bundle, devices, host, host_paths, oci, users, volumes
+from transship.runtime import bundle, host, oci, rootfs, users, volumes
 from transship.runtime.conmon import Console
 from transship.runtime.image_store import Image
 from transship.runtime.layout import Layout
@@ -81,7 +81,7 @@ async def write(order: Order, *, image: Image, layout: Layout) -> Prepared:
     """Make directories, volumes and bundle. Repeated, it changes nothing that a container wrote."""
     overlay(layout, container_id=order.id, image_rootfs=image.rootfs).make_directories()
     layout.volumes(order.id).mkdir(exist_ok=True)
-    devices.make(layout.devices(order.id))
+    rootfs.make_devices(layout.devices(order.id))
     _write_etc(order, layout=layout)
     stop_signal = _stop_signal(order, image=image)
     paths = await volumes.provide(order.volumes, container_id=order.id, layout=layout)
@@ -143,7 +143,7 @@ def _binds(order: Order, paths: dict[str, Path], *, layout: Layout) -> tuple[Bin
         if volume is not None and volume.host_path is not None and mount.sub_path:
             found = mounts.inside(paths[mount.name], mount.sub_path)
             named = f"{volume.host_path.path} with the subPath {mount.sub_path}"
-            host_paths.refuse_own(found, layout=layout, named=named)
+            volumes.refuse_agent_paths(found, layout=layout, named=named)
     return volumes.binds(order.container.volume_mounts, volumes=paths, writable=writable)
 
 

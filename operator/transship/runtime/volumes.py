@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,17 @@ from transship.api.reasons import Reason
 from transship.common.errors import InvalidInput, TransshipError
 from transship.common.processes import run
 from transship.linux import mounts
-from transship.runtime import host_paths
 from transship.runtime.layout import Layout
 
 MOUNT_TIMEOUT_SECONDS = 30.0  # a server that does not answer
 SHM_BYTES = 64 << 20  # Docker's default
+
+TOKEN_DIRECTORIES = (
+    # of the agent's own Pod
+    Path("/var/run/secrets/kubernetes.io"),
+    # of every Pod of the node
+    Path("/var/lib/kubelet/pods"),
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ async def _provide(ordered: OrderedVolume, *, container_id: str, layout: Layout)
     path = layout.volumes(container_id) / volume.name
     if volume.host_path is not None:
         # in a thread: it may lie on a share whose server is away
-        return await asyncio.to_thread(host_paths.find, volume.host_path.path, layout=layout)
+        return await asyncio.to_thread(find_host_path, volume.host_path.path, layout=layout)
     if volume.nfs is not None:
         return await _nfs(volume.nfs, path=layout.shares(container_id) / volume.name)
     if volume.empty_dir is not None:
@@ -87,6 +93,47 @@ async def _provide(ordered: OrderedVolume, *, container_id: str, layout: Layout)
     for file in ordered.files:
         _write(file, root=path)
     return path
+
+
+def find_host_path(path: str, *, layout: Layout) -> Path:
+    """Where a hostPath lies, as this process sees it. Waits for the server of a share."""
+    found = mounts.inside(layout.host_root, path)
+    refuse_agent_paths(found, layout=layout, named=path)
+    if not found.exists():
+        raise InvalidInput(
+            f"hostPath {path} does not exist on this node", reason=Reason.HOST_PATH_NOT_FOUND
+        )
+    return found
+
+
+def refuse_agent_paths(found: Path, *, layout: Layout, named: str) -> None:
+    """Raise InvalidInput for what is the agent's, lies in that, or holds it."""
+    for own in (layout.state_dir, layout.runtime_dir, *layout.secrets, *TOKEN_DIRECTORIES):
+        if _reaches(found, own, root=layout.host_root):
+            raise InvalidInput(
+                f"hostPath {named} would reach {own}, which is the agent's",
+                reason=Reason.HOST_PATH_REFUSED,
+                hint=Reason.HOST_PATH_REFUSED.hint,
+            )
+
+
+def _reaches(found: Path, own: Path, *, root: Path) -> bool:
+    """By name, and by what the names mean: the node may have mounted either a second time."""
+    place = mounts.inside(root, str(own))
+    if found.is_relative_to(place) or place.is_relative_to(found):
+        return True
+    holders = _identities((place, *place.parents), below=root)
+    around = _identities((found, *found.parents), below=root)
+    return bool(_identities((found,)) & holders or _identities((own, place)) & around)
+
+
+def _identities(paths: Iterable[Path], *, below: Path | None = None) -> set[tuple[int, int]]:
+    found = set()
+    for path in paths:
+        if (below is None or path.is_relative_to(below)) and path.exists():
+            status = path.stat()
+            found.add((status.st_dev, status.st_ino))
+    return found
 
 
 def _empty_dir(empty: EmptyDir, *, path: Path) -> Path:

@@ -5,10 +5,8 @@ from pathlib import Path
 import pytest
 
 from transship.common.errors import NotFound
-from transship.criu import runc_state
-from transship.criu.externals import externals, network, read_spec
-from transship.linux.processes import below
-from transship.runtime import devices
+from transship.criu.externals import externals, network, read_runc_state, read_spec
+from transship.runtime import rootfs
 from transship.runtime.oci import CapabilitySets, Linux, Mount, Namespace, Process, Spec, User
 
 
@@ -53,7 +51,7 @@ def test_a_network_namespace_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
 
 def test_a_plain_dev_is_given_and_one_with_a_file_of_its_own_is_dumped(tmp_path: Path) -> None:
     (tmp_path / "dev").mkdir()
-    for name in devices.NODES:
+    for name in rootfs.DEVICE_NODES:
         (tmp_path / "dev" / name).touch()
     assert externals(spec(), root=tmp_path) == ("mnt[/dev]:dev",)
     (tmp_path / "dev" / "log").touch()
@@ -72,11 +70,7 @@ def test_runc_says_who_process_1_is_and_what_its_streams_are(tmp_path: Path) -> 
     (tmp_path / "c").mkdir()
     text = '{"init_process_pid": 7, "external_descriptors": ["/dev/null", "pipe:[1]"], "x": 1}'
     (tmp_path / "c" / "state.json").write_text(text)
-    seen = runc_state.read(tmp_path, "c")
+    seen = read_runc_state(tmp_path, "c")
     assert (seen.init_process_pid, seen.external_descriptors) == (7, ("/dev/null", "pipe:[1]"))
     with pytest.raises(NotFound):
-        runc_state.read(tmp_path, "gone")
-
-
-def test_descendants_are_found_over_generations() -> None:
-    assert below(1, parents={2: 1, 3: 2, 4: 3, 5: 9}) == (2, 3, 4)
+        read_runc_state(tmp_path, "gone")

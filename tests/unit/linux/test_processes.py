@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from transship.linux import processes
-from transship.linux.processes import Process, named
+from transship.linux.processes import Process, below, named
 
 
 def test_a_process_has_its_own_number_in_its_own_namespace() -> None:
@@ -34,3 +34,7 @@ def test_that_a_process_is_gone_is_not_concluded_from_a_shortage(
 
 def test_the_innermost_of_several_numbers_counts() -> None:
     assert processes._innermost("Name:\tcat\nNSpid:\t300\t12\t1\nNSpgid:\t0\n") == 1
+
+
+def test_descendants_are_found_over_generations() -> None:
+    assert below(1, parents={2: 1, 3: 2, 4: 3, 5: 9}) == (2, 3, 4)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from transship.api.container import (
@@ -13,7 +15,7 @@ from transship.api.container import (
 from transship.common.errors import InvalidInput, TransshipError
 from transship.runtime import volumes
 from transship.runtime.layout import Layout
-from transship.runtime.volumes import Bind, OrderedVolume, VolumeFile
+from transship.runtime.volumes import Bind, OrderedVolume, VolumeFile, find_host_path
 
 
 @pytest.fixture
@@ -105,3 +107,61 @@ def test_an_unknown_volume_is_named_with_those_there_are(tmp_path):
         binds(VolumeMount(name="other", mount_path="/m"), path=tmp_path)
     assert "'other'" in caught.value.message
     assert caught.value.hint == "spec.volumes has: v"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The node's file system, as an agent in a Pod has it mounted."""
+    root = tmp_path / "host"
+    for name in ("etc", "srv/data", "var/lib/transship/journal", "var/lib/kubelet/pods/x"):
+        (root / name).mkdir(parents=True)
+    return root
+
+
+@pytest.fixture
+def layout_in_pod(root: Path) -> Layout:
+    return Layout(host_root=root)
+
+
+def refusal(path: str, layout: Layout) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        find_host_path(path, layout=layout)
+    return caught.value.reason
+
+
+def test_a_path_is_the_nodes(root: Path, layout_in_pod: Layout) -> None:
+    assert find_host_path("/srv/data", layout=layout_in_pod) == root / "srv/data"
+
+
+@pytest.mark.parametrize("target", ["/srv/data", "../../../../srv/data", "data", "/../srv/./data"])
+def test_links_and_dots_end_at_the_nodes_root(
+    root: Path, layout_in_pod: Layout, target: str
+) -> None:
+    (root / "srv/link").symlink_to(target)
+    assert find_host_path("/srv/link", layout=layout_in_pod) == root / "srv/data"
+
+
+def test_what_only_the_agents_pod_has_does_not_exist(layout_in_pod: Layout) -> None:
+    assert refusal("/proc/self/status", layout_in_pod) == "HostPathNotFound"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/", "/var", "/var/lib/transship", "/var/lib/transship/journal", "/run/transship/x", "/run",
+        "/srv/../var/lib", "/var/lib/kubelet/pods/x", "/srv/alias", "/srv/alias/journal",
+    ],
+)  # fmt: skip
+def test_what_is_the_agents_is_refused(root: Path, layout_in_pod: Layout, path: str) -> None:
+    (root / "srv/alias").symlink_to("/var/lib/transship")
+    assert refusal(path, layout_in_pod) == "HostPathRefused"
+
+
+def test_a_secret_of_the_agent_is_known_under_another_name(root: Path, tmp_path: Path) -> None:
+    """What is mounted into its Pod lies on the node under a name that the Pod does not know."""
+    secret = tmp_path / "kubeconfig"
+    secret.touch()
+    (root / "srv/kubelet-has-it-here").hardlink_to(secret)
+    layout = Layout(host_root=root, secrets=(secret,))
+    assert refusal("/srv/kubelet-has-it-here", layout) == "HostPathRefused"
+    assert find_host_path("/srv/data", layout=layout) == root / "srv/data"

@@ -28,8 +28,8 @@ from transship.common.idle_timeout import unless_failed
 from transship.common.tls import TlsFiles
 from transship.criu import restore
 from transship.criu.dump import Dumper, DumpRequest, Pages
+from transship.criu.failures import require_no_missing_pages, still_arriving
 from transship.criu.images import pagemap as pagemaps
-from transship.criu.lazy_memory import require_whole, still_arriving
 from transship.criu.restore import Restorer, RestoreRequest
 from transship.linux import mounts, processes
 from transship.linux.freezer import freezer_of
@@ -120,7 +120,7 @@ class NodeCopies:
         except TimeoutError as e:
             raise still_arriving() from e
         await asyncio.to_thread(
-            require_whole, freezer_of(self._layout.cgroup(container)).processes()
+            require_no_missing_pages, freezer_of(self._layout.cgroup(container)).processes()
         )
 
     async def announce_memory(self, container: str) -> int:

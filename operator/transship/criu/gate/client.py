@@ -13,7 +13,7 @@ from typing import Self
 
 from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
-from transship.criu import restore_options
+from transship.criu import options
 from transship.criu.gate.messages import (
     CRIU_VARIABLE,
     PACKET_BYTES,
@@ -95,7 +95,7 @@ def orders(layout: Layout, container: str, *, freezer: Freezer) -> Orders:
         images=str(images),
         work=str(images / "work"),
         root=str(layout.rootfs(container)),
-        log_level=restore_options.LOG_LEVEL,
+        log_level=options.LOG_LEVEL,
         cgroup=str(freezer.path),
         control_file=freezer.control.name,
         freeze_word=freezer.freeze_word,

@@ -197,13 +197,14 @@ def test_what_does_not_freeze_is_killed(stand) -> None:
 
 
 def test_a_criu_that_cannot_leave_the_cgroup_is_killed_with_what_it_made(stand) -> None:
-    here = stand("post-restore 7", "pre-resume", "post-resume", "succeed")
+    here = stand("orphan-pts-master", "pre-resume", "post-resume", "succeed")
     here.go()
+    # CRIU goes on when runc has replied, and finds itself in the cgroup
     here.runc.recv(PACKET_BYTES)
     (here.cgroup / "cgroup.procs").write_text((here.folder / "criu" / "pid").read_text())
     here.runc.send(YES)
     assert here.heard().said is Said.FAILED
-    assert here.told() == ["post-restore True"]
+    assert here.told() == ["orphan-pts-master True"]
 
 
 @pytest.mark.parametrize("answer", [NO, None])

@@ -72,12 +72,12 @@ class Network:
     async def _exchange(
         self, to: str, name: str, handler: Callable[[Listener], Coroutine[Any, Any, T]]
     ) -> T:
-        arriving = asyncio.create_task(self._arrive(to, name, handler))
+        delivery = asyncio.create_task(self._arrive(to, name, handler))
         if _take(self.repeated, name):
             again = asyncio.create_task(self._arrive(to, name, handler))
             again.add_done_callback(_forget_outcome)
         # whoever gives up waiting takes nothing back that is on its way
-        reply = await asyncio.shield(_silently(arriving))
+        reply = await asyncio.shield(_silently(delivery))
         if self.cut or _take(self.lost_replies, name):
             await _forever()
         await asyncio.sleep(WAY_SECONDS)

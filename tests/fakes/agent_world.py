@@ -462,9 +462,9 @@ class FakeResidents:
 
     def adopt(self, record: Record, *, pid: int | None, lifecycle: Lifecycle | None) -> None:
         self.waiting_seconds = 0.0 if lifecycle is None else lifecycle.waiting_seconds
-        self.keep(record.id)
+        self.readopt(record.id)
 
-    async def rest(self, container: str) -> int | None:
+    async def wait_for_step(self, container: str) -> int | None:
         self.at.lifetime.must_live()
         self._note_exit(container)
         return self.instance(container)
@@ -473,7 +473,7 @@ class FakeResidents:
         copy = self.at.world.copies.get(self.at.node)
         return None if copy is None else id(copy)
 
-    async def note_end(self, container: str) -> bool:
+    async def record_exit(self, container: str) -> bool:
         self.at.lifetime.must_live()
         return self._note_exit(container)
 
@@ -496,14 +496,14 @@ class FakeResidents:
         self.at.lifetime.must_live()
         self.cared_for = False
 
-    async def look_over(self, container: str) -> tuple[Obstacle, ...]:
+    async def find_obstacles(self, container: str) -> tuple[Obstacle, ...]:
         return self.obstacles
 
-    async def quieten(self, container: str) -> None:
-        await self.at.step("quieten")
+    async def pause_probes(self, container: str) -> None:
+        await self.at.step("pause_probes")
         self.quiet = True
 
-    def keep(self, container: str) -> None:
+    def readopt(self, container: str) -> None:
         self.at.lifetime.must_live()
         self.cared_for = self.attached = True
         self.quiet = False
@@ -517,7 +517,7 @@ class FakeResidents:
             assert present is not None
             started = transitions.started(present, boot=self.journal.boot, now=self.clock.now())
             self.journal.put(started)
-        self.keep(record.id)
+        self.readopt(record.id)
 
     async def stop(self, container: str) -> None:
         await self.at.step("stop")

@@ -60,7 +60,7 @@ def _restart_lets_a_held_copy_be(record: Record) -> RecoveryStep:
 
 
 def _begins_again(record: Record, **order: Any) -> Record:
-    return transitions.departing(record.but(aborted=()), **order)
+    return transitions.outgoing(record.but(aborted=()), **order)
 
 
 def _forgets_the_abort(record: Record, *, migration: str) -> Record:
@@ -146,7 +146,7 @@ MUTANTS: dict[str, tuple[Rules, Bounds]] = {
     "a restarted target throws a held copy away": (
         replace(REAL, after_restart=_restart_throws_a_held_copy_away), ONE_MOVE,
     ),
-    "an aborted migration begins again": (replace(REAL, departing=_begins_again), ONE_MOVE),
+    "an aborted migration begins again": (replace(REAL, outgoing=_begins_again), ONE_MOVE),
     "an abort is not remembered": (replace(REAL, aborted=_forgets_the_abort), ONE_MOVE),
     "undecided counts as released": (
         replace(REAL, verdict=_takes_silence_for_a_release), ONE_MOVE,

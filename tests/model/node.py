@@ -134,7 +134,7 @@ class Nodes:
                     world = says(world, self._scene.moves[0], Said.LOST)
                 world = self._scene.write(world, at, record)
                 yield self._step(at, "starts it from its image", world, copy=Copy.RUNNING)
-            case supervision.Step.NOTE_END:
+            case supervision.Step.RECORD_EXIT:
                 record = self._scene.restarting(node.memory)
                 world = self._scene.write(world, at, record)
                 yield self._step(at, "notes its end", world, copy=Copy.ABSENT)

@@ -27,12 +27,12 @@ class Rules:
     """As the agents and the operator run them."""
 
     ordered: Rule = transitions.ordered
-    departing: Rule = transitions.departing
+    outgoing: Rule = transitions.outgoing
     frozen: Rule = transitions.frozen
     released: Rule = transitions.released
     memory_sent: Rule = transitions.memory_sent
     aborted: Rule = transitions.aborted
-    arriving: Rule = transitions.arriving
+    incoming: Rule = transitions.incoming
     held: Rule = transitions.held
     running: Rule = transitions.running
     started: Rule = transitions.started

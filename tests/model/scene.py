@@ -40,11 +40,11 @@ class Scene:
 
     # Records: each gives the number of the next one, or NONE when the rules refuse.
 
-    def departing(self, record: int, move: Move) -> int:
+    def outgoing(self, record: int, move: Move) -> int:
         def rule() -> Record:
             found = self.ledger.record(record)
             self.rules.require_movable(found, _outgoing(move))
-            return self.rules.departing(found, migration=move.name, peer=_peer(move.target))
+            return self.rules.outgoing(found, migration=move.name, peer=_peer(move.target))
 
         return (
             NONE if record == NONE else self.ledger.next(("departing", record, move.number), rule)
@@ -78,9 +78,9 @@ class Scene:
 
         return self.ledger.next(("aborted", record, move.number), rule)
 
-    def arriving(self, record: int, move: Move, *, floor: int) -> int:
+    def incoming(self, record: int, move: Move, *, floor: int) -> int:
         def rule() -> Record:
-            return self.rules.arriving(
+            return self.rules.incoming(
                 self.ledger.maybe(record), _incoming(move), boot=BOOT, floor=floor
             )
 

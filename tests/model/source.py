@@ -46,7 +46,7 @@ class Source:
         node = world.nodes[move.source]
         if world.leaving[move.number] != Leaving.NONE or self._is_busy(world, move):
             return None
-        record = self._scene.departing(node.memory, move)
+        record = self._scene.outgoing(node.memory, move)
         if record == NONE:
             return None
         return leaves(self._scene.write(world, move.source, record), move, Leaving.COPYING)

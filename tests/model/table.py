@@ -25,9 +25,9 @@ def go(verdict: Verdict, *, epoch: int = 2) -> VerdictNotice:
 
 def _states() -> dict[str, Record | None]:
     running = running_record()
-    leaving = transitions.departing(running, migration=MIGRATION, peer=peer())
+    leaving = transitions.outgoing(running, migration=MIGRATION, peer=peer())
     frozen = transitions.frozen(leaving, migration=MIGRATION, peer=peer())
-    incoming = transitions.arriving(None, incoming_order(), boot=BOOT)
+    incoming = transitions.incoming(None, incoming_order(), boot=BOOT)
     held = transitions.held(incoming, boot=BOOT)
     return {
         "none": None,
@@ -55,12 +55,12 @@ def _known(record: Record | None) -> Record:
 EVENTS: dict[str, Callable[[Record | None], Record]] = {
     "order(1)": lambda r: transitions.ordered(r, order(epoch=1), boot=BOOT),
     "order(2)": lambda r: transitions.ordered(r, order(epoch=2), boot=BOOT),
-    "begin": lambda r: transitions.departing(_known(r), migration=MIGRATION, peer=peer()),
+    "begin": lambda r: transitions.outgoing(_known(r), migration=MIGRATION, peer=peer()),
     "freeze": lambda r: transitions.frozen(_known(r), migration=MIGRATION, peer=peer()),
     "release(2)": lambda r: transitions.released(_known(r), epoch=2),
     "abort": lambda r: transitions.aborted(_known(r), migration=MIGRATION),
-    "arrive(2)": lambda r: transitions.arriving(r, incoming_order(), boot=BOOT),
-    "next move arrives(3)": lambda r: transitions.arriving(
+    "arrive(2)": lambda r: transitions.incoming(r, incoming_order(), boot=BOOT),
+    "next move arrives(3)": lambda r: transitions.incoming(
         r, incoming_order(epoch=3, migration="next"), boot=BOOT
     ),
     "hold": lambda r: transitions.held(_known(r), boot=BOOT),

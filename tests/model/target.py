@@ -45,7 +45,7 @@ class Target:
         node = world.nodes[move.target]
         if world.coming[move.number] != Coming.NONE:
             return None
-        if self._scene.arriving(node.memory, move, floor=node.floor) == NONE:
+        if self._scene.incoming(node.memory, move, floor=node.floor) == NONE:
             return None
         return comes(world, move, Coming.VACATING)
 
@@ -115,7 +115,7 @@ class Target:
 
     def _prepare(self, world: World, move: Move) -> Iterator[Step]:
         node = world.nodes[move.target]
-        record = self._scene.arriving(node.memory, move, floor=node.floor)
+        record = self._scene.incoming(node.memory, move, floor=node.floor)
         if record == NONE:
             yield self._step(move, "is refused after all", comes(world, move, Coming.OVER))
             return

@@ -31,7 +31,7 @@ MESSAGES = st.sampled_from(["files", "memory", "hold", "restore", "decide", "ver
 STEPS = st.sampled_from(
     [
         "prepare", "create_held", "receive", "hold", "received", "mount", "restore", "resume",
-        "release", "copy", "ready", "quieten", "freeze", "divert", "dump", "send_difference",
+        "release", "copy", "ready", "pause_probes", "freeze", "divert", "dump", "send_difference",
         "copy_round", "slow", "brake_release", "undivert", "thaw", "unready", "destroy", "remove",
         "remove_wires", "leave", "settle",
     ]

@@ -16,9 +16,9 @@ from pathlib import Path
 from aiohttp import web
 from loguru import logger
 
-from transship.agent.containers.containers import Containers
 from transship.agent.containers.deps import MakeProber, SupervisorDeps
-from transship.agent.containers.instances import ContainerExecutor, Instances
+from transship.agent.containers.instances import ContainerExecutor, NodeInstances
+from transship.agent.containers.node_containers import NodeContainers
 from transship.agent.containers.probes import Prober
 from transship.agent.http.access_control import Guard
 from transship.agent.http.log_stream import LogSource
@@ -100,8 +100,8 @@ class Agent:
         images = ImageStore(layout.image_store, insecure_registries=settings.insecure_registries)
         self.runtime = Runtime(layout, images=images)
         self.network = ContainerNetwork(settings.underlay, runtime_dir=layout.runtime_dir)
-        self.instances = Instances(self.runtime, self.network)
-        self.containers = Containers(
+        self.instances = NodeInstances(self.runtime, self.network)
+        self.containers = NodeContainers(
             SupervisorDeps(self.journal, self.instances, self._clock, _make_prober(self.runtime))
         )
         self.facts = NodeFacts(
@@ -222,11 +222,13 @@ class Agent:
         cluster = KubeCluster(node, kubeconfig=kubeconfig)
         self._stack.push_async_callback(cluster.close)
         settings = self._settings
-        look = partial(
-            health.look, self.journal,
+        read_health = partial(
+            health.read, self.journal,
             state_dir=settings.layout.state_dir, certificate=settings.certificate,
         )  # fmt: skip
-        registration = Registration(cluster, facts=self.facts, clock=self._clock, look=look)
+        registration = Registration(
+            cluster, facts=self.facts, clock=self._clock, read_health=read_health
+        )
         self._keep(self._tls.keep_fresh, name="credentials")
         self._keep(registration.run, name="registration")
         learn = keep_at(partial(self._learn, registration), name="facts")
@@ -234,14 +236,14 @@ class Agent:
 
     async def _watch_exits(self) -> None:
         async for ended in self.runtime.watch_exits():
-            self.containers.ended(ended.container_id)
+            self.containers.on_exit(ended.container_id)
 
     async def _learn(self, registration: Registration) -> None:
         """The self-test is repeated until it passes: a missing program may have been installed."""
         passed = False
         while not passed:
             await self.facts.gather()
-            passed = await self.facts.prove(self._settings.layout.runtime_dir)
+            passed = await self.facts.run_self_test(self._settings.layout.runtime_dir)
             self.facts.complete = True
             registration.changed()
             await asyncio.sleep(0 if passed else SELF_TEST_AGAIN_SECONDS)

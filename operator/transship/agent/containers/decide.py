@@ -25,7 +25,7 @@ LOST_EXIT_CODE = -1  # nobody saw the container end
 
 
 @dataclass(frozen=True)
-class Seen:
+class ObservedContainer:
     """What the kernel and the exit files say of a container."""
 
     run: RunState
@@ -45,7 +45,7 @@ class Situation:
     """Everything that a pass decides from."""
 
     record: Record
-    seen: Seen
+    observed: ObservedContainer
     boot: str
     disowned: bool = False
     deleting: bool = False
@@ -63,7 +63,7 @@ class Step(Enum):
     STOP = auto()  # takes up to the grace period
     FREEZE = auto()
     THAW = auto()
-    NOTE_END = auto()  # write down how it ended, and whether another instance follows
+    RECORD_EXIT = auto()  # write down how it ended, and whether another instance follows
     DELETE = auto()
 
 
@@ -72,24 +72,24 @@ def next_step(now: Situation) -> Step:
     if now.disowned or now.record.state not in OWNED:
         return Step.NOTHING
     if now.deleting:
-        return Step.STOP if now.seen.alive else Step.DELETE
+        return Step.STOP if now.observed.alive else Step.DELETE
     if now.record.order.state is DesiredState.STOPPED:
         return _towards_stopped(now)
-    if now.seen.alive:
+    if now.observed.alive:
         return _while_alive(now)
     return _towards_running(now)
 
 
 def _towards_stopped(now: Situation) -> Step:
-    if now.seen.alive:
+    if now.observed.alive:
         return Step.STOP
-    noted = now.record.state is RecordState.STOPPED and now.seen.run is RunState.ABSENT
-    return Step.NOTHING if noted else Step.NOTE_END
+    noted = now.record.state is RecordState.STOPPED and now.observed.run is RunState.ABSENT
+    return Step.NOTHING if noted else Step.RECORD_EXIT
 
 
 def _while_alive(now: Situation) -> Step:
     wanted_frozen = now.record.order.state is DesiredState.FROZEN
-    is_frozen = now.seen.run is RunState.FROZEN
+    is_frozen = now.observed.run is RunState.FROZEN
     if is_frozen and not wanted_frozen:
         return Step.THAW
     if wanted_frozen and not is_frozen:
@@ -98,8 +98,8 @@ def _while_alive(now: Situation) -> Step:
 
 
 def _towards_running(now: Situation) -> Step:
-    if now.seen.run is not RunState.ABSENT or now.record.started_boot:
-        return Step.NOTE_END
+    if now.observed.run is not RunState.ABSENT or now.record.started_boot:
+        return Step.RECORD_EXIT
     if now.record.state is RecordState.STOPPED:
         return Step.NOTHING  # it has ended, and its restart policy wants no other
     if now.record.ordered_boot != now.boot:
@@ -111,10 +111,14 @@ def _towards_running(now: Situation) -> Step:
 
 def exit_of(now: Situation, *, at: datetime) -> LastExit | None:
     """How the instance ended; None where there was none."""
-    seen, record = now.seen, now.record
-    if seen.run is RunState.EXITED and seen.exit_code is not None:
-        reason = "OOMKilled" if seen.out_of_memory else ("Error" if seen.exit_code else "Completed")
-        return LastExit(exit_code=seen.exit_code, time=seen.exited_at or at, reason=reason)
+    observed, record = now.observed, now.record
+    if observed.run is RunState.EXITED and observed.exit_code is not None:
+        reason = (
+            "OOMKilled"
+            if observed.out_of_memory
+            else ("Error" if observed.exit_code else "Completed")
+        )
+        return LastExit(exit_code=observed.exit_code, time=observed.exited_at or at, reason=reason)
     if record.started_boot and record.started_boot != now.boot:
         return LastExit(exit_code=LOST_EXIT_CODE, time=at, reason="NodeRestarted")
     if record.started_boot:
@@ -140,7 +144,7 @@ def ran_seconds(record: Record, until: datetime) -> float:
     return 0.0 if record.start_time is None else (until - record.start_time).total_seconds()
 
 
-def told(last: LastExit | None) -> str:
+def describe_exit(last: LastExit | None) -> str:
     """The end of a container in words, while the next start waits."""
     if last is None:
         return "waiting before the next start"

@@ -1,6 +1,6 @@
 """What a supervisor needs of its node, and what all supervisors share.
 
-instances.Instances is the real Machine; tests have one in memory.
+instances.NodeInstances is the real Instances; tests have one in memory.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from transship.agent.containers.decide import Seen
+from transship.agent.containers.decide import ObservedContainer
 from transship.agent.containers.probes import Prober
 from transship.agent.journal.store import Journal
 from transship.agentapi.containers import ContainerOrder, ProbeState
@@ -18,10 +18,10 @@ from transship.common.clock import Clock
 from transship.common.errors import TransshipError
 
 
-class Machine(Protocol):
+class Instances(Protocol):
     """The node's part of a container's life: images, file systems, network, processes."""
 
-    def seen(self, container_id: str) -> Seen:
+    def observe(self, container_id: str) -> ObservedContainer:
         """What is there now; under a millisecond."""
         ...
 
@@ -47,7 +47,7 @@ class Machine(Protocol):
         """Wait a little until it is known how an instance ended that is seen to have ended."""
         ...
 
-    async def look_over(self, container_id: str) -> tuple[Obstacle, ...]:
+    async def find_obstacles(self, container_id: str) -> tuple[Obstacle, ...]:
         """What in a running container keeps it from being dumped; it is not disturbed."""
         ...
 
@@ -91,6 +91,6 @@ class SupervisorDeps:
     """What all supervisors share."""
 
     journal: Journal
-    machine: Machine
+    instances: Instances
     clock: Clock
     prober: MakeProber

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from transship.agent.containers.decide import Seen
+from transship.agent.containers.decide import ObservedContainer
 from transship.agent.containers.probes import Outcome
 from transship.agent.migration.target import file_locks
 from transship.agentapi.containers import ContainerOrder
@@ -36,15 +36,15 @@ _RUN_STATES = {
 
 
 @dataclass(frozen=True)
-class Instances:
-    """machine.Machine on a real node. Calls about one container never overlap."""
+class NodeInstances:
+    """deps.Instances on a real node. Calls about one container never overlap."""
 
     runtime: Runtime
     network: ContainerNetwork
 
-    def seen(self, container_id: str) -> Seen:
+    def observe(self, container_id: str) -> ObservedContainer:
         found = self.runtime.inspect(container_id)
-        return Seen(
+        return ObservedContainer(
             run=self._run_state(container_id, found),
             pid=found.pid,
             exit_code=found.exit_code,
@@ -80,10 +80,10 @@ class Instances:
     async def await_exit(self, container_id: str) -> None:
         await self.runtime.await_exit(container_id)
 
-    async def look_over(self, container_id: str) -> tuple[Obstacle, ...]:
-        return await asyncio.to_thread(self._look_over, container_id)
+    async def find_obstacles(self, container_id: str) -> tuple[Obstacle, ...]:
+        return await asyncio.to_thread(self._find_obstacles, container_id)
 
-    def _look_over(self, container_id: str) -> tuple[Obstacle, ...]:
+    def _find_obstacles(self, container_id: str) -> tuple[Obstacle, ...]:
         peers = unix_peers(self.network.namespace(container_id))
         pids = self.freezer(container_id).processes()
         spec = externals.read_spec(self.runtime.layout.bundle(container_id))

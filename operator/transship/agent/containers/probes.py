@@ -17,7 +17,7 @@ import aiohttp
 from transship.agentapi.containers import ProbeState
 from transship.api.container import Container, HttpGetAction, Probe, TcpSocketAction
 
-ANSWER_SHOWN = 256  # characters of a probe's answer in messages
+MAX_ANSWER_CHARACTERS = 256  # characters of a probe's answer in messages
 EXEC_GRACE_SECONDS = 1.0  # starting the command in the container is not the command's time
 
 
@@ -95,7 +95,7 @@ class Prober:
         for task in self._tasks:
             task.cancel()
 
-    async def drain(self) -> None:
+    async def stop_and_wait(self) -> None:
         """The same, and wait for that end: no longer than the probe's timeout."""
         self.stop()
         if self._asking:
@@ -147,7 +147,7 @@ class Prober:
         except TimeoutError:
             return Outcome(succeeded=False, answer=f"no answer in {probe.timeout_seconds} s")
         except Exception as e:  # whatever it is: a probe that dies would never fail again
-            return Outcome(succeeded=False, answer=str(e)[:ANSWER_SHOWN])
+            return Outcome(succeeded=False, answer=str(e)[:MAX_ANSWER_CHARACTERS])
 
     async def _try(self, probe: Probe, limit: float) -> Outcome:
         if probe.exec is not None:
@@ -188,5 +188,5 @@ async def _get(address: str, action: HttpGetAction) -> Outcome:
     async with aiohttp.ClientSession() as session, session.get(url, allow_redirects=False) as reply:
         if 200 <= reply.status < 400:
             return Outcome(succeeded=True)
-        text = (await reply.content.read(ANSWER_SHOWN)).decode(errors="replace")
+        text = (await reply.content.read(MAX_ANSWER_CHARACTERS)).decode(errors="replace")
         return Outcome(succeeded=False, answer=f"HTTP {reply.status}: {text}")

@@ -14,15 +14,15 @@ from loguru import logger
 
 from transship.agent.containers.decide import (
     BackOff,
-    Seen,
+    ObservedContainer,
     Situation,
     Step,
+    describe_exit,
     exit_of,
     lifecycle_of,
     next_step,
     ran_seconds,
     starts_again,
-    told,
 )
 from transship.agent.containers.deps import Note, SupervisorDeps
 from transship.agent.containers.probes import Health, Prober
@@ -37,10 +37,10 @@ from transship.api.placement import DesiredState, LastExit
 from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
 
-WELL = ProbeState(started=True, ready=True)
+ASSUMED_PROBE_STATE = ProbeState(started=True, ready=True)
 """What is taken for known of an instance whose agent did not note what its probes said."""
 
-LOOK_AGAIN_SECONDS = 15.0  # exits are reported; this is for what nobody reports
+RESYNC_SECONDS = 15.0  # exits are reported; this is for what nobody reports
 
 
 class Supervisor:
@@ -58,10 +58,10 @@ class Supervisor:
         self._task: asyncio.Task[None] | None = None
         self._fetched: ContainerOrder | None = None
         self._attached = False
-        self._quiet = False
+        self._probes_paused = False
         self._back_off = BackOff()
         self._prober: Prober | None = None
-        self._awaited_memory = False  # when it was seen last
+        self._awaited_memory = False  # when it was observed last
 
     def begin(self) -> None:
         if self._task is None:
@@ -78,7 +78,7 @@ class Supervisor:
     def wake(self) -> None:
         self._wake.set()
 
-    def forgive(self) -> None:
+    def reset_back_off(self) -> None:
         """A changed order deserves an immediate try."""
         self._back_off = BackOff()
 
@@ -87,16 +87,16 @@ class Supervisor:
         self.disowned = True
         self._stop_probing()
 
-    async def quieten(self) -> None:
+    async def pause_probes(self) -> None:
         """Stop the probes, and wait for the one that may just be running in the container."""
-        self._quiet = True
+        self._probes_paused = True
         self._note_probes()
         prober, self._prober = self._prober, None
         if prober is not None:
-            await prober.drain()
-        await self.rest()
+            await prober.stop_and_wait()
+        await self.wait_for_step()
 
-    async def rest(self) -> int | None:
+    async def wait_for_step(self) -> int | None:
         """Wait for the step under way: a stop would kill what has been given away meanwhile.
 
         No other one begins before the caller has gone on to its next await. Returns the process 1
@@ -104,17 +104,17 @@ class Supervisor:
         """
         async with self._stepping:
             now = self._observe()
-            if next_step(now) is Step.NOTE_END:
-                await self._note_end(now)
+            if next_step(now) is Step.RECORD_EXIT:
+                await self._record_exit(now)
             return self.instance
 
     @property
     def instance(self) -> int | None:
         """Process 1 of the instance that is there now."""
-        seen = self._deps.machine.seen(self.container_id)
-        return seen.pid if seen.alive else None
+        observed = self._deps.instances.observe(self.container_id)
+        return observed.pid if observed.alive else None
 
-    async def note_end(self) -> bool:
+    async def record_exit(self) -> bool:
         """Whether a disowned instance has ended by itself; then that is written down.
 
         Its record says already that it is to be frozen: the role calls this, and nobody else.
@@ -123,16 +123,16 @@ class Supervisor:
             record = self._record()
             if record is None or self.instance is not None:
                 return False
-            now = await self._know_end(self._observe())
+            now = await self._know_exit(self._observe())
             begun = now.record.but(started_boot=now.boot)
             last = exit_of(replace(now, record=begun), at=self._deps.clock.now())
-            self._write_end(replace(now, record=begun), last)
-            await self._deps.machine.clear(self.container_id)
+            self._write_exit(replace(now, record=begun), last)
+            await self._deps.instances.clear(self.container_id)
             return True
 
     def adopt(self, lifecycle: Lifecycle | None = None) -> None:
         """Look after it (again): it is here by right. lifecycle: of one from elsewhere."""
-        self.disowned = self._quiet = False
+        self.disowned = self._probes_paused = False
         self.note = Note()
         self._attached = True
         if lifecycle is not None:
@@ -190,18 +190,18 @@ class Supervisor:
             if step not in {Step.NOTHING, Step.WAIT, Step.AWAIT_ORDER}:
                 return 0.0
         waiting = self._back_off.waiting_seconds(at=self._deps.clock.monotonic())
-        return min(waiting or LOOK_AGAIN_SECONDS, LOOK_AGAIN_SECONDS)
+        return min(waiting or RESYNC_SECONDS, RESYNC_SECONDS)
 
     def _observe(self) -> Situation:
         record = self._record()
         if record is None:
             raise TransshipError(f"container {self.container_id} has no record")
-        seen = self._deps.machine.seen(self.container_id)
-        self._forgive_waiting(seen)
+        observed = self._deps.instances.observe(self.container_id)
+        self._forgive_waiting(observed)
         health = self.health
         return Situation(
             record=record,
-            seen=seen,
+            observed=observed,
             boot=self._deps.journal.boot,
             disowned=self.disowned,
             deleting=self.deleting,
@@ -210,15 +210,19 @@ class Supervisor:
             waiting_seconds=self._back_off.waiting_seconds(at=self._deps.clock.monotonic()),
         )
 
-    def _forgive_waiting(self, seen: Seen) -> None:
+    def _forgive_waiting(self, observed: ObservedContainer) -> None:
         """While a page is missing probes fail of that: they begin anew, and nothing is stopped."""
         health = self.health
-        if (seen.awaits_memory or self._awaited_memory) and health is not None and health.failed:
+        if (
+            (observed.awaits_memory or self._awaited_memory)
+            and health is not None
+            and health.failed
+        ):
             self._stop_probing()
-        self._awaited_memory = seen.awaits_memory
+        self._awaited_memory = observed.awaits_memory
 
     async def _take(self, step: Step, now: Situation) -> None:  # noqa: C901 - one arm per step
-        machine, order = self._deps.machine, now.record.order
+        instances, order = self._deps.instances, now.record.order
         match step:
             case Step.NOTHING:
                 await self._rest(now)
@@ -226,7 +230,9 @@ class Supervisor:
                 self.note = Note(Reason.AWAITING_ORDER, Reason.AWAITING_ORDER.meaning)
             case Step.WAIT:
                 if not self.note.reason:
-                    self.note = Note(Reason.CRASH_LOOP_BACK_OFF, told(now.record.last_exit))
+                    self.note = Note(
+                        Reason.CRASH_LOOP_BACK_OFF, describe_exit(now.record.last_exit)
+                    )
             case Step.FETCH:
                 await self._fetch(now.record)
             case Step.START:
@@ -234,36 +240,36 @@ class Supervisor:
             case Step.STOP:
                 self._note_stop()
                 self._stop_probing()
-                await machine.stop(order)
+                await instances.stop(order)
             case Step.FREEZE:
-                await machine.freeze(self.container_id)
+                await instances.freeze(self.container_id)
             case Step.THAW:
-                await machine.thaw(self.container_id)
-            case Step.NOTE_END:
-                await self._note_end(now)
+                await instances.thaw(self.container_id)
+            case Step.RECORD_EXIT:
+                await self._record_exit(now)
             case Step.DELETE:
                 await self._delete()
 
     async def _rest(self, now: Situation) -> None:
         """Nothing to change; probes follow the container."""
-        watched = now.seen.run is RunState.RUNNING and not self.disowned
+        watched = now.observed.run is RunState.RUNNING and not self.disowned
         if not watched:
             self._stop_probing()
             return
         if not self._attached:
-            await self._deps.machine.attach(now.record.order)
+            await self._deps.instances.attach(now.record.order)
             self._attached = True
         if not now.record.started_boot:  # the agent was killed right after the start
             self._note_start()
         self.note = Note()
-        if self._prober is None and not self._quiet:
+        if self._prober is None and not self._probes_paused:
             self._prober = self._probe(self._owned())
         self._note_probes()
 
     def _probe(self, record: Record) -> Prober:
         return self._deps.prober(
             record.order,
-            known=record.probes or WELL,
+            known=record.probes or ASSUMED_PROBE_STATE,
             ran_seconds=ran_seconds(record, self._deps.clock.now()),
             changed=self.wake,
         )
@@ -282,7 +288,7 @@ class Supervisor:
     async def _fetch(self, record: Record) -> None:
         order = record.order
         self.note = Note(Reason.PULLING_IMAGE, f"pulling {order.container.image}")
-        fetching = asyncio.create_task(self._deps.machine.fetch(transitions.pinned(record)))
+        fetching = asyncio.create_task(self._deps.instances.fetch(transitions.pinned(record)))
         try:
             digest = await self._unless_unwanted(fetching, order)
         finally:
@@ -312,7 +318,7 @@ class Supervisor:
 
     async def _start(self, order: ContainerOrder) -> None:
         self.note = Note(Reason.STARTING, Reason.STARTING.meaning)
-        await self._deps.machine.start(order)
+        await self._deps.instances.start(order)
         self._note_start()
         self._attached = True
         self.note = Note()
@@ -327,23 +333,23 @@ class Supervisor:
         if (health := self.health) is not None and health.failed:
             self.note = Note(Reason.CONTAINER_UNHEALTHY, health.message)
 
-    async def _note_end(self, now: Situation) -> None:
+    async def _record_exit(self, now: Situation) -> None:
         """Write down the end first: an agent killed in between must not count it twice."""
         self._stop_probing()
-        now = await self._know_end(now)
+        now = await self._know_exit(now)
         self._owned()
-        self._write_end(now, exit_of(now, at=self._deps.clock.now()))
+        self._write_exit(now, exit_of(now, at=self._deps.clock.now()))
         self.note = Note()
         self._attached = False
-        await self._deps.machine.clear(self.container_id)
+        await self._deps.instances.clear(self.container_id)
 
-    async def _know_end(self, now: Situation) -> Situation:
-        if now.seen.run is RunState.EXITED and now.seen.exit_code is None:
-            await self._deps.machine.await_exit(self.container_id)
+    async def _know_exit(self, now: Situation) -> Situation:
+        if now.observed.run is RunState.EXITED and now.observed.exit_code is None:
+            await self._deps.instances.await_exit(self.container_id)
             return self._observe()
         return now
 
-    def _write_end(self, now: Situation, last: LastExit | None) -> None:
+    def _write_exit(self, now: Situation, last: LastExit | None) -> None:
         clock, journal, record = self._deps.clock, self._deps.journal, self._record()
         assert record is not None
         unwanted = now.deleting or now.record.order.state is DesiredState.STOPPED
@@ -359,7 +365,7 @@ class Supervisor:
     async def _delete(self) -> None:
         self.note = Note(Reason.DELETING, "removing what is left")
         record = self._owned()
-        await self._deps.machine.remove(self.container_id)
+        await self._deps.instances.remove(self.container_id)
         self._deps.journal.remove(self.container_id, floor=record.epoch)
         self._log.info("container deleted")
 

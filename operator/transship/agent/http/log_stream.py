@@ -18,7 +18,7 @@ from transship.common.errors import InvalidInput
 from transship.runtime import logs
 from transship.runtime.logs import LogLine
 
-LOOK_SECONDS = 1.0  # aiohttp tells a handler of a gone client only by cancelling it: all handlers
+CHECK_SECONDS = 1.0  # aiohttp tells a handler of a gone client only by cancelling it: all handlers
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ async def _write(
 
 
 async def _set_when(event: asyncio.Event, over: Callable[[], bool]) -> None:
-    while not over():  # noqa: ASYNC110 - aiohttp offers no event, see LOOK_SECONDS
-        await asyncio.sleep(LOOK_SECONDS)
+    while not over():  # noqa: ASYNC110 - aiohttp offers no event, see CHECK_SECONDS
+        await asyncio.sleep(CHECK_SECONDS)
     event.set()
 
 

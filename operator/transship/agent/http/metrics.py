@@ -51,7 +51,7 @@ class Metrics(Collector):
 
     def _states(self, counted: Counter[RecordState]) -> Metric:
         family = GaugeMetricFamily(
-            "transship_containers", "Containers by the state of their record.", labels=["state"]
+            "transship_containers", "NodeContainers by the state of their record.", labels=["state"]
         )
         for state in RecordState:
             family.add_metric([state.value], counted[state])

@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 from loguru import logger
 from pydantic import ValidationError
 
-from transship.agent.containers.containers import Containers
+from transship.agent.containers.node_containers import NodeContainers
 from transship.agent.http.access_control import Guard
 from transship.agent.http.log_stream import LogSource, stream_log
 from transship.agent.migration.roles import SourceRole, TargetRole
@@ -62,7 +62,7 @@ class ForecastRole(Protocol):
 class HttpDeps:
     """What the routes lead to."""
 
-    containers: Containers
+    containers: NodeContainers
     source: SourceRole
     target: TargetRole
     predictions: ForecastRole
@@ -117,7 +117,7 @@ def _container_routes(deps: HttpDeps) -> list[web.RouteDef]:
         order = await _body(request, PredictionRequest)
         container = request.match_info["id"]
         found = await deps.predictions.forecast(container, order)
-        await containers.look_over(container)  # for the report that is asked for next
+        await containers.find_obstacles(container)  # for the report that is asked for next
         return _reply(found)
 
     async def logs(request: web.Request) -> web.StreamResponse:

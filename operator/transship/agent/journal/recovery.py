@@ -15,7 +15,7 @@ from transship.agentapi.states import RecordState, Verdict
 from transship.api.reasons import Reason
 from transship.common.errors import Refused
 
-ARRIVING = frozenset({RecordState.INCOMING, RecordState.HELD})
+IN_TRANSIT = frozenset({RecordState.INCOMING, RecordState.HELD})
 
 
 class RecoveryStep(Enum):
@@ -63,7 +63,7 @@ def on_verdict(notice: VerdictNotice) -> Answer:
 
 def to_discard(record: Record | None, migration: str) -> bool:
     """Whether there is anything of this arrival, to be thrown away once that is allowed."""
-    return record is not None and record.migration == migration and record.state in ARRIVING
+    return record is not None and record.migration == migration and record.state in IN_TRANSIT
 
 
 def require_unheld(record: Record | None, migration: str) -> None:

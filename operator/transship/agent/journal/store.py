@@ -29,9 +29,8 @@ from transship.common import failpoints
 from transship.common.clock import Clock, SystemClock
 from transship.common.errors import Refused, TransshipError
 
-FLOORS_KEPT = (
-    10_000  # 50 bytes each; an order outlives its retries by seconds, not by thousands of moves
-)
+# 50 bytes each; an order outlives its retries by seconds, not by thousands of moves
+FLOORS_KEPT = 10_000
 
 
 class JournalError(TransshipError):
@@ -64,7 +63,8 @@ class Journal:
     ) -> None:
         self.boot = boot  # this boot's id: what ran in another one is gone
         self.failure = ""  # of the last write
-        self.closed: set[str] = set()  # containers of which the janitor removes leftovers just now
+        # containers whose leftovers the garbage collector is removing now
+        self.being_removed: set[str] = set()
         self._folder = folder
         self._node = node
         self._clock = clock or SystemClock()
@@ -129,7 +129,7 @@ class Journal:
 
         After a JournalError the disk may have the record or not; in memory it is as before.
         """
-        if record.id in self.closed:
+        if record.id in self.being_removed:
             raise Refused(
                 f"what is left of container {record.id} here is being removed",
                 reason=Reason.DELETING,

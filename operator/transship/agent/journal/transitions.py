@@ -98,7 +98,7 @@ def pinned(record: Record) -> ContainerOrder:
     return record.order.model_copy(update={"image_digest": digest})
 
 
-def departing(record: Record, *, migration: str, peer: Peer) -> Record:
+def outgoing(record: Record, *, migration: str, peer: Peer) -> Record:
     """The source begins: the container runs on, but from now on the migration can be decided."""
     _refuse_decided(record, migration)
     if record.migration == migration and record.state in OWNED:
@@ -112,7 +112,7 @@ def frozen(record: Record, *, migration: str, peer: Peer) -> Record:
     _refuse_decided(record, migration)
     if record.state is RecordState.FROZEN and record.migration == migration:
         return record
-    begun = departing(record, migration=migration, peer=peer)
+    begun = outgoing(record, migration=migration, peer=peer)
     return begun.but(state=RecordState.FROZEN)
 
 
@@ -153,7 +153,7 @@ def aborted(record: Record, *, migration: str) -> Record:
     return record.but(state=state, migration=None, peer=None, before=None, aborted=kept)
 
 
-def arriving(record: Record | None, order: IncomingOrder, *, boot: str, floor: int = 0) -> Record:
+def incoming(record: Record | None, order: IncomingOrder, *, boot: str, floor: int = 0) -> Record:
     """The target prepares a copy that belongs to somebody else."""
     wanted = order.order
     if record is None:

@@ -266,7 +266,7 @@ class Residents(Protocol):
         """Look after a container that has come from elsewhere, and may be in back-off."""
         ...
 
-    async def rest(self, container: str) -> int | None:
+    async def wait_for_step(self, container: str) -> int | None:
         """Wait for what is just being done to a container, such as a stop with its grace.
 
         Returns process 1 of the instance that runs. Where none does its end is noted.
@@ -277,7 +277,7 @@ class Residents(Protocol):
         """Process 1 of the instance that runs at this moment."""
         ...
 
-    async def note_end(self, container: str) -> bool:
+    async def record_exit(self, container: str) -> bool:
         """Whether a copy that was to be frozen or stopped had ended by itself; that is noted."""
         ...
 
@@ -289,15 +289,15 @@ class Residents(Protocol):
         """Leave a copy alone: its end is not an exit."""
         ...
 
-    async def look_over(self, container: str) -> tuple[Obstacle, ...]:
+    async def find_obstacles(self, container: str) -> tuple[Obstacle, ...]:
         """What in a running container keeps it from being moved live, right now."""
         ...
 
-    async def quieten(self, container: str) -> None:
+    async def pause_probes(self, container: str) -> None:
         """Run nothing in it any more (an exec probe cannot be dumped); keep undoes it."""
         ...
 
-    def keep(self, container: str) -> None:
+    def readopt(self, container: str) -> None:
         """Look after a copy again that was disowned: the move did not happen."""
         ...
 

@@ -9,7 +9,7 @@ from loguru import logger
 
 from transship.common.tls import TlsFiles, client_context, server_context
 
-LOOK_SECONDS = 30.0
+CHECK_SECONDS = 30.0
 
 
 class Credentials:
@@ -26,7 +26,7 @@ class Credentials:
 
     async def keep_fresh(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
             self.refresh()
 
     def refresh(self) -> bool:

@@ -99,7 +99,7 @@ class NodeFacts:
             machine=os.uname().machine,
         )
 
-    async def prove(self, directory: Path) -> bool:
+    async def run_self_test(self, directory: Path) -> bool:
         """Move a small process, in a new directory below this one (on a tmpfs, as moves are)."""
         for leftover in directory.glob("selftest-*"):  # of an agent that was killed in its test
             with suppress(TransshipError):

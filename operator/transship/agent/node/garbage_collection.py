@@ -26,13 +26,13 @@ from transship.common.errors import TransshipError
 from transship.common.tasks import for_each
 
 SWEEP_SECONDS = 60.0
-OLD_ENOUGH_SECONDS = 300.0  # no operation without a record takes as long
+MIN_AGE_SECONDS = 300.0  # no operation without a record takes as long
 IMAGES_SECONDS = 3600.0
-HANDED_OVER = frozenset({RecordState.FROZEN, RecordState.HELD})
+IN_HANDOVER = frozenset({RecordState.FROZEN, RecordState.HELD})
 
 
 @dataclass(frozen=True)
-class Remains:
+class ContainerLeftovers:
     """What there is of a container on this node. what: in words, such as "network namespace"."""
 
     what: tuple[str, ...]
@@ -42,7 +42,7 @@ class Remains:
 class Leftovers(Protocol):
     """The node, as far as containers leave things on it: leftovers.NodeLeftovers."""
 
-    def remains(self) -> Mapping[str, Remains]:
+    def find(self) -> Mapping[str, ContainerLeftovers]:
         """By container id; blocks for some milliseconds."""
         ...
 
@@ -61,7 +61,9 @@ class Leftovers(Protocol):
         ...
 
 
-def unowned(found: Mapping[str, Remains], *, owned: frozenset[str]) -> dict[str, Remains]:
+def unowned(
+    found: Mapping[str, ContainerLeftovers], *, owned: frozenset[str]
+) -> dict[str, ContainerLeftovers]:
     return {key: each for key, each in found.items() if key not in owned}
 
 
@@ -69,7 +71,7 @@ class GarbageCollector:
     """One per agent. leftovers: what it would remove, or leaves to a person, as last seen."""
 
     def __init__(self, leftovers: Leftovers, *, journal: Journal, clock: Clock) -> None:
-        self.leftovers: dict[str, Remains] = {}
+        self.leftovers: dict[str, ContainerLeftovers] = {}
         self._leftovers, self._journal, self._clock = leftovers, journal, clock
         self._since: dict[str, float] = {}
         self._images_due = -math.inf
@@ -82,14 +84,14 @@ class GarbageCollector:
         """
         if not self._begun:
             self._begun = True
-            await self.sweep(old_enough_seconds=0.0)
+            await self.sweep(min_age_seconds=0.0)
         while True:
             await self.prune_images()
             await asyncio.sleep(SWEEP_SECONDS)
-            await self.sweep(old_enough_seconds=OLD_ENOUGH_SECONDS)
+            await self.sweep(min_age_seconds=MIN_AGE_SECONDS)
 
-    async def sweep(self, *, old_enough_seconds: float) -> None:
-        found = await asyncio.to_thread(self._leftovers.remains)
+    async def sweep(self, *, min_age_seconds: float) -> None:
+        found = await asyncio.to_thread(self._leftovers.find)
         # the journal is read after the node: what was made meanwhile has its record by now
         self.leftovers = unowned(found, owned=self._owned())
         now = self._clock.monotonic()
@@ -97,14 +99,14 @@ class GarbageCollector:
         due = [
             container
             for container, remains in self.leftovers.items()
-            if not remains.alive and now - self._since[container] >= old_enough_seconds
+            if not remains.alive and now - self._since[container] >= min_age_seconds
         ]
         await for_each(due, self._remove, doing="removing leftovers")
 
     async def prune_images(self) -> None:
         """Now and then, and not beside a handover: deleting keeps the disk busy."""
         records, now = self._journal.all(), self._clock.monotonic()
-        if now < self._images_due or any(each.state in HANDED_OVER for each in records):
+        if now < self._images_due or any(each.state in IN_HANDOVER for each in records):
             return
         self._images_due = now + IMAGES_SECONDS
         digests = {d for each in records for d in (each.image_digest, each.order.image_digest) if d}
@@ -133,13 +135,13 @@ class GarbageCollector:
             return
         remains = self.leftovers[container]
         log = logger.bind(container=container, what=", ".join(remains.what))
-        self._journal.closed.add(container)
+        self._journal.being_removed.add(container)
         try:
             await self._leftovers.remove(container)
         except (TransshipError, OSError) as e:
             log.bind(cause=str(e)).warning("leftovers cannot be removed")
             return
         finally:
-            self._journal.closed.discard(container)
+            self._journal.being_removed.discard(container)
         self.leftovers.pop(container, None)
         log.info("leftovers removed")

@@ -23,11 +23,11 @@ HEALTHY = "Healthy"
 LEAST_FREE_BYTES = 64 << 20  # the journal needs kilobytes, a container's log and layer grow
 DESCRIPTORS_SHARE = 0.9  # of the limit: a move opens dozens
 EXPIRY_NOTICE = timedelta(days=14)  # time for a person to renew what nothing renews by itself
-BARRING = frozenset({Reason.JOURNAL_UNWRITABLE, Reason.CERTIFICATE_EXPIRED})
+MIGRATION_BLOCKING = frozenset({Reason.JOURNAL_UNWRITABLE, Reason.CERTIFICATE_EXPIRED})
 
 
 @dataclass(frozen=True)
-class Vitals:
+class HealthReadings:
     """What was seen. certificate_ends: None where it cannot be read."""
 
     journal_failure: str = ""
@@ -46,10 +46,10 @@ class Problem:
     message: str
 
 
-def look(journal: Journal, *, state_dir: Path, certificate: Path) -> Vitals:
+def read(journal: Journal, *, state_dir: Path, certificate: Path) -> HealthReadings:
     """Blocks for a write to the disk."""
     journal.try_disk()
-    return Vitals(
+    return HealthReadings(
         journal_failure=journal.failure,
         quarantined=journal.quarantined,
         free_disk_bytes=shutil.disk_usage(state_dir).free,
@@ -59,26 +59,26 @@ def look(journal: Journal, *, state_dir: Path, certificate: Path) -> Vitals:
     )
 
 
-def problems(vitals: Vitals, *, now: datetime) -> tuple[Problem, ...]:
+def problems(readings: HealthReadings, *, now: datetime) -> tuple[Problem, ...]:
     """Worst first."""
     found = []
-    if vitals.journal_failure:
-        found.append(Problem(Reason.JOURNAL_UNWRITABLE, vitals.journal_failure))
-    found += _of_certificate(vitals.certificate_ends, now=now)
+    if readings.journal_failure:
+        found.append(Problem(Reason.JOURNAL_UNWRITABLE, readings.journal_failure))
+    found += _of_certificate(readings.certificate_ends, now=now)
     found += [
         Problem(Reason.QUARANTINED, f"container {container}: {each.reason}: {each.message}")
-        for container, each in sorted(vitals.quarantined.items())
+        for container, each in sorted(readings.quarantined.items())
     ]
-    if vitals.free_disk_bytes < LEAST_FREE_BYTES:
-        left = f"{vitals.free_disk_bytes >> 20} MiB are left for containers, images and promises"
+    if readings.free_disk_bytes < LEAST_FREE_BYTES:
+        left = f"{readings.free_disk_bytes >> 20} MiB are left for containers, images and promises"
         found.append(Problem(Reason.DISK_FULL, left))
-    if vitals.open_descriptors > vitals.descriptor_limit * DESCRIPTORS_SHARE:
-        used = f"{vitals.open_descriptors} of {vitals.descriptor_limit} files are open"
+    if readings.open_descriptors > readings.descriptor_limit * DESCRIPTORS_SHARE:
+        used = f"{readings.open_descriptors} of {readings.descriptor_limit} files are open"
         found.append(Problem(Reason.DESCRIPTORS_SHORT, used))
     return tuple(found)
 
 
-def healthy(found: tuple[Problem, ...], *, now: datetime) -> Condition:
+def healthy_condition(found: tuple[Problem, ...], *, now: datetime) -> Condition:
     """One condition for all of it: the reason is the worst one's, the message names each."""
     if not found:
         whole = Reason.NODE_HEALTHY
@@ -87,9 +87,9 @@ def healthy(found: tuple[Problem, ...], *, now: datetime) -> Condition:
     return condition(HEALTHY, False, reason=found[0].reason, now=now, message=message)
 
 
-def barring(found: tuple[Problem, ...]) -> Problem | None:
+def migration_blocker(found: tuple[Problem, ...]) -> Problem | None:
     """What keeps the node out of moves: it could neither promise nor be spoken to."""
-    return next((each for each in found if each.reason in BARRING), None)
+    return next((each for each in found if each.reason in MIGRATION_BLOCKING), None)
 
 
 def _of_certificate(ends: datetime | None, *, now: datetime) -> list[Problem]:

@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from transship.agent.containers.instances import Instances
-from transship.agent.node.garbage_collection import Remains
+from transship.agent.containers.instances import NodeInstances
+from transship.agent.node.garbage_collection import ContainerLeftovers
 from transship.common.errors import Refused
 from transship.linux import cgroups, pidfds
 from transship.runtime.layout import Layout
@@ -30,19 +30,19 @@ UNUSED_IMAGE_SECONDS = 3600.0
 class NodeLeftovers:
     """Looks only where agents put things: the layout, its cgroups, the node's links."""
 
-    instances: Instances
+    instances: NodeInstances
 
     @property
     def _layout(self) -> Layout:
         return self.instances.runtime.layout
 
-    def remains(self) -> dict[str, Remains]:
+    def find(self) -> dict[str, ContainerLeftovers]:
         found: dict[str, list[str]] = defaultdict(list)
         for container, what in self._things():
             if what not in found[container]:
                 found[container].append(what)
         return {
-            container: Remains(tuple(what), alive=bool(self._members(container)))
+            container: ContainerLeftovers(tuple(what), alive=bool(self._members(container)))
             for container, what in found.items()
         }
 

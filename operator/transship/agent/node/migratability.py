@@ -18,8 +18,8 @@ from transship.common.errors import TransshipError
 from transship.common.tasks import for_each
 from transship.criu import obstacles
 
-LOOK_SECONDS = 10.0
-SECOND_LOOK_SECONDS = 0.2
+SCAN_SECONDS = 10.0
+RESCAN_SECONDS = 0.2
 
 
 class MigratabilityScan:
@@ -27,37 +27,37 @@ class MigratabilityScan:
 
     def __init__(self, deps: SupervisorDeps) -> None:
         self._journal = deps.journal
-        self._machine = deps.machine
-        self._seen: dict[str, tuple[Obstacle, ...]] = {}
+        self._instances = deps.instances
+        self._obstacles: dict[str, tuple[Obstacle, ...]] = {}
 
-    def seen(self, container: str) -> tuple[Obstacle, ...]:
+    def obstacles(self, container: str) -> tuple[Obstacle, ...]:
         """As of the last look."""
-        return self._seen.get(container, ())
+        return self._obstacles.get(container, ())
 
-    async def look(self, container: str) -> tuple[Obstacle, ...]:
-        found = await self._machine.look_over(container)
+    async def scan(self, container: str) -> tuple[Obstacle, ...]:
+        found = await self._instances.find_obstacles(container)
         if found:
-            await asyncio.sleep(SECOND_LOOK_SECONDS)
-            again = await self._machine.look_over(container)
+            await asyncio.sleep(RESCAN_SECONDS)
+            again = await self._instances.find_obstacles(container)
             found = tuple(each for each in again if any(map(each.is_same, found)))
         record = self._journal.get(container)
         if record is not None:
             found = (*obstacles.of_start(refuses_landlock=record.refuses_landlock), *found)
-        self._seen[container] = found
+        self._obstacles[container] = found
         return found
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(SCAN_SECONDS)
             ours = [r.id for r in self._journal.all() if r.state is RecordState.RUNNING]
-            self._seen = {name: seen for name, seen in self._seen.items() if name in ours}
-            await for_each(ours, self._look_if_running, doing="looking a container over")
+            self._obstacles = {name: seen for name, seen in self._obstacles.items() if name in ours}
+            await for_each(ours, self._scan_if_running, doing="looking a container over")
 
-    async def _look_if_running(self, container: str) -> None:
+    async def _scan_if_running(self, container: str) -> None:
         try:
-            if self._machine.seen(container).run is RunState.RUNNING:
-                await self.look(container)
+            if self._instances.observe(container).run is RunState.RUNNING:
+                await self.scan(container)
             else:
-                self._seen.pop(container, None)
+                self._obstacles.pop(container, None)
         except TransshipError as e:  # it has just ended, or left
             logger.bind(container=container, error=str(e)).debug("not looked over")

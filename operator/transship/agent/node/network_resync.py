@@ -12,7 +12,7 @@ from loguru import logger
 
 from transship.common.errors import TransshipError
 
-LOOK_SECONDS = 2.0
+RESYNC_SECONDS = 2.0
 
 
 class Mendable(Protocol):
@@ -30,7 +30,7 @@ class NetworkResync:
     async def run(self) -> None:
         failing = False
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(RESYNC_SECONDS)
             failing = await self._look(failing=failing)
 
     async def _look(self, *, failing: bool) -> bool:

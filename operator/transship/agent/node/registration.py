@@ -16,7 +16,7 @@ from loguru import logger
 
 from transship.agent.node import health
 from transship.agent.node.facts import NodeFacts
-from transship.agent.node.health import Problem, Vitals
+from transship.agent.node.health import HealthReadings, Problem
 from transship.api.conditions import Condition, Conditions, condition, with_condition
 from transship.api.node_agent import NodeAgentStatus
 from transship.api.reasons import Reason
@@ -47,12 +47,12 @@ class Registration:
         *,
         facts: NodeFacts,
         clock: Clock,
-        look: Callable[[], Vitals] = Vitals,
+        read_health: Callable[[], HealthReadings] = HealthReadings,
     ) -> None:
         self._cluster = cluster
         self._facts = facts
         self._clock = clock
-        self._look = look
+        self._read_health = read_health
         self._conditions: Conditions = ()
         self._changed = asyncio.Event()
 
@@ -82,8 +82,8 @@ class Registration:
         while True:
             self._changed.clear()
             try:
-                vitals = await asyncio.to_thread(self._look)  # it writes to the disk
-                await self._cluster.register(self.status(vitals))
+                readings = await asyncio.to_thread(self._read_health)  # it writes to the disk
+                await self._cluster.register(self.status(readings))
                 failing = False
             except TransshipError as e:
                 failing = _tell(e, what="status", again=failing)
@@ -94,10 +94,13 @@ class Registration:
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
 
-    def status(self, vitals: Vitals) -> NodeAgentStatus:
+    def status(self, readings: HealthReadings) -> NodeAgentStatus:
         facts, now = self._facts, self._clock.now()
-        found = health.problems(vitals, now=now)
-        for each in (readiness(facts, found, now=now), health.healthy(found, now=now)):
+        found = health.problems(readings, now=now)
+        for each in (
+            ready_condition(facts, found, now=now),
+            health.healthy_condition(found, now=now),
+        ):
             self._conditions = with_condition(self._conditions, each)
         return NodeAgentStatus(
             conditions=self._conditions,
@@ -112,9 +115,9 @@ class Registration:
         )
 
 
-def readiness(facts: NodeFacts, found: tuple[Problem, ...], *, now: datetime) -> Condition:
+def ready_condition(facts: NodeFacts, found: tuple[Problem, ...], *, now: datetime) -> Condition:
     """A node that is not ready runs its containers, but takes no part in moves."""
-    test, bar = facts.self_test, health.barring(found)
+    test, bar = facts.self_test, health.migration_blocker(found)
     if not facts.complete:
         return condition(READY, False, reason=Reason.AGENT_STARTING, now=now,
                          message=Reason.AGENT_STARTING.meaning)  # fmt: skip

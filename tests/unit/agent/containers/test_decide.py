@@ -6,7 +6,7 @@ from fakes.clock import FakeClock
 from fakes.orders import BOOT, MIGRATION, order, peer, running_record
 from transship.agent.containers.decide import (
     BackOff,
-    Seen,
+    ObservedContainer,
     Situation,
     Step,
     exit_of,
@@ -30,12 +30,12 @@ def wanting(state: DesiredState, record: Record = RUNS) -> Record:
     return transitions.ordered(record, order(state=state), boot=BOOT)
 
 
-def seeing(run: RunState, **more: object) -> Seen:
-    return Seen(run, **more)
+def seeing(run: RunState, **more: object) -> ObservedContainer:
+    return ObservedContainer(run, **more)
 
 
 def situation(record: Record, run: RunState, **more: object) -> Situation:
-    return Situation(record=record, seen=Seen(run), boot=BOOT, **more)
+    return Situation(record=record, observed=ObservedContainer(run), boot=BOOT, **more)
 
 
 CASES = {
@@ -44,12 +44,12 @@ CASES = {
     "unless it has to wait": (
         situation(NEW, RunState.ABSENT, fetched=True, waiting_seconds=3.0), Step.WAIT),
     "what runs is left alone": (situation(RUNS, RunState.RUNNING), Step.NOTHING),
-    "an exit is written down": (situation(RUNS, RunState.EXITED), Step.NOTE_END),
-    "so is an instance that vanished": (situation(RUNS, RunState.ABSENT), Step.NOTE_END),
+    "an exit is written down": (situation(RUNS, RunState.EXITED), Step.RECORD_EXIT),
+    "so is an instance that vanished": (situation(RUNS, RunState.ABSENT), Step.RECORD_EXIT),
     "and what a start that was cut short has left": (
-        situation(NEW, RunState.CREATING), Step.NOTE_END),
+        situation(NEW, RunState.CREATING), Step.RECORD_EXIT),
     "after a power cut the end is written down": (
-        situation(REBOOTED, RunState.ABSENT), Step.NOTE_END),
+        situation(REBOOTED, RunState.ABSENT), Step.RECORD_EXIT),
     "then the operator is awaited": (
         situation(REBOOTED.but(started_boot=""), RunState.ABSENT, fetched=True), Step.AWAIT_ORDER),
     "what ended for good stays ended": (situation(ENDED, RunState.ABSENT), Step.NOTHING),
@@ -64,7 +64,7 @@ CASES = {
     "stopped on demand, from frozen": (
         situation(wanting(DesiredState.STOPPED), RunState.FROZEN), Step.STOP),
     "a stop is written down": (
-        situation(wanting(DesiredState.STOPPED), RunState.EXITED), Step.NOTE_END),
+        situation(wanting(DesiredState.STOPPED), RunState.EXITED), Step.RECORD_EXIT),
     "and then it is stopped": (
         situation(wanting(DesiredState.STOPPED, ENDED), RunState.ABSENT), Step.NOTHING),
     "deleted: first ended": (situation(RUNS, RunState.RUNNING, deleting=True), Step.STOP),
@@ -104,7 +104,7 @@ def test_the_restart_policy_decides(policy: RestartPolicy, code: int, again: boo
 
 
 @pytest.mark.parametrize(
-    ("record", "seen", "code", "reason"),
+    ("record", "observed", "code", "reason"),
     [
         (RUNS, seeing(RunState.EXITED, exit_code=0), 0, "Completed"),
         (RUNS, seeing(RunState.EXITED, exit_code=3), 3, "Error"),
@@ -113,8 +113,10 @@ def test_the_restart_policy_decides(policy: RestartPolicy, code: int, again: boo
         (REBOOTED, seeing(RunState.ABSENT), -1, "NodeRestarted"),
     ],
 )
-def test_an_exit_says_how_it_came_about(record: Record, seen: Seen, code: int, reason: str) -> None:
-    last = exit_of(Situation(record=record, seen=seen, boot=BOOT), at=NOW)
+def test_an_exit_says_how_it_came_about(
+    record: Record, observed: ObservedContainer, code: int, reason: str
+) -> None:
+    last = exit_of(Situation(record=record, observed=observed, boot=BOOT), at=NOW)
     assert last is not None
     assert (last.exit_code, last.reason) == (code, reason)
 

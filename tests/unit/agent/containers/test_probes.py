@@ -94,7 +94,7 @@ async def web_server():
         line = await reader.readline()
         status = b"204 No Content" if b"/good" in line else b"503 Sorry"
         writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
-        await writer.push_memory()
+        await writer.drain()
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)

@@ -12,11 +12,11 @@ import pytest
 from aiohttp import web
 
 from fakes.clock import FakeClock
-from fakes.machine import FakeMachine
+from fakes.instances import FakeInstances
 from fakes.orders import BOOT, ID, MIGRATION, incoming_order, order, peer, running_record
 from fakes.roles import FakePredictions, FakeSource, FakeTarget
-from transship.agent.containers.containers import Containers
 from transship.agent.containers.deps import SupervisorDeps
+from transship.agent.containers.node_containers import NodeContainers
 from transship.agent.containers.probes import Prober
 from transship.agent.http.access_control import Guard
 from transship.agent.http.log_stream import LogSource
@@ -67,9 +67,9 @@ class Served:
         self.folder = folder
         self.journal = Journal(folder / "journal", boot=BOOT, clock=FakeClock())
         self.journal.load()
-        self.machine = FakeMachine()
-        self.containers = Containers(
-            SupervisorDeps(self.journal, self.machine, FakeClock(), _no_probes)
+        self.instances = FakeInstances()
+        self.containers = NodeContainers(
+            SupervisorDeps(self.journal, self.instances, FakeClock(), _no_probes)
         )
         self.source, self.target = FakeSource(self.journal), FakeTarget()
         self.log = folder / "container.log"
@@ -255,7 +255,7 @@ async def test_another_name_may_do_nothing(served: Served, caller: str) -> None:
 
 
 async def test_only_the_peer_of_a_migration_may_take_part_in_it(served: Served) -> None:
-    served.journal.put(transitions.arriving(None, incoming_order(), boot=BOOT))
+    served.journal.put(transitions.incoming(None, incoming_order(), boot=BOOT))
     hold = path(paths.INCOMING_HOLD, MIGRATION)
     assert (await served.call("POST", hold, caller="transship:agent:node-c")).status == 403
     assert served.target.held == set()
@@ -285,7 +285,7 @@ async def test_a_peer_that_is_away_is_named_by_its_side_of_the_migration(served:
 
 
 async def test_the_images_and_what_goes_before_them_reach_the_target(served: Served) -> None:
-    served.journal.put(transitions.arriving(None, incoming_order(), boot=BOOT))
+    served.journal.put(transitions.incoming(None, incoming_order(), boot=BOOT))
     blocks = [bytes([number]) * 1_000_000 for number in range(3)]
     request = RestoreRequest(image_bytes=5)
     async with served.peer_client("node-a") as client:
@@ -302,7 +302,7 @@ async def body(*blocks: bytes) -> AsyncIterator[bytes]:
 
 
 async def test_images_beyond_the_limit_are_refused_before_they_are_sent(served: Served) -> None:
-    served.journal.put(transitions.arriving(None, incoming_order(), boot=BOOT))
+    served.journal.put(transitions.incoming(None, incoming_order(), boot=BOOT))
     size = LARGEST_RESTORE_BODY_BYTES + 1
     async with served.peer_client("node-a") as client:
         with pytest.raises(Refused, match="257 MiB, the limit is 256 MiB") as caught:

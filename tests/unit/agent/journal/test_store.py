@@ -58,7 +58,7 @@ def test_a_failed_return_does_not_forget_that_the_container_was_given_away(tmp_p
     frozen = transitions.frozen(running_record(), migration=MIGRATION, peer=peer())
     released = journal.put(transitions.released(frozen, epoch=2))
     journal.put(
-        transitions.arriving(released, incoming_order(epoch=3, migration="back"), boot=BOOT)
+        transitions.incoming(released, incoming_order(epoch=3, migration="back"), boot=BOOT)
     )
     journal.remove(ID)
     assert opened(tmp_path).floor(ID) == 3

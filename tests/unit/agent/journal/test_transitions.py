@@ -16,12 +16,12 @@ from transship.common.errors import Refused
 OTHER = "00000000-0000-4000-8000-00000000000f"
 
 
-def departing() -> Record:
-    return transitions.departing(running_record(), migration=MIGRATION, peer=peer())
+def outgoing() -> Record:
+    return transitions.outgoing(running_record(), migration=MIGRATION, peer=peer())
 
 
 def frozen() -> Record:
-    return transitions.frozen(departing(), migration=MIGRATION, peer=peer())
+    return transitions.frozen(outgoing(), migration=MIGRATION, peer=peer())
 
 
 def released() -> Record:
@@ -32,12 +32,12 @@ def aborted() -> Record:
     return transitions.aborted(frozen(), migration=MIGRATION)
 
 
-def arriving() -> Record:
-    return transitions.arriving(None, incoming_order(), boot=BOOT)
+def incoming() -> Record:
+    return transitions.incoming(None, incoming_order(), boot=BOOT)
 
 
 def held() -> Record:
-    return transitions.held(arriving(), boot=BOOT)
+    return transitions.held(incoming(), boot=BOOT)
 
 
 def go(*, verdict: Verdict = Verdict.RELEASED, epoch: int = 2, migration: str = MIGRATION):
@@ -82,7 +82,7 @@ def test_a_container_that_was_ordered_to_stop_runs_when_it_is_ordered_to_run() -
     assert transitions.ordered(stopped, order(), boot=BOOT).state is RecordState.RUNNING
 
 
-@pytest.mark.parametrize("record", [frozen(), released(), arriving(), held()])
+@pytest.mark.parametrize("record", [frozen(), released(), incoming(), held()])
 def test_what_is_being_moved_takes_no_orders_and_no_deletion(record: Record) -> None:
     changed = order(epoch=5, state=DesiredState.STOPPED)
     with pytest.raises(Refused):
@@ -92,14 +92,14 @@ def test_what_is_being_moved_takes_no_orders_and_no_deletion(record: Record) -> 
 
 
 def test_a_repeated_order_is_answered_while_the_container_is_copied() -> None:
-    assert transitions.ordered(departing(), order(), boot=BOOT) == departing()
+    assert transitions.ordered(outgoing(), order(), boot=BOOT) == outgoing()
 
 
 def test_released_is_for_good() -> None:
     with refusal(Reason.ALREADY_RELEASED):
         transitions.aborted(released(), migration=MIGRATION)
     with refusal(Reason.ALREADY_RELEASED):
-        transitions.departing(released(), migration=OTHER, peer=peer())
+        transitions.outgoing(released(), migration=OTHER, peer=peer())
     with refusal(Reason.ALREADY_RELEASED):
         transitions.frozen(released(), migration=MIGRATION, peer=peer())
     with pytest.raises(Refused):
@@ -108,7 +108,7 @@ def test_released_is_for_good() -> None:
 
 def test_only_a_frozen_copy_is_released_and_only_to_the_next_epoch() -> None:
     with refusal(Reason.WRONG_STATE):
-        transitions.released(departing(), epoch=2)
+        transitions.released(outgoing(), epoch=2)
     with refusal(Reason.STALE_EPOCH):
         transitions.released(frozen(), epoch=3)
     assert released().epoch == 2
@@ -117,15 +117,15 @@ def test_only_a_frozen_copy_is_released_and_only_to_the_next_epoch() -> None:
 
 def test_an_aborted_migration_never_begins_again() -> None:
     with refusal(Reason.ALREADY_ABORTED):
-        transitions.departing(aborted(), migration=MIGRATION, peer=peer())
-    assert transitions.departing(aborted(), migration=OTHER, peer=peer()).migration == OTHER
+        transitions.outgoing(aborted(), migration=MIGRATION, peer=peer())
+    assert transitions.outgoing(aborted(), migration=OTHER, peer=peer()).migration == OTHER
 
 
 def test_an_abort_that_overtakes_its_order_is_kept() -> None:
     early = transitions.aborted(running_record(), migration=MIGRATION)
     assert early.state is RecordState.RUNNING
     with refusal(Reason.ALREADY_ABORTED):
-        transitions.departing(early, migration=MIGRATION, peer=peer())
+        transitions.outgoing(early, migration=MIGRATION, peer=peer())
 
 
 def test_an_abort_returns_to_the_state_before() -> None:
@@ -137,7 +137,7 @@ def test_an_abort_returns_to_the_state_before() -> None:
 
 
 def test_a_container_that_ends_while_it_is_copied_stays_ended_after_an_abort() -> None:
-    ended = transitions.ended(departing(), None)
+    ended = transitions.ended(outgoing(), None)
     assert transitions.aborted(ended, migration=MIGRATION).state is RecordState.STOPPED
 
 
@@ -151,7 +151,7 @@ def test_the_list_of_aborted_migrations_is_bounded_and_keeps_the_newest() -> Non
 
 def test_a_second_migration_waits_for_the_first() -> None:
     with refusal(Reason.IN_MIGRATION):
-        transitions.departing(departing(), migration=OTHER, peer=peer())
+        transitions.outgoing(outgoing(), migration=OTHER, peer=peer())
 
 
 @pytest.mark.parametrize(
@@ -181,23 +181,23 @@ def test_a_held_copy_runs_on_released_and_a_repeated_go_is_answered() -> None:
 
 def test_an_incoming_copy_does_not_run() -> None:
     with refusal(Reason.WRONG_STATE):
-        transitions.running(arriving(), go())
+        transitions.running(incoming(), go())
 
 
 def test_an_arrived_container_keeps_its_past() -> None:
-    assert arriving().restarts == 3
+    assert incoming().restarts == 3
 
 
 def test_a_container_comes_back_over_its_released_record() -> None:
-    back = transitions.arriving(released(), incoming_order(epoch=3, migration=OTHER), boot=BOOT)
+    back = transitions.incoming(released(), incoming_order(epoch=3, migration=OTHER), boot=BOOT)
     assert (back.state, back.epoch) == (RecordState.INCOMING, 3)
     with refusal(Reason.STALE_EPOCH):
-        transitions.arriving(released(), incoming_order(epoch=2, migration=OTHER), boot=BOOT)
+        transitions.incoming(released(), incoming_order(epoch=2, migration=OTHER), boot=BOOT)
 
 
 def test_nothing_arrives_over_a_copy_that_runs() -> None:
     with refusal(Reason.ALREADY_HERE):
-        transitions.arriving(running_record(), incoming_order(), boot=BOOT)
+        transitions.incoming(running_record(), incoming_order(), boot=BOOT)
 
 
 def test_a_held_copy_runs_on_the_word_that_its_source_s_node_is_gone() -> None:
@@ -209,11 +209,11 @@ def test_a_held_copy_runs_on_the_word_that_its_source_s_node_is_gone() -> None:
 VERDICTS = {
     "no record": (None, Verdict.UNKNOWN),
     "another container's": (running_record(), Verdict.UNKNOWN),
-    "copying": (departing(), Verdict.UNDECIDED),
+    "copying": (outgoing(), Verdict.UNDECIDED),
     "frozen": (frozen(), Verdict.UNDECIDED),
     "released": (released(), Verdict.RELEASED),
     "aborted": (aborted(), Verdict.ABORTED),
-    "the target preparing": (arriving(), Verdict.UNKNOWN),
+    "the target preparing": (incoming(), Verdict.UNKNOWN),
     "the target holding": (held(), Verdict.UNKNOWN),
     "the target running": (transitions.running(held(), go()), Verdict.UNKNOWN),
 }
@@ -226,7 +226,7 @@ def test_the_verdict_is_what_the_record_says(record: Record | None, said: Verdic
 
 MOVES = {
     "order": lambda r: transitions.ordered(r, order(epoch=r.epoch), boot=BOOT),
-    "depart": lambda r: transitions.departing(r, migration=MIGRATION, peer=peer()),
+    "depart": lambda r: transitions.outgoing(r, migration=MIGRATION, peer=peer()),
     "freeze": lambda r: transitions.frozen(r, migration=MIGRATION, peer=peer()),
     "release": lambda r: transitions.released(r, epoch=r.epoch + 1),
     "abort": lambda r: transitions.aborted(r, migration=MIGRATION),

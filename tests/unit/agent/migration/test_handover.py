@@ -22,7 +22,7 @@ MOMENTS = [round(0.003 * n, 3) for n in range(56)]
 """From the source's order to the end of its copy, and a little longer."""
 
 SOURCE_STEPS = (
-    "trees", "copy", "ready", "quieten", "freeze", "divert", "dump", "send_difference",
+    "trees", "copy", "ready", "pause_probes", "freeze", "divert", "dump", "send_difference",
 )  # fmt: skip
 TARGET_STEPS = ("receive", "hold", "received", "mount", "restore")
 MESSAGES = ("files", "memory", "hold", "restore")

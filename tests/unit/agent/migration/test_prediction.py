@@ -95,7 +95,7 @@ async def test_a_container_that_moves_or_is_not_here_is_not_looked_at(
         await predictions.forecast("another", PredictionRequest(target=TARGET))
     record = journal.get(ID)
     assert record is not None
-    journal.put(transitions.departing(record, migration="m-1", peer=TARGET))
+    journal.put(transitions.outgoing(record, migration="m-1", peer=TARGET))
     with pytest.raises(Refused, match="is being moved"):
         await predictions.forecast(ID, PredictionRequest(target=TARGET))
 

@@ -11,9 +11,9 @@ from fakes.orders import BOOT, ID, running_record
 from transship.agent.journal.store import Journal
 from transship.agent.node.garbage_collection import (
     IMAGES_SECONDS,
-    OLD_ENOUGH_SECONDS,
+    MIN_AGE_SECONDS,
+    ContainerLeftovers,
     GarbageCollector,
-    Remains,
 )
 from transship.agentapi.states import RecordState
 from transship.api.reasons import Reason
@@ -23,13 +23,13 @@ STRANGER = "0b5e2c1a-0000-4000-8000-0000000000ff"
 
 
 class FakeLeftovers:
-    def __init__(self, **found: Remains) -> None:
-        self.found: dict[str, Remains] = dict(found)
+    def __init__(self, **found: ContainerLeftovers) -> None:
+        self.found: dict[str, ContainerLeftovers] = dict(found)
         self.failing = False
         self.meanwhile = lambda: None
         self.prunings: list[tuple[frozenset[str], frozenset[str]]] = []
 
-    def remains(self) -> Mapping[str, Remains]:
+    def find(self) -> Mapping[str, ContainerLeftovers]:
         return dict(self.found)
 
     async def remove(self, container_id: str) -> None:
@@ -55,14 +55,16 @@ def journal(tmp_path: Path) -> Journal:
 
 
 def found(*containers: str, alive: bool = False) -> FakeLeftovers:
-    return FakeLeftovers(**{each: Remains(("files",), alive=alive) for each in containers})
+    return FakeLeftovers(
+        **{each: ContainerLeftovers(("files",), alive=alive) for each in containers}
+    )
 
 
 async def test_what_no_record_owns_is_removed_and_nothing_else(journal: Journal) -> None:
     journal.put(running_record())
     leftovers = found(ID, STRANGER)
     garbage_collector = GarbageCollector(leftovers, journal=journal, clock=FakeClock())
-    await garbage_collector.sweep(old_enough_seconds=0)
+    await garbage_collector.sweep(min_age_seconds=0)
     assert set(leftovers.found) == {ID}
     assert garbage_collector.leftovers == {}
 
@@ -73,16 +75,14 @@ async def test_nothing_of_a_record_in_quarantine_is_touched(
     (tmp_path / "journal" / f"{ID}.json").write_bytes(b"torn")
     journal.load()
     leftovers = found(ID)
-    await GarbageCollector(leftovers, journal=journal, clock=FakeClock()).sweep(
-        old_enough_seconds=0
-    )
+    await GarbageCollector(leftovers, journal=journal, clock=FakeClock()).sweep(min_age_seconds=0)
     assert set(leftovers.found) == {ID}
 
 
 async def test_a_program_that_runs_is_told_and_left_alone(journal: Journal) -> None:
     leftovers = found(STRANGER, alive=True)
     garbage_collector = GarbageCollector(leftovers, journal=journal, clock=FakeClock())
-    await garbage_collector.sweep(old_enough_seconds=0)
+    await garbage_collector.sweep(min_age_seconds=0)
     assert set(leftovers.found) == {STRANGER}
     (told,) = garbage_collector.report()
     assert (told.container, told.alive) == (STRANGER, True)
@@ -91,18 +91,18 @@ async def test_a_program_that_runs_is_told_and_left_alone(journal: Journal) -> N
 async def test_later_only_what_has_been_nobodys_for_long_is_removed(journal: Journal) -> None:
     clock, leftovers = FakeClock(), found(STRANGER)
     garbage_collector = GarbageCollector(leftovers, journal=journal, clock=clock)
-    await garbage_collector.sweep(old_enough_seconds=OLD_ENOUGH_SECONDS)
+    await garbage_collector.sweep(min_age_seconds=MIN_AGE_SECONDS)
     assert [each.container for each in garbage_collector.report()] == [STRANGER]
 
     leftovers.found, away = {}, leftovers.found
-    clock.pass_time(OLD_ENOUGH_SECONDS)
-    await garbage_collector.sweep(old_enough_seconds=OLD_ENOUGH_SECONDS)
+    clock.pass_time(MIN_AGE_SECONDS)
+    await garbage_collector.sweep(min_age_seconds=MIN_AGE_SECONDS)
     leftovers.found = away  # it is another thing now, and young
-    await garbage_collector.sweep(old_enough_seconds=OLD_ENOUGH_SECONDS)
+    await garbage_collector.sweep(min_age_seconds=MIN_AGE_SECONDS)
     assert set(leftovers.found) == {STRANGER}
 
-    clock.pass_time(OLD_ENOUGH_SECONDS)
-    await garbage_collector.sweep(old_enough_seconds=OLD_ENOUGH_SECONDS)
+    clock.pass_time(MIN_AGE_SECONDS)
+    await garbage_collector.sweep(min_age_seconds=MIN_AGE_SECONDS)
     assert leftovers.found == {}
 
 
@@ -110,10 +110,10 @@ async def test_what_cannot_be_removed_is_told_and_tried_again(journal: Journal) 
     leftovers = found(STRANGER)
     leftovers.failing = True
     garbage_collector = GarbageCollector(leftovers, journal=journal, clock=FakeClock())
-    await garbage_collector.sweep(old_enough_seconds=0)
+    await garbage_collector.sweep(min_age_seconds=0)
     assert [each.container for each in garbage_collector.report()] == [STRANGER]
     leftovers.failing = False
-    await garbage_collector.sweep(old_enough_seconds=0)
+    await garbage_collector.sweep(min_age_seconds=0)
     assert leftovers.found == {}
 
 
@@ -128,7 +128,7 @@ async def test_what_fails_in_a_way_nobody_thought_of_keeps_nothing_else_here(
 
     leftovers.meanwhile = stumble
     garbage_collector = GarbageCollector(leftovers, journal=journal, clock=FakeClock())
-    await garbage_collector.sweep(old_enough_seconds=0)
+    await garbage_collector.sweep(min_age_seconds=0)
     assert set(leftovers.found) == {"first"}
 
 
@@ -142,9 +142,7 @@ async def test_no_container_comes_here_while_its_leftovers_are_removed(journal: 
 
     leftovers = found(ID)
     leftovers.meanwhile = order_it
-    await GarbageCollector(leftovers, journal=journal, clock=FakeClock()).sweep(
-        old_enough_seconds=0
-    )
+    await GarbageCollector(leftovers, journal=journal, clock=FakeClock()).sweep(min_age_seconds=0)
     assert refusals == [Reason.DELETING]
     journal.put(running_record())
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from fakes.clock import FakeClock
-from fakes.machine import FakeMachine
+from fakes.instances import FakeInstances
 from fakes.orders import BOOT, ID, running_record
-from transship.agent.containers.decide import Seen
+from transship.agent.containers.decide import ObservedContainer
 from transship.agent.containers.deps import SupervisorDeps
 from transship.agent.journal import transitions
 from transship.agent.journal.store import Journal
@@ -25,24 +25,24 @@ OTHER = "0b5e2c1a-0000-4000-8000-000000000002"
 TRACED = obstacle(Reason.TRACED, "process 7 is traced")
 
 
-class Changing(FakeMachine):
+class Changing(FakeInstances):
     """What is there changes from look to look."""
 
     def __init__(self, *looks: tuple[Obstacle, ...]) -> None:
         super().__init__()
         self._looks = list(looks)
 
-    async def look_over(self, container_id: str) -> tuple[Obstacle, ...]:
+    async def find_obstacles(self, container_id: str) -> tuple[Obstacle, ...]:
         return self._looks.pop(0)
 
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migratability, "SECOND_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(migratability, "RESCAN_SECONDS", 0.0)
 
 
 def made(
-    machine: FakeMachine, folder: Path, *journaled: Record, journal: Journal | None = None
+    instances: FakeInstances, folder: Path, *journaled: Record, journal: Journal | None = None
 ) -> MigratabilityScan:
     clock = FakeClock()
     if journal is None:
@@ -51,65 +51,65 @@ def made(
     for record in journaled:
         journal.put(record)
     return MigratabilityScan(
-        SupervisorDeps(journal, machine, clock, lambda *_, **__: pytest.fail("no probes"))
+        SupervisorDeps(journal, instances, clock, lambda *_, **__: pytest.fail("no probes"))
     )
 
 
 async def test_what_is_there_twice_counts(tmp_path: Path) -> None:
-    looking = made(Changing((TRACED,), (TRACED,)), tmp_path)
-    assert await looking.look("c") == (TRACED,)
-    assert looking.seen("c") == (TRACED,)
+    scan = made(Changing((TRACED,), (TRACED,)), tmp_path)
+    assert await scan.scan("c") == (TRACED,)
+    assert scan.obstacles("c") == (TRACED,)
 
 
 async def test_what_is_there_for_a_moment_does_not(tmp_path: Path) -> None:
-    looking = made(Changing((TRACED,), ()), tmp_path)
-    assert await looking.look("c") == ()
-    assert looking.seen("c") == ()
+    scan = made(Changing((TRACED,), ()), tmp_path)
+    assert await scan.scan("c") == ()
+    assert scan.obstacles("c") == ()
 
 
 async def test_what_an_older_agent_started_does_not_move_live(tmp_path: Path) -> None:
-    looking = made(Changing((TRACED,), (TRACED,)), tmp_path, running_record())
-    lasting, traced = await looking.look(ID)
+    scan = made(Changing((TRACED,), (TRACED,)), tmp_path, running_record())
+    lasting, traced = await scan.scan(ID)
     assert lasting.reason == Reason.LANDLOCK_NOT_REFUSED
     assert traced == TRACED
 
 
 async def test_once_started_anew_it_does(tmp_path: Path) -> None:
     anew = transitions.started(running_record(), boot=BOOT, now=datetime.now(UTC))
-    looking = made(Changing(()), tmp_path, anew)
-    assert await looking.look(ID) == ()
+    scan = made(Changing(()), tmp_path, anew)
+    assert await scan.scan(ID) == ()
 
 
 async def test_what_has_grown_meanwhile_counts_as_it_is_now(tmp_path: Path) -> None:
     looks = [replace(TRACED, message=f"{size} MiB", culprit="/tmp/log") for size in (300, 301)]
-    looking = made(Changing((looks[0],), (looks[1],)), tmp_path)
-    assert await looking.look("c") == (looks[1],)
+    scan = made(Changing((looks[0],), (looks[1],)), tmp_path)
+    assert await scan.scan("c") == (looks[1],)
 
 
 async def test_a_look_without_findings_is_not_repeated(tmp_path: Path) -> None:
-    looking = made(Changing(()), tmp_path)
-    assert await looking.look("c") == ()
+    scan = made(Changing(()), tmp_path)
+    assert await scan.scan("c") == ()
 
 
 async def test_one_that_cannot_be_looked_over_keeps_no_other_from_its_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migratability, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(migratability, "SCAN_SECONDS", 0.0)
 
-    class Stumbling(FakeMachine):
-        async def look_over(self, container_id: str) -> tuple[Obstacle, ...]:
+    class Stumbling(FakeInstances):
+        async def find_obstacles(self, container_id: str) -> tuple[Obstacle, ...]:
             if container_id == ID:
                 raise OSError(5, "input/output error")
             return (TRACED,)
 
-    machine, journal = Stumbling(), Journal(tmp_path, boot=BOOT, node="node-a", clock=FakeClock())
+    instances, journal = Stumbling(), Journal(tmp_path, boot=BOOT, node="node-a", clock=FakeClock())
     for name in (ID, OTHER):
         record = running_record().but(refuses_landlock=True)
         journal.put(record.but(id=name, order=record.order.model_copy(update={"id": name})))
-        machine.instances[name] = Seen(RunState.RUNNING)
-    looking = made(machine, tmp_path, journal=journal)
-    running = asyncio.create_task(looking.run())
+        instances.observed[name] = ObservedContainer(RunState.RUNNING)
+    scan = made(instances, tmp_path, journal=journal)
+    running = asyncio.create_task(scan.run())
     async with asyncio.timeout(2):
-        while looking.seen(OTHER) != (TRACED,):  # noqa: ASYNC110 - it is looked at, not told
+        while scan.obstacles(OTHER) != (TRACED,):  # noqa: ASYNC110 - it is looked at, not told
             await asyncio.sleep(0)
     running.cancel()

@@ -25,7 +25,7 @@ async def test_the_network_is_looked_after_also_when_its_link_was_away(
                 raise answer
             return answer
 
-    monkeypatch.setattr(network_resync, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(network_resync, "RESYNC_SECONDS", 0)
     with pytest.raises(Enough):
         await NetworkResync(Network()).run()
     assert ("c-1",) in looked

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fakes.clock import FakeClock
 from transship.agent.node.facts import Identity, NodeFacts
-from transship.agent.node.health import Vitals
+from transship.agent.node.health import HealthReadings
 from transship.agent.node.registration import LEASE_SECONDS, Registration
 from transship.api.conditions import Status, find
 from transship.api.node_agent import NodeAgentStatus, SelfTest
@@ -86,7 +86,7 @@ def test_a_failed_self_test_says_why(tmp_path: Path) -> None:
     known = facts(tmp_path)
     known.self_test = SelfTest(passed=False, time=FakeClock().now(), message="no uffd")
     known.complete = True
-    status = Registration(FakeCluster(), facts=known, clock=FakeClock()).status(Vitals())
+    status = Registration(FakeCluster(), facts=known, clock=FakeClock()).status(HealthReadings())
     ready = find(status.conditions, "Ready")
     assert ready is not None
     assert (ready.status, ready.reason, ready.message) == (

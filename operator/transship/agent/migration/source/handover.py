@@ -52,14 +52,14 @@ class Handover:
         A container that ends may run again, or wait for its next start: then it has no memory.
         """
         residents, container = self._deps.residents, outgoing.order.container
-        outgoing.begin_with(await residents.rest(container))
+        outgoing.begin_with(await residents.wait_for_step(container))
         try:
             if outgoing.is_cold:
                 await self._copy_files(outgoing, files)
             else:
                 await self._copy_running(outgoing, files)
             await files.make_ready()
-            await residents.quieten(container)
+            await residents.pause_probes(container)
             if not outgoing.is_cold:
                 await self._rounds.close_in(outgoing)
         except Exception as e:
@@ -67,7 +67,7 @@ class Handover:
                 raise
             logger.bind(container=container).info("it ended while it was copied: {}", e)
             return False
-        present = await residents.rest(container)
+        present = await residents.wait_for_step(container)
         if outgoing.ordered_strategy.ends_instance:
             outgoing.instance = present
         if present is None and outgoing.is_cold:
@@ -81,7 +81,7 @@ class Handover:
         await _both(self._copy_files(outgoing, files), self._make_ready(outgoing))
         await self._copy_memory(outgoing)
         await files.catch_up()
-        await self._deps.residents.rest(container)  # before its turn
+        await self._deps.residents.wait_for_step(container)  # before its turn
         with outgoing.watch.step(StepName.AWAIT_TURN):
             await self._rounds.keep_up(outgoing)
         await self._require_movable(outgoing)  # as it is now: all that may have taken long
@@ -92,11 +92,11 @@ class Handover:
         outgoing.leave_queue()
         await self._deps.copies.unready(container)
         self._deps.cpu_throttle.release(container)
-        self._deps.residents.keep(container)
+        self._deps.residents.readopt(container)
 
     async def _require_movable(self, outgoing: OutgoingMigration) -> None:
         """Say what cannot be moved before anything is done for it."""
-        looked = await self._deps.residents.look_over(outgoing.order.container)
+        looked = await self._deps.residents.find_obstacles(outgoing.order.container)
         found = [each for each in looked if each.concerns(outgoing.order.strategy)]
         if found:
             first, more = found[0], len(found) - 1
@@ -155,7 +155,7 @@ class Handover:
 
     async def _freeze(self, outgoing: OutgoingMigration) -> None:
         order, journal = outgoing.order, self._deps.journal
-        _settle_on(outgoing, await self._deps.residents.rest(order.container))
+        _settle_on(outgoing, await self._deps.residents.wait_for_step(order.container))
         record = transitions.frozen(
             self._deps.record(order.container), migration=order.migration, peer=order.target
         )
@@ -178,7 +178,7 @@ class Handover:
         residents = self._deps.residents
         began = outgoing.frozen_at = self._deps.clock.monotonic()
         if outgoing.instance is not None:
-            if await residents.note_end(record.id):
+            if await residents.record_exit(record.id):
                 outgoing.instance = None
             else:
                 await residents.stop(record.id)
@@ -200,7 +200,7 @@ class Handover:
                 raise
         if residents.instance(record.id) is None:
             await copies.unready(record.id)
-            await residents.note_end(record.id)
+            await residents.record_exit(record.id)
             outgoing.go_cold()
         self._release_throttle(record.id)
         self._deps.network.shut(record)

@@ -38,7 +38,7 @@ class PostcopySource:
         """Have the target's demands answered from now on. Raises Unreachable."""
         if self._answering is None or self._answering.done():
             self._answering = await self._begin(self._push_memory.answer)
-            self._answering.add_done_callback(_note_end)
+            self._answering.add_done_callback(_ignore_outcome)
 
     async def push_memory(self) -> MemoryTraffic:
         """Return when the target has said that it has every page. Raises TransshipError.
@@ -78,7 +78,7 @@ class PostcopySource:
             sender.close()
 
 
-def _note_end(answering: asyncio.Future[None]) -> None:
+def _ignore_outcome(answering: asyncio.Future[None]) -> None:
     """How it has ended is of no interest: `drain` makes another one."""
     with contextlib.suppress(asyncio.CancelledError):
         answering.exception()

@@ -117,7 +117,7 @@ class Precopy:
 
     async def _slow_down(self, outgoing: OutgoingMigration, share: float) -> None:
         # a slow container must not fail its probes for it
-        await self._deps.residents.quieten(outgoing.order.container)
+        await self._deps.residents.pause_probes(outgoing.order.container)
         try:
             await self._deps.cpu_throttle.slow(outgoing.order.container, share)
         except NotFound as e:  # it is not to be slowed down on this node

@@ -46,7 +46,7 @@ class Rollback:
         outgoing.leave_queue()
         await self._end_dump(outgoing)
         # not before: a CRIU that was ended in the middle may have frozen the container again
-        self._deps.residents.keep(order.container)
+        self._deps.residents.readopt(order.container)
         await self._close_files(outgoing)
         _note_failure(outgoing, cause)
         logger.bind(
@@ -99,7 +99,7 @@ class Rollback:
         """Write an abort that the disk did not take when it was decided."""
         if self._owes_abort(outgoing):
             self._write_aborted(outgoing)
-            self._deps.residents.keep(outgoing.order.container)
+            self._deps.residents.readopt(outgoing.order.container)
 
     async def _run_on(self, outgoing: OutgoingMigration, record: Record) -> None:
         """Each part is tried whatever became of the others; the supervisor mends what is left."""

@@ -53,7 +53,7 @@ class Source:
         recovery.require_movable(record, order)
         self._require_no_other(order)
         self._deps.journal.put(
-            transitions.departing(record, migration=order.migration, peer=order.target)
+            transitions.outgoing(record, migration=order.migration, peer=order.target)
         )
         outgoing = self._outgoing_of(order)
         # a task of its own: an abort ends the way forward, and can never end the way back

@@ -44,10 +44,10 @@ class HeldRestore:
         self._deps = deps
         self._cleanup = cleanup
 
-    def arriving(self, order: IncomingOrder) -> Record:
+    def incoming(self, order: IncomingOrder) -> Record:
         """The record that an order asks for. Raises Refused when it cannot be."""
         journal, container = self._deps.journal, order.order.id
-        return transitions.arriving(
+        return transitions.incoming(
             journal.get(container), order, boot=journal.boot, floor=journal.floor(container)
         )
 
@@ -57,7 +57,7 @@ class HeldRestore:
         try:
             with incoming.watch.step(StepName.PREPARE):
                 await self._deps.vacate(incoming.container)
-                record = journal.put(self.arriving(order))
+                record = journal.put(self.incoming(order))
                 digest = await self._deps.bundles.prepare(record)
                 await in_thread(self._deps.network.create_held, record)
                 journal.put(self._deps.record(incoming).but(image_digest=digest))

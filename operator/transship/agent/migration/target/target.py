@@ -63,7 +63,7 @@ class Target:
         known = self._incoming.get(order.migration)
         if known is not None:
             return known.report()
-        self._held_restore.arriving(order)  # refuse at once what cannot be
+        self._held_restore.incoming(order)  # refuse at once what cannot be
         incoming = IncomingMigration(
             migration=order.migration,
             container=order.order.id,

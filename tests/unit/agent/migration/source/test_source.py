@@ -145,7 +145,7 @@ def set_policy(pair: Pair, policy: RestartPolicy) -> None:
 def test_a_completed_container_is_moved_and_not_run(pair: Pair) -> None:
     pair.world.exit("node-a", 7)
     set_policy(pair, RestartPolicy.NEVER)
-    pair.call(pair.a.live.residents.rest(ID), on=pair.a)
+    pair.call(pair.a.live.residents.wait_for_step(ID), on=pair.a)
     pair.strategy = Strategy.COLD
     pair.move()
     pair.forget()

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import pytest
 
-from transship.agent.containers.instances import Instances
+from transship.agent.containers.instances import NodeInstances
 from transship.agent.migration.copies import NodeCopies
 from transship.agent.migration.target import resume
 from transship.agent.migration.target.resume import Resume
@@ -74,7 +74,7 @@ def copies(node: Processes) -> NodeCopies:
 
 async def start_anew(node: Processes) -> None:
     order = cast("ContainerOrder", ContainerOrder.model_construct(id=CONTAINER, addresses=()))
-    await Instances(cast("Any", node), cast("Any", node)).start(order)
+    await NodeInstances(cast("Any", node), cast("Any", node)).start(order)
 
 
 async def test_it_is_ended_before_anybody_is_told(node: Processes) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from fakes.clock import FakeClock
-from fakes.machine import DIGEST, FakeMachine
+from fakes.instances import DIGEST, FakeInstances
 from fakes.orders import BOOT, ID, MIGRATION, order, peer
-from transship.agent.containers.containers import Containers
-from transship.agent.containers.decide import Seen
+from transship.agent.containers.decide import ObservedContainer
 from transship.agent.containers.deps import SupervisorDeps
+from transship.agent.containers.node_containers import NodeContainers
 from transship.agent.containers.probes import Outcome, Prober
 from transship.agent.journal import transitions
 from transship.agent.journal.store import Journal
@@ -42,15 +42,17 @@ class Node:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.clock = FakeClock()
-        self.machine = FakeMachine()
+        self.instances = FakeInstances()
         self.answering = Answering()
         self.boot = BOOT
         self.containers = self.start()
 
-    def start(self) -> Containers:
+    def start(self) -> NodeContainers:
         self.journal = Journal(self.folder / "journal", boot=self.boot, clock=self.clock)
         self.journal.load()
-        return Containers(SupervisorDeps(self.journal, self.machine, self.clock, self._prober))
+        return NodeContainers(
+            SupervisorDeps(self.journal, self.instances, self.clock, self._prober)
+        )
 
     def _prober(self, order, *, known, ran_seconds, changed: Callable[[], None]) -> Prober:
         return Prober(
@@ -64,13 +66,13 @@ class Node:
         self.containers.begin()
 
     async def power_cut(self, boot: str) -> None:
-        self.machine.power_cut()
+        self.instances.power_cut()
         self.boot = boot
         await self.restart_agent()
 
     def exit(self, code: int) -> None:
-        self.machine.exit(ID, code, at=self.clock.now())
-        self.containers.ended(ID)
+        self.instances.exit(ID, code, at=self.clock.now())
+        self.containers.on_exit(ID)
 
     async def until(self, condition: Callable[[ContainerReport], bool]) -> ContainerReport:
         """The world changes in the background: wait for it."""
@@ -112,28 +114,28 @@ async def test_a_repeated_order_changes_nothing(node: Node) -> None:
     await node.until_running()
     node.containers.apply(order())
     await node.settle()
-    assert node.machine.starts == 1
+    assert node.instances.starts == 1
 
 
 async def test_a_pull_is_told_and_does_not_hold_up_a_deletion(node: Node) -> None:
-    node.machine.registry_answers.clear()
+    node.instances.registry_answers.clear()
     node.containers.apply(order())
     await node.until(lambda r: r.reason == Reason.PULLING_IMAGE)
     node.containers.delete(ID, epoch=1)
     await node.until_gone()
-    assert node.machine.starts == 0
+    assert node.instances.starts == 0
 
 
 async def test_a_start_that_fails_is_told_and_tried_again_later(node: Node) -> None:
-    node.machine.failure = TransshipError("no such command", reason="ContainerStartFailed")
+    node.instances.failure = TransshipError("no such command", reason="ContainerStartFailed")
     node.containers.apply(order())
     report = await node.until(lambda r: r.reason == "ContainerStartFailed")
     assert report.message == "no such command"
 
-    node.machine.failure = None
+    node.instances.failure = None
     node.containers.apply(order())  # impatience does not help
     await node.settle()
-    assert node.machine.starts == 0
+    assert node.instances.starts == 0
     node.clock.pass_time(10)
     node.containers.apply(order())
     await node.until_running()
@@ -156,7 +158,7 @@ async def test_one_that_keeps_ending_waits(node: Node) -> None:
     node.exit(1)
     report = await node.until(lambda r: r.reason == Reason.CRASH_LOOP_BACK_OFF)
     assert "status 1" in report.message
-    assert node.machine.starts == 2
+    assert node.instances.starts == 2
 
 
 async def test_one_that_shall_not_restart_ends_for_good_even_over_an_agents_restart(
@@ -169,7 +171,7 @@ async def test_one_that_shall_not_restart_ends_for_good_even_over_an_agents_rest
     await node.restart_agent()
     node.containers.apply(order(policy=RestartPolicy.NEVER))
     await node.settle()
-    assert node.machine.starts == 1
+    assert node.instances.starts == 1
 
 
 async def test_it_is_stopped_frozen_and_run_on_demand(node: Node) -> None:
@@ -190,7 +192,7 @@ async def test_a_deletion_removes_it_and_can_be_repeated(node: Node) -> None:
     assert node.containers.delete(ID, epoch=1) is not None
     await node.until_gone()
     assert node.containers.delete(ID, epoch=1) is None
-    assert node.machine.removed == {ID}
+    assert node.instances.removed == {ID}
     with pytest.raises(NotFound):
         node.containers.report(ID)
 
@@ -205,7 +207,7 @@ async def test_a_container_runs_on_through_a_restart_of_the_agent(node: Node) ->
     node.containers.apply(order())
     before = await node.until_running()
     await node.restart_agent()
-    after = await node.until(lambda _: node.machine.attached == {ID})
+    after = await node.until(lambda _: node.instances.attached == {ID})
     assert after.ready
     assert (after.start_time, after.restarts) == (before.start_time, 0)
 
@@ -213,7 +215,7 @@ async def test_a_container_runs_on_through_a_restart_of_the_agent(node: Node) ->
 async def test_an_exit_that_nobody_saw_is_found_at_the_start(node: Node) -> None:
     node.containers.apply(order())
     await node.until_running()
-    node.machine.exit(ID, 5)
+    node.instances.exit(ID, 5)
     await node.restart_agent()
     report = await node.until(lambda r: r.restarts == 1 and r.run is RunState.RUNNING)
     assert report.last_exit is not None
@@ -222,10 +224,10 @@ async def test_an_exit_that_nobody_saw_is_found_at_the_start(node: Node) -> None
 
 async def test_an_agent_killed_right_after_a_start_does_not_start_a_second_time(node: Node) -> None:
     node.journal.put(transitions.ordered(None, order(), boot=BOOT))
-    await node.machine.start(order())
+    await node.instances.start(order())
     await node.restart_agent()
     await node.until_running()
-    assert node.machine.starts == 1
+    assert node.instances.starts == 1
     found = node.journal.get(ID)
     assert found is not None
     assert found.started_boot == BOOT
@@ -241,7 +243,7 @@ async def test_after_a_power_cut_it_waits_for_the_operator(node: Node) -> None:
     report = await node.until(lambda r: r.reason == Reason.AWAITING_ORDER)
     assert report.last_exit is not None
     assert report.last_exit.reason == "NodeRestarted"
-    assert node.machine.starts == 1
+    assert node.instances.starts == 1
 
     node.containers.apply(order())
     report = await node.until_running()
@@ -258,7 +260,7 @@ async def test_the_end_of_a_disowned_copy_is_no_exit(node: Node) -> None:
     node.exit(137)
     await node.settle()
     report = node.containers.report(ID)
-    assert (report.record, report.restarts, node.machine.starts) == (RecordState.FROZEN, 0, 1)
+    assert (report.record, report.restarts, node.instances.starts) == (RecordState.FROZEN, 0, 1)
     assert not report.ready
 
 
@@ -269,10 +271,10 @@ async def test_a_copy_that_was_taken_back_is_looked_after_again(node: Node) -> N
     assert record is not None
     frozen = node.journal.put(transitions.frozen(record, migration=MIGRATION, peer=peer()))
     node.containers.disown(ID)
-    await node.machine.freeze(ID)
+    await node.instances.freeze(ID)
     node.journal.put(transitions.aborted(frozen, migration=MIGRATION))
-    await node.machine.thaw(ID)
-    node.containers.keep(ID)
+    await node.instances.thaw(ID)
+    node.containers.readopt(ID)
     await node.until_running()
     node.exit(1)
     await node.until(lambda r: r.restarts == 1)
@@ -285,7 +287,7 @@ async def test_a_frozen_copy_stays_frozen_over_a_restart_of_the_agent(node: Node
     assert record is not None
     node.journal.put(transitions.frozen(record, migration=MIGRATION, peer=peer()))
     node.containers.disown(ID)
-    await node.machine.freeze(ID)
+    await node.instances.freeze(ID)
     await node.restart_agent()
     await node.settle()
     assert node.containers.report(ID).run is RunState.FROZEN
@@ -303,32 +305,32 @@ async def test_a_container_is_started_anew_from_the_image_that_it_was_made_from(
     await node.until(lambda r: r.record is RecordState.STOPPED)
     node.containers.apply(order())
     await node.until_running()
-    assert node.machine.fetched == [None, DIGEST]
+    assert node.instances.fetched == [None, DIGEST]
 
 
 async def test_how_it_ended_is_awaited_where_it_is_not_known_yet(node: Node) -> None:
     node.containers.apply(order(policy=RestartPolicy.ON_FAILURE))
     await node.until_running()
-    node.machine.exits_to_come[ID] = 0
-    node.machine.instances[ID] = Seen(RunState.EXITED)
-    node.containers.ended(ID)
+    node.instances.exits_to_come[ID] = 0
+    node.instances.observed[ID] = ObservedContainer(RunState.EXITED)
+    node.containers.on_exit(ID)
     report = await node.until(lambda r: r.record is RecordState.STOPPED)
     assert report.last_exit is not None
     assert (report.last_exit.exit_code, report.last_exit.reason) == (0, "Completed")
-    assert node.machine.starts == 1
+    assert node.instances.starts == 1
 
 
 async def test_what_is_being_stopped_is_not_given_away_before_that_is_done(node: Node) -> None:
     """The end of its grace would kill the copy that was given away meanwhile."""
     node.containers.apply(order())
     await node.until_running()
-    node.machine.grace_is_over.clear()
+    node.instances.grace_is_over.clear()
     node.containers.apply(order(state=DesiredState.STOPPED))
     await node.settle()
-    resting = asyncio.create_task(node.containers.rest(ID))
+    resting = asyncio.create_task(node.containers.wait_for_step(ID))
     await node.settle()
     assert not resting.done()
-    stops = node.machine.stops
+    stops = node.instances.stops
 
     async def give_away() -> None:
         await resting
@@ -338,10 +340,10 @@ async def test_what_is_being_stopped_is_not_given_away_before_that_is_done(node:
         node.containers.disown(ID)
 
     giving = asyncio.create_task(give_away())
-    node.machine.grace_is_over.set()
+    node.instances.grace_is_over.set()
     await giving
     await node.settle()
-    assert node.machine.stops == stops
+    assert node.instances.stops == stops
     assert node.containers.report(ID).record is RecordState.FROZEN
 
 
@@ -360,8 +362,8 @@ async def test_probes_that_fail_for_want_of_memory_stop_nothing(node: Node) -> N
     """After a post-copy whose source is away it waits for its pages, however long that takes."""
     node.containers.apply(order(liveness_probe=PROBE))
     await node.until_running()
-    running = node.machine.seen(ID)
-    node.machine.instances[ID] = replace(running, awaits_memory=True)
+    running = node.instances.observe(ID)
+    node.instances.observed[ID] = replace(running, awaits_memory=True)
     node.answering.outcome = Outcome(succeeded=False, answer="no answer in 1 s")
     asked = node.answering.asked
     async with asyncio.timeout(10):
@@ -369,9 +371,9 @@ async def test_probes_that_fail_for_want_of_memory_stop_nothing(node: Node) -> N
             await node.settle()
             await asyncio.sleep(0.01)
     node.answering.outcome = Outcome(succeeded=True)
-    node.machine.instances[ID] = running
+    node.instances.observed[ID] = running
     await node.until_running()
-    assert (node.machine.starts, node.machine.stops) == (1, 0)
+    assert (node.instances.starts, node.instances.stops) == (1, 0)
 
 
 async def test_a_failed_liveness_probe_restarts_it(node: Node) -> None:
@@ -386,7 +388,7 @@ async def test_a_container_that_came_here_is_ready_until_its_probe_fails(node: N
     arrived = transitions.ordered(None, order(readiness_probe=PROBE), boot=BOOT).but(
         started_boot=BOOT
     )
-    await node.machine.start(arrived.order)
+    await node.instances.start(arrived.order)
     node.answering.outcome = Outcome(succeeded=True)
     node.containers.adopt(node.journal.put(arrived), pid=7, lifecycle=None)
     await node.until(lambda r: r.ready)
@@ -395,12 +397,12 @@ async def test_a_container_that_came_here_is_ready_until_its_probe_fails(node: N
 async def test_quietened_no_probe_runs_and_the_last_answer_stands(node: Node) -> None:
     node.containers.apply(order(readiness_probe=PROBE))
     await node.until_running()
-    await node.containers.quieten(ID)
+    await node.containers.pause_probes(ID)
     asked = node.answering.asked
     await asyncio.sleep(1.1)  # the probe's period
     assert node.answering.asked == asked
     assert node.containers.report(ID).ready
-    node.containers.keep(ID)
+    node.containers.readopt(ID)
     await node.until(lambda _: node.answering.asked > asked)
 
 
@@ -413,7 +415,7 @@ async def test_one_that_came_here_is_as_ready_as_it_was(node: Node, ready: bool)
     arrived = transitions.ordered(None, order(readiness_probe=SLOW_PROBE), boot=BOOT)
     probes = ProbeState(started=True, ready=ready)
     node.journal.put(arrived.but(started_boot=BOOT, probes=probes))
-    await node.machine.start(arrived.order)
+    await node.instances.start(arrived.order)
     assert node.containers.report(ID).ready is ready
     node.containers.adopt(arrived, pid=7, lifecycle=Lifecycle(probes=probes))
     assert node.containers.report(ID).ready is ready
@@ -469,7 +471,7 @@ async def test_one_that_came_here_in_its_back_off_waits_on(node: Node) -> None:
     )  # fmt: skip
     arrive_ended(node, lifecycle, policy=RestartPolicy.ALWAYS)
     report = await node.until(lambda r: r.reason == Reason.CRASH_LOOP_BACK_OFF)
-    assert (report.restarts, report.last_exit, node.machine.starts) == (4, LAST_EXIT, 0)
+    assert (report.restarts, report.last_exit, node.instances.starts) == (4, LAST_EXIT, 0)
 
     node.clock.pass_time(30)
     node.containers.apply(order())
@@ -477,9 +479,9 @@ async def test_one_that_came_here_in_its_back_off_waits_on(node: Node) -> None:
     node.exit(3)
     report = await node.until(lambda r: r.reason == Reason.CRASH_LOOP_BACK_OFF)
     node.clock.pass_time(79)
-    node.containers.ended(ID)
+    node.containers.on_exit(ID)
     await node.settle()
-    assert (node.containers.report(ID).restarts, node.machine.starts) == (5, 1)
+    assert (node.containers.report(ID).restarts, node.instances.starts) == (5, 1)
 
 
 async def test_one_that_came_here_completed_never_runs(node: Node) -> None:
@@ -494,14 +496,14 @@ async def test_one_that_came_here_completed_never_runs(node: Node) -> None:
     await node.settle()
     report = node.containers.report(ID)
     assert (report.record, report.last_exit) == (RecordState.STOPPED, LAST_EXIT)
-    assert node.machine.starts == 0
+    assert node.instances.starts == 0
 
 
 async def test_an_end_that_nobody_has_noted_is_noted_before_it_is_given_away(node: Node) -> None:
     node.containers.apply(order(policy=RestartPolicy.NEVER))
     await node.until_running()
-    node.machine.exit(ID, 7)  # nobody has told its supervisor
-    assert await node.containers.rest(ID) is None
+    node.instances.exit(ID, 7)  # nobody has told its supervisor
+    assert await node.containers.wait_for_step(ID) is None
     report = node.containers.report(ID)
     assert report.last_exit is not None
     assert (report.record, report.last_exit.exit_code) == (RecordState.STOPPED, 7)
@@ -520,9 +522,9 @@ async def test_one_that_ends_as_it_is_frozen_keeps_its_exit_status(
     assert record is not None
     node.journal.put(transitions.frozen(record, migration=MIGRATION, peer=peer()))
     node.containers.disown(ID)
-    assert not await node.containers.note_end(ID)
-    node.machine.exit(ID, 7)
-    assert await node.containers.note_end(ID)
+    assert not await node.containers.record_exit(ID)
+    node.instances.exit(ID, 7)
+    assert await node.containers.record_exit(ID)
 
     frozen = node.journal.get(ID)
     assert frozen is not None
@@ -544,10 +546,10 @@ async def test_what_was_given_away_is_told_as_ready_until_its_new_node_tells_of_
     frozen = transitions.frozen(record, migration=MIGRATION, peer=peer())
     node.journal.put(frozen)
     node.containers.disown(ID)
-    await node.machine.freeze(ID)
+    await node.instances.freeze(ID)
     assert node.containers.report(ID).ready
     node.journal.put(transitions.released(frozen, epoch=2))
-    node.machine.power_cut()
+    node.instances.power_cut()
     assert node.containers.report(ID).ready
 
 

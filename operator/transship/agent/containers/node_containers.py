@@ -10,7 +10,7 @@ import asyncio
 
 from loguru import logger
 
-from transship.agent.containers.decide import Seen
+from transship.agent.containers.decide import ObservedContainer
 from transship.agent.containers.deps import Note, SupervisorDeps
 from transship.agent.containers.supervisor import Supervisor
 from transship.agent.journal import transitions
@@ -30,13 +30,13 @@ from transship.api.reasons import Reason
 from transship.common.errors import NotFound
 
 
-class Containers:
+class NodeContainers:
     """All of them. Every change goes through the journal first."""
 
     def __init__(self, deps: SupervisorDeps) -> None:
         self._deps = deps
         self._journal = deps.journal
-        self._machine = deps.machine
+        self._instances = deps.instances
         self._supervisors: dict[str, Supervisor] = {}
         self.migratability_scan = MigratabilityScan(deps)
 
@@ -58,7 +58,7 @@ class Containers:
         supervisor = self._supervisor(order.id)
         if present != wanted:
             self._journal.put(wanted)
-            supervisor.forgive()
+            supervisor.reset_back_off()
             logger.bind(container=order.id, epoch=order.epoch, state=order.state.value).info(
                 "order accepted"
             )
@@ -90,7 +90,7 @@ class Containers:
     def reports(self) -> ContainerReports:
         return ContainerReports(containers=tuple(self._report(r) for r in self._journal.all()))
 
-    def ended(self, container_id: str) -> None:
+    def on_exit(self, container_id: str) -> None:
         """Its exit was seen."""
         supervisor = self._supervisors.get(container_id)
         if supervisor is not None:
@@ -98,28 +98,28 @@ class Containers:
 
     # What the roles of a migration use.
 
-    async def quieten(self, container: str) -> None:
+    async def pause_probes(self, container: str) -> None:
         """Let no probe run inside: no dump can take a command that the node started."""
-        await self._supervisor(container).quieten()
+        await self._supervisor(container).pause_probes()
 
-    async def look_over(self, container: str) -> tuple[Obstacle, ...]:
+    async def find_obstacles(self, container: str) -> tuple[Obstacle, ...]:
         """What in it keeps it from being moved live, right now."""
-        return await self.migratability_scan.look(container)
+        return await self.migratability_scan.scan(container)
 
-    async def rest(self, container: str) -> int | None:
+    async def wait_for_step(self, container: str) -> int | None:
         """Wait for what is just being done to it; disown it before the next await.
 
         Returns process 1 of what runs; an end that nobody has noted is noted.
         """
-        return await self._supervisor(container).rest()
+        return await self._supervisor(container).wait_for_step()
 
     def instance(self, container: str) -> int | None:
         """Process 1 of what runs now."""
         return self._supervisor(container).instance
 
-    async def note_end(self, container: str) -> bool:
+    async def record_exit(self, container: str) -> bool:
         """Whether a copy has ended by itself although it was disowned to be frozen or stopped."""
-        return await self._supervisor(container).note_end()
+        return await self._supervisor(container).record_exit()
 
     def lifecycle(self, container: str) -> Lifecycle:
         """What the next node has to know of a container that is frozen here."""
@@ -129,7 +129,7 @@ class Containers:
         """Leave a copy alone: its end is not an exit. Before the freeze, or the destruction."""
         self._supervisor(container).disown()
 
-    def keep(self, container: str) -> None:
+    def readopt(self, container: str) -> None:
         """Look after a copy again that was disowned or quietened: the move did not happen."""
         self._keep(container)
 
@@ -146,17 +146,17 @@ class Containers:
     async def start(self, record: Record) -> None:
         """Start from the image, as at first (Cold), unless it is to be stopped; look after it."""
         if record.order.state is not DesiredState.STOPPED:
-            await self._machine.fetch(transitions.pinned(record))
-            await self._machine.start(record.order)
+            await self._instances.fetch(transitions.pinned(record))
+            await self._instances.start(record.order)
             present, now = _known(self._journal.get(record.id)), self._deps.clock.now()
             self._journal.put(transitions.started(present, boot=self._journal.boot, now=now))
-        self.keep(record.id)
+        self.readopt(record.id)
 
     async def stop(self, container: str) -> None:
         """Stop with signal and grace (Cold) a copy that was disowned; the record stays."""
         record = _known(self._journal.get(container))
-        await self._machine.stop(record.order)
-        await self._machine.clear(container)
+        await self._instances.stop(record.order)
+        await self._instances.clear(container)
 
     def _supervisor(self, container_id: str) -> Supervisor:
         known = self._supervisors.get(container_id)
@@ -166,7 +166,7 @@ class Containers:
         return known
 
     def _report(self, record: Record) -> ContainerReport:
-        seen = self._machine.seen(record.id)
+        observed = self._instances.observe(record.id)
         supervisor = self._supervisors.get(record.id)
         note = Note() if supervisor is None else _note(supervisor)
         return ContainerReport(
@@ -175,8 +175,8 @@ class Containers:
             name=record.name,
             epoch=record.epoch,
             record=record.state,
-            run=seen.run,
-            ready=_ready(record, seen, supervisor),
+            run=observed.run,
+            ready=_ready(record, observed, supervisor),
             start_time=record.start_time,
             restarts=record.restarts,
             last_exit=record.last_exit,
@@ -189,9 +189,9 @@ class Containers:
                     hint=each.hint,
                     strategies=each.strategies,
                 )
-                for each in self.migratability_scan.seen(record.id)
+                for each in self.migratability_scan.obstacles(record.id)
             ),
-            awaits_memory=seen.awaits_memory,
+            awaits_memory=observed.awaits_memory,
             owes_memory=record.memory_goes_to is not None,
             released_to=_successor(record),
             reason=note.reason,
@@ -200,10 +200,10 @@ class Containers:
         )
 
 
-def _ready(record: Record, seen: Seen, supervisor: Supervisor | None) -> bool:
+def _ready(record: Record, observed: ObservedContainer, supervisor: Supervisor | None) -> bool:
     """Running, and the readiness and startup probes (if any) say so. In a handover: said so."""
     owned = record.state in OWNED
-    gone = not seen.alive and record.state is not RecordState.RELEASED
+    gone = not observed.alive and record.state is not RecordState.RELEASED
     if gone or (owned and record.order.state is DesiredState.FROZEN):
         return False
     if owned and supervisor is not None and not supervisor.disowned:

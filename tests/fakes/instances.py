@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime
 
-from transship.agent.containers.decide import Seen
+from transship.agent.containers.decide import ObservedContainer
 from transship.agentapi.containers import ContainerOrder
 from transship.agentapi.states import RunState
 from transship.api.obstacle import Obstacle
@@ -14,9 +14,9 @@ from transship.common.errors import TransshipError
 DIGEST = "sha256:" + "0" * 64
 
 
-class FakeMachine:
+class FakeInstances:
     def __init__(self) -> None:
-        self.instances: dict[str, Seen] = {}
+        self.observed: dict[str, ObservedContainer] = {}
         self.removed: set[str] = set()
         self.attached: set[str] = set()
         self.starts = self.stops = 0
@@ -29,14 +29,16 @@ class FakeMachine:
         self.obstacles: tuple[Obstacle, ...] = ()
         self.failure: TransshipError | None = None
 
-    def seen(self, container_id: str) -> Seen:
-        return self.instances.get(container_id, Seen(RunState.ABSENT))
+    def observe(self, container_id: str) -> ObservedContainer:
+        return self.observed.get(container_id, ObservedContainer(RunState.ABSENT))
 
     def exit(self, container_id: str, code: int, *, at: datetime | None = None) -> None:
-        self.instances[container_id] = Seen(RunState.EXITED, exit_code=code, exited_at=at)
+        self.observed[container_id] = ObservedContainer(
+            RunState.EXITED, exit_code=code, exited_at=at
+        )
 
     def power_cut(self) -> None:
-        self.instances.clear()
+        self.observed.clear()
 
     async def fetch(self, order: ContainerOrder) -> str:
         await self.registry_answers.wait()
@@ -49,19 +51,23 @@ class FakeMachine:
         if self.failure is not None:
             raise self.failure
         self.starts += 1
-        self.instances[order.id] = Seen(RunState.RUNNING, pid=1000 + self.starts)
+        self.observed[order.id] = ObservedContainer(RunState.RUNNING, pid=1000 + self.starts)
 
     async def attach(self, order: ContainerOrder) -> None:
         self.attached.add(order.id)
 
-    async def look_over(self, container_id: str) -> tuple[Obstacle, ...]:
+    async def find_obstacles(self, container_id: str) -> tuple[Obstacle, ...]:
         return self.obstacles
 
     async def freeze(self, container_id: str) -> None:
-        self.instances[container_id] = Seen(RunState.FROZEN, pid=self.seen(container_id).pid)
+        self.observed[container_id] = ObservedContainer(
+            RunState.FROZEN, pid=self.observe(container_id).pid
+        )
 
     async def thaw(self, container_id: str) -> None:
-        self.instances[container_id] = Seen(RunState.RUNNING, pid=self.seen(container_id).pid)
+        self.observed[container_id] = ObservedContainer(
+            RunState.RUNNING, pid=self.observe(container_id).pid
+        )
 
     async def stop(self, order: ContainerOrder) -> None:
         self.stops += 1
@@ -73,8 +79,8 @@ class FakeMachine:
             self.exit(container_id, self.exits_to_come.pop(container_id))
 
     async def clear(self, container_id: str) -> None:
-        self.instances.pop(container_id, None)
+        self.observed.pop(container_id, None)
 
     async def remove(self, container_id: str) -> None:
-        self.instances.pop(container_id, None)
+        self.observed.pop(container_id, None)
         self.removed.add(container_id)

@@ -1,14 +1,17 @@
-"""The two roles of a migration, as far as the server sees them."""
+"""The two roles of a migration and its prediction, as far as the HTTP service calls them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Collection
 
 from transship.agent.journal.store import Journal
 from transship.agent.journal.transitions import verdict
+from transship.agent.migration.roles import SourceRole, TargetRole
 from transship.agentapi.migrations import (
     IncomingOrder,
     MemoryEndpoint,
+    MemoryLoss,
+    MemoryState,
     MigrationReport,
     OutgoingOrder,
     RestoreReply,
@@ -23,10 +26,12 @@ from transship.api.placement import Strategy
 from transship.common.errors import Refused
 
 
-class FakeSource:
+class FakeSource(SourceRole):
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self.reports: dict[str, MigrationReport] = {}
+        self.aborted: dict[str, str] = {}  # the container, by migration
+        self.forgotten: dict[str, tuple[str, ...]] = {}  # the nodes that are gone, by migration
 
     async def begin(self, order: OutgoingOrder) -> MigrationReport:
         report = MigrationReport(migration=order.migration, state=SideState.COPYING)
@@ -36,7 +41,8 @@ class FakeSource:
     def report(self, migration: str) -> MigrationReport | None:
         return self.reports.get(migration)
 
-    async def abort(self, migration: str) -> MigrationReport:
+    async def abort(self, migration: str, *, container: str) -> MigrationReport:
+        self.aborted[migration] = container
         return self.reports[migration].model_copy(update={"state": SideState.CANCELLED})
 
     def verdict(self, migration: str) -> VerdictReply:
@@ -45,18 +51,17 @@ class FakeSource:
             verdict=verdict(record, migration), epoch=0 if record is None else record.epoch
         )
 
-    async def forget(self, migration: str) -> None:
+    async def forget(self, migration: str, *, gone: Collection[str] = ()) -> None:
         self.reports.pop(migration, None)
-
-    async def recover(self) -> None:
-        return
+        self.forgotten[migration] = tuple(gone)
 
 
-class FakeTarget:
+class FakeTarget(TargetRole):
     def __init__(self) -> None:
         self.reports: dict[str, MigrationReport] = {}
         self.restored: tuple[RestoreRequest, bytes] | None = None
         self.held: set[str] = set()
+        self.memory_lost: dict[str, str] = {}  # why, by migration
 
     async def begin(self, order: IncomingOrder) -> MigrationReport:
         report = MigrationReport(migration=order.migration, state=SideState.PREPARING)
@@ -72,6 +77,12 @@ class FakeTarget:
     async def memory(self, migration: str) -> MemoryEndpoint:
         return MemoryEndpoint(address="127.0.0.1", port=1)
 
+    def memory_state(self, migration: str) -> MemoryState:
+        return MemoryState(awaited=migration not in self.memory_lost)
+
+    async def lose_memory(self, migration: str, loss: MemoryLoss) -> None:
+        self.memory_lost[migration] = loss.why
+
     async def hold(self, migration: str) -> None:
         self.held.add(migration)
 
@@ -85,12 +96,8 @@ class FakeTarget:
         return ResumeReply(state=SideState.RUNNING)
 
     async def forget(self, migration: str) -> None:
-        return
-
-    async def recover(self) -> None:
-        return
+        self.reports.pop(migration, None)
 
 
-class FakePredictions:
-    async def forecast(self, container: str, order: PredictionRequest) -> Forecast:
-        return Forecast(strategy=Strategy.PRE_COPY, choice=f"{container} to {order.target.node}")
+async def predict(container: str, wish: PredictionRequest) -> Forecast:
+    return Forecast(strategy=Strategy.PRE_COPY, choice=f"{container} to {wish.target.node}")

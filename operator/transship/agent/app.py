@@ -7,7 +7,6 @@ container, and only then are calls taken. A stop leaves containers as they are.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +15,14 @@ from pathlib import Path
 from aiohttp import web
 from loguru import logger
 
-from transship.agent.containers.deps import MakeProber, SupervisorDeps
-from transship.agent.containers.instances import ContainerExecutor, NodeInstances
+from transship.agent.containers.deps import SupervisorDeps
+from transship.agent.containers.instances import NodeInstances, make_prober
 from transship.agent.containers.node_containers import NodeContainers
-from transship.agent.containers.probes import Prober
 from transship.agent.http.access_control import Guard
+from transship.agent.http.handlers import HttpDeps
 from transship.agent.http.log_stream import LogSource
 from transship.agent.http.metrics import Metrics
-from transship.agent.http.routes import HttpDeps, make_app
+from transship.agent.http.routes import make_app
 from transship.agent.journal.store import Journal
 from transship.agent.migration.bundles import NodeBundles
 from transship.agent.migration.container_network import NodeMigrationNetwork
@@ -44,7 +43,6 @@ from transship.agent.node.network_resync import NetworkResync
 from transship.agent.node.registration import Registration
 from transship.agent.node.stale_routes import StaleRoutes
 from transship.agentapi.client.peer import PeerClient
-from transship.agentapi.containers import ContainerOrder, ProbeState
 from transship.agentapi.paths import STREAM_PORT
 from transship.common.clock import Clock, SystemClock
 from transship.common.tasks import Background, Tasks, Work, keep_at
@@ -102,7 +100,7 @@ class Agent:
         self.network = ContainerNetwork(settings.underlay, runtime_dir=layout.runtime_dir)
         self.instances = NodeInstances(self.runtime, self.network)
         self.containers = NodeContainers(
-            SupervisorDeps(self.journal, self.instances, self._clock, _make_prober(self.runtime))
+            SupervisorDeps(self.journal, self.instances, self._clock, make_prober(self.runtime))
         )
         self.facts = NodeFacts(
             settings.identity, state_dir=layout.state_dir,
@@ -210,7 +208,7 @@ class Agent:
             containers=self.containers,
             source=self.source,
             target=self.target,
-            predictions=self.predictions,
+            predict=self.predictions.forecast,
             facts=self.facts,
             logs=LogSource(path=layout.log, held=lambda name: journal.get(name) is not None),
             metrics=metrics.text,
@@ -251,23 +249,3 @@ class Agent:
     def _keep(self, work: Work, *, name: str) -> None:
         """What fails unexpectedly is begun anew: the end of an agent would break off its moves."""
         self._background.keep(partial(keep_at, work, name=name), name=name)
-
-
-def _make_prober(runtime: Runtime) -> MakeProber:
-    def make(
-        order: ContainerOrder,
-        *,
-        known: ProbeState,
-        ran_seconds: float,
-        changed: Callable[[], None],
-    ) -> Prober:
-        return Prober(
-            order.container,
-            address=order.addresses[0] if order.addresses else None,
-            executor=ContainerExecutor(runtime, order.id),
-            known=known,
-            ran_seconds=ran_seconds,
-            changed=changed,
-        )
-
-    return make

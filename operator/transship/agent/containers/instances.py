@@ -7,14 +7,16 @@ first instruction on, and what it says last still gets out.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from transship.agent.containers.decide import ObservedContainer
-from transship.agent.containers.probes import Outcome
+from transship.agent.containers.deps import MakeProber
+from transship.agent.containers.probes import Outcome, Prober
 from transship.agent.migration.target import file_locks
-from transship.agentapi.containers import ContainerOrder
+from transship.agentapi.containers import ContainerOrder, ProbeState
 from transship.agentapi.states import RunState
 from transship.api.obstacle import Obstacle
 from transship.common.errors import NotFound
@@ -132,6 +134,28 @@ class ContainerExecutor:
     async def execute(self, argv: tuple[str, ...], *, timeout_seconds: float) -> Outcome:
         done = await self.runtime.execute(self.container_id, argv, timeout_seconds=timeout_seconds)
         return Outcome(succeeded=done.status == 0, answer=done.output.strip())
+
+
+def make_prober(runtime: Runtime) -> MakeProber:
+    """Probes that run their commands with this runtime."""
+
+    def make(
+        order: ContainerOrder,
+        *,
+        known: ProbeState,
+        ran_seconds: float,
+        changed: Callable[[], None],
+    ) -> Prober:
+        return Prober(
+            order.container,
+            address=order.addresses[0] if order.addresses else None,
+            executor=ContainerExecutor(runtime, order.id),
+            known=known,
+            ran_seconds=ran_seconds,
+            changed=changed,
+        )
+
+    return make
 
 
 def runtime_order(order: ContainerOrder) -> Order:

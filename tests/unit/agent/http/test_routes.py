@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 import pytest
@@ -14,25 +15,30 @@ from aiohttp import web
 from fakes.clock import FakeClock
 from fakes.instances import FakeInstances
 from fakes.orders import BOOT, ID, MIGRATION, incoming_order, order, peer, running_record
-from fakes.roles import FakePredictions, FakeSource, FakeTarget
+from fakes.roles import FakeSource, FakeTarget, predict
 from transship.agent.containers.deps import SupervisorDeps
 from transship.agent.containers.node_containers import NodeContainers
-from transship.agent.containers.probes import Prober
+from transship.agent.containers.probes import Outcome, Prober
 from transship.agent.http.access_control import Guard
+from transship.agent.http.handlers import HttpDeps
 from transship.agent.http.log_stream import LogSource
 from transship.agent.http.metrics import Metrics
-from transship.agent.http.routes import HttpDeps, make_app
+from transship.agent.http.routes import ROUTES, make_app
 from transship.agent.journal import transitions
 from transship.agent.journal.store import Journal
 from transship.agent.node.facts import Identity, NodeFacts
 from transship.agentapi import paths
 from transship.agentapi.client.peer import PeerClient
-from transship.agentapi.containers import ContainerReport
+from transship.agentapi.containers import ContainerOrder, ContainerReport, ProbeState
 from transship.agentapi.errors import Failure
 from transship.agentapi.message import Message
 from transship.agentapi.migrations import (
     LARGEST_RESTORE_BODY_BYTES,
+    MemoryEndpoint,
+    MemoryLoss,
+    MemoryState,
     MigrationReport,
+    OutgoingOrder,
     Peer,
     RestoreRequest,
     VerdictNotice,
@@ -40,11 +46,13 @@ from transship.agentapi.migrations import (
 from transship.agentapi.node import NodeReport
 from transship.agentapi.predictions import Forecast, PredictionRequest
 from transship.agentapi.states import SideState, Verdict
+from transship.api.placement import Strategy
 from transship.common.certificates import Authority, new_authority, write_credentials
 from transship.common.errors import Refused, Unreachable
 from transship.common.tls import client_context, server_context
 
 AUTHORITY = new_authority("transship")
+M = TypeVar("M", bound=Message)
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Answer:
     status: int
     text: str
 
-    def read(self, model: type[Message]) -> Message:
+    def read(self, model: type[M]) -> M:
         return model.model_validate_json(self.text)
 
     @property
@@ -86,7 +94,7 @@ class Served:
             containers=self.containers, source=self.source, target=self.target, facts=facts,
             logs=LogSource(path=lambda _: self.log, held=lambda n: self.journal.get(n) is not None),
             metrics=Metrics(reports=self.containers.reports, capacity=facts.capacity).text,
-            guard=Guard(self.journal), predictions=FakePredictions(),
+            guard=Guard(self.journal), predict=predict,
         )  # fmt: skip
         self.runner = web.AppRunner(make_app(deps), shutdown_timeout=0.1)
         await self.runner.setup()
@@ -137,15 +145,22 @@ class Served:
         )
 
 
-def _no_probes(order, *, known, ran_seconds, changed):
+class NoExecutor:
+    async def execute(self, argv: tuple[str, ...], *, timeout_seconds: float) -> Outcome:
+        raise AssertionError(argv)
+
+
+def _no_probes(
+    order: ContainerOrder, *, known: ProbeState, ran_seconds: float, changed: Callable[[], None]
+) -> Prober:
     return Prober(
-        order.container, address=None, executor=None, known=known, ran_seconds=ran_seconds,
-        changed=changed,
+        order.container, address=None, executor=NoExecutor(), known=known,
+        ran_seconds=ran_seconds, changed=changed,
     )  # fmt: skip
 
 
 @pytest.fixture
-async def served(tmp_path: Path):
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
     made = Served(tmp_path)
     await made.start()
     yield made
@@ -237,7 +252,32 @@ FORBIDDEN_TO_AGENTS = [
     ("GET", paths.LOGS), ("POST", paths.PREDICTION), ("GET", paths.NODE),
     ("PUT", paths.OUTGOING), ("PUT", paths.INCOMING),
     ("POST", paths.OUTGOING_ABORT), ("POST", paths.INCOMING_ABORT), ("DELETE", paths.OUTGOING),
+    ("GET", paths.METRICS), ("GET", paths.CONTAINER), ("GET", paths.OUTGOING),
+    ("DELETE", paths.INCOMING), ("DELETE", paths.INCOMING_MEMORY),
 ]  # fmt: skip
+ALLOWED_TO_A_PEER = [
+    ("GET", paths.OUTGOING_VERDICT), ("GET", paths.INCOMING), ("POST", paths.INCOMING_MEMORY),
+    ("GET", paths.INCOMING_MEMORY), ("POST", paths.INCOMING_HOLD),
+    ("POST", paths.INCOMING_RESTORE), ("POST", paths.INCOMING_VERDICT),
+]  # fmt: skip
+
+
+def test_of_each_route_it_is_known_who_may_use_it() -> None:
+    assert sorted(FORBIDDEN_TO_AGENTS + ALLOWED_TO_A_PEER) == sorted(
+        (route.method, route.path) for route in ROUTES
+    )
+
+
+@pytest.mark.parametrize(("method", "pattern"), ALLOWED_TO_A_PEER)
+async def test_the_peer_of_a_migration_may_use_its_routes(
+    served: Served, method: str, pattern: str
+) -> None:
+    served.journal.put(transitions.incoming(None, incoming_order(), boot=BOOT))
+    here = path(pattern, MIGRATION)
+    answer = await served.call(method, here, caller="transship:agent:node-a")
+    assert answer.status != 403
+    answer = await served.call(method, here, caller="transship:agent:node-c")
+    assert (answer.status, answer.failure.reason) == (403, "Forbidden")
 
 
 @pytest.mark.parametrize(("method", "pattern"), FORBIDDEN_TO_AGENTS)
@@ -327,6 +367,50 @@ async def test_a_migration_begins_is_reported_and_forgotten(served: Served) -> N
     decided = await served.call("POST", path(paths.INCOMING_VERDICT, MIGRATION), body=notice)
     assert '"Running"' in decided.text
     assert (await served.call("GET", path(paths.OUTGOING, MIGRATION))).status == 404
+
+
+async def test_the_operator_begins_aborts_and_forgets_a_migration_at_its_source(
+    served: Served,
+) -> None:
+    here = path(paths.OUTGOING, MIGRATION)
+    order = OutgoingOrder(
+        migration=MIGRATION, container=ID, epoch=1, target=peer(), strategy=Strategy.PRE_COPY
+    )
+    begun = await served.call("PUT", here, body=order)
+    assert begun.read(MigrationReport).state is SideState.COPYING
+    assert (await served.call("GET", here)).status == 200
+
+    abort = path(paths.OUTGOING_ABORT, MIGRATION)
+    aborted = await served.call("POST", f"{abort}?container={ID}")
+    assert aborted.read(MigrationReport).state is SideState.CANCELLED
+    assert served.source.aborted == {MIGRATION: ID}
+
+    assert (await served.call("DELETE", f"{here}?gone=node-b&gone=node-c")).status == 204
+    assert served.source.forgotten == {MIGRATION: ("node-b", "node-c")}
+
+
+async def test_the_source_prepares_the_memory_and_asks_whether_it_is_awaited(
+    served: Served,
+) -> None:
+    here = path(paths.INCOMING_MEMORY, MIGRATION)
+    assert (await served.call("POST", here)).read(MemoryEndpoint).port == 1
+    assert (await served.call("GET", here)).read(MemoryState).awaited
+
+
+async def test_the_operator_says_that_memory_will_never_come_and_why(served: Served) -> None:
+    here = path(paths.INCOMING_MEMORY, MIGRATION)
+    assert (await served.call("DELETE", here)).status == 400  # no reason given
+    lost = await served.call("DELETE", here, body=MemoryLoss(why="node-a is gone"))
+    assert lost.status == 204
+    assert served.target.memory_lost == {MIGRATION: "node-a is gone"}
+    assert not (await served.call("GET", here)).read(MemoryState).awaited
+
+
+async def test_the_operator_forgets_a_migration_at_its_target(served: Served) -> None:
+    here = path(paths.INCOMING, MIGRATION)
+    await served.call("PUT", here, body=incoming_order())
+    assert (await served.call("DELETE", here)).status == 204
+    assert (await served.call("GET", here)).status == 404
 
 
 async def test_the_node_and_its_metrics_are_told(served: Served) -> None:

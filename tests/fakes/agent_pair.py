@@ -18,10 +18,12 @@ from fakes.agent_peers import FakePeers, Listener, Network
 from fakes.agent_world import (
     Copy,
     FakeBundles,
-    FakeCopies,
+    FakeCheckpoints,
     FakeCpuThrottle,
+    FakeMemoryTransfer,
     FakeMigrationNetwork,
     FakeResidents,
+    FakeRestores,
     Home,
     Lifetime,
     Place,
@@ -109,23 +111,36 @@ class Agent:
         self.residents = FakeResidents(at, self.journal, clock)
         peers: Any = FakePeers(node.pair.network, must_live=self.life.must_live)
         self.handover_queue, self.cpu_throttle = HandoverQueue(), FakeCpuThrottle(at)
-        copies, bundles, network = FakeCopies(at), FakeBundles(at), FakeMigrationNetwork(at)
+        bundles, network = FakeBundles(at), FakeMigrationNetwork(at)
         self.source = Source(
             SourceDeps(
-                journal=self.journal, copies=copies, bundles=bundles, network=network,
-                residents=self.residents, peers=peers, clock=clock,
-                streams=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), cpu_throttle=self.cpu_throttle,
-                handover_queue=self.handover_queue, handover_stats=HandoverStats(),
+                journal=self.journal,
+                checkpoints=FakeCheckpoints(at),
+                memory=FakeMemoryTransfer(at),
+                bundles=bundles,
+                network=network,
+                residents=self.residents,
+                peers=peers,
+                clock=clock,
+                streams=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+                cpu_throttle=self.cpu_throttle,
+                handover_queue=self.handover_queue,
+                handover_stats=HandoverStats(),
                 end_probe=nobody_probes,
             )
-        )  # fmt: skip
+        )
         self.target = Target(
             TargetDeps(
-                journal=self.journal, copies=copies, bundles=bundles, network=network,
-                residents=self.residents, peers=peers, clock=clock,
+                journal=self.journal,
+                restores=FakeRestores(at),
+                bundles=bundles,
+                network=network,
+                residents=self.residents,
+                peers=peers,
+                clock=clock,
                 vacate=self.source.vacate,
             )
-        )  # fmt: skip
+        )
 
     async def start(self) -> None:
         """As app.Agent does it."""

@@ -16,7 +16,9 @@ from transship.agent.containers.decide import BackOff, lifecycle_of
 from transship.agent.journal import transitions
 from transship.agent.journal.store import Journal
 from transship.agent.journal.transitions import OWNED, Record
-from transship.agent.migration.ports import Dumped, Restored, StreamWish, Trees
+from transship.agent.migration.ports import Trees
+from transship.agent.migration.source.deps import Dumped, StreamOptions
+from transship.agent.migration.target.deps import Restored
 from transship.agentapi.migrations import Lifecycle, MemoryEndpoint, Peer
 from transship.agentapi.states import RecordState
 from transship.api.container import RestartPolicy
@@ -198,9 +200,34 @@ class Place:
         return found
 
 
+def _images(at: Place) -> Path:
+    return at.folder / "images"
+
+
+async def _destroy(at: Place) -> None:
+    await at.step("destroy")
+    world, node = at.world, at.node
+    record = world.on_disk[node]()
+    released = record is not None and record.state is RecordState.RELEASED
+    if released and world.unsent.get(node) in world.copies:
+        world.violations.append(f"{node} ends a copy whose memory is wanted")
+    world.end(node, by="destroy")
+    world.servers.pop(node, None)
+
+
 @dataclass(frozen=True)
-class FakeCopies:
+class FakeCheckpoints:
+    """The processes on the source: see migration.source.deps.Checkpoints."""
+
     at: Place
+
+    async def ready(
+        self, container: str, *, to: MemoryEndpoint, node: str, options: StreamOptions
+    ) -> None:
+        await self.at.step("ready")
+
+    async def unready(self, container: str) -> None:
+        await self.at.step("unready")
 
     async def freeze(self, container: str) -> None:
         await self.at.step("freeze")
@@ -214,12 +241,30 @@ class FakeCopies:
             self.at.world.violations.append(f"{self.at.node} thawed a held copy")
         self.at.world.run(self.at.node, copy)
 
-    async def ready(
-        self, container: str, *, to: MemoryEndpoint, node: str, wish: StreamWish
-    ) -> None:
-        await self.at.step("ready")
+    async def dump(self, container: str) -> Dumped:
+        await self.at.step("dump")
+        copy = self.at.copy
+        if copy.state is not State.FROZEN:
+            raise TransshipError(f"dumping a copy that is {copy.state}")
+        folder = _images(self.at)
+        folder.mkdir(exist_ok=True)
+        (folder / "pages").write_text(str(copy.memory))
+        return Dumped(images=folder)
 
-    async def announce_memory(self, container: str) -> int:
+    async def destroy(self, container: str) -> None:
+        await _destroy(self.at)
+
+    def mapped(self, container: str) -> frozenset[str]:
+        return frozenset()
+
+
+@dataclass(frozen=True)
+class FakeMemoryTransfer:
+    """The memory on its way: see migration.source.deps.MemoryTransfer."""
+
+    at: Place
+
+    async def reserve(self, container: str) -> int:
         await self.at.step("announce_memory")
         return 1000
 
@@ -240,23 +285,10 @@ class FakeCopies:
         world = self.at.world
         return round(world.writing * world.slowed.get(self.at.node, 1.0))
 
-    async def unready(self, container: str) -> None:
-        await self.at.step("unready")
-
-    async def dump(self, container: str) -> Dumped:
-        await self.at.step("dump")
-        copy = self.at.copy
-        if copy.state is not State.FROZEN:
-            raise TransshipError(f"dumping a copy that is {copy.state}")
-        folder = self.images(container)
-        folder.mkdir(exist_ok=True)
-        (folder / "pages").write_text(str(copy.memory))
-        return Dumped(images=folder)
-
-    def begin_memory(self, container: str) -> None:
+    def begin_sending(self, container: str) -> None:
         pass
 
-    async def send_memory(self, container: str) -> MemoryTraffic:
+    async def send(self, container: str) -> MemoryTraffic:
         await self.at.step("send_memory")
         copy, servers = self.at.copy, self.at.world.servers
         if copy.state is not State.FROZEN:
@@ -267,14 +299,14 @@ class FakeCopies:
         servers[waiting[0]] = copy.memory
         return MemoryTraffic(page_bytes=100, wire_bytes=100)
 
-    async def promise_memory(self, container: str) -> MemoryTraffic:
+    async def begin_postcopy(self, container: str) -> MemoryTraffic:
         """What of it follows is an event of its own: until then nobody may end this copy."""
-        traffic = await self.send_memory(container)
+        traffic = await self.send(container)
         [target] = [node for node in self.at.world.servers if node != self.at.node]
         self.at.world.unsent[self.at.node] = target
         return traffic
 
-    async def push_memory(self, container: str, *, to: MemoryEndpoint, node: str) -> MemoryTraffic:
+    async def push(self, container: str, *, to: MemoryEndpoint, node: str) -> MemoryTraffic:
         await self.at.step("drain")
         if self.at.copy.state is not State.FROZEN:
             self.at.world.violations.append(f"{self.at.node} drains memory that is not frozen")
@@ -284,22 +316,32 @@ class FakeCopies:
     def sent_bytes(self, container: str) -> int:
         return 0
 
-    async def lacks_memory(self, container: str) -> bool:
-        return self.awaits_memory(container)
 
-    async def lose_memory(self, container: str) -> None:
-        if self.awaits_memory(container):
-            self.at.world.unsent.clear()  # its page server ends with it
-            self.at.world.end(self.at.node, by="stop")
+@dataclass(frozen=True)
+class FakeRestores:
+    """The processes and the memory on the target: see migration.target.deps.Restores."""
 
-    def awaits_memory(self, container: str) -> bool:
-        return self.at.node in self.at.world.unsent.values()
+    at: Place
+
+    def images(self, container: str) -> Path:
+        return _images(self.at)
 
     async def receive(self, container: str, *, node: str) -> MemoryEndpoint:
         await self.at.step("receive")
         self.at.world.servers[self.at.node] = None
         self.images(container).mkdir(exist_ok=True)
         return MemoryEndpoint(address=self.at.node, port=1)
+
+    async def restore(self, container: str, *, timeout_seconds: float) -> Restored:
+        await self.at.step("restore")
+        world, node = self.at.world, self.at.node
+        memory = int((self.images(container) / "pages").read_text())
+        if node in world.copies:
+            world.violations.append(f"{node} restores over a copy")
+        if not world.homes[node].mounted or world.homes[node].files != memory:
+            world.violations.append(f"{node} restores with wrong files")
+        world.copies[node] = Copy(State.HELD, memory)
+        return Restored(pid=1)
 
     async def received(
         self, container: str, *, follows: bool = False, timeout_seconds: float
@@ -313,17 +355,6 @@ class FakeCopies:
             await asyncio.sleep(0.003)
         servers.pop(node)
 
-    async def restore(self, container: str, *, timeout_seconds: float) -> Restored:
-        await self.at.step("restore")
-        world, node = self.at.world, self.at.node
-        memory = int((self.images(container) / "pages").read_text())
-        if node in world.copies:
-            world.violations.append(f"{node} restores over a copy")
-        if not world.homes[node].mounted or world.homes[node].files != memory:
-            world.violations.append(f"{node} restores with wrong files")
-        world.copies[node] = Copy(State.HELD, memory)
-        return Restored(pid=1)
-
     async def resume(self, container: str) -> None:
         await self.at.step("resume")
         if self.at.copy.state is not State.RUNNING:
@@ -332,21 +363,19 @@ class FakeCopies:
     async def settle(self, container: str) -> None:
         await self.at.step("settle")
 
+    async def lacks_memory(self, container: str) -> bool:
+        return self.awaits_memory(container)
+
+    async def lose_memory(self, container: str) -> None:
+        if self.awaits_memory(container):
+            self.at.world.unsent.clear()  # its page server ends with it
+            self.at.world.end(self.at.node, by="stop")
+
+    def awaits_memory(self, container: str) -> bool:
+        return self.at.node in self.at.world.unsent.values()
+
     async def destroy(self, container: str) -> None:
-        await self.at.step("destroy")
-        world, node = self.at.world, self.at.node
-        record = world.on_disk[node]()
-        released = record is not None and record.state is RecordState.RELEASED
-        if released and world.unsent.get(node) in world.copies:
-            world.violations.append(f"{node} ends a copy whose memory is wanted")
-        self.at.world.end(self.at.node, by="destroy")
-        self.at.world.servers.pop(self.at.node, None)
-
-    def images(self, container: str) -> Path:
-        return self.at.folder / "images"
-
-    def mapped(self, container: str) -> frozenset[str]:
-        return frozenset()
+        await _destroy(self.at)
 
 
 @dataclass(frozen=True)

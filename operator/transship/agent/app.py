@@ -26,12 +26,14 @@ from transship.agent.http.routes import make_app
 from transship.agent.journal.store import Journal
 from transship.agent.migration.bundles import NodeBundles
 from transship.agent.migration.container_network import NodeMigrationNetwork
-from transship.agent.migration.copies import NodeCopies, PageTls
 from transship.agent.migration.handover_queue import HANDOVERS_AT_ONCE, HandoverQueue
 from transship.agent.migration.prediction import Predictions
+from transship.agent.migration.source.checkpoints import NodeCheckpoints
 from transship.agent.migration.source.cpu_throttle import CpuThrottle
 from transship.agent.migration.source.handover_stats import HandoverStats
+from transship.agent.migration.source.memory_transfer import NodeMemoryTransfer
 from transship.agent.migration.source.source import Source, SourceDeps
+from transship.agent.migration.target.restores import NodeRestores, PageServerTls
 from transship.agent.migration.target.target import Target, TargetDeps
 from transship.agent.node import health
 from transship.agent.node.cluster import KubeCluster
@@ -161,30 +163,45 @@ class Agent:
         journal, runtime, peers, clock = self.journal, self.runtime, self._peers, self._clock
         settings = self._settings
         files = TlsFiles(settings.authority, settings.certificate, settings.key)
-        page_tls = PageTls(settings.identity.address, files, self._tls.client)
-        copies, bundles = NodeCopies(runtime, page_tls), NodeBundles(runtime)
+        restores = NodeRestores(runtime, PageServerTls(settings.identity.address, files))
+        memory = NodeMemoryTransfer(runtime.layout, self._tls.client)
+        checkpoints = NodeCheckpoints(runtime.layout, memory=memory, restores=restores)
+        bundles = NodeBundles(runtime)
         handover_stats = HandoverStats()
         self.predictions = Predictions(
-            journal, bundles=bundles, processes=copies.processes, tracker=copies.tracker,
+            journal, bundles=bundles, processes=memory.processes, tracker=memory.tracker,
             streams=self._tls.client, handover_stats=handover_stats,
         )  # fmt: skip
         network = NodeMigrationNetwork(self.network)
         source = Source(
             SourceDeps(
-                journal=journal, copies=copies, bundles=bundles, network=network,
-                residents=self.containers, peers=peers, streams=self._tls.client, clock=clock,
-                cpu_throttle=self.cpu_throttle, handover_stats=handover_stats,
+                journal=journal,
+                checkpoints=checkpoints,
+                memory=memory,
+                bundles=bundles,
+                network=network,
+                residents=self.containers,
+                peers=peers,
+                streams=self._tls.client,
+                clock=clock,
+                cpu_throttle=self.cpu_throttle,
+                handover_stats=handover_stats,
                 handover_queue=HandoverQueue(settings.handovers_at_once),
                 end_probe=self.predictions.end,
             )
-        )  # fmt: skip
+        )
         target = Target(
             TargetDeps(
-                journal=journal, copies=copies, bundles=bundles, network=network,
-                residents=self.containers, peers=peers, clock=clock,
+                journal=journal,
+                restores=restores,
+                bundles=bundles,
+                network=network,
+                residents=self.containers,
+                peers=peers,
+                clock=clock,
                 vacate=source.vacate,
             )
-        )  # fmt: skip
+        )
         return source, target
 
     async def _listen(self) -> None:

@@ -153,3 +153,13 @@ async def for_each(
             await work(item)
         except Exception as e:
             _log(e, task=doing, message=f"{doing} failed for {name(item)}")
+
+
+async def in_thread(work: Callable[[T], None], about: T) -> None:
+    """Run in a thread, and wait for its end even when cancelled: a thread cannot be cancelled."""
+    thread = asyncio.create_task(asyncio.to_thread(work, about))
+    try:
+        await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        raise

@@ -7,8 +7,8 @@ from pathlib import Path
 from transship.agent.containers.instances import runtime_order
 from transship.agent.journal.transitions import Record
 from transship.agent.migration.ports import Trees
-from transship.agent.migration.target.deps import in_thread
 from transship.api.container import EmptyDirMedium
+from transship.common.tasks import in_thread
 from transship.runtime.containers import TREES, Runtime
 
 

@@ -87,7 +87,7 @@ class Release:
         with outgoing.watch.step(StepName.DRAIN):
             while True:
                 try:
-                    memory_sent = await self._deps.copies.push_memory(
+                    memory_sent = await self._deps.memory.push(
                         record.id, to=record.memory_goes_to, node=outgoing.order.target.node
                     )
                     outgoing.note_memory_sent(memory_sent)
@@ -153,7 +153,7 @@ class Release:
         """Only the release makes this legal; it can be repeated."""
         successor = recovery.released_to(record)
         recovery.require_memory_sent(record)
-        await self._deps.copies.destroy(record.id)
+        await self._deps.checkpoints.destroy(record.id)
         self._deps.cpu_throttle.release(record.id)  # its cgroup is gone: this forgets what it had
         await asyncio.to_thread(self._deps.network.leave, record, via=successor)
         await self._deps.bundles.remove(record.id)

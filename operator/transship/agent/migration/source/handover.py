@@ -16,8 +16,7 @@ from loguru import logger
 from transship.agent.journal import transitions
 from transship.agent.journal.transitions import Record
 from transship.agent.migration import timeouts
-from transship.agent.migration.ports import Dumped, StreamWish
-from transship.agent.migration.source.deps import SourceDeps, cancelled
+from transship.agent.migration.source.deps import Dumped, SourceDeps, StreamOptions, cancelled
 from transship.agent.migration.source.files import FileCopy
 from transship.agent.migration.source.outgoing import OutgoingMigration
 from transship.agent.migration.source.precopy import Precopy
@@ -90,7 +89,7 @@ class Handover:
         """Another one may run by now, at its own speed and probed, until it is copied in turn."""
         container = outgoing.order.container
         outgoing.leave_queue()
-        await self._deps.copies.unready(container)
+        await self._deps.checkpoints.unready(container)
         self._deps.cpu_throttle.release(container)
         self._deps.residents.readopt(container)
 
@@ -113,7 +112,7 @@ class Handover:
             migration=order.migration,
             context=self._deps.streams,
             pace=outgoing.pace,
-            mapped=lambda: bundles.mapped(record, self._deps.copies.mapped(record.id)),
+            mapped=lambda: bundles.mapped(record, self._deps.checkpoints.mapped(record.id)),
         )
 
     async def _copy_files(self, outgoing: OutgoingMigration, files: FileCopy) -> None:
@@ -131,9 +130,11 @@ class Handover:
         memory = await self._deps.peers.memory(order.target, order.migration)
         outgoing.page_server = memory
         compression = order.settings.compression or Compression.AUTO
-        wish = StreamWish(outgoing.ordered_strategy, outgoing.pace, compression)
+        options = StreamOptions(outgoing.ordered_strategy, outgoing.pace, compression)
         await self._deps.end_probe(order.container)
-        await self._deps.copies.ready(order.container, to=memory, node=order.target.node, wish=wish)
+        await self._deps.checkpoints.ready(
+            order.container, to=memory, node=order.target.node, options=options
+        )
 
     async def _hand_over(self, outgoing: OutgoingMigration, files: FileCopy) -> None:
         order = outgoing.order
@@ -146,7 +147,7 @@ class Handover:
             await self._restore(outgoing, files, None)
         else:
             if not outgoing.strategy.memory_follows:
-                self._deps.copies.begin_memory(order.container)
+                self._deps.memory.begin_sending(order.container)
             dumped = await self._dump(outgoing)
             # the copy is restored around its memory while that is still on its way
             await _both(self._send_memory(outgoing), self._restore(outgoing, files, dumped))
@@ -189,17 +190,17 @@ class Handover:
 
     async def _freeze_instance(self, outgoing: OutgoingMigration, record: Record) -> float:
         """Where it ends in this very moment, it moves as one that does not run."""
-        residents, copies = self._deps.residents, self._deps.copies
+        residents, checkpoints = self._deps.residents, self._deps.checkpoints
         self._deps.network.divert(record, via=outgoing.order.target)
         await self._deps.network.take_up(record)
         began = outgoing.frozen_at = self._deps.clock.monotonic()
         try:
-            await copies.freeze(record.id)
+            await checkpoints.freeze(record.id)
         except TransshipError:
             if residents.instance(record.id) is not None:
                 raise
         if residents.instance(record.id) is None:
-            await copies.unready(record.id)
+            await checkpoints.unready(record.id)
             await residents.record_exit(record.id)
             outgoing.go_cold()
         self._release_throttle(record.id)
@@ -218,7 +219,7 @@ class Handover:
 
     async def _dump(self, outgoing: OutgoingMigration) -> Dumped:
         with outgoing.watch.step(StepName.DUMP):
-            dumped = await self._deps.copies.dump(outgoing.order.container)
+            dumped = await self._deps.checkpoints.dump(outgoing.order.container)
             size = images.size(dumped.images)
             if size > LARGEST_RESTORE_BODY_BYTES:  # the census before the freeze knew of less
                 raise images.too_large(size, most=LARGEST_RESTORE_BODY_BYTES)
@@ -235,9 +236,9 @@ class Handover:
     async def _send_memory(self, outgoing: OutgoingMigration) -> None:
         began = self._deps.clock.monotonic()
         with outgoing.watch.part("SendMemory"):
-            send = self._deps.copies.send_memory
+            send = self._deps.memory.send
             if outgoing.strategy.memory_follows:
-                send = self._deps.copies.promise_memory
+                send = self._deps.memory.begin_postcopy
             outgoing.traffic = await send(outgoing.order.container)
         outgoing.bytes += outgoing.traffic.wire_bytes
         self._rounds.note_rate(outgoing, seconds=self._deps.clock.monotonic() - began)
@@ -276,7 +277,7 @@ class Handover:
         outgoing.watch.add(reply.parts, prefix="Target")
 
     async def _sent(self, outgoing: OutgoingMigration) -> int:
-        return self._deps.copies.sent_bytes(outgoing.order.container)
+        return self._deps.memory.sent_bytes(outgoing.order.container)
 
     def _decide(self, outgoing: OutgoingMigration) -> None:
         """The point of no return. No await here: a cancel comes before it or after it."""

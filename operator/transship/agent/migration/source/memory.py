@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
 
-from transship.agent.migration.ports import StreamWish
+from transship.agent.migration.source.deps import StreamOptions
 from transship.api.migration import MemoryTraffic
 from transship.criu.images.pagemap import LazyRange, SharedImage
 from transship.linux.pages import PAGE_BYTES, PageRange, Process
@@ -42,18 +42,23 @@ class OutgoingMemory:
 
     @classmethod
     async def connect(
-        cls, page_server: RemotePages, processes: Processes, *, tracker: Tracker, wish: StreamWish
+        cls,
+        page_server: RemotePages,
+        processes: Processes,
+        *,
+        tracker: Tracker,
+        options: StreamOptions,
     ) -> Self:
         """Raises Unreachable."""
         channel = await asyncio.to_thread(dial, page_server)
-        sender = PageSender(channel, pace=wish.pace, compression=wish.compression)
+        sender = PageSender(channel, pace=options.pace, compression=options.compression)
         return cls(sender, tracker, processes)
 
     @property
     def traffic(self) -> MemoryTraffic:
         return traffic_of([self._sender])
 
-    async def announce(self) -> int:
+    async def reserve(self) -> int:
         """Have the target make room, when nothing is sent before the freeze; returns the pages."""
         return await self._run(lambda: self._copy.reserve(self._processes()))
 

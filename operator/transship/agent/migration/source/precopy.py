@@ -38,7 +38,7 @@ class Precopy:
 
     async def converge(self, outgoing: OutgoingMigration) -> None:
         """Return when to hand over. Raises TransshipError (DowntimeTooLong) when that never is."""
-        await self._deps.copies.copy_shared(outgoing.order.container)
+        await self._deps.memory.copy_shared(outgoing.order.container)
         while True:
             decision = self._decide(outgoing)
             match decision.act:
@@ -62,8 +62,8 @@ class Precopy:
         """Nothing is copied before the freeze: have the target make room, foretell the rest."""
         order = outgoing.order
         if outgoing.strategy.memory_follows:  # what is shared does not follow
-            await self._deps.copies.copy_shared(order.container)
-        pages = await self._deps.copies.announce_memory(order.container)
+            await self._deps.memory.copy_shared(order.container)
+        pages = await self._deps.memory.reserve(order.container)
         rate = self._deps.handover_stats.rate_to(order.target.node)
         if rate is not None:
             load = Load(pages=pages, zero_pages=0, changes=(), link_rate=rate)
@@ -87,7 +87,7 @@ class Precopy:
         50 MiB/s over 1 Gbit/s each 100 ms of it are 40 ms of blackout.
         """
         if outgoing.copied or outgoing.strategy.memory_follows:
-            await self._deps.copies.copy_shared(outgoing.order.container)
+            await self._deps.memory.copy_shared(outgoing.order.container)
         if not outgoing.copied:
             return
         await self._catch_up(outgoing)
@@ -97,14 +97,14 @@ class Precopy:
 
     async def _catch_up(self, outgoing: OutgoingMigration) -> None:
         """One more round if what has changed since the last one would be noticed."""
-        left = await self._deps.copies.left_pages(outgoing.order.container)
+        left = await self._deps.memory.left_pages(outgoing.order.container)
         outgoing.copied = (*outgoing.copied[:-1], replace(outgoing.copied[-1], left_pages=left))
         if not is_good(self._seen(outgoing)):
             await self._round(outgoing)
         self._predict(outgoing)
 
     async def _round(self, outgoing: OutgoingMigration) -> None:
-        done = await self._deps.copies.copy_round(outgoing.order.container)
+        done = await self._deps.memory.copy_round(outgoing.order.container)
         outgoing.copied = (*outgoing.copied, done)
         outgoing.rounds = shown(outgoing.copied)
         self._deps.handover_stats.note_rate(outgoing.order.target.node, done.rate)

@@ -64,7 +64,7 @@ class Rollback:
 
     async def _end_dump(self, outgoing: OutgoingMigration) -> None:
         with _tolerating(outgoing, "ending the dump"):
-            await self._deps.copies.unready(outgoing.order.container)
+            await self._deps.checkpoints.unready(outgoing.order.container)
 
     async def _close_files(self, outgoing: OutgoingMigration) -> None:
         with _tolerating(outgoing, "closing the stream of files"):
@@ -109,7 +109,7 @@ class Rollback:
             return
         with _tolerating(outgoing, "letting the container run on"):
             if record.started_boot == self._deps.journal.boot:
-                await self._deps.copies.thaw(record.id)
+                await self._deps.checkpoints.thaw(record.id)
             elif not record.started_boot and not outgoing.at_rest:
                 await self._start_again(record)
         if outgoing.frozen_at is not None:

@@ -8,10 +8,10 @@ from contextlib import suppress
 from loguru import logger
 
 from transship.agent.journal import recovery
-from transship.agent.migration.target.deps import TargetDeps, in_thread
+from transship.agent.migration.target.deps import TargetDeps
 from transship.agent.migration.target.incoming import IncomingMigration
 from transship.agentapi.states import SideState
-from transship.common.tasks import Tasks
+from transship.common.tasks import Tasks, in_thread
 
 MEND_SECONDS = 1.0
 """Between tries to remove what a failed arrival has left."""
@@ -30,7 +30,7 @@ class Cleanup:
             return
         record = self._deps.record(incoming)
         await incoming.end_receiving()
-        await self._deps.copies.destroy(record.id)
+        await self._deps.restores.destroy(record.id)
         await asyncio.to_thread(self._deps.network.remove, record)
         await self._deps.bundles.remove(record.id)
         self._deps.journal.remove(record.id)

@@ -1,22 +1,80 @@
-"""What the target's role works with, and what its parts share."""
+"""What the target's role works with: its own port, and all that app.py hands to it."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Protocol
 
 from transship.agent.journal.store import Journal
 from transship.agent.journal.transitions import Record
-from transship.agent.migration.ports import Bundles, Copies, MigrationNetwork, Residents
+from transship.agent.migration.ports import Bundles, MigrationNetwork, Residents
 from transship.agent.migration.target.incoming import IncomingMigration
 from transship.agentapi.client.peer import PeerClient
+from transship.agentapi.migrations import MemoryEndpoint
 from transship.agentapi.states import RecordState
 from transship.common.clock import Clock
 from transship.common.errors import NotFound
 
-T = TypeVar("T")
+
+@dataclass(frozen=True)
+class Restored:
+    """A copy that is restored, and held (frozen until the source's verdict)."""
+
+    pid: int
+
+
+class Restores(Protocol):
+    """The processes and the memory of a container that comes to this node."""
+
+    def images(self, container: str) -> Path:
+        """The folder (on tmpfs) of the images of a dump."""
+        ...
+
+    async def receive(self, container: str, *, node: str) -> MemoryEndpoint:
+        """Get ready for memory and dump of that node's agent; one at a time per container."""
+        ...
+
+    async def restore(self, container: str, *, timeout_seconds: float) -> Restored:
+        """Restore from the images, held. `timeout_seconds` runs from the last page received."""
+        ...
+
+    async def received(
+        self, container: str, *, follows: bool = False, timeout_seconds: float
+    ) -> None:
+        """Wait until every page of the restored copy is on this node. Raises when it cannot.
+
+        Where the memory follows: until no page is here that has changed since it was sent.
+        """
+        ...
+
+    async def resume(self, container: str) -> None:
+        """Let a held copy run."""
+        ...
+
+    async def settle(self, container: str) -> None:
+        """Drop what the restore needed, once the copy runs.
+
+        PageServerDead: lose_memory is due. PageServerSilent: nobody knows yet; call it again.
+        """
+        ...
+
+    async def lacks_memory(self, container: str) -> bool:
+        """Whether pages of a copy that was moved here are still to come."""
+        ...
+
+    async def lose_memory(self, container: str) -> None:
+        """End a copy that lacks pages, which will never come."""
+        ...
+
+    def awaits_memory(self, container: str) -> bool:
+        """Whether a copy that was moved here has not got all of its memory yet."""
+        ...
+
+    async def destroy(self, container: str) -> None:
+        """End a held or half-restored copy without letting it run one instruction more."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,7 +85,7 @@ class TargetDeps:
     """
 
     journal: Journal
-    copies: Copies
+    restores: Restores
     bundles: Bundles
     network: MigrationNetwork
     residents: Residents
@@ -54,13 +112,3 @@ class TargetDeps:
 
     def is_of_this_boot(self, record: Record) -> bool:
         return record.ordered_boot == self.journal.boot
-
-
-async def in_thread(work: Callable[[T], None], about: T) -> None:
-    """A thread cannot be cancelled: whoever is, waits for it, so that nothing passes it."""
-    thread = asyncio.create_task(asyncio.to_thread(work, about))
-    try:
-        await asyncio.shield(thread)
-    except asyncio.CancelledError:
-        await asyncio.wait([thread])
-        raise

@@ -17,7 +17,7 @@ from transship.agent.journal.transitions import Record
 from transship.agent.migration import timeouts
 from transship.agent.migration.stopwatch import Stopwatch
 from transship.agent.migration.target.cleanup import Cleanup
-from transship.agent.migration.target.deps import TargetDeps, in_thread
+from transship.agent.migration.target.deps import TargetDeps
 from transship.agent.migration.target.incoming import IncomingMigration
 from transship.agentapi.migrations import (
     LARGEST_RESTORE_BODY_BYTES,
@@ -29,6 +29,7 @@ from transship.agentapi.states import SideState
 from transship.api.migration import StepName
 from transship.common.certificates import agent_name
 from transship.common.errors import Refused, TransshipError
+from transship.common.tasks import in_thread
 from transship.criu.images import archive as images
 from transship.files.rsync import receive_trees
 from transship.streams.connection import Stream, accept
@@ -70,7 +71,7 @@ class HeldRestore:
         """Get ready for the pages and for the restore."""
         record = self._deps.record(incoming)
         node = "" if record.peer is None else record.peer.node
-        return await self._deps.copies.receive(incoming.container, node=node)
+        return await self._deps.restores.receive(incoming.container, node=node)
 
     async def receive_files(
         self, incoming: IncomingMigration, *, client: str, stream: Stream
@@ -105,7 +106,7 @@ class HeldRestore:
             if not cold:
                 await self._restore_copy(incoming, request, body=body, watch=watch)
             elif not ordered_cold:  # what stood ready for its memory and its restore
-                await self._deps.copies.destroy(incoming.container)
+                await self._deps.restores.destroy(incoming.container)
             with watch.part("Journal"):
                 # Cold: no instance, neither to resume nor to report as lost; see takeover
                 boot = "" if cold else self._deps.journal.boot
@@ -133,16 +134,16 @@ class HeldRestore:
         body: AsyncIterable[bytes],
         watch: Stopwatch,
     ) -> None:
-        copies, container = self._deps.copies, incoming.container
+        restores, container = self._deps.restores, incoming.container
         with watch.part("UnpackImages"):
-            await _unpack(body, copies.images(container))
+            await _unpack(body, restores.images(container))
         with watch.part("Mount"):
             await self._deps.bundles.mount(container)
         with watch.part("Restore"):
             limit = timeouts.restore_seconds(image_bytes=request.image_bytes)
-            restored = await copies.restore(container, timeout_seconds=limit)
+            restored = await restores.restore(container, timeout_seconds=limit)
         with watch.part("ReceivePages"):
-            await copies.received(
+            await restores.received(
                 container, follows=request.memory_follows, timeout_seconds=PAGES_TIMEOUT_SECONDS
             )
         incoming.pid = restored.pid

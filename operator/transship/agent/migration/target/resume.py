@@ -72,7 +72,7 @@ class Resume:
             if not self._deps.is_of_this_boot(record):
                 pass  # nothing is left to resume
             elif record.started_boot:
-                await self._deps.copies.resume(record.id)
+                await self._deps.restores.resume(record.id)
             elif record.state is RecordState.RUNNING and not _waits(incoming):
                 await self._deps.residents.start(record)
         except Exception as e:
@@ -85,7 +85,7 @@ class Resume:
         """Wait until it has all of its memory, and drop what was needed for that."""
         while True:
             try:
-                return await self._deps.copies.settle(container)
+                return await self._deps.restores.settle(container)
             except PageServerDead:  # the kernel gives zeros for what is missing: it must not run on
                 return await self.end_lost(container)
             except PageServerSilent as e:  # it may be giving pages all the same

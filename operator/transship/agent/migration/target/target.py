@@ -91,7 +91,7 @@ class Target:
         if record is None:
             return MemoryState(awaited=False)
         arrived = record.arrived_by == migration
-        return MemoryState(awaited=not arrived or self._deps.copies.awaits_memory(record.id))
+        return MemoryState(awaited=not arrived or self._deps.restores.awaits_memory(record.id))
 
     async def lose_memory(self, migration: str, loss: MemoryLoss) -> None:
         """The memory still to come is lost: by the source, says the operator, or its page server.
@@ -103,11 +103,11 @@ class Target:
         if record is None or record.arrived_by != migration:
             raise NotFound(f"migration {migration} has brought no container here")
         if not record.memory_lost:
-            if not await self._deps.copies.lacks_memory(record.id):
+            if not await self._deps.restores.lacks_memory(record.id):
                 return
             # first: this agent may end before it could say what it has done
             record = self._deps.journal.put(transitions.memory_lost(record, loss.why))
-        await self._deps.copies.lose_memory(record.id)
+        await self._deps.restores.lose_memory(record.id)
         self._note_lost_memory(record, migration)
 
     async def _lose(self, container: str) -> None:
@@ -224,7 +224,7 @@ class Target:
             return
         elif record.memory_lost and record.arrived_by is not None:
             _ = self._settling.begin(self._resume.end_lost(record.id), name="end lost copy")
-        elif self._deps.copies.awaits_memory(record.id):
+        elif self._deps.restores.awaits_memory(record.id):
             _ = self._settling.begin(self._resume.settle(record.id), name="settle")
 
     async def _throw_away(self, incoming: IncomingMigration) -> None:

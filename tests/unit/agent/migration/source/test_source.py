@@ -12,7 +12,7 @@ import pytest
 from fakes.agent_loop import A_MOMENT_SECONDS
 from fakes.agent_pair import Pair
 from fakes.agent_peers import FakePeers
-from fakes.agent_world import FakeCopies
+from fakes.agent_world import FakeMemoryTransfer
 from fakes.orders import ID, order
 from transship.agent.migration.source.completion import LOST_TRIES
 from transship.agentapi.migrations import MigrationReport, RestoreReply, VerdictReply
@@ -509,7 +509,7 @@ def test_pages_that_the_source_has_lost_are_reported(
         raise TransshipError("process 7 is not there any more", reason=Reason.PAGES_LOST)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FakeCopies, "push_memory", lost)
+        patch.setattr(FakeMemoryTransfer, "push", lost)
         pair.strategy = Strategy.POST_COPY
         pair.prepare()
         pair.begin()
@@ -527,7 +527,7 @@ def test_a_drain_outlives_what_the_kernel_refuses(
         raise OSError(errno.EMFILE, "descriptors are short")
 
     with monkeypatch.context() as patch:
-        patch.setattr(FakeCopies, "push_memory", refused)
+        patch.setattr(FakeMemoryTransfer, "push", refused)
         let_memory_follow(pair)
     pair.world.failing.clear()
     pair.until(pair.source_state, equals=SideState.DONE)

@@ -17,8 +17,8 @@ from typing import Any, cast
 import pytest
 
 from transship.agent.containers.instances import NodeInstances
-from transship.agent.migration.copies import NodeCopies
 from transship.agent.migration.target import resume
+from transship.agent.migration.target.restores import NodeRestores
 from transship.agent.migration.target.resume import Resume
 from transship.agentapi.containers import ContainerOrder
 from transship.common.errors import DeadlineExceeded
@@ -68,8 +68,8 @@ def node(tmp_path: Path) -> Processes:
     return Processes(layout)
 
 
-def copies(node: Processes) -> NodeCopies:
-    return NodeCopies(cast("Any", node), cast("Any", None))
+def restores(node: Processes) -> NodeRestores:
+    return NodeRestores(cast("Any", node), cast("Any", None))
 
 
 async def start_anew(node: Processes) -> None:
@@ -79,12 +79,12 @@ async def start_anew(node: Processes) -> None:
 
 async def test_it_is_ended_before_anybody_is_told(node: Processes) -> None:
     with pytest.raises(PageServerDead):
-        await copies(node).settle(CONTAINER)
+        await restores(node).settle(CONTAINER)
     assert node.killed == [1]
 
 
 async def test_it_is_ended_however_often_that_is_asked_for(node: Processes) -> None:
-    ours = copies(node)
+    ours = restores(node)
     assert await ours.lacks_memory(CONTAINER)
     await ours.lose_memory(CONTAINER)
     await ours.lose_memory(CONTAINER)
@@ -93,7 +93,7 @@ async def test_it_is_ended_however_often_that_is_asked_for(node: Processes) -> N
 
 
 async def test_the_instance_after_it_is_left_alone(node: Processes) -> None:
-    ours = copies(node)
+    ours = restores(node)
     with pytest.raises(PageServerDead):
         await ours.settle(CONTAINER)
     await start_anew(node)
@@ -175,7 +175,7 @@ async def test_what_is_no_answer_is_no_proof_that_the_page_server_was_killed(
     says: Conversation, living: LivingPageServer
 ) -> None:
     living.says = says
-    ours = copies(living.processes)
+    ours = restores(living.processes)
     for asking in (
         living.page_server.state(),
         living.page_server.ended(),
@@ -200,7 +200,7 @@ async def test_a_copy_whose_page_server_is_silent_for_a_while_is_settled_in_the_
 ) -> None:
     @dataclass
     class Parts:
-        copies: NodeCopies
+        restores: NodeRestores
 
     async def nobody(container: str) -> None:
         raise AssertionError("nothing is lost")
@@ -209,7 +209,7 @@ async def test_a_copy_whose_page_server_is_silent_for_a_while_is_settled_in_the_
         await reader.readline()
         writer.write(messages.encode(Answer()))
 
-    ours = copies(living.processes)
+    ours = restores(living.processes)
     settling = asyncio.create_task(Resume(cast("Any", Parts(ours)), lose=nobody).settle(CONTAINER))
     await asyncio.wait([settling], timeout=0.3)
     assert not settling.done()

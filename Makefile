@@ -59,11 +59,11 @@ model: .venv/.installed
 
 # One case of each fault, chosen by a seed that is printed: make test-faults-sample FAULTS='--seed N'
 test-faults-sample: setup
-	$(BIN)/python tests/faults/run.py --sample --labs 2 --name sample $(FAULTS)
+	PYTHONPATH=operator:tests $(BIN)/python -m faults.run --sample --labs 2 --name sample $(FAULTS)
 
 # Hours; goes on where it was. FAULTS='--step Decide --fault killed --strategy PreCopy --again'
 test-faults: setup
-	$(BIN)/python tests/faults/run.py --labs 2 --publish $(FAULTS)
+	PYTHONPATH=operator:tests $(BIN)/python -m faults.run --labs 2 --publish $(FAULTS)
 
 # two kernels, by qemu without hardware's help: slow, and not a part of `make test`
 test-vm: EXTRA_PACKAGES := $(VM_PACKAGES)
@@ -72,7 +72,7 @@ test-vm: setup
 
 # podman gets into the nodes of this lab alone. make bench-podman BENCH='--runs 3 --memory 64Mi --json'
 bench-podman: setup
-	$(BIN)/python tests/bench/run.py $(BENCH)
+	PYTHONPATH=operator:tests $(BIN)/python -m bench.run $(BENCH)
 
 crds: .venv/.installed
 	$(BIN)/python -m transship.api.crd.generate

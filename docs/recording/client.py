@@ -19,7 +19,7 @@ def main(address: str) -> None:
             f"{HIDE_CURSOR}{CLEAR}a client asks {address}:{PORT} for the next number\n"
         )
         while not client.error:
-            seen = client.seen()
+            seen = client.measurement()
             sys.stdout.write(
                 f"\r{BOLD}{client.number:7,}{PLAIN} answers in order on one TCP connection; "
                 f"longest wait {BOLD}{seen.longest_gap_milliseconds:3.0f} ms{PLAIN}"

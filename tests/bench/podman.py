@@ -19,7 +19,7 @@ from pyroute2 import IPRoute
 from transship.common.errors import DeadlineExceeded
 from transship.common.processes import run_blocking
 from transship.lab.images.sample_images import sample_name
-from transship.lab.nodes.nodes import ENVIRONMENT, enter_words
+from transship.lab.nodes.namespace_nodes import ENVIRONMENT, enter_words
 from transship.lab.proof.counter_client import PORT
 from transship.lab.state import LabState, lab_dir
 

@@ -1,6 +1,6 @@
 """`make bench-podman`: the same container moved by Transship and by podman, in the same lab.
 
-    python tests/bench/run.py [--memory 256Mi]... [--dirty 20Mi] [--runs N] [--json]
+    python -m bench.run [--memory 256Mi]... [--dirty 20Mi] [--runs N] [--json]
 
 Our blackout is what `transship bench migrate` says, podman's the time without an answer, from the
 last one of the copy on the one node to the first of that on the other. The archive that podman
@@ -17,15 +17,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from echoes import Echoes
-from podman import ADDITION, PodmanContainer, Steps
-
+from bench.echoes import Echoes
+from bench.podman import ADDITION, PodmanContainer, Steps
 from transship.api.placement import Strategy
 from transship.api.quantity import bytes_of
 from transship.common.errors import DeadlineExceeded
@@ -146,8 +142,8 @@ def goes_on(client: CounterClient) -> bool:
     """Whether the connection survived."""
     deadline = time.monotonic() + SETTLE_TIMEOUT_SECONDS
     client.reset()
-    while client.seen().replies < SETTLED_REPLIES:
-        if client.seen().error:
+    while client.measurement().replies < SETTLED_REPLIES:
+        if client.measurement().error:
             return False
         if time.monotonic() > deadline:
             raise DeadlineExceeded("waiting for replies after the move: there are none")

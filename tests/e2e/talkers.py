@@ -13,7 +13,7 @@ from typing import Any
 import talker
 from world import World
 
-from transship.lab.nodes.nodes import enter_words
+from transship.lab.nodes.namespace_nodes import enter_words
 from transship.lab.state import lab_dir
 
 SOURCE = Path(talker.__file__).read_text()

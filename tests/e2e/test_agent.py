@@ -15,8 +15,8 @@ from transship.agentapi.containers import ContainerReports
 from transship.agentapi.states import RecordState, RunState
 from transship.api.placement import DesiredState
 from transship.common.processes import run_blocking
-from transship.lab.nodes.nodes import enter_words
-from transship.lab.proof import faults
+from transship.lab.nodes.namespace_nodes import enter_words
+from transship.lab.proof import fault_injection
 from transship.lab.state import LabState, lab_dir
 
 pytestmark = pytest.mark.lab
@@ -44,11 +44,15 @@ def in_node(lab: LabState, *words: str) -> str:
 
 
 def kill(lab: LabState, kind: str) -> None:
-    faults.kill(lab_dir(lab.name), lab, faults.parse_target(f"{kind}:{NODE}", lab))
+    fault_injection.kill(
+        lab_dir(lab.name), lab, fault_injection.parse_target(f"{kind}:{NODE}", lab)
+    )
 
 
 def restart(lab: LabState, kind: str) -> None:
-    faults.restart(lab_dir(lab.name), lab, faults.parse_target(f"{kind}:{NODE}", lab))
+    fault_injection.restart(
+        lab_dir(lab.name), lab, fault_injection.parse_target(f"{kind}:{NODE}", lab)
+    )
 
 
 def test_a_container_is_started_reached_and_deleted(lab: LabState, guest: Guest) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from world import World
 
-from transship.lab.nodes.nodes import enter_words
+from transship.lab.nodes.namespace_nodes import enter_words
 from transship.lab.proof import failpoints
 from transship.lab.state import lab_dir
 

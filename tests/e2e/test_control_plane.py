@@ -8,11 +8,11 @@ import pytest
 from transship.common.errors import CommandFailed
 from transship.common.processes import run_blocking
 from transship.lab.control_plane.assets import Assets, ensure_assets
-from transship.lab.control_plane.servers import (
+from transship.lab.control_plane.credentials import Kubeconfigs
+from transship.lab.control_plane.kubernetes import (
     API_SERVER,
     CONTROLLER_MANAGER,
     ETCD,
-    ControlPlane,
     start_control_plane,
 )
 from transship.lab.daemons import stop_daemon
@@ -35,11 +35,11 @@ def state_dir(tmp_path_factory):
 
 
 @pytest.fixture
-def control_plane(state_dir, assets) -> ControlPlane:
+def control_plane(state_dir, assets) -> Kubeconfigs:
     return start(state_dir, assets)
 
 
-def start(state_dir: Path, assets: Assets) -> ControlPlane:
+def start(state_dir: Path, assets: Assets) -> Kubeconfigs:
     return start_control_plane(state_dir, assets, address="127.0.0.1", nodes=NODES)
 
 

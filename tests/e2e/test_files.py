@@ -11,7 +11,7 @@ import pytest
 from world import World
 
 from transship.common.processes import run_blocking
-from transship.lab.nodes.nodes import enter_words
+from transship.lab.nodes.namespace_nodes import enter_words
 from transship.lab.state import lab_dir
 
 pytestmark = pytest.mark.lab

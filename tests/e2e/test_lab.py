@@ -23,9 +23,9 @@ from transship.lab.daemons import (
     log_path,
     signal_daemon,
 )
-from transship.lab.nodes import cgroups, network, nodes
+from transship.lab.nodes import cgroups, namespace_nodes, network
 from transship.lab.nodes.image import ensure_node_image
-from transship.lab.proof import faults
+from transship.lab.proof import fault_injection
 from transship.lab.state import LabState, lab_dir, load_state, node_names
 
 pytestmark = pytest.mark.lab
@@ -64,9 +64,14 @@ class BareLab:
         return load_state(self.directory)
 
     def run(self, member: str, *words: str) -> subprocess.CompletedProcess[str]:
-        argv = [*nodes.enter_words(self.directory, member), *words]
+        argv = [*namespace_nodes.enter_words(self.directory, member), *words]
         return subprocess.run(
-            argv, env=nodes.ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
+            argv,
+            env=namespace_nodes.ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
 
     def output(self, member: str, *words: str) -> str:
@@ -85,7 +90,7 @@ class BareLab:
         """Start a program on a node and wait until it listens; the name of its log."""
         name = f"server-{member}-{time.monotonic_ns()}"
         argv = ["python3", "-c", program]
-        nodes.start_in_node(self.directory, self.state, member, name=name, argv=argv)
+        namespace_nodes.start_in_node(self.directory, self.state, member, name=name, argv=argv)
         self.await_log(name, "listens")
         return name
 
@@ -109,7 +114,7 @@ def make_bare_lab(name: str, count: int) -> BareLab:
     state = cluster.claim(directory, node_names(count), link_rate=None, image=image)
     network.create_network(directory, state)
     for member in (*state.nodes, "operator"):
-        nodes.boot_node(directory, state, member)
+        namespace_nodes.boot_node(directory, state, member)
     return BareLab(directory)
 
 
@@ -128,9 +133,9 @@ def bare(_bare):
         if name.startswith("server-"):
             kill_daemon(_bare.directory, name)
     for node in _bare.state.nodes:
-        if not nodes.node_alive(_bare.directory, node):
-            nodes.boot_node(_bare.directory, _bare.state, node)
-    faults.heal(_bare.directory, _bare.state)
+        if not namespace_nodes.node_alive(_bare.directory, node):
+            namespace_nodes.boot_node(_bare.directory, _bare.state, node)
+    fault_injection.heal(_bare.directory, _bare.state)
 
 
 def test_a_node_sees_nothing_of_the_machine(bare):
@@ -148,7 +153,7 @@ def test_a_node_has_a_name_a_disk_and_an_empty_run(bare):
     assert bare.output("node-a", "stat", "-f", "-c", "%T", "/run") == "tmpfs"
     assert bare.output("node-a", "stat", "-f", "-c", "%T", "/var/lib/transship") == "ext2/ext3"
     blocks = bare.output("node-a", "stat", "-f", "-c", "%b %S", "/var/lib/transship").split()
-    assert int(blocks[0]) * int(blocks[1]) > 0.9 * nodes.DISK_BYTES
+    assert int(blocks[0]) * int(blocks[1]) > 0.9 * namespace_nodes.DISK_BYTES
 
 
 def test_orphans_are_reaped(bare):
@@ -168,18 +173,18 @@ def test_everyone_reaches_everyone_the_machine_included(bare):
 
 
 def test_a_partition_cuts_two_members_and_nobody_else(bare):
-    faults.partition(bare.directory, bare.state, source="node-a", target="operator")
+    fault_injection.partition(bare.directory, bare.state, source="node-a", target="operator")
     assert not bare.reaches("node-a", "operator")
     assert not bare.reaches("operator", "node-a")
     assert bare.reaches("node-a", "node-b")
     assert bare.reaches("operator", "node-b")
-    faults.heal(bare.directory, bare.state)
+    fault_injection.heal(bare.directory, bare.state)
     assert bare.reaches("node-a", "operator")
 
 
 def test_partitions_add_up(bare):
     for target in ("node-b", "node-c"):
-        faults.partition(bare.directory, bare.state, source="node-a", target=target)
+        fault_injection.partition(bare.directory, bare.state, source="node-a", target=target)
     assert not bare.reaches("node-b", "node-a")
     assert not bare.reaches("node-c", "node-a")
     assert bare.reaches("node-b", "node-c")
@@ -187,16 +192,18 @@ def test_partitions_add_up(bare):
 
 def test_a_partition_of_one_direction_loses_only_what_that_side_sends(bare):
     listening = bare.serve("node-b", ECHO)
-    faults.partition(bare.directory, bare.state, source="node-b", target="node-a", one_way=True)
+    fault_injection.partition(
+        bare.directory, bare.state, source="node-b", target="node-a", one_way=True
+    )
     assert not bare.reaches("node-a", "node-b")
     assert daemon_alive(bare.directory, listening)
     assert len(bare.state.cuts) == 1
 
 
 def test_a_partition_outlasts_the_restart_of_a_node(bare):
-    faults.partition(bare.directory, bare.state, source="node-a", target="node-b")
-    nodes.cut_power(bare.directory, bare.state, "node-a")
-    nodes.boot_node(bare.directory, bare.state, "node-a")
+    fault_injection.partition(bare.directory, bare.state, source="node-a", target="node-b")
+    namespace_nodes.cut_power(bare.directory, bare.state, "node-a")
+    namespace_nodes.boot_node(bare.directory, bare.state, "node-a")
     assert not bare.reaches("node-a", "node-b")
     assert bare.reaches("node-a", "node-c")
 
@@ -211,9 +218,9 @@ def test_a_node_loses_its_power_whatever_has_become_of_its_services(bare):
         while (fields := stat_of(pid))[0] != state:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-    assert int(fields[1]) == nodes.node_pid(bare.directory, "node-a")
-    nodes.cut_power(bare.directory, bare.state, "node-a")
-    assert not nodes.node_alive(bare.directory, "node-a")
+    assert int(fields[1]) == namespace_nodes.node_pid(bare.directory, "node-a")
+    namespace_nodes.cut_power(bare.directory, bare.state, "node-a")
+    assert not namespace_nodes.node_alive(bare.directory, "node-a")
 
 
 def test_nobody_hears_a_last_word_of_a_node_that_lost_power(bare):
@@ -223,7 +230,7 @@ def test_nobody_hears_a_last_word_of_a_node_that_lost_power(bare):
     ) as peer:
         peer.sendall(b"ping")
         assert peer.recv(4) == b"ping"
-        nodes.cut_power(bare.directory, bare.state, "node-a")
+        namespace_nodes.cut_power(bare.directory, bare.state, "node-a")
         peer.settimeout(0.5)
         with pytest.raises(TimeoutError):
             peer.recv(1)
@@ -233,9 +240,9 @@ def test_a_node_that_comes_back_has_its_disk_and_a_new_boot_and_nothing_else(bar
     before = bare.output("node-a", "cat", "/proc/sys/kernel/random/boot_id")
     bare.output("node-a", "sh", "-c", "echo kept >/var/lib/transship/file; echo lost >/run/file")
     waiting = bare.serve("node-a", ECHO)
-    nodes.cut_power(bare.directory, bare.state, "node-a")
+    namespace_nodes.cut_power(bare.directory, bare.state, "node-a")
     assert not daemon_alive(bare.directory, waiting)
-    nodes.boot_node(bare.directory, bare.state, "node-a")
+    namespace_nodes.boot_node(bare.directory, bare.state, "node-a")
     assert bare.output("node-a", "cat", "/var/lib/transship/file") == "kept"
     assert bare.run("node-a", "test", "-e", "/run/file").returncode != 0
     assert bare.output("node-a", "cat", "/proc/sys/kernel/random/boot_id") != before
@@ -244,8 +251,8 @@ def test_a_node_that_comes_back_has_its_disk_and_a_new_boot_and_nothing_else(bar
 
 def test_a_node_with_frozen_processes_loses_power_like_any_other(bare):
     frozen = bare.serve("node-b", ECHO)
-    freeze(f"{bare.state.cgroup_of('node-b')}/{nodes.SYSTEM_CGROUP}")
-    nodes.cut_power(bare.directory, bare.state, "node-b")
+    freeze(f"{bare.state.cgroup_of('node-b')}/{namespace_nodes.SYSTEM_CGROUP}")
+    namespace_nodes.cut_power(bare.directory, bare.state, "node-b")
     assert not daemon_alive(bare.directory, frozen)
     assert not cgroups.exists(bare.state.cgroup_of("node-b"))
 
@@ -260,7 +267,7 @@ def freeze(cgroup: str) -> None:
 
 
 def test_a_full_disk_is_full_for_its_node_alone(bare):
-    size = nodes.DISK_BYTES * 2
+    size = namespace_nodes.DISK_BYTES * 2
     done = bare.run("node-a", "fallocate", "-l", str(size), "/var/lib/transship/huge")
     assert "No space left" in done.stderr
     bare.run("node-a", "rm", "-f", "/var/lib/transship/huge")
@@ -285,12 +292,12 @@ def test_a_process_is_dumped_and_restored_on_a_node(bare):
 
 
 def test_a_link_rate_holds_in_both_directions_and_goes(bare):
-    faults.limit_rate(bare.directory, bare.state, network.parse_rate("100mbit"))
+    fault_injection.limit_rate(bare.directory, bare.state, network.parse_rate("100mbit"))
     try:
         assert 80e6 < throughput(bare, "node-a", "node-b") < 105e6
         assert 80e6 < throughput(bare, "node-b", "node-a") < 105e6
     finally:
-        faults.limit_rate(bare.directory, bare.state, None)
+        fault_injection.limit_rate(bare.directory, bare.state, None)
     assert throughput(bare, "node-a", "node-b") > 300e6
 
 

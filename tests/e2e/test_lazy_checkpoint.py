@@ -13,7 +13,7 @@ import lazy_checkpoint_scenarios
 import pytest
 
 from transship.common.processes import run_blocking
-from transship.lab.nodes.nodes import enter_words
+from transship.lab.nodes.namespace_nodes import enter_words
 from transship.lab.state import LabState, lab_dir
 
 pytestmark = pytest.mark.lab

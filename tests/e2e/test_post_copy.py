@@ -78,7 +78,7 @@ def restart_target(world: World) -> None:
 
 def kill_server(world: World) -> None:
     """The younger of the page server's two processes."""
-    script = "grep -la agent.page_keepe[r] /proc/[0-9]*/cmdline"
+    script = "grep -la memory.page_server.proces[s] /proc/[0-9]*/cmdline"
     found = [
         int(line.split("/")[2]) for line in world.on_node("node-b", "sh", "-c", script).split()
     ]

@@ -8,7 +8,7 @@ import pytest
 import runtime_scenarios
 
 from transship.common.processes import run_blocking
-from transship.lab.nodes.nodes import enter_words
+from transship.lab.nodes.namespace_nodes import enter_words
 from transship.lab.state import LabState, lab_dir
 
 pytestmark = pytest.mark.lab

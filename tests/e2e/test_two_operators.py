@@ -13,7 +13,7 @@ from world import World
 from transship.common.errors import NotFound
 from transship.controller.leader import LEASE_SECONDS
 from transship.lab.daemons import daemon_alive, kill_daemon, signal_daemon
-from transship.lab.nodes import nodes
+from transship.lab.nodes import namespace_nodes
 from transship.lab.services import FILES, PYTHON
 from transship.lab.state import OPERATOR, lab_dir
 
@@ -56,7 +56,7 @@ def candidates(world: World) -> Iterator[None]:
                   "--ignore-not-found")  # fmt: skip
     for name in CANDIDATES:
         argv = [PYTHON, "-m", "transship.controller", *FILES.flags(), "--name", name]
-        nodes.start_in_node(
+        namespace_nodes.start_in_node(
             directory, world.lab, OPERATOR, name=name, argv=[*argv, "--leader-elect"]
         )
     yield

@@ -18,9 +18,9 @@ from transship.api.crd.admission import NAME as POLICY
 from transship.cli.app import app
 from transship.common.errors import CommandFailed
 from transship.common.processes import run_blocking
+from transship.lab.nodes.namespace_nodes import enter_words
 from transship.lab.nodes.network import parse_rate
-from transship.lab.nodes.nodes import enter_words
-from transship.lab.proof import faults
+from transship.lab.proof import fault_injection
 from transship.lab.proof.counter_client import CounterClient
 from transship.lab.state import LabState, lab_dir, load_state
 
@@ -222,21 +222,25 @@ class World:
         return {node: text for node, text in found.items() if text.strip()}
 
     def kill(self, target: str) -> None:
-        faults.kill(self._directory, self._state(), faults.parse_target(target, self.lab))
+        fault_injection.kill(
+            self._directory, self._state(), fault_injection.parse_target(target, self.lab)
+        )
 
     def restart(self, target: str) -> None:
-        faults.restart(self._directory, self._state(), faults.parse_target(target, self.lab))
+        fault_injection.restart(
+            self._directory, self._state(), fault_injection.parse_target(target, self.lab)
+        )
 
     def partition(self, one: str, other: str) -> None:
-        faults.partition(self._directory, self._state(), source=one, target=other)
+        fault_injection.partition(self._directory, self._state(), source=one, target=other)
 
     def limit_rate(self, rate: str | None) -> None:
         """Shape every node's link, such as 100mbit; healing frees them."""
         bits = None if rate is None else parse_rate(rate)
-        faults.limit_rate(self._directory, self._state(), bits)
+        fault_injection.limit_rate(self._directory, self._state(), bits)
 
     def heal(self) -> None:
-        faults.heal(self._directory, self._state())
+        fault_injection.heal(self._directory, self._state())
         if self._state().link_rate is not None:
             self.limit_rate(None)
 

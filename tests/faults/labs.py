@@ -1,4 +1,4 @@
-"""A lab for many cases, with what its nodes hold at rest; a new one after a case that did harm."""
+"""A lab that runs case after case; after a violation it is repaired or made anew."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-import trial
-from table import Case
-
+from faults import trial
+from faults.cases import Case
 from transship.lab import cluster
-from transship.lab.proof import faults, guests
-from transship.lab.proof.world_check import World
+from transship.lab.proof import fault_injection, observed_lab
+from transship.lab.proof.observed_lab import ObservedLab
 from transship.lab.state import LabState, find_state, lab_dir
 from transship.lab.status import lab_status
 
@@ -27,14 +26,14 @@ def say(text: str) -> None:
 
 
 class FaultLab:
-    """A lab of this name between `with` and its end; `keep` takes one over and leaves it."""
+    """A lab for as long as the `with`. With `keep`, an existing lab is used and left in place."""
 
     def __init__(self, name: str, *, keep: bool = False) -> None:
         self._name, self._keep = name, keep
         self._stack = ExitStack()
-        self._world: World | None = None
+        self._lab: ObservedLab | None = None
         self._cases = 0
-        self._harmed = False
+        self._violated = False
 
     def __enter__(self) -> Self:
         self._open(find_state(lab_dir(self._name)) if self._keep else None)
@@ -51,19 +50,20 @@ class FaultLab:
             cluster.down(self._name)
 
     def run(self, case: Case) -> trial.Result:
-        assert self._world is not None
-        if self._harmed:
-            self._mend()
+        assert self._lab is not None
+        if self._violated:
+            self._repair()
         self._cases += 1
         source, target = self._pair()
         try:
             result = trial.run(
-                self._world, case, name=f"w{self._cases}", source=source, target=target
+                self._lab, case, name=f"w{self._cases}", source=source, target=target
             )
-        except Exception as e:  # the case is over, those after it are not
+        # a defect of one case must not end the cases after it
+        except Exception as e:
             traceback.print_exc()
             result = trial.Result(case, "violated", f"{type(e).__name__}: {e}")
-        self._harmed = not result.ok
+        self._violated = not result.ok
         return result
 
     def _pair(self) -> tuple[str, str]:
@@ -71,24 +71,24 @@ class FaultLab:
         return nodes[self._cases % NODES], nodes[(self._cases + 1) % NODES]
 
     def _nodes(self) -> tuple[str, ...]:
-        assert self._world is not None
-        return self._world.state.nodes
+        assert self._lab is not None
+        return self._lab.state.nodes
 
-    def _mend(self) -> None:
-        """What is left over is in everybody's way no more; anything worse needs a new lab."""
-        world = self._world
-        assert world is not None
-        if world.cluster.placements() or not lab_status(lab_dir(self._name), world.state).complete:
+    def _repair(self) -> None:
+        """Count leftovers as baseline; anything worse needs a new lab."""
+        lab = self._lab
+        assert lab is not None
+        if lab.resources.placements() or not lab_status(lab_dir(self._name), lab.state).complete:
             self._renew()
         else:
-            self._world = replace(world, rest=guests.inventories(world))
+            self._lab = replace(lab, baseline=lab.snapshots())
 
     def _renew(self) -> None:
         self._stack.close()
         self._stack = ExitStack()
         self._open(None)
 
-    def _open(self, left: LabState | None) -> None:
-        state = left or cluster.up(self._name, NODES, say=say)
-        faults.heal(lab_dir(state.name), state)
-        self._world = self._stack.enter_context(guests.at_rest(state))
+    def _open(self, existing: LabState | None) -> None:
+        state = existing or cluster.up(self._name, NODES, say=say)
+        fault_injection.heal(lab_dir(state.name), state)
+        self._lab = self._stack.enter_context(observed_lab.idle_lab(state))

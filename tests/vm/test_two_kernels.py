@@ -15,7 +15,7 @@ from world import COUNTER_READY, World, condition
 
 from transship.lab import cluster
 from transship.lab.control_plane.assets import ensure_assets
-from transship.lab.proof import witness
+from transship.lab.proof.workload import query_witness
 from transship.lab.state import find_state, lab_dir
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
@@ -61,15 +61,15 @@ def test_a_container_moves_between_two_kernels_and_back_whole_and_with_its_conne
     container = {"image": world.image("witness"), "env": env, "readinessProbe": COUNTER_READY}
     world.apply("witness", container=container, migration={"strategy": "PreCopy"})
     address = world.await_running("witness", node="node-a")["address"]
-    before = witness.hear(address)
+    before = query_witness(address)
 
     with world.client("witness") as client:
         for node in ("node-b", "node-a"):
             world.move("witness", node)
             world.await_running("witness", node=node)
             world.goes_on(client)
-            after = witness.hear(address)
-            assert (after.name, after.broken) == (before.name, "")
+            after = query_witness(address)
+            assert (after.run, after.corruption) == (before.run, "")
 
     moves = world.migrations("witness")
     assert len(moves) == 2

@@ -17,7 +17,7 @@ from transship.cli.options import AsJson, print_json, print_table, progress
 from transship.common.errors import InvalidInput
 from transship.lab import cluster
 from transship.lab.nodes.network import parse_rate
-from transship.lab.proof import bench, faults
+from transship.lab.proof import bench, fault_injection
 from transship.lab.proof.soak import soak as run_soak
 from transship.lab.state import LabState, find_state, lab_dir
 
@@ -100,9 +100,9 @@ def _lab(name: str, *, rate: int | None) -> Iterator[LabState]:
     if state is not None and state.kubeconfig is not None:
         previous = state.link_rate
         try:
-            yield faults.limit_rate(directory, state, rate)
+            yield fault_injection.limit_rate(directory, state, rate)
         finally:
-            faults.limit_rate(directory, state, previous)
+            fault_injection.limit_rate(directory, state, previous)
         return
     try:
         yield cluster.up(name, 2, say=progress.print, link_rate=rate)

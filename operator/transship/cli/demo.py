@@ -74,12 +74,12 @@ class _Demo:
         self._kubectl("patch", "placement", "counter", "--type=merge", "-p", patch)
         self._await(f"on {target}", lambda: self._arrived(target))
         total = time.monotonic() - began
-        first = client.seen().replies
-        self._await("answering", lambda: bool(client.error) or client.seen().replies > first)
+        first = client.measurement().replies
+        self._await("answering", lambda: bool(client.error) or client.measurement().replies > first)
         if client.error:
             raise TransshipError(f"the client's connection broke: {client.error}")
         blackout = self._status("{.status.lastMigration.blackoutMilliseconds}")
-        gap = client.seen().longest_gap_milliseconds
+        gap = client.measurement().longest_gap_milliseconds
         out.print(
             f"  it runs on {target} after {total:.2f} s: no copy ran for {blackout} ms, "
             f"the client waited {gap:.0f} ms at the longest",

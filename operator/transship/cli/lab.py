@@ -18,9 +18,9 @@ from transship.cli.options import AsJson, print_table, progress
 from transship.common.errors import NotFound, Refused
 from transship.lab import cluster
 from transship.lab.daemons import daemon_names, log_path, program
-from transship.lab.nodes import nodes
+from transship.lab.nodes import namespace_nodes
 from transship.lab.nodes.network import parse_rate
-from transship.lab.proof import faults
+from transship.lab.proof import fault_injection
 from transship.lab.state import LabState, lab_dir, load_state
 from transship.lab.status import LabStatus, lab_status
 
@@ -90,9 +90,9 @@ def execute(node: Node, command: list[str], name: Name = DEFAULT) -> None:
     _require_root()
     directory = lab_dir(name)
     load_state(directory).address(node)
-    words = [*nodes.enter_words(directory, node), *command]
+    words = [*namespace_nodes.enter_words(directory, node), *command]
     terminal = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
-    os.execve(words[0], words, {**nodes.ENVIRONMENT, **terminal})  # noqa: S606
+    os.execve(words[0], words, {**namespace_nodes.ENVIRONMENT, **terminal})  # noqa: S606
 
 
 @app.command()
@@ -100,7 +100,7 @@ def kill(what: What, name: Name = DEFAULT) -> None:
     """End a service as a crash would, or cut a node's power."""
     _require_root()
     with cluster.changing(name) as (directory, state):
-        faults.kill(directory, state, faults.parse_target(what, state))
+        fault_injection.kill(directory, state, fault_injection.parse_target(what, state))
 
 
 @app.command()
@@ -108,7 +108,7 @@ def restart(what: What, name: Name = DEFAULT) -> None:
     """Start a service or a node again, after ending it if it runs."""
     _require_root()
     with cluster.changing(name) as (directory, state):
-        faults.restart(directory, state, faults.parse_target(what, state))
+        fault_injection.restart(directory, state, fault_injection.parse_target(what, state))
 
 
 @app.command()
@@ -116,7 +116,7 @@ def hang(what: What, name: Name = DEFAULT) -> None:
     """Stop a service where it stands: it answers nothing, and its connections stay open."""
     _require_root()
     with cluster.changing(name) as (directory, state):
-        faults.hang(directory, _service(what, state))
+        fault_injection.hang(directory, _service(what, state))
 
 
 @app.command()
@@ -124,7 +124,7 @@ def resume(what: What, name: Name = DEFAULT) -> None:
     """Let a service that hangs go on where it was."""
     _require_root()
     with cluster.changing(name) as (directory, state):
-        faults.resume(directory, _service(what, state))
+        fault_injection.resume(directory, _service(what, state))
 
 
 @app.command()
@@ -138,7 +138,7 @@ def partition(
     """Cut two members of the lab's network from each other, in addition to earlier cuts."""
     _require_root()
     with cluster.changing(name) as (directory, state):
-        faults.partition(
+        fault_injection.partition(
             directory, state, source=one, target=other, one_way=one_way, percent=percent
         )
 
@@ -148,7 +148,7 @@ def heal(name: Name = DEFAULT) -> None:
     """Undo every partition."""
     _require_root()
     with cluster.changing(name) as (directory, state):
-        faults.heal(directory, state)
+        fault_injection.heal(directory, state)
 
 
 @app.command()
@@ -183,9 +183,9 @@ def logs(
     typer.echo(path.read_text(errors="replace"), nl=False)
 
 
-def _service(what: str, state: LabState) -> faults.Target:
-    target = faults.parse_target(what, state)
-    if target.kind is faults.Kind.NODE:
+def _service(what: str, state: LabState) -> fault_injection.Target:
+    target = fault_injection.parse_target(what, state)
+    if target.kind is fault_injection.Kind.NODE:
         raise Refused(f"{what} cannot hang: only services can", hint="operator or agent:NODE")
     return target
 

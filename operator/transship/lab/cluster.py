@@ -18,12 +18,13 @@ from transship.lab.cache import Say
 from transship.lab.cleanup import remove_lab
 from transship.lab.control_plane import objects
 from transship.lab.control_plane.assets import Assets, ensure_assets
+from transship.lab.control_plane.credentials import Kubeconfigs
+from transship.lab.control_plane.kubernetes import start_control_plane
 from transship.lab.control_plane.readiness import log_tail
 from transship.lab.control_plane.registry import start_registry
-from transship.lab.control_plane.servers import ControlPlane, start_control_plane
 from transship.lab.daemons import daemon_alive
 from transship.lab.images import sample_images
-from transship.lab.nodes import cgroups, network, nodes, virtual_machines
+from transship.lab.nodes import cgroups, namespace_nodes, network, virtual_machines
 from transship.lab.nodes.image import ensure_node_image
 from transship.lab.nodes.vm_kernel import Kernel, ensure_kernel
 from transship.lab.state import (
@@ -120,7 +121,7 @@ class _Making:
         self.await_ready(state)
         return state
 
-    def kubernetes(self, state: LabState) -> ControlPlane:
+    def kubernetes(self, state: LabState) -> Kubeconfigs:
         control_plane = start_control_plane(
             self.directory,
             self.assets,
@@ -143,7 +144,7 @@ class _Making:
     def hosts(self, state: LabState) -> None:
         booted = [] if self.kernel else state.nodes
         for member in (*booted, OPERATOR):
-            nodes.boot_node(self.directory, state, member)
+            namespace_nodes.boot_node(self.directory, state, member)
         if self.kernel:
             virtual_machines.make_image(self.directory, state)  # they boot with their agents
         self.say(f"{len(booted)} nodes are up")
@@ -152,7 +153,7 @@ class _Making:
         if state.registry is not None:
             sample_images.push_sample_images(state.registry, say=self.say)
 
-    def agent(self, state: LabState, node: str, control_plane: ControlPlane) -> None:
+    def agent(self, state: LabState, node: str, control_plane: Kubeconfigs) -> None:
         configuration = services.agent_configuration(
             state, node, authority=self.authority, kubeconfig=control_plane.agents[node]
         )
@@ -165,10 +166,10 @@ class _Making:
                 configuration=configuration,
             )
             return
-        nodes.configure_node(self.directory, node, configuration)
+        namespace_nodes.configure_node(self.directory, node, configuration)
         services.start_agent(self.directory, state, node)
 
-    def operator(self, state: LabState, control_plane: ControlPlane) -> None:
+    def operator(self, state: LabState, control_plane: Kubeconfigs) -> None:
         services.configure_operator(
             self.directory, authority=self.authority, kubeconfig=control_plane.operator
         )

@@ -15,13 +15,13 @@ from transship.common.certificates import Authority, Credentials, ensure_authori
 from transship.common.errors import TransshipError
 from transship.common.failpoints import VARIABLE as FAILPOINTS_VARIABLE
 from transship.lab.control_plane.readiness import answers, wait_until_ready
-from transship.lab.nodes import nodes
+from transship.lab.nodes import namespace_nodes
 from transship.lab.nodes.network import UNDERLAY
 from transship.lab.state import OPERATOR, LabState
 
 AGENT_PORT = 7443
 HEALTH_PORT = 8080
-FOLDER = Path("/", nodes.CONFIGURATION)
+FOLDER = Path("/", namespace_nodes.CONFIGURATION)
 PYTHON = "/opt/transship/bin/python"
 CONNECT_TIMEOUT_SECONDS = 1.0
 FAILPOINTS = Path("/run/failpoints")  # where tests make a lab's agents stop
@@ -65,11 +65,11 @@ def agent_configuration(
 def configure_operator(state_dir: Path, *, authority: Authority, kubeconfig: Path) -> None:
     credentials = authority.issue_operator()
     files = _files(kubeconfig, authority=authority, credentials=credentials)
-    nodes.configure_node(state_dir, OPERATOR, files)
+    namespace_nodes.configure_node(state_dir, OPERATOR, files)
 
 
 def start_agent(state_dir: Path, state: LabState, node: str) -> None:
-    nodes.start_in_node(
+    namespace_nodes.start_in_node(
         state_dir,
         state,
         node,
@@ -82,7 +82,7 @@ def start_agent(state_dir: Path, state: LabState, node: str) -> None:
 def start_operator(state_dir: Path, state: LabState) -> None:
     health = ["--health-port", str(HEALTH_PORT)]
     argv = [PYTHON, "-m", "transship.controller", *FILES.flags(), "--name", OPERATOR, *health]
-    nodes.start_in_node(state_dir, state, OPERATOR, name=OPERATOR, argv=argv)
+    namespace_nodes.start_in_node(state_dir, state, OPERATOR, name=OPERATOR, argv=argv)
 
 
 def agent_argv(state: LabState, node: str) -> list[str]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from transship.lab import services
 from transship.lab.daemons import daemon_alive, daemon_names, log_path
-from transship.lab.nodes import nodes
+from transship.lab.nodes import namespace_nodes
 from transship.lab.state import OPERATOR, Cut, LabState
 
 
@@ -57,7 +57,9 @@ class LabStatus(BaseModel):
 
 def lab_status(directory: Path, state: LabState) -> LabStatus:
     hosts = tuple(_host(directory, state, member) for member in (*state.nodes, OPERATOR))
-    inside = {host.service for host in hosts} | {nodes.init_daemon(host.name) for host in hosts}
+    inside = {host.service for host in hosts} | {
+        namespace_nodes.init_daemon(host.name) for host in hosts
+    }
     servers = [name for name in daemon_names(directory) if name not in inside]
     return LabStatus(
         name=state.name,
@@ -81,7 +83,7 @@ def _host(directory: Path, state: LabState, member: str) -> HostStatus:
     return HostStatus(
         name=member,
         address=state.address(member),
-        running=nodes.node_alive(directory, member),
+        running=namespace_nodes.node_alive(directory, member),
         service=service,
         service_running=daemon_alive(directory, service),
         log=log_path(directory, service),

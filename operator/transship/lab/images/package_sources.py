@@ -17,7 +17,7 @@ from pathlib import Path
 from transship.common.errors import CommandFailed
 from transship.common.processes import run_blocking
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+REPOSITORY = Path(__file__).resolve().parents[4]
 SYSTEM_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 BUNDLE_IN_BUILD = "/run/machine-ca.crt"
 # of what pip can be told, what says where packages come from (not: paths on this machine)

@@ -17,7 +17,7 @@ from transship.common.errors import TransshipError
 from transship.common.processes import run_blocking
 from transship.lab.control_plane.readiness import wait_until_ready
 from transship.lab.daemons import daemon_pid, program, start_daemon
-from transship.lab.nodes import network, nodes, vm_kernel
+from transship.lab.nodes import namespace_nodes, network, vm_kernel
 from transship.lab.nodes.vm_kernel import Kernel
 from transship.lab.state import MACHINE, LabState
 
@@ -73,14 +73,14 @@ def start_machine(
     configuration: Mapping[str, bytes],
 ) -> None:
     """Boot a node's machine, or boot it again; `argv` is the agent's."""
-    folder = nodes.prepare_node(state_dir, state, node)
+    folder = namespace_nodes.prepare_node(state_dir, state, node)
     _configure(folder, state, argv=argv, configuration=configuration)
     start(state_dir, state, node, kernel=kernel, daemon=daemon)
 
 
 def start(state_dir: Path, state: LabState, node: str, *, kernel: Kernel, daemon: str) -> None:
     """Switch on a machine that has its configuration."""
-    folder = nodes.node_dir(state_dir, node)
+    folder = namespace_nodes.node_dir(state_dir, node)
     _join_kernel(kernel, folder)
     switch = f"--net=/proc/{daemon_pid(state_dir, network.SWITCH)}/ns/net"
     start_daemon(
@@ -131,8 +131,8 @@ def _configure(
     for name, content in configuration.items():
         (place / name).touch(mode=0o600)
         (place / name).write_bytes(content)
-    (place / "hosts").write_text(nodes.hosts(state))
-    start = START.format(path=nodes.ENVIRONMENT["PATH"], agent=shlex.join(argv))
+    (place / "hosts").write_text(namespace_nodes.hosts(state))
+    start = START.format(path=namespace_nodes.ENVIRONMENT["PATH"], agent=shlex.join(argv))
     (place / "start").write_text(start)
 
 

@@ -195,13 +195,13 @@ class _Bench:
     async def _stall(self, watcher: CounterClient) -> float:
         """Waits until the connection has been busy again for a while."""
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        first = watcher.seen().replies
-        while watcher.seen().replies < first + SETTLED_REPLIES:
-            if error := watcher.seen().error:
+        first = watcher.measurement().replies
+        while watcher.measurement().replies < first + SETTLED_REPLIES:
+            if error := watcher.measurement().error:
                 raise TransshipError(f"the client's connection broke: {error}")
             _check(deadline, "waiting for replies after the move")
             await asyncio.sleep(POLL_SECONDS)
-        return watcher.seen().longest_gap_milliseconds
+        return watcher.measurement().longest_gap_milliseconds
 
     async def _await_running(self, name: str) -> ContainerPlacement:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS

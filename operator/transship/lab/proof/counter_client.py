@@ -1,7 +1,7 @@
-"""A client of the counter image: one TCP connection that asks for the next number all the time.
+"""A client of the counter image: one TCP connection on which it requests number after number.
 
-The server keeps the number in memory only, so a number that does not follow its predecessor means
-that the container's memory was lost or went back; an error means that the connection was.
+The server keeps the number in memory only. A number that is not larger than the one before means
+that the container lost memory or went back in time; an error means that the connection broke.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ REPLY_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the client saw from one moment on."""
+class Measurement:
+    """Since the last reset. `error` is empty while the connection works."""
 
     replies: int
     longest_gap_milliseconds: float
@@ -28,7 +28,7 @@ class Seen:
 
 
 class CounterClient:
-    """Runs in a thread between `with` and its end."""
+    """Runs in a thread, inside its `with`."""
 
     def __init__(
         self, address: str, *, port: int = PORT, pause_seconds: float = PAUSE_SECONDS
@@ -59,15 +59,15 @@ class CounterClient:
         self._thread.join()
 
     def reset(self) -> None:
-        """Measure from now on."""
+        """Begin a new measurement."""
         with self._lock:
             self._replies, self._gap = 0, 0.0
 
-    def seen(self) -> Seen:
+    def measurement(self) -> Measurement:
         with self._lock:
             waiting = time.monotonic() - self._last_reply if self._last_reply else 0.0
             gap = max(self._gap, waiting)
-            return Seen(self._replies, round(gap * 1e3, 3), self.error)
+            return Measurement(self._replies, round(gap * 1e3, 3), self.error)
 
     def _run(self) -> None:
         try:

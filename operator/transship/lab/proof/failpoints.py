@@ -1,4 +1,4 @@
-"""Stopping a lab's agent at a named place (see common.failpoints), and letting it go again."""
+"""Makes a lab's agent wait at a failpoint (see common.failpoints), and lets it go on."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 from transship.common.errors import DeadlineExceeded, NotFound
 from transship.common.failpoints import REACHED
-from transship.lab.nodes import nodes
+from transship.lab.nodes import namespace_nodes
 from transship.lab.services import FAILPOINTS
 
 POLL_SECONDS = 0.002
 
 
 def arm(state_dir: Path, node: str, place: str) -> None:
-    """The node's agent will stop there, once."""
+    """The node's agent will wait there, once."""
     folder = _folder(state_dir, node)
     folder.mkdir(exist_ok=True)
     (folder / place).touch()
@@ -26,16 +26,17 @@ def await_reached(state_dir: Path, node: str, place: str, *, timeout_seconds: fl
     deadline = time.monotonic() + timeout_seconds
     while not reached.exists():
         if time.monotonic() > deadline:
-            raise DeadlineExceeded(f"waiting for {node} at {place}: it did not come by")
+            raise DeadlineExceeded(f"waiting for {node} at {place}: it did not get there")
         time.sleep(POLL_SECONDS)
 
 
 def disarm(state_dir: Path, node: str) -> None:
-    """Let the agent go, wherever it stands, and have it stop nowhere any more."""
-    with suppress(OSError, NotFound):  # a node that lost its power has forgotten it
+    """Let the agent go on, and make it wait nowhere any more."""
+    # after a power cut the node has no failpoints any more
+    with suppress(OSError, NotFound):
         for path in _folder(state_dir, node).iterdir():
             path.unlink(missing_ok=True)
 
 
 def _folder(state_dir: Path, node: str) -> Path:
-    return Path(f"/proc/{nodes.node_pid(state_dir, node)}/root{FAILPOINTS}")
+    return Path(f"/proc/{namespace_nodes.node_pid(state_dir, node)}/root{FAILPOINTS}")

@@ -4,49 +4,49 @@ from ipaddress import IPv4Address
 
 from transship.api.migration import ContainerMigration
 from transship.lab.nodes.network import cut_rules
-from transship.lab.proof.connections import _flows
-from transship.lab.proof.copies import RunOrder
-from transship.lab.proof.world_check import told
+from transship.lab.proof.fault_injection import parse_tcp_table
+from transship.lab.proof.invariants import report_gaps
+from transship.lab.proof.single_copy import RunHistory
 from transship.lab.state import Cut, Flow
 
 
 def test_a_program_that_ran_here_and_then_there_has_moved():
-    order = RunOrder()
-    seen = [order.note(nodes, at=at) for nodes, at in (({"a"}, 0.0), ({"a"}, 0.1), ({"b"}, 0.2))]
+    order = RunHistory()
+    seen = [order.record(nodes, at=at) for nodes, at in (({"a"}, 0.0), ({"a"}, 0.1), ({"b"}, 0.2))]
     assert seen == ["", "", ""]
 
 
 def test_a_look_that_was_late_saw_both_ends_of_a_move():
-    order = RunOrder()
-    assert order.note({"a"}, at=0.0) == ""
-    assert order.note({"a", "b"}, at=0.5) == ""
-    assert order.note({"b"}, at=0.6) == ""
+    order = RunHistory()
+    assert order.record({"a"}, at=0.0) == ""
+    assert order.record({"a", "b"}, at=0.5) == ""
+    assert order.record({"b"}, at=0.6) == ""
 
 
 def test_a_program_that_ran_here_then_there_then_here_has_run_twice():
-    order = RunOrder()
+    order = RunHistory()
     for at, nodes in ((0.0, {"a"}), (0.1, {"b"}), (0.2, {"b"}), (0.3, {"b"})):
-        assert order.note(nodes, at=at) == ""
-    assert order.note({"a"}, at=0.4) == "a, then b, then a within 0.40 s"
+        assert order.record(nodes, at=at) == ""
+    assert order.record({"a"}, at=0.4) == "a, then b, then a within 0.40 s"
 
 
 def test_two_programs_that_run_all_the_time_are_found():
-    order = RunOrder()
-    found = [order.note({"a", "b"}, at=number / 10) for number in range(6)]
+    order = RunHistory()
+    found = [order.record({"a", "b"}, at=number / 10) for number in range(6)]
     assert found[-1] != ""
 
 
 def test_the_end_of_a_restore_that_was_given_up_is_no_program():
-    order = RunOrder()
+    order = RunHistory()
     for at, nodes in ((0.0, {"a"}), (0.1, {"b"}), (0.2, {"a"}), (0.3, {"a"})):
-        assert order.note(nodes, at=at) == ""
+        assert order.record(nodes, at=at) == ""
 
 
 def test_a_move_back_takes_its_time():
-    order = RunOrder()
+    order = RunHistory()
     for at in (0.0, 1.0, 1.1, 1.2):
-        order.note({"a"} if at == 0.0 else {"b"}, at=at)
-    assert order.note({"a"}, at=2.5) == ""
+        order.record({"a"} if at == 0.0 else {"b"}, at=at)
+    assert order.record({"a"}, at=2.5) == ""
 
 
 TABLE = """\
@@ -59,7 +59,7 @@ TABLE = """\
 
 
 def test_the_connections_with_one_peer_are_those_that_are_established():
-    found = tuple(_flows(TABLE, peer=IPv4Address("10.200.0.12")))
+    found = tuple(parse_tcp_table(TABLE, peer=IPv4Address("10.200.0.12")))
     assert found == (Flow(source_port=7443, target_port=40016),)
 
 
@@ -87,10 +87,10 @@ def migration(**status):
 
 def test_a_migration_that_failed_without_a_known_reason_or_its_hint_does_not_tell_the_truth():
     untold = migration(phase="Failed", reason="Whatever", message="it broke")
-    assert any("in no table" in finding for finding in told(untold))
+    assert any("in no table" in finding for finding in report_gaps(untold))
     bare = migration(phase="Failed", reason="JournalUnwritable", message="no room")
-    assert any("without a hint" in finding for finding in told(bare))
+    assert any("without a hint" in finding for finding in report_gaps(bare))
 
 
 def test_a_migration_under_way_need_not_have_told_anything_yet():
-    assert list(told(migration(phase="Copying"))) == []
+    assert list(report_gaps(migration(phase="Copying"))) == []

@@ -1,4 +1,4 @@
-from transship.lab.nodes.nodes import hosts, node_alive
+from transship.lab.nodes.namespace_nodes import hosts, node_alive
 from transship.lab.state import LabState
 
 STATE = LabState(name="lab", index=0, nodes=("node-a", "node-b"))

@@ -1,4 +1,4 @@
-"""The lab's resources, for code that waits: one call at a time, each with the client's deadline."""
+"""Blocking access to the lab's placements and migrations, with the client's deadline per call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transship.kube.client import KubeClient
 NAMESPACE = "default"
 
 
-class Cluster:
+class LabResources:
     """Placements and migrations of one namespace."""
 
     def __init__(self, kubeconfig: Path) -> None:
@@ -47,7 +47,7 @@ class Cluster:
         self._runner.run(patch)
 
     def delete(self, name: str) -> None:
-        """Ask for it; a placement that is gone already is deleted."""
+        """Request the deletion. It does not wait, and accepts a placement that is gone."""
         self._delete(ContainerPlacement, name)
 
     def delete_migration(self, name: str) -> None:
@@ -64,7 +64,7 @@ class Cluster:
         return self._runner.run(self._client.list(ContainerPlacement, namespace=NAMESPACE))
 
     def migrations(self, placement: str) -> list[ContainerMigration]:
-        """Of one placement, oldest first."""
+        """The migrations of one placement, oldest first."""
         return sorted(
             (m for m in self.all_migrations() if m.spec.placement_name == placement),
             key=lambda m: (m.spec.epoch, m.spec.attempt),

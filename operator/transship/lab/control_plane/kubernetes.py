@@ -1,44 +1,37 @@
 """The lab's Kubernetes: etcd, kube-apiserver and kube-controller-manager, each a process.
 
-What it authorises and admits is what a real cluster does (RBAC, the default admission plugins);
-what it leaves out is what would wait for kubelets that do not exist. Everything lies in the lab's
-folder; starting again what stopped reuses the certificates, the ports and the data.
+Authorization and admission are those of a real cluster (RBAC, the default admission plugins). The
+controllers that need kubelets are left out. All files are in the lab's folder, so a server that is
+started again has the same certificates, ports and data.
 """
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from transship.common.certificates import (
-    AGENTS_GROUP,
-    OPERATOR_NAME,
-    Authority,
-    CredentialFiles,
-    agent_name,
-    credential_files,
-    ensure_authority,
-    new_key_pair,
-    write_credentials,
-    write_private,
-)
+from transship.common.certificates import ensure_authority, write_private
 from transship.lab.control_plane.assets import Assets
-from transship.lab.control_plane.kubeconfig import write_kubeconfig
+from transship.lab.control_plane.credentials import (
+    FRONT_PROXY,
+    SERVICE_RANGE,
+    Keys,
+    Kubeconfigs,
+    client_tls,
+    ensure_keys,
+    write_kubeconfigs,
+)
 from transship.lab.control_plane.ports import free_port
 from transship.lab.control_plane.readiness import LOCALHOST, answers, wait_until_ready
 from transship.lab.daemons import daemon_alive, start_daemon
 
 ETCD, API_SERVER, CONTROLLER_MANAGER = "etcd", "kube-apiserver", "kube-controller-manager"
 
-SERVICE_RANGE, SERVICE_ADDRESS = "10.0.0.0/24", "10.0.0.1"
 ISSUER = "https://kubernetes.default.svc"
-FRONT_PROXY = "front-proxy-client"
-# the rest waits for kubelets, or for clouds
+# all others need kubelets or a cloud
 CONTROLLERS = (
     "clusterrole-aggregation-controller",
     "garbage-collector-controller",
@@ -47,15 +40,6 @@ CONTROLLERS = (
     "root-ca-certificate-publisher-controller",
     "serviceaccount-controller",
 )
-
-
-@dataclass(frozen=True)
-class ControlPlane:
-    """How to reach it: its address for all members of the lab, and a kubeconfig for each user."""
-
-    admin: Path
-    operator: Path
-    agents: Mapping[str, Path]
 
 
 class Ports(BaseModel):
@@ -67,31 +51,18 @@ class Ports(BaseModel):
     controller_manager: int
 
 
-@dataclass(frozen=True)
-class Keys:
-    """What the servers need of certificates and keys, as files."""
-
-    authority: Path
-    server: CredentialFiles
-    admin: CredentialFiles
-    front_proxy_authority: Path
-    front_proxy: CredentialFiles
-    token_key: Path
-    token_public_key: Path
-
-
 def start_control_plane(
     state_dir: Path, assets: Assets, *, address: str, nodes: Sequence[str]
-) -> ControlPlane:
-    """Start what does not run yet and return once all of it is ready (about 4 s)."""
+) -> Kubeconfigs:
+    """Start the servers that do not run. Return once all of them are ready (about 4 s)."""
     home = state_dir / "control-plane"
     ports = _ports(home)
     authority = ensure_authority(home / "pki", "authority", common_name="kubernetes")
-    keys = _keys(home / "pki", authority, address=address)
-    control_plane = _kubeconfigs(
+    keys = ensure_keys(home / "pki", authority, address=address)
+    kubeconfigs = write_kubeconfigs(
         home / "kubeconfig", authority, address=address, port=ports.api_server, nodes=nodes
     )
-    tls = _client_tls(keys)
+    tls = client_tls(keys)
     start = partial(_start, state_dir)
     start(ETCD, _etcd(assets, home, ports), partial(answers, "/health", port=ports.etcd))
     start(
@@ -101,10 +72,10 @@ def start_control_plane(
     )
     start(
         CONTROLLER_MANAGER,
-        _controller_manager(assets, keys, ports, control_plane.admin),
+        _controller_manager(assets, keys, ports, kubeconfigs.admin),
         partial(answers, "/healthz", port=ports.controller_manager, tls=tls),
     )
-    return control_plane
+    return kubeconfigs
 
 
 def _start(state_dir: Path, name: str, argv: list[str | Path], ready: partial[bool]) -> None:
@@ -114,7 +85,7 @@ def _start(state_dir: Path, name: str, argv: list[str | Path], ready: partial[bo
 
 
 def _ports(home: Path) -> Ports:
-    """Chosen once for each lab, and kept, since kubeconfigs name them."""
+    """Chosen once per lab and recorded, because kubeconfigs contain them."""
     record = home / "ports.json"
     if record.exists():
         return Ports.model_validate_json(record.read_text())
@@ -122,66 +93,6 @@ def _ports(home: Path) -> Ports:
     ports = Ports(**{name: free_port() for name in Ports.model_fields})
     write_private(record, ports.model_dump_json().encode())
     return ports
-
-
-def _keys(directory: Path, authority: Authority, *, address: str) -> Keys:
-    """All key material; what exists is kept (a token outlives a restart only with its key)."""
-    front_proxy_authority = ensure_authority(
-        directory, "front-proxy-authority", common_name="front-proxy"
-    )
-    names = [address, LOCALHOST, SERVICE_ADDRESS, "localhost"]
-    names += ["kubernetes", "kubernetes.default", "kubernetes.default.svc"]
-    keys = Keys(
-        authority=credential_files(directory, "authority").certificate,
-        server=credential_files(directory, "server"),
-        admin=credential_files(directory, "admin"),
-        front_proxy_authority=credential_files(directory, "front-proxy-authority").certificate,
-        front_proxy=credential_files(directory, "front-proxy"),
-        token_key=directory / "service-accounts.key",
-        token_public_key=directory / "service-accounts.pub",
-    )
-    if keys.token_public_key.exists():  # written last
-        return keys
-    write_credentials(authority.issue("kube-apiserver", hosts=names), directory, "server")
-    write_credentials(authority.issue("admin", groups=["system:masters"]), directory, "admin")
-    write_credentials(front_proxy_authority.issue(FRONT_PROXY), directory, "front-proxy")
-    private, public = new_key_pair()
-    write_private(keys.token_key, private)
-    write_private(keys.token_public_key, public)
-    return keys
-
-
-def _kubeconfigs(
-    directory: Path, authority: Authority, *, address: str, port: int, nodes: Sequence[str]
-) -> ControlPlane:
-    server = f"https://{address}:{port}"
-    control_plane = ControlPlane(
-        admin=directory / "admin.yaml",
-        operator=directory / "operator.yaml",
-        agents={node: directory / f"agent-{node}.yaml" for node in nodes},
-    )
-
-    def write(path: Path, url: str, user: str, *groups: str) -> None:
-        write_kubeconfig(
-            path,
-            server=url,
-            authority=authority.credentials.certificate,
-            user=user,
-            credentials=authority.issue(user, groups=groups),
-        )
-
-    # the administrator sits on the machine, and reaches it whatever happens to the lab's network
-    write(control_plane.admin, f"https://{LOCALHOST}:{port}", "admin", "system:masters")
-    write(control_plane.operator, server, OPERATOR_NAME)
-    for node, path in control_plane.agents.items():
-        write(path, server, agent_name(node), AGENTS_GROUP)
-    return control_plane
-
-
-def _client_tls(keys: Keys) -> ssl.SSLContext:
-    tls = ssl.create_default_context(cafile=keys.authority)
-    tls.load_cert_chain(keys.admin.certificate, keys.admin.key)
-    return tls
 
 
 def _etcd(assets: Assets, home: Path, ports: Ports) -> list[str | Path]:
@@ -195,7 +106,8 @@ def _etcd(assets: Assets, home: Path, ports: Ports) -> list[str | Path]:
         f"--listen-peer-urls={peer}",
         f"--initial-advertise-peer-urls={peer}",
         f"--initial-cluster=lab={peer}",
-        "--unsafe-no-fsync",  # a lab need not survive a power cut of its machine
+        # a lab need not survive a power cut of its machine
+        "--unsafe-no-fsync",
         "--logger=zap",
         "--log-level=warn",
     ]
@@ -230,7 +142,7 @@ def _api_server(assets: Assets, keys: Keys, ports: Ports, address: str) -> list[
 
 
 def _api_server_loopback(address: str) -> list[str]:
-    """Endpoints may not hold a loopback address, so with one nothing keeps those of the service."""
+    """An Endpoints object may not contain a loopback address, so then nothing reconciles it."""
     return ["--endpoint-reconciler-type=none"] if address.startswith("127.") else []
 
 
@@ -249,7 +161,8 @@ def _controller_manager(
         f"--root-ca-file={keys.authority}",
         f"--service-account-private-key-file={keys.token_key}",
         f"--controllers={','.join(CONTROLLERS)}",
-        "--kube-api-qps=200",  # the default, 20, costs the garbage collector 1 s at its start
+        # the default, 20, delays the garbage collector by 1 s at its start
+        "--kube-api-qps=200",
         "--kube-api-burst=400",
         "--leader-elect=false",
         "--profiling=false",

@@ -1,7 +1,7 @@
 import pytest
 
 from transship.common.errors import InvalidInput
-from transship.lab.proof.faults import Kind, Target, parse_target
+from transship.lab.proof.fault_injection import Kind, Target, parse_target
 from transship.lab.state import LabState
 
 STATE = LabState(name="lab", index=0, nodes=("node-a",))

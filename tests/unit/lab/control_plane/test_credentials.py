@@ -4,7 +4,7 @@ from base64 import b64decode
 import yaml
 
 from transship.common.certificates import Credentials
-from transship.lab.control_plane.kubeconfig import write_kubeconfig
+from transship.lab.control_plane.credentials import write_kubeconfig
 
 
 def test_a_kubeconfig_carries_its_certificates_and_is_private(tmp_path):

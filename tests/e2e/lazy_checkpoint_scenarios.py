@@ -36,7 +36,7 @@ from transship.linux.freezer import FreezerState
 from transship.linux.pages import PageRange, batches
 from transship.linux.processes import named
 from transship.memory.page_server.client import PageServerClient, PageServerDead
-from transship.memory.transfer.channel import RemotePages, dial
+from transship.memory.transfer.channel import PageServerEndpoint, connect_to_page_server
 from transship.memory.transfer.sender import PageSender
 
 PAGE = 4096
@@ -258,15 +258,15 @@ class Move:
         await asyncio.to_thread(self.send, only)
         await restoring
         assert self._stage.target.freezer.state() is FreezerState.FROZEN
-        await self.page_server.final(timeout_seconds=TIMEOUT_SECONDS)
+        await self.page_server.wait_final(timeout_seconds=TIMEOUT_SECONDS)
 
     def connect(self) -> None:
         files = self._tls["source"]
         context = client_context(
             authority=files.authority, certificate=files.certificate, key=files.key
         )
-        pages = RemotePages(base.ADDRESS, self._port, node="target", context=context)
-        self.sender = PageSender(dial(pages))
+        pages = PageServerEndpoint(base.ADDRESS, self._port, node="target", context=context)
+        self.sender = PageSender(connect_to_page_server(pages))
 
     def send(self, pages: int | None = None) -> None:
         """Send the next so many pages (the rest)."""
@@ -281,7 +281,7 @@ class Move:
         """Send the rest; returns when the processes have all of it."""
         await asyncio.to_thread(self.send)
         self.sender.end()
-        await self.page_server.ended()
+        await self.page_server.wait_done()
         await self.page_server.close()
 
     @property
@@ -381,7 +381,7 @@ async def servers_killed_among_children_and_changing_mappings_lose_nothing(stage
     restore.resume(stage.target.layout, NAME)
     while move.sent + 1500 < len(move.memory):
         await move.kill(move.server)
-        assert (await move.page_server.state()).lacking == len(move.memory) - move.sent
+        assert (await move.page_server.state()).missing == len(move.memory) - move.sent
         move.connect()
         await asyncio.to_thread(move.send, 1500)
     await move.finish()
@@ -408,7 +408,7 @@ async def who_kills_guard_and_server_is_told_that_memory_is_lost(stage: Stage) -
     server = move.server
     await move.kill(move.guard)
     await move.kill(server)
-    error = (await asyncio.gather(move.page_server.ended(), return_exceptions=True))[0]
+    error = (await asyncio.gather(move.page_server.wait_done(), return_exceptions=True))[0]
     assert isinstance(error, PageServerDead), error
     assert error.reason == Reason.PAGES_LOST, error
 
@@ -466,7 +466,7 @@ async def a_discarded_copy_ends_its_page_server(stage: Stage) -> None:
     await move.begin(only=1000)
     guard = move.guard
     await restore.discard(stage.target.layout, NAME)
-    await move.page_server.ended()
+    await move.page_server.wait_done()
     await move.page_server.close()
     assert not Path(f"/proc/{guard}").exists()
     stage.source.freezer.thaw()

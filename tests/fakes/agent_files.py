@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from transship.common.errors import Unreachable
-from transship.files.rsync import Sent
+from transship.files.rsync import SendResult
 
 
 @dataclass
@@ -32,7 +32,7 @@ class FakePeer:
     """The same, after the look and before the copy of whole trees."""
     streams: list[FakeStream] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
-    paces: list[object] = field(default_factory=list)
+    bandwidths: list[object] = field(default_factory=list)
     """What each run of named files was held back by."""
     is_away: bool = False
 
@@ -44,8 +44,8 @@ class FakePeer:
 
     async def send_trees(
         self, root: Path, names: Sequence[str], *, stream: FakeStream, timeout_seconds: float,
-        pace: object = None,
-    ) -> Sent:  # fmt: skip
+        bandwidth: object = None,
+    ) -> SendResult:  # fmt: skip
         assert stream.is_open
         self.runs.append("trees")
         if self.just_before:
@@ -54,34 +54,34 @@ class FakePeer:
         sent = sum(self._take_tree(root, name) for name in names)
         if self.meanwhile:
             self.meanwhile.pop(0)()
-        return Sent(bytes=sent, names=frozenset(named))
+        return SendResult(bytes=sent, names=frozenset(named))
 
     async def send_files(
         self, root: Path, files: Sequence[str], *, removed: Sequence[str] = (),
-        stream: FakeStream, timeout_seconds: float, pace: object = None,
-    ) -> Sent:  # fmt: skip
+        stream: FakeStream, timeout_seconds: float, bandwidth: object = None,
+    ) -> SendResult:  # fmt: skip
         assert stream.is_open
         gone = "".join(f" -{name}" for name in sorted(removed))
         self.runs.append(f"files {' '.join(sorted(files))}{gone}")
-        self.paces.append(pace)
+        self.bandwidths.append(bandwidth)
         for path in (self.root / name for name in sorted(removed, reverse=True)):
             path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
         sent = sum(self._take(root, name) for name in files)
-        if pace is not None and self.meanwhile:  # without one it is the freeze
+        if bandwidth is not None and self.meanwhile:  # without one it is the freeze
             self.meanwhile.pop(0)()
-        return Sent(bytes=sent)
+        return SendResult(bytes=sent)
 
     async def send_in_place(
         self, root: Path, name: str, *, stream: FakeStream, timeout_seconds: float,
-        pace: object = None,
-    ) -> Sent:  # fmt: skip
+        bandwidth: object = None,
+    ) -> SendResult:  # fmt: skip
         assert stream.is_open
         self.runs.append(f"in place {name}")
         data = (root / name).read_bytes()
         with (self.root / name).open("r+b" if (self.root / name).exists() else "wb") as file:
             file.write(data)
             file.truncate()
-        return Sent(bytes=len(data))
+        return SendResult(bytes=len(data))
 
     def content(self) -> dict[str, str]:
         return content(self.root)

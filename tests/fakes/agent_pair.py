@@ -464,7 +464,7 @@ class FakeFileCopy:
 
     def __init__(
         self, home: Path, trees: object, *, peer: Peer, migration: str, context: object,
-        mapped: object, pace: object = None,
+        mapped: object, bandwidth: object = None,
     ) -> None:  # fmt: skip
         self._from = home.parent.name
         self._peer, self._migration = peer, migration

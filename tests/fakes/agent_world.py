@@ -275,13 +275,13 @@ class FakeMemoryTransfer:
         """1,000 pages at first, at 1,000 pages in 50 ms."""
         await self.at.step("copy_round")
         size = 1000 * PAGE_BYTES
-        left = await self.left_pages(container)
+        left = await self.remaining_pages(container)
         return CopyRound(
             pages=1000, bytes=size, content_bytes=size, seconds=0.05, rate=size / 0.05,
-            left_pages=left,
+            remaining_pages=left,
         )  # fmt: skip
 
-    async def left_pages(self, container: str) -> int | None:
+    async def remaining_pages(self, container: str) -> int | None:
         world = self.at.world
         return round(world.writing * world.slowed.get(self.at.node, 1.0))
 

@@ -28,7 +28,7 @@ _UNSEEN = b"0 0 0 0 0 0 0 0 f "
 
 
 @dataclass(frozen=True)
-class Trace:
+class FileEntry:
     """What one line says, as far as it is read. The path is relative to the root."""
 
     changed: int  # nanoseconds
@@ -36,7 +36,7 @@ class Trace:
     path: str
 
     @classmethod
-    def of(cls, line: bytes) -> Trace:
+    def of(cls, line: bytes) -> FileEntry:
         changed, _, _, _, _, size, _, _, kind, path = line.split(b" ", _FIELDS)
         seconds, _, fraction = changed.partition(b".")
         return cls(
@@ -47,7 +47,7 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class Look:
+class TreeSnapshot:
     """A tree as it was at one moment: a line for each file."""
 
     taken: int
@@ -57,20 +57,20 @@ class Look:
     def unsettled(self) -> frozenset[bytes]:
         """Files that may change once more in the same tick, and then look the same."""
         since = self.taken - TICK_NANOSECONDS
-        return frozenset(line for line in self.lines if Trace.of(line).changed >= since)
+        return frozenset(line for line in self.lines if FileEntry.of(line).changed >= since)
 
     @property
     def size(self) -> int:
         """Of all regular files, in bytes."""
-        return sum(Trace.of(line).size for line in self.lines)
+        return sum(FileEntry.of(line).size for line in self.lines)
 
-    def with_sent(self, names: Iterable[str]) -> Look:
+    def with_sent(self, names: Iterable[str]) -> TreeSnapshot:
         """Counting names that the peer may have, whether or not they were here at the look.
 
         What came and went between two looks is in neither, but may have been copied meanwhile: with
         this it counts as removed unless the later look finds it.
         """
-        known = {Trace.of(line).path for line in self.lines}
+        known = {FileEntry.of(line).path for line in self.lines}
         unseen = (name.encode("utf-8", "surrogateescape") for name in names if name not in known)
         return replace(self, lines=self.lines.union(_UNSEEN + name for name in unseen))
 
@@ -100,7 +100,7 @@ class Look:
         if not marks:
             return
         for line in self.lines:
-            if any(mark in line for mark in marks) and Trace.of(line).path.startswith(folders):
+            if any(mark in line for mark in marks) and FileEntry.of(line).path.startswith(folders):
                 yield line
 
 
@@ -123,17 +123,17 @@ class Changes:
         return bool(self.files or self.removed)
 
 
-def look(root: Path, names: Iterable[str]) -> Look:
+def take_snapshot(root: Path, names: Iterable[str]) -> TreeSnapshot:
     """Take stock of the files and trees `names` below `root`; what vanishes is left out."""
     taken = time.time_ns()
     present = [name for name in names if (root / name).exists()]
     if not present:
-        return Look(taken, frozenset())
+        return TreeSnapshot(taken, frozenset())
     argv = ["find", *present, "-ignore_readdir_race", "-printf", _FORMAT]
     done = subprocess.run(argv, cwd=root, capture_output=True, check=False)
     if done.returncode != 0:
         raise CommandFailed(argv, done.returncode, done.stderr.decode(errors="replace"))
-    return Look(taken, frozenset(done.stdout.split(b"\0")[:-1]))
+    return TreeSnapshot(taken, frozenset(done.stdout.split(b"\0")[:-1]))
 
 
 def _moved_folders(old: Iterable[bytes], new: Iterable[bytes]) -> list[str]:
@@ -143,20 +143,24 @@ def _moved_folders(old: Iterable[bytes], new: Iterable[bytes]) -> list[str]:
     """
     known = {line.split(b" ", 1)[1] for line in old}
     return [
-        Trace.of(line).path for line in new
+        FileEntry.of(line).path for line in new
         if line.split(b" ", _FIELDS)[-2] == b"d" and line.split(b" ", 1)[1] in known
     ]  # fmt: skip
 
 
 def changes(
-    before: Look, after: Look, *, always: Iterable[str] = (), below: Iterable[str] = ()
+    before: TreeSnapshot,
+    after: TreeSnapshot,
+    *,
+    always: Iterable[str] = (),
+    below: Iterable[str] = (),
 ) -> Changes:
     """Compare two looks; `always` are files in doubt for another reason (mapped ones)."""
     old, new = before.lines - after.lines, after.lines - before.lines
     below = [*below, *_moved_folders(old, new)]
     doubtful = {*(after.lines & before.unsettled), *after.named(always, below=below)}
-    found = [Trace.of(line) for line in new | doubtful]
-    gone = {Trace.of(line).path for line in old}
+    found = [FileEntry.of(line) for line in new | doubtful]
+    gone = {FileEntry.of(line).path for line in old}
     return Changes(
         files=tuple(sorted(one.path for one in found)),
         removed=tuple(sorted(gone - {one.path for one in found})),

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from transship.common.errors import CommandFailed, DeadlineExceeded
-from transship.streams.bandwidth_limit import Pace
+from transship.streams.bandwidth_limit import BandwidthLimit
 from transship.streams.connection import Stream, pump
 
 MODULE = "container"
@@ -59,7 +59,7 @@ _ESCAPED = re.compile(rb"\\#([0-7]{3})")
 
 
 @dataclass(frozen=True)
-class Sent:
+class SendResult:
     """What one run moved; of whole trees also the names of all that the peer may have got."""
 
     bytes: int
@@ -72,12 +72,14 @@ async def send_trees(
     *,
     stream: Stream,
     timeout_seconds: float,
-    pace: Pace | None = None,
-) -> Sent:
+    bandwidth: BandwidthLimit | None = None,
+) -> SendResult:
     """Make the peer's `names` (below `root`) equal to ours; what it has beyond them goes away."""
     options = ["--delete", "--recursive", "--out-format=%o %n"]
     words = [*options, *names]
-    return await _send(root, words, stream=stream, timeout_seconds=timeout_seconds, pace=pace)
+    return await _send(
+        root, words, stream=stream, timeout_seconds=timeout_seconds, bandwidth=bandwidth
+    )
 
 
 async def send_files(
@@ -87,8 +89,8 @@ async def send_files(
     removed: Sequence[str] = (),
     stream: Stream,
     timeout_seconds: float,
-    pace: Pace | None = None,
-) -> Sent:
+    bandwidth: BandwidthLimit | None = None,
+) -> SendResult:
     """Send these files (paths relative to `root`) whatever their times and sizes say.
 
     What was removed here goes away at the peer, with all that is below it, and so does what has
@@ -104,7 +106,12 @@ async def send_files(
     words = ["--ignore-times", "--no-implied-dirs", "--delete-missing-args", "--force"]
     words += ["--files-from=-", "--from0", "."]
     return await _send(
-        root, words, stream=stream, timeout_seconds=timeout_seconds, stdin=listing, pace=pace
+        root,
+        words,
+        stream=stream,
+        timeout_seconds=timeout_seconds,
+        stdin=listing,
+        bandwidth=bandwidth,
     )
 
 
@@ -115,14 +122,21 @@ def _listing(root: Path, files: Sequence[str], removed: Sequence[str]) -> bytes:
 
 
 async def send_in_place(
-    root: Path, name: str, *, stream: Stream, timeout_seconds: float, pace: Pace | None = None
-) -> Sent:
+    root: Path,
+    name: str,
+    *,
+    stream: Stream,
+    timeout_seconds: float,
+    bandwidth: BandwidthLimit | None = None,
+) -> SendResult:
     """Send one file into the peer's file of that name, which somebody there may have open.
 
     For a single name only: by another one that the peer's file has, the content would change too.
     """
     options = ["--inplace", "--ignore-times", name]
-    return await _send(root, options, stream=stream, timeout_seconds=timeout_seconds, pace=pace)
+    return await _send(
+        root, options, stream=stream, timeout_seconds=timeout_seconds, bandwidth=bandwidth
+    )
 
 
 def in_folders(root: Path, names: Sequence[str]) -> list[str]:
@@ -145,8 +159,8 @@ async def _send(
     stream: Stream,
     timeout_seconds: float,
     stdin: bytes | None = None,
-    pace: Pace | None = None,
-) -> Sent:
+    bandwidth: BandwidthLimit | None = None,
+) -> SendResult:
     ours, theirs = socket.socketpair()
     with theirs:
         # rsync looks every 20 ms whether its shell has ended: so that ends at once
@@ -162,13 +176,13 @@ async def _send(
             stderr=asyncio.subprocess.STDOUT,
             pass_fds=[theirs.fileno()],
         )
-    async with _bridged(ours, stream, pace=pace), _ended(child, argv, timeout_seconds):
+    async with _bridged(ours, stream, bandwidth=bandwidth), _ended(child, argv, timeout_seconds):
         output, _ = await child.communicate(stdin)
     text = _NAMED.sub(b"", output).decode(errors="replace")
     # 24: a file vanished between the listing and the copy, as files of running containers do
     if child.returncode not in {0, 24}:
         raise CommandFailed(argv, child.returncode or 0, text, reason="FileCopyFailed")
-    return Sent(bytes=_total_sent(text), names=_names(output))
+    return SendResult(bytes=_total_sent(text), names=_names(output))
 
 
 def _names(output: bytes) -> frozenset[str]:
@@ -230,7 +244,7 @@ def _daemon_config(root: Path) -> Iterator[Path]:
 
 @asynccontextmanager
 async def _bridged(
-    sock: socket.socket, stream: Stream, *, pace: Pace | None = None
+    sock: socket.socket, stream: Stream, *, bandwidth: BandwidthLimit | None = None
 ) -> AsyncIterator[None]:
     """Join a local socket and a stream both ways for as long as the body runs.
 
@@ -245,7 +259,7 @@ async def _bridged(
             writer.transport.abort()
             raise
 
-    out = asyncio.create_task(carry(pump(reader, stream.writer, pace=pace)))
+    out = asyncio.create_task(carry(pump(reader, stream.writer, bandwidth=bandwidth)))
     into = asyncio.create_task(carry(pump(stream.reader, writer)))
     try:
         yield

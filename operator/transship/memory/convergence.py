@@ -160,7 +160,7 @@ def memory_seconds(seen: Seen) -> float:
 
 def left_bytes(seen: Seen) -> int:
     """What would go over the wire after the freeze."""
-    left = seen.last.left_pages
+    left = seen.last.remaining_pages
     if left is None:
         return seen.last.bytes
     content = sum(one.content_bytes for one in seen.rounds)
@@ -213,8 +213,8 @@ def _another_helps(seen: Seen) -> bool:
 
 def _shrinks(seen: Seen) -> bool:
     last = seen.last
-    if last.left_pages is not None:
-        return last.left_pages < MIN_SHRINK * last.pages
+    if last.remaining_pages is not None:
+        return last.remaining_pages < MIN_SHRINK * last.pages
     return len(seen.rounds) < 2 or last.pages < MIN_SHRINK * seen.rounds[-2].pages
 
 

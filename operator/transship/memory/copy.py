@@ -33,9 +33,9 @@ class MemoryCopy:
         self._sender = sender
         self._tracker = tracker
         self._sent = PageSet()
-        self._settled = PageSet()  # sent inside the freeze
+        self._sent_during_dump = PageSet()  # sent inside the freeze
         self._buffer = bytearray(BATCH_PAGES * PAGE_BYTES)
-        self._meter = Meter()
+        self._link_meter = LinkMeter()
         self.rounds: list[CopyRound] = []
 
     def reserve(self, processes: Sequence[Process]) -> int:
@@ -51,10 +51,10 @@ class MemoryCopy:
         self._sender.flush()
         return pages
 
-    def round(self, processes: Sequence[Process]) -> CopyRound:
+    def copy_round(self, processes: Sequence[Process]) -> CopyRound:
         """Copy what has changed of the running processes; all of it in the first round."""
-        start = _Start.of(self._sender)
-        self._meter.begin_round()
+        start = _RoundStart.of(self._sender)
+        self._link_meter.begin_round()
         for process in processes:
             changed = self._tracker.candidates(process)
             self._sent.discard(changed)
@@ -62,31 +62,31 @@ class MemoryCopy:
                 if not self.rounds:
                     self._sender.reserve(part)
                 self._copy_what_can_be_read(process, part)
-        with self._meter.timing():
+        with self._link_meter.timing():
             self._sender.flush()
-        done = start.result(self._sender, rate=self._meter.rate)
-        self.rounds.append(replace(done, left_pages=self.left(processes)))
+        done = start.result(self._sender, rate=self._link_meter.rate)
+        self.rounds.append(replace(done, remaining_pages=self.remaining_pages(processes)))
         return self.rounds[-1]
 
-    def left(self, processes: Sequence[Process]) -> int | None:
+    def remaining_pages(self, processes: Sequence[Process]) -> int | None:
         """How many pages have changed since; None where only reading them would tell."""
         counts = [self._tracker.count_changed(process) for process in processes]
         known = [count for count in counts if count is not None]
         return sum(known) if len(known) == len(counts) else None
 
-    def ahead(self, processes: Sequence[Process]) -> None:
+    def copy_during_dump(self, processes: Sequence[Process]) -> None:
         """Inside the freeze, beside the dump: send what that leaves alone."""
         if not self.rounds:
             self._sender.final()
         for process in processes:
-            changed = self._tracker.settled_candidates(process)
+            changed = self._tracker.candidates_during_dump(process)
             self._sent.discard(changed)
-            self._settled.add(self._copy_what_can_be_read(process, changed))
+            self._sent_during_dump.add(self._copy_what_can_be_read(process, changed))
 
-    def finish(self, processes: Sequence[Process], ranges: Sequence[PageRange]) -> CopyRound:
+    def copy_rest(self, processes: Sequence[Process], ranges: Sequence[PageRange]) -> CopyRound:
         """Inside the freeze: have every page of `ranges` at the target as it is now."""
-        start = _Start.of(self._sender)
-        if not self.rounds and not self._settled:
+        start = _RoundStart.of(self._sender)
+        if not self.rounds and not self._sent_during_dump:
             self._sender.final()
         by_pid = {process.inside: process for process in processes}
         for pid in sorted({one.pid for one in ranges}):
@@ -94,20 +94,20 @@ class MemoryCopy:
                 raise TransshipError(f"copying memory: process {pid} of the dump is not known")
             wanted = [one for one in ranges if one.pid == pid]
             if self.rounds:
-                changed = self._tracker.last_candidates(by_pid[pid], wanted)
-                self._sent.discard(self._settled.missing(changed))
+                changed = self._tracker.final_candidates(by_pid[pid], wanted)
+                self._sent.discard(self._sent_during_dump.missing(changed))
             self._copy_frozen(by_pid[pid], self._sent.missing(wanted))
         if self.rounds:  # only now is nothing there any more that has changed since
             self._sender.final()
         self._sender.end()
-        return start.result(self._sender, rate=self._meter.rate)
+        return start.result(self._sender, rate=self._link_meter.rate)
 
-    def promise(self, processes: Sequence[Process], ranges: Sequence[PageRange]) -> None:
+    def prepare_postcopy(self, processes: Sequence[Process], ranges: Sequence[PageRange]) -> None:
         """Inside the freeze, instead of finish: what has changed or was not sent will follow."""
         if self.rounds:
             for process in processes:
                 wanted = [one for one in ranges if one.pid == process.inside]
-                self._sender.take_back(self._tracker.last_candidates(process, wanted))
+                self._sender.invalidate(self._tracker.final_candidates(process, wanted))
         self._sender.final()
         self._sender.flush()
 
@@ -149,17 +149,17 @@ class MemoryCopy:
         sender = self._sender
         before = sender.sent_bytes
         if not sender.is_limited:
-            with self._meter.timing():
+            with self._link_meter.timing():
                 sender.send(ranges, data)
-            self._meter.count(sender.sent_bytes - before)
-        elif total(ranges) >= PROBE_PAGES and not self._meter.has_probed:
+            self._link_meter.count(sender.sent_bytes - before)
+        elif total(ranges) >= PROBE_PAGES and not self._link_meter.has_probed:
             seconds = sender.burst(ranges, data)
-            self._meter.probe(sender.sent_bytes - before, seconds)
+            self._link_meter.probe(sender.sent_bytes - before, seconds)
         else:
             sender.send(ranges, data)
 
 
-class Meter:
+class LinkMeter:
     """How fast the stream is when nothing holds it back on purpose: bytes per second."""
 
     def __init__(self) -> None:
@@ -191,7 +191,7 @@ class Meter:
 
 
 @dataclass(frozen=True)
-class _Start:
+class _RoundStart:
     """Where the counters and the clock stood."""
 
     pages: int
@@ -200,7 +200,7 @@ class _Start:
     at: float
 
     @classmethod
-    def of(cls, sender: PageSender) -> _Start:
+    def of(cls, sender: PageSender) -> _RoundStart:
         return cls(
             sender.sent_pages,
             sender.content_bytes,

@@ -189,7 +189,7 @@ def _played(seen: Seen, load: Load, settings: MigrationSettings) -> tuple[Seen, 
 
 def _next_round(seen: Seen, load: Load, settings: MigrationSettings) -> Seen:
     first = not seen.rounds
-    pages = load.pages if first else seen.last.left_pages or 0
+    pages = load.pages if first else seen.last.remaining_pages or 0
     zeros = load.zero_pages if first else 0
     size = _wire(load, pages - zeros, settings)
     seconds = OVERHEAD_SECONDS + size / min(load.link_rate, seen.limit or load.link_rate)
@@ -200,7 +200,7 @@ def _next_round(seen: Seen, load: Load, settings: MigrationSettings) -> Seen:
         bytes=size,
         seconds=seconds,
         rate=load.link_rate,
-        left_pages=load.changed_after(seconds * share),
+        remaining_pages=load.changed_after(seconds * share),
     )
     return replace(seen, rounds=(*seen.rounds, done), elapsed=seen.elapsed + seconds)
 

@@ -11,12 +11,12 @@ class CopyRound:
 
     pages: all that it sent. content_bytes: of those that are not zeros, before compression;
     bytes: on the wire. rate: bytes per second on the wire, as far as
-    nothing held them back on purpose. left_pages: None where only reading them would tell.
+    nothing held them back on purpose. remaining_pages: None where only reading them would tell.
     """
 
     pages: int
     bytes: int
     seconds: float
     rate: float
-    left_pages: int | None = None
+    remaining_pages: int | None = None
     content_bytes: int = 0

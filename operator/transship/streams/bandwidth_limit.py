@@ -10,7 +10,7 @@ BURST_SECONDS = 0.02
 """How far the streams may run ahead of the rate."""
 
 
-class Pace:
+class BandwidthLimit:
     """A token bucket: says how long to wait before the next bytes.
 
     Bytes per second; None for as fast as it goes. Every byte counts from the moment that it is

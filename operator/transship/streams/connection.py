@@ -21,7 +21,7 @@ from transship.api.base import ApiModel
 from transship.api.reasons import Reason
 from transship.common.errors import Refused, TransshipError, Unreachable
 from transship.common.sockets import make_prompt
-from transship.streams.bandwidth_limit import Pace
+from transship.streams.bandwidth_limit import BandwidthLimit
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
@@ -161,12 +161,15 @@ def common_name(writer: asyncio.StreamWriter) -> str:
 
 
 async def pump(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, pace: Pace | None = None
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    *,
+    bandwidth: BandwidthLimit | None = None,
 ) -> int:
     """Copy until the end of the stream and pass the end on; returns the bytes copied."""
     copied = 0
     while data := await reader.read(PUMP_CHUNK_BYTES):
-        if pace is not None and (seconds := pace.delay(len(data))):
+        if bandwidth is not None and (seconds := bandwidth.delay(len(data))):
             await asyncio.sleep(seconds)
         writer.write(data)
         await writer.drain()

@@ -8,15 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from transship.files.change_detection import TICK_NANOSECONDS, Look, Trace, changes, look
+from transship.files.change_detection import (
+    TICK_NANOSECONDS,
+    FileEntry,
+    TreeSnapshot,
+    changes,
+    take_snapshot,
+)
 
 OLD = (1_000_000_000, 1_000_000_000)
 
 
-def settled(root: Path) -> Look:
+def settled(root: Path) -> TreeSnapshot:
     """A look long after the last change: nothing in it is in doubt."""
-    found = look(root, ["upper"])
-    newest = max(Trace.of(line).changed for line in found.lines)
+    found = take_snapshot(root, ["upper"])
+    newest = max(FileEntry.of(line).changed for line in found.lines)
     return replace(found, taken=newest + 2 * TICK_NANOSECONDS)
 
 
@@ -28,7 +34,7 @@ def make(root: Path) -> None:
 def test_nothing_changed_is_nothing_to_send(tmp_path: Path) -> None:
     make(tmp_path)
     before = settled(tmp_path)
-    assert not changes(before, look(tmp_path, ["upper"])).any
+    assert not changes(before, take_snapshot(tmp_path, ["upper"])).any
 
 
 def test_a_write_of_the_same_size_with_its_times_put_back_is_seen(tmp_path: Path) -> None:
@@ -38,14 +44,14 @@ def test_a_write_of_the_same_size_with_its_times_put_back_is_seen(tmp_path: Path
     before = settled(tmp_path)
     file.write_text("two")
     os.utime(file, ns=OLD)
-    assert changes(before, look(tmp_path, ["upper"])).files == ("upper/folder/file",)
+    assert changes(before, take_snapshot(tmp_path, ["upper"])).files == ("upper/folder/file",)
 
 
 def test_a_new_file_comes_with_its_folder_whose_times_it_changed(tmp_path: Path) -> None:
     make(tmp_path)
     before = settled(tmp_path)
     (tmp_path / "upper" / "folder" / "new").write_text("12345")
-    found = changes(before, look(tmp_path, ["upper"]))
+    found = changes(before, take_snapshot(tmp_path, ["upper"]))
     assert set(found.files) == {"upper/folder", "upper/folder/new"}
     assert found.bytes == 5
 
@@ -60,7 +66,7 @@ def test_what_is_in_a_folder_that_was_renamed_away_and_back_is_sent_again(tmp_pa
     before = settled(tmp_path)
     folder.rename(away)
     away.rename(folder)
-    found = changes(before, look(tmp_path, ["upper"])).files
+    found = changes(before, take_snapshot(tmp_path, ["upper"])).files
     assert {"upper/folder/file", "upper/folder/deeper/other"} <= set(found)
     assert "upper/beside" not in found
 
@@ -72,7 +78,7 @@ def test_a_folder_whose_name_is_no_text_may_be_renamed_as_well(tmp_path: Path) -
     before = settled(tmp_path)
     folder.rename(tmp_path / "upper" / "away")
     (tmp_path / "upper" / "away").rename(folder)
-    found = changes(before, look(tmp_path, ["upper"])).files
+    found = changes(before, take_snapshot(tmp_path, ["upper"])).files
     assert str((folder / "file").relative_to(tmp_path)) in found
 
 
@@ -80,21 +86,21 @@ def test_a_removed_file_is_named_as_removed(tmp_path: Path) -> None:
     make(tmp_path)
     before = settled(tmp_path)
     (tmp_path / "upper" / "folder" / "file").unlink()
-    assert changes(before, look(tmp_path, ["upper"])).removed == ("upper/folder/file",)
+    assert changes(before, take_snapshot(tmp_path, ["upper"])).removed == ("upper/folder/file",)
 
 
 def test_a_file_that_changed_within_the_tick_of_the_look_is_in_doubt(tmp_path: Path) -> None:
     make(tmp_path)
-    before = look(tmp_path, ["upper"])
-    newest = max(Trace.of(line).changed for line in before.lines)
+    before = take_snapshot(tmp_path, ["upper"])
+    newest = max(FileEntry.of(line).changed for line in before.lines)
     at_once = replace(before, taken=newest)
-    assert "upper/folder/file" in changes(at_once, look(tmp_path, ["upper"])).files
+    assert "upper/folder/file" in changes(at_once, take_snapshot(tmp_path, ["upper"])).files
 
 
 def test_a_mapped_file_always_counts_as_changed(tmp_path: Path) -> None:
     make(tmp_path)
     before = settled(tmp_path)
-    found = changes(before, look(tmp_path, ["upper"]), always=["upper/folder/file"])
+    found = changes(before, take_snapshot(tmp_path, ["upper"]), always=["upper/folder/file"])
     assert found.files == ("upper/folder/file",)
 
 
@@ -104,7 +110,7 @@ def test_a_file_in_doubt_is_so_by_all_of_its_names(tmp_path: Path) -> None:
     (tmp_path / "upper" / "other").write_text("one")
     (tmp_path / "upper" / "other's link").hardlink_to(tmp_path / "upper" / "other")
     before = settled(tmp_path)
-    found = changes(before, look(tmp_path, ["upper"]), always=["upper/folder/file"])
+    found = changes(before, take_snapshot(tmp_path, ["upper"]), always=["upper/folder/file"])
     assert found.files == ("upper/folder/file", "upper/second name")
 
 
@@ -114,25 +120,27 @@ def test_what_was_sent_but_never_seen_counts_as_removed(tmp_path: Path) -> None:
     sent = before.with_sent(
         ["upper", "upper/folder/file", "upper/folder/new\nname", "upper/caf\udce9"]
     )
-    found = changes(sent, look(tmp_path, ["upper"]))
+    found = changes(sent, take_snapshot(tmp_path, ["upper"]))
     assert found.removed == ("upper/caf\udce9", "upper/folder/new\nname")
     assert found.files == ()
     (tmp_path / "upper" / "folder" / "new\nname").write_text("2")
-    found = changes(sent, look(tmp_path, ["upper"]))
+    found = changes(sent, take_snapshot(tmp_path, ["upper"]))
     assert found.removed == ("upper/caf\udce9",)
     assert found.files == ("upper/folder", "upper/folder/new\nname")
 
 
 def test_a_single_file_can_be_looked_at_and_a_missing_tree_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("line")
-    assert [Trace.of(line).path for line in look(tmp_path, ["log", "absent"]).lines] == ["log"]
-    assert look(tmp_path, ["absent"]).lines == frozenset()
+    assert [
+        FileEntry.of(line).path for line in take_snapshot(tmp_path, ["log", "absent"]).lines
+    ] == ["log"]
+    assert take_snapshot(tmp_path, ["absent"]).lines == frozenset()
 
 
 def test_times_are_known_to_the_nanosecond(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("line")
-    [line] = look(tmp_path, ["log"]).lines
-    assert Trace.of(line) == Trace((tmp_path / "log").stat().st_ctime_ns, 4, "log")
+    [line] = take_snapshot(tmp_path, ["log"]).lines
+    assert FileEntry.of(line) == FileEntry((tmp_path / "log").stat().st_ctime_ns, 4, "log")
 
 
 @pytest.mark.parametrize("name", ["with space", "new\nline", "t\tab", "caf\udce9", " upper/x"])
@@ -141,7 +149,7 @@ def test_a_file_of_any_name_is_known_by_it(tmp_path: Path, name: str) -> None:
     before = settled(tmp_path)
     (tmp_path / "upper" / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "upper" / "folder" / name).write_text("1")
-    found = changes(before, look(tmp_path, ["upper"]))
+    found = changes(before, take_snapshot(tmp_path, ["upper"]))
     assert f"upper/folder/{name}" in found.files
 
 
@@ -165,15 +173,15 @@ def test_what_is_not_content_is_seen_too(tmp_path: Path, change: str) -> None:
             link.unlink()
             link.symlink_to("elsewhere")
     changed = "upper/link" if change == "target" else "upper/folder/file"
-    assert changed in changes(before, look(tmp_path, ["upper"])).files
+    assert changed in changes(before, take_snapshot(tmp_path, ["upper"])).files
 
 
 def test_files_below_a_folder_in_doubt_count_as_changed_and_no_others(tmp_path: Path) -> None:
     make(tmp_path)
     (tmp_path / "shm" / "upper").mkdir(parents=True)
     (tmp_path / "shm" / "upper" / "segment").write_text("123")
-    before = look(tmp_path, ["upper", "shm"])
+    before = take_snapshot(tmp_path, ["upper", "shm"])
     later = replace(before, taken=before.taken + 10**12)
-    found = changes(later, look(tmp_path, ["upper", "shm"]), below=["shm"])
+    found = changes(later, take_snapshot(tmp_path, ["upper", "shm"]), below=["shm"])
     assert found.files == ("shm/upper", "shm/upper/segment")
     assert found.bytes == 3

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from transship.common.errors import CommandFailed
-from transship.files.change_detection import changes, look
+from transship.files.change_detection import changes, take_snapshot
 from transship.files.rsync import in_folders, receive_trees, send_files, send_in_place, send_trees
 from transship.streams.connection import BUFFER_BYTES, Stream
 
@@ -185,7 +185,7 @@ async def test_a_file_in_doubt_keeps_its_other_names(
     file.write_text("one")
     os.link(file, source / "upper" / "second name")
     await send(opener, source)
-    seen = look(source, ["upper"])
+    seen = take_snapshot(source, ["upper"])
     file.write_text("two")
     found = changes(seen, seen, always=["upper/file"])
     await send_named(opener, source, list(found.files))

@@ -37,7 +37,7 @@ def a_round(pages: int, *, left: int | None, rate: float = 100e6, zeros: int = 0
     size = (pages - zeros) * PAGE_BYTES
     return CopyRound(
         pages=pages, content_bytes=size, bytes=size, seconds=size / rate,
-        rate=rate, left_pages=left,
+        rate=rate, remaining_pages=left,
     )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ class Container:
         raise AssertionError("it never ends")
 
     def _round(self, now: Seen) -> Seen:
-        size = self.memory if not now.rounds else (now.last.left_pages or 0) * PAGE_BYTES
+        size = self.memory if not now.rounds else (now.last.remaining_pages or 0) * PAGE_BYTES
         seconds = size / min(self.link, now.limit or self.link) + 0.001
         most = self.working_set or self.memory
         left = min(most, self.writes * (now.share or 1.0) * seconds)

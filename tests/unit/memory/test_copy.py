@@ -21,7 +21,7 @@ from transship.linux.pages import (
     joined,
 )
 from transship.linux.process_memory import BATCH_PAGES, MemoryReader, data_of, private_pages
-from transship.memory.copy import MemoryCopy, Meter, selected
+from transship.memory.copy import LinkMeter, MemoryCopy, selected
 from transship.memory.page_server.page_store import PageStore
 from transship.memory.postcopy.push import MemoryPush
 from transship.memory.tracking import write_faults
@@ -29,7 +29,7 @@ from transship.memory.tracking.digest_tracker import DigestTracker, Untracked
 from transship.memory.tracking.write_tracker import WriteTracker
 from transship.memory.transfer.receiver import PageReceiver
 from transship.memory.transfer.sender import PageSender
-from transship.streams.bandwidth_limit import Pace
+from transship.streams.bandwidth_limit import BandwidthLimit
 
 CHILD = """
 import mmap, sys
@@ -147,15 +147,15 @@ def test_after_rounds_and_the_last_part_the_target_has_all_pages_as_they_are(
     child, tracker, target, acts
 ) -> None:
     copy = MemoryCopy(target.sender, tracker)
-    copy.round([child.process])
+    copy.copy_round([child.process])
     for act in acts:
         child.tell(act)
-    copy.round([child.process])
+    copy.copy_round([child.process])
     for act in acts:
         child.tell(act)
     child.freeze()
     ranges = private_pages(child.process)
-    copy.finish([child.process], ranges)
+    copy.copy_rest([child.process], ranges)
     assert target.holds(child.process, ranges)
 
 
@@ -165,13 +165,13 @@ def test_with_what_was_sent_beside_the_dump_the_target_has_all_pages_as_they_are
 ) -> None:
     copy = MemoryCopy(target.sender, tracker)
     for _ in range(2):
-        copy.round([child.process])
+        copy.copy_round([child.process])
         for act in acts:
             child.tell(act)
     child.freeze()
-    copy.ahead([child.process])
+    copy.copy_during_dump([child.process])
     ranges = private_pages(child.process)
-    copy.finish([child.process], ranges)
+    copy.copy_rest([child.process], ranges)
     assert target.holds(child.process, ranges)
 
 
@@ -180,13 +180,13 @@ def test_what_was_sent_beside_the_dump_is_not_sent_again(child, target, kind) ->
     tracker = tracker_of(kind)
     copy = MemoryCopy(target.sender, tracker)
     if kind == "writes":
-        copy.round([child.process])
+        copy.copy_round([child.process])
     child.tell("write 3")
     child.freeze()
     before = target.sender.sent_pages
-    copy.ahead([child.process])
+    copy.copy_during_dump([child.process])
     ahead = target.sender.sent_pages - before
-    result = copy.finish([child.process], private_pages(child.process, data_of(child.process)))
+    result = copy.copy_rest([child.process], private_pages(child.process, data_of(child.process)))
     tracker.close()
     assert ahead > 0
     assert result.pages == 0
@@ -196,22 +196,22 @@ def test_what_is_promised_is_not_there_as_it_was_and_follows_as_it_is(
     child, tracker, target
 ) -> None:
     copy = MemoryCopy(target.sender, tracker)
-    copy.round([child.process])
+    copy.copy_round([child.process])
     child.tell("write 3")
     child.tell("map 9")
     child.freeze()
     ranges = private_pages(child.process)
     target.store.expect(ranges)
-    copy.promise([child.process], ranges)
+    copy.prepare_postcopy([child.process], ranges)
     assert target.store.final
-    lacking = target.store.lacking_ranges()
-    assert lacking
+    missing = target.store.missing_ranges()
+    assert missing
     there = PageSet()
     there.add(ranges)
-    there.discard(lacking)
+    there.discard(missing)
     assert target.holds(child.process, joined(_within(there, ranges)))
     MemoryPush(lambda: [child.process]).push(target.sender)
-    assert target.store.lacking == 0
+    assert target.store.missing == 0
     assert target.holds(child.process, ranges)
 
 
@@ -230,7 +230,7 @@ def test_without_a_round_the_last_part_copies_everything(child, target) -> None:
     copy.reserve([child.process])
     child.freeze()
     ranges = private_pages(child.process)
-    result = copy.finish([child.process], ranges)
+    result = copy.copy_rest([child.process], ranges)
     assert result.pages == sum(one.pages for one in ranges)
     assert target.holds(child.process, ranges)
 
@@ -239,10 +239,10 @@ def test_without_a_round_the_last_part_copies_everything(child, target) -> None:
 def test_a_later_round_copies_little_more_than_what_was_written(child, target, kind) -> None:
     tracker = tracker_of(kind)
     copy = MemoryCopy(target.sender, tracker)
-    first = copy.round([child.process])
+    first = copy.copy_round([child.process])
     child.tell("write 3")
-    second = copy.round([child.process])
-    copy.finish([child.process], [])
+    second = copy.copy_round([child.process])
+    copy.copy_rest([child.process], [])
     tracker.close()
     assert 0 < second.pages < first.pages / 4
 
@@ -292,12 +292,12 @@ def test_selected_pages_keep_their_addresses_and_content() -> None:
 def test_a_round_tells_what_has_changed_since(child, target) -> None:
     tracker = tracker_of("writes")
     copy = MemoryCopy(target.sender, tracker)
-    copy.round([child.process])
-    quiet = copy.left([child.process])
+    copy.copy_round([child.process])
+    quiet = copy.remaining_pages([child.process])
     for page in range(20, 40):
         child.tell(f"write {page}")
-    changed = copy.left([child.process])
-    copy.finish([child.process], [])
+    changed = copy.remaining_pages([child.process])
+    copy.copy_rest([child.process], [])
     tracker.close()
     assert quiet is not None
     assert changed >= quiet + 20 - 4  # a few of them may have been written just before
@@ -307,22 +307,22 @@ def test_a_round_tells_what_has_changed_since(child, target) -> None:
 def test_without_the_kernels_help_nobody_knows_what_has_changed(child, target, kind) -> None:
     tracker = tracker_of(kind)
     copy = MemoryCopy(target.sender, tracker)
-    assert copy.round([child.process]).left_pages is None
-    copy.finish([child.process], [])
+    assert copy.copy_round([child.process]).remaining_pages is None
+    copy.copy_rest([child.process], [])
 
 
 def test_a_limited_stream_still_learns_what_the_link_can_do(child, target) -> None:
     """From a burst: otherwise the blackout would be predicted at the limit's rate."""
     child.tell("map 512")
-    target.sender = PageSender(target.sender._channel, pace=Pace(4e6))
+    target.sender = PageSender(target.sender._channel, bandwidth=BandwidthLimit(4e6))
     copy = MemoryCopy(target.sender, Untracked())
-    done = copy.round([child.process])
-    copy.finish([child.process], [])
+    done = copy.copy_round([child.process])
+    copy.copy_rest([child.process], [])
     assert done.rate > 2 * 4e6
 
 
 def test_a_meter_is_not_misled_by_a_few_pages() -> None:
-    meter = Meter()
+    meter = LinkMeter()
     meter.begin_round()
     meter.count(100 << 20)
     with meter.timing():

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transship.streams.bandwidth_limit import BURST_SECONDS, Pace
+from transship.streams.bandwidth_limit import BURST_SECONDS, BandwidthLimit
 
 SIZES = st.lists(st.integers(1, 1 << 20), min_size=1, max_size=200)
 
@@ -15,17 +15,17 @@ class Clock:
 
 
 def test_without_a_rate_nobody_waits() -> None:
-    pace = Pace(None)
-    assert [pace.delay(1 << 30) for _ in range(3)] == [0.0] * 3
+    bandwidth = BandwidthLimit(None)
+    assert [bandwidth.delay(1 << 30) for _ in range(3)] == [0.0] * 3
 
 
 @given(sizes=SIZES, rate=st.floats(1e4, 1e9))
 def test_whoever_always_waits_keeps_to_the_rate(sizes: list[int], rate: float) -> None:
     clock = Clock()
-    pace = Pace(rate, clock=clock)
+    bandwidth = BandwidthLimit(rate, clock=clock)
     began = clock.now
     for number, size in enumerate(sizes):
-        clock.now += pace.delay(size)
+        clock.now += bandwidth.delay(size)
         before = sum(sizes[:number])  # what was on its way when this one's turn came
         assert before <= rate * (clock.now - began + BURST_SECONDS) * 1.0001
     # and it loses no time: the last one waited for what was before it, and no longer
@@ -34,23 +34,23 @@ def test_whoever_always_waits_keeps_to_the_rate(sizes: list[int], rate: float) -
 
 @given(sizes=SIZES, rate=st.floats(1e4, 1e9))
 def test_streams_that_ask_at_once_share_one_rate(sizes: list[int], rate: float) -> None:
-    pace = Pace(rate, clock=lambda: 0.0)
-    waits = [pace.delay(size) for size in sizes]
+    bandwidth = BandwidthLimit(rate, clock=lambda: 0.0)
+    waits = [bandwidth.delay(size) for size in sizes]
     assert waits == sorted(waits)
     assert waits[-1] <= sum(sizes[:-1]) / rate
 
 
 def test_a_pause_saves_nothing_up() -> None:
     clock = Clock()
-    pace = Pace(1000.0, clock=clock)
-    pace.delay(1)
+    bandwidth = BandwidthLimit(1000.0, clock=clock)
+    bandwidth.delay(1)
     clock.now += 3600
-    assert pace.delay(1000) == 0.0
-    assert pace.delay(1) > 1 - BURST_SECONDS - 1e-6
+    assert bandwidth.delay(1000) == 0.0
+    assert bandwidth.delay(1) > 1 - BURST_SECONDS - 1e-6
 
 
 def test_a_lifted_limit_holds_nothing_back() -> None:
-    pace = Pace(1.0)
-    pace.delay(1000)
-    pace.lift()
-    assert pace.delay(1000) == 0.0
+    bandwidth = BandwidthLimit(1.0)
+    bandwidth.delay(1000)
+    bandwidth.lift()
+    assert bandwidth.delay(1000) == 0.0

@@ -60,7 +60,7 @@ class NodeInstances:
 
     async def start(self, order: ContainerOrder) -> None:
         # of the instance before: whoever ends that for its lost memory knows it by its page server
-        await PageServerClient.left(self.runtime.layout, order.id).close()
+        await PageServerClient.leftover(self.runtime.layout, order.id).close()
         await self._connect(order)
         await self.runtime.start(order.id)
 

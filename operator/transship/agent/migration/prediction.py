@@ -20,7 +20,7 @@ from transship.agentapi.paths import STREAM_PORT
 from transship.agentapi.predictions import Forecast, PredictionRequest
 from transship.agentapi.states import RecordState
 from transship.common.errors import NotFound, Refused
-from transship.files.change_detection import look
+from transship.files.change_detection import take_snapshot
 from transship.linux.pages import PAGE_BYTES, Process
 from transship.memory import prediction as plan
 from transship.memory.prediction import Load, Sample
@@ -113,7 +113,7 @@ class Predictions:
 
     def _file_bytes(self, record: Record) -> int:
         home: Path = self._bundles.home(record.id)
-        return look(home, self._bundles.trees(record).names).size
+        return take_snapshot(home, self._bundles.trees(record).names).size
 
 
 def told(load: Load, found: plan.Forecast) -> Forecast:

@@ -13,7 +13,7 @@ from typing import assert_never
 from transship.linux.pages import PageRange
 from transship.linux.userfaultfd import Event, EventKind
 from transship.memory.page_server.event_log import Entry, EventLog, NoteKind
-from transship.memory.page_server.lazy_areas import Area, Areas
+from transship.memory.page_server.lazy_areas import LazyArea, LazyAreas
 
 LazyPages = Callable[[int], Iterable[PageRange]]
 """The pages that the images leave to be given later, by the pid in the images."""
@@ -26,7 +26,7 @@ class AddressSpace:
     number: int
     fd: int
     pid: int
-    areas: Areas
+    areas: LazyAreas
     waiting: set[int] = field(default_factory=set)
     """Addresses of pages that some thread of it waits for."""
 
@@ -41,14 +41,14 @@ class AddressSpaces:
         self.alive: dict[int, AddressSpace] = {}
         self.forked: set[int] = set()
         """Of these in the images there are, or were, several: a page may be wanted twice."""
-        self.finished = False
+        self.restore_finished = False
         """The restore is: all of them are known, but for children to come."""
         for entry in log.entries():
             self._replay(entry)
 
-    def arrived(self, pid: int, fd: int) -> AddressSpace:
+    def add(self, pid: int, fd: int) -> AddressSpace:
         """A process that is being restored."""
-        return self._begin(self._log.note(NoteKind.ARRIVED, words=(pid, fd)), pid, fd)
+        return self._begin(self._log.note(NoteKind.ADDED, words=(pid, fd)), pid, fd)
 
     def read(self, space: AddressSpace) -> Event | None:
         """Take one message of the kernel for it; None when there is none."""
@@ -62,23 +62,25 @@ class AddressSpaces:
             self._log.keep()
         return None
 
-    def gone(self, space: AddressSpace) -> None:
+    def remove(self, space: AddressSpace) -> None:
         """Its process has ended; the descriptor may be closed now."""
         self._log.note(NoteKind.GONE, process=space.number)
         self.alive.pop(space.number, None)
 
-    def finish(self) -> None:
-        if not self.finished:
+    def finish_restore(self) -> None:
+        if not self.restore_finished:
             self._log.note(NoteKind.FINISHED)
-        self.finished = True
+        self.restore_finished = True
 
     @property
     def complete(self) -> bool:
         """Nobody lacks a page any more."""
-        return self.finished and not any(space.areas for space in self.alive.values())
+        return self.restore_finished and not any(space.areas for space in self.alive.values())
 
     def _begin(self, number: int, pid: int, fd: int) -> AddressSpace:
-        areas = Areas(Area(one.address, one.end, one.address) for one in self._lazy_pages(pid))
+        areas = LazyAreas(
+            LazyArea(one.address, one.end, one.address) for one in self._lazy_pages(pid)
+        )
         space = self.alive[number] = AddressSpace(number, fd, pid, areas)
         return space
 
@@ -89,12 +91,12 @@ class AddressSpaces:
 
     def _replay(self, entry: Entry) -> None:
         match entry.kind:
-            case NoteKind.ARRIVED:
+            case NoteKind.ADDED:
                 self._begin(entry.number, entry.words[0], entry.words[1])
             case NoteKind.GONE:
                 self.alive.pop(entry.process, None)
             case NoteKind.FINISHED:
-                self.finished = True
+                self.restore_finished = True
             case EventKind.FORK:
                 fd = Event(entry.kind, entry.words).descriptor
                 self._fork(self.alive[entry.process], entry.number, fd)
@@ -104,7 +106,7 @@ class AddressSpaces:
                 assert_never(never)
 
 
-def _alter(areas: Areas, kind: EventKind, words: tuple[int, int, int]) -> bool:
+def _alter(areas: LazyAreas, kind: EventKind, words: tuple[int, int, int]) -> bool:
     """Whether any page that is still lacking was moved or dropped."""
     if kind is EventKind.REMAP:
         start, to, size = words

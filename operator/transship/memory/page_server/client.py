@@ -32,9 +32,9 @@ LOG_NAME = "page-server.log"
 END_TIMEOUT_SECONDS = 5.0
 RETRY_SECONDS = 0.05
 """A server that was killed is followed by another within this time or so."""
-STATE_SECONDS = 10.0
+STATE_TIMEOUT_SECONDS = 10.0
 """For an answer that is given at once: a millisecond, and a tenth of a second after a kill."""
-LOOK_SECONDS = 2.0
+CHECK_SECONDS = 2.0
 """Between looks whether a page server still answers that has been asked for the end of its work."""
 
 
@@ -61,7 +61,7 @@ class PageServerClient:
         """`process` is the guard, where it is this agent's child."""
         self._work = work
         self._process = process
-        self._trouble = ""  # with the last question
+        self._last_error = ""  # with the last question
 
     @classmethod
     async def start(
@@ -82,19 +82,19 @@ class PageServerClient:
         ):
             port: int = pages.getsockname()[1]
             listeners = {"--pages": pages, "--restore": restore, "--control": control}
-            process = _spawn(_words(images, files, peer), listeners, log)
+            process = _spawn(_command_line(images, files, peer), listeners, log)
         pid = process.pid
         (work / messages.PIDFILE_NAME).write_text(f"{pid} {start_time(pid)}")
         page_server = cls(work, process)
         try:
             await asyncio.to_thread(leave_agent, layout, pid=pid)
-            page_server._begin()
+            page_server._let_begin()
         except BaseException:
             await page_server.close()
             raise
         return page_server, port
 
-    def _begin(self) -> None:
+    def _let_begin(self) -> None:
         """Only what can be found again, and is apart from the agent, goes on without it."""
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError), self._process.stdin as words:
@@ -107,22 +107,22 @@ class PageServerClient:
         return cls(work) if (work / messages.SOCKET_NAME).exists() else None
 
     @classmethod
-    def left(cls, layout: Layout, container: str) -> Self:
+    def leftover(cls, layout: Layout, container: str) -> Self:
         """Whatever there is of one, to be closed."""
         return cls(layout.images(container) / "work")
 
-    async def all_stored(self, *, timeout_seconds: float) -> None:
+    async def wait_all_stored(self, *, timeout_seconds: float) -> None:
         """Return when every page of the dump is here. Raises TransshipError when it will not be.
 
         The time is how long no page may have come.
         """
-        await self._require(Question.ALL_STORED, timeout_seconds)
+        await self._wait_for(Question.ALL_STORED, timeout_seconds)
 
-    async def final(self, *, timeout_seconds: float) -> None:
+    async def wait_final(self, *, timeout_seconds: float) -> None:
         """Return when nothing stale is here any more, however much is still to come."""
-        await self._require(Question.FINAL, timeout_seconds)
+        await self._wait_for(Question.FINAL, timeout_seconds)
 
-    async def _require(self, question: Question, timeout_seconds: float) -> None:
+    async def _wait_for(self, question: Question, timeout_seconds: float) -> None:
         try:
             async with idle_timeout(timeout_seconds, self.received):
                 answer = await self._answer(question)
@@ -130,7 +130,7 @@ class PageServerClient:
             raise DeadlineExceeded("receiving pages: not all have arrived in time") from e
         if answer.error:
             raise TransshipError(
-                f"receiving pages: {answer.lacking} have not arrived: {answer.error}",
+                f"receiving pages: {answer.missing} have not arrived: {answer.error}",
                 reason=Reason.PAGES_LOST,
             )
 
@@ -151,24 +151,24 @@ class PageServerClient:
     async def state(self) -> Answer:
         """How far it is. Raises PageServerDead and PageServerSilent."""
         try:
-            async with asyncio.timeout(STATE_SECONDS):
-                return _right(await self._answer(Question.STATE))
+            async with asyncio.timeout(STATE_TIMEOUT_SECONDS):
+                return _checked(await self._answer(Question.STATE))
         except TimeoutError as e:
             raise PageServerSilent(
-                f"asking a container's page server: {self._trouble}",
+                f"asking a container's page server: {self._last_error}",
                 hint=Reason.PAGE_SERVER_SILENT.hint,
             ) from e
 
-    async def ended(self) -> None:
+    async def wait_done(self) -> None:
         """Wait until the container has all of its pages, however long that takes.
 
         Raises PageServerDead when it never will, and PageServerSilent when nobody knows.
         """
-        _right(await unless_failed(self._answer(Question.END), self._while_it_answers()))
+        _checked(await unless_failed(self._answer(Question.END), self._while_it_answers()))
 
     async def _while_it_answers(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
             await self.state()
 
     async def _answer(self, question: Question) -> Answer:
@@ -177,7 +177,7 @@ class PageServerClient:
         Has no deadline of its own. Raises PageServerDead.
         """
         pause = 0.0  # at first: a container whose page server is dead must not run on for so long
-        self._trouble = "no answer"
+        self._last_error = "no answer"
         while True:
             try:
                 return await self._ask(question)
@@ -188,7 +188,7 @@ class PageServerClient:
                     "giving a container its memory: its page server was killed"
                 ) from e
             except (OSError, ValueError) as e:  # perhaps the server was killed, another follows
-                self._trouble = str(e) or "no answer"
+                self._last_error = str(e) or "no answer"
             await asyncio.sleep(pause)
             pause = RETRY_SECONDS
 
@@ -205,14 +205,14 @@ class PageServerClient:
 
     async def close(self) -> None:
         """End it whatever it does. Never while a copy that is to live waits for its pages."""
-        await asyncio.to_thread(end_left, self._work)
+        await asyncio.to_thread(kill_leftover, self._work)
         if self._process is not None:
             if self._process.stdin is not None:
                 self._process.stdin.close()
             await asyncio.to_thread(self._process.wait, END_TIMEOUT_SECONDS)
 
 
-def end_left(work: Path) -> None:
+def kill_leftover(work: Path) -> None:
     """End the page server of a copy that is dead or to be discarded, or that has done its work."""
     (work / messages.SOCKET_NAME).unlink(missing_ok=True)
     with contextlib.suppress(OSError, ValueError):
@@ -225,13 +225,13 @@ def end_left(work: Path) -> None:
         (work / messages.PIDFILE_NAME).unlink()
 
 
-def _right(answer: Answer) -> Answer:
+def _checked(answer: Answer) -> Answer:
     if answer.error:
         raise TransshipError(f"asking a container's page server: {answer.error}")
     return answer
 
 
-def _words(images: Path, files: TlsFiles, peer: str) -> list[str]:
+def _command_line(images: Path, files: TlsFiles, peer: str) -> list[str]:
     return [
         sys.executable, "-m", "transship.memory.page_server.process", "--images", str(images),
         "--ca", str(files.authority), "--cert", str(files.certificate),

@@ -32,7 +32,7 @@ _FIRST = mmap.PAGESIZE
 class NoteKind(IntEnum):
     """What the writer notes, beside the kernel's events."""
 
-    ARRIVED = 0x80  # words: pid in the images, descriptor
+    ADDED = 0x80  # words: pid in the images, descriptor
     GONE = 0x81
     FINISHED = 0x82  # the restore is: pages may be given before they are asked for
 

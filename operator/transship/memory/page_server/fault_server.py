@@ -21,14 +21,18 @@ from transship.linux.pages import PageRange
 from transship.linux.userfaultfd import EventKind, Filled, ended
 from transship.memory.page_server import lazy_pages_socket
 from transship.memory.page_server.address_spaces import AddressSpace, AddressSpaces
-from transship.memory.page_server.lazy_pages_socket import Arrived, Closed, Finished
-from transship.memory.page_server.page_filler import HINT_PAGES, Filler, Interrupted
+from transship.memory.page_server.lazy_pages_socket import (
+    CriuClosed,
+    CriuProcess,
+    CriuRestoreFinished,
+)
+from transship.memory.page_server.page_filler import HINT_PAGES, FillInterrupted, PageFiller
 from transship.memory.page_server.page_index import Milestone
 from transship.memory.page_server.page_store import PageStore
 
 STEP_PAGES = 512
 """Given unasked between two looks at what is waited for: 0.3 ms."""
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 """Between looks at whether processes are still there that nothing is heard of."""
 NO_MEMORY_SECONDS = 0.02
 
@@ -48,39 +52,39 @@ class FaultServer:
         """`demand` is told of pages that are waited for and not in the store."""
         self._store = store
         self._address_spaces = address_spaces
-        self._filler = Filler(store, address_spaces, page_request=page_request)
+        self._filler = PageFiller(store, address_spaces, page_request=page_request)
         self._on_finished = on_finished
         self._listener = listener
         self._restore: socket.socket | None = None
         self._closing = threading.Lock()
-        self._news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
         self._watched: dict[int, AddressSpace] = {}
         self._sweeps: dict[int, int] = {}
         self._pause_seconds = 0.0
-        for fd in (self._news, listener.fileno()):
+        for fd in (self._wakeup, listener.fileno()):
             self._poll.register(fd, select.POLLIN)
         for space in address_spaces.alive.values():
-            self._filler.take_up(space)
+            self._filler.resume(space)
             self._watch(space)
 
     def notify(self) -> None:
         """Something has come into the store. From any thread, also after the end."""
         with self._closing:
-            if self._news >= 0:
-                os.eventfd_write(self._news, 1)
+            if self._wakeup >= 0:
+                os.eventfd_write(self._wakeup, 1)
 
     def run(self) -> None:
         """Serve until nobody lacks a page any more."""
         while not self._address_spaces.complete:
-            ready = self._poll.poll(self._patience_seconds() * 1000)
+            ready = self._poll.poll(self._poll_seconds() * 1000)
             self._pause_seconds = 0.0
             for fd, _ in ready:
                 self._react(fd)
             if self._has_work():
                 self._step()
             elif not ready:
-                self._look_for_ended()
+                self._remove_ended()
 
     def close(self) -> None:
         """Let go of the processes: the kernel serves their faults again, with zeros."""
@@ -89,18 +93,18 @@ class FaultServer:
         if self._restore is not None:
             self._restore.close()
         with self._closing:  # the stream that brought the last page is told of it right now
-            os.close(self._news)
-            self._news = -1
+            os.close(self._wakeup)
+            self._wakeup = -1
 
-    def _patience_seconds(self) -> float:
+    def _poll_seconds(self) -> float:
         if self._pause_seconds:
             return self._pause_seconds
-        return 0.0 if self._has_work() else LOOK_SECONDS
+        return 0.0 if self._has_work() else CHECK_SECONDS
 
     def _has_work(self) -> bool:
-        if not (self._address_spaces.finished and self._store.final):
+        if not (self._address_spaces.restore_finished and self._store.final):
             return False
-        if not self._store.lacking and not self._sweeps and not self._store.arrivals:
+        if not self._store.missing and not self._sweeps and not self._store.arrivals:
             self._sweeps = dict.fromkeys(self._address_spaces.alive, 0)  # nothing is left to come
         return bool(self._store.arrivals or self._sweeps)
 
@@ -110,38 +114,38 @@ class FaultServer:
         self._sweeps[space.number] = 0
 
     def _react(self, fd: int) -> None:
-        if fd == self._news:
-            os.eventfd_read(self._news)
+        if fd == self._wakeup:
+            os.eventfd_read(self._wakeup)
             for space in list(self._address_spaces.alive.values()):
-                self._attend(space, self._filler.serve_waiting)
+                self._attempt(space, self._filler.serve_waiting)
         elif fd in self._watched:
-            self._attend(self._watched[fd], self._hear)
+            self._attempt(self._watched[fd], self._read_events)
         elif fd == self._listener.fileno():
             self._restore, _ = self._listener.accept()
             self._poll.register(self._restore, select.POLLIN)
         elif self._restore is not None and fd == self._restore.fileno():
-            self._hear_restore(self._restore)
+            self._read_criu_message(self._restore)
 
-    def _hear_restore(self, channel: socket.socket) -> None:
-        match lazy_pages_socket.hear(channel):
-            case Arrived(pid, fd):
-                self._watch(self._address_spaces.arrived(pid, fd))
-            case Finished():
-                self._address_spaces.finish()
+    def _read_criu_message(self, channel: socket.socket) -> None:
+        match lazy_pages_socket.receive_message(channel):
+            case CriuProcess(pid, fd):
+                self._watch(self._address_spaces.add(pid, fd))
+            case CriuRestoreFinished():
+                self._address_spaces.finish_restore()
                 self._store.note(Milestone.FINISHED)
                 self._on_finished()
-            case Closed():
+            case CriuClosed():
                 self._poll.unregister(channel)
                 channel.close()
                 self._restore = None
             case _:
                 pass
 
-    def _hear(self, space: AddressSpace) -> None:
+    def _read_events(self, space: AddressSpace) -> None:
         """All that the kernel has to say about a process."""
         while (event := self._address_spaces.read(space)) is not None:
             if event.kind is EventKind.FAULT:
-                self._filler.serve(space, event.address)
+                self._filler.serve_fault(space, event.address)
                 continue
             child = self._address_spaces.apply(space, event)
             if child is not None:
@@ -156,7 +160,7 @@ class FaultServer:
             given += max(hint.pages, HINT_PAGES)
             for space in list(self._address_spaces.alive.values()):
                 if space.pid == hint.pid:
-                    self._attend(space, partial(self._filler.give, pages=hint))
+                    self._attempt(space, partial(self._filler.give, pages=hint))
         for number, start in list(self._sweeps.items())[:1]:
             if given < STEP_PAGES:
                 self._sweep(number, start)
@@ -167,14 +171,14 @@ class FaultServer:
         if space is None or area is None:
             self._sweeps.pop(number, None)
             return
-        if self._attend(space, partial(self._filler.give_area, area=area)):
+        if self._attempt(space, partial(self._filler.give_area, area=area)):
             self._sweeps[number] = area.end
 
-    def _attend(self, space: AddressSpace, work: Callable[[AddressSpace], None]) -> bool:
+    def _attempt(self, space: AddressSpace, work: Callable[[AddressSpace], None]) -> bool:
         """Do something for a process that may be interrupted; False when it was."""
         try:
             work(space)
-        except Interrupted as e:
+        except FillInterrupted as e:
             if e.why is Filled.GONE:
                 self._gone(space)
             elif e.why is Filled.NO_MEMORY:
@@ -182,13 +186,13 @@ class FaultServer:
             return False
         return True
 
-    def _look_for_ended(self) -> None:
+    def _remove_ended(self) -> None:
         for space in list(self._address_spaces.alive.values()):
             if ended(space.fd):
                 self._gone(space)
 
     def _gone(self, space: AddressSpace) -> None:
-        self._address_spaces.gone(space)
+        self._address_spaces.remove(space)
         self._watched.pop(space.fd)
         self._poll.unregister(space.fd)
         self._sweeps.pop(space.number, None)

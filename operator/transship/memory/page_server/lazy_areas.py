@@ -18,7 +18,7 @@ _START = attrgetter("start")
 
 
 @dataclass(frozen=True, slots=True)
-class Area:
+class LazyArea:
     """Pages from `start` to `end`; the first is the images' page at `image`."""
 
     start: int
@@ -29,27 +29,27 @@ class Area:
     def pages(self) -> int:
         return (self.end - self.start) // PAGE_BYTES
 
-    def cut(self, start: int, end: int) -> Area:
+    def cut(self, start: int, end: int) -> LazyArea:
         """The part of it that lies in these bounds; at least one page of it does."""
         first, last = max(start, self.start), min(end, self.end)
-        return Area(first, last, self.image + first - self.start)
+        return LazyArea(first, last, self.image + first - self.start)
 
 
-class Areas:
+class LazyAreas:
     """The areas of one process."""
 
-    def __init__(self, areas: Iterable[Area] = ()) -> None:
+    def __init__(self, areas: Iterable[LazyArea] = ()) -> None:
         self._areas = sorted(areas, key=_START)
 
     def copy(self) -> Self:
         return type(self)(self._areas)
 
-    def within(self, start: int, end: int) -> list[Area]:
+    def within(self, start: int, end: int) -> list[LazyArea]:
         """The parts of areas in these bounds."""
         first, last = self._bounds(start, end)
         return [area.cut(start, end) for area in self._areas[first:last]]
 
-    def after(self, address: int, *, pages: int) -> Area | None:
+    def after(self, address: int, *, pages: int) -> LazyArea | None:
         """The first part of an area at or after an address, of so many pages at most."""
         first, _ = self._bounds(address, address + PAGE_BYTES)
         if first == len(self._areas):
@@ -70,10 +70,10 @@ class Areas:
         moved = self.within(start, end)
         self.drop(start, end)
         for area in moved:
-            self._insert(Area(area.start + to - start, area.end + to - start, area.image))
+            self._insert(LazyArea(area.start + to - start, area.end + to - start, area.image))
         return bool(moved)
 
-    def _rests(self, first: int, last: int, start: int, end: int) -> Iterator[Area]:
+    def _rests(self, first: int, last: int, start: int, end: int) -> Iterator[LazyArea]:
         """What of the areas `first` to `last` lies outside of the bounds."""
         if first == last:
             return
@@ -82,7 +82,7 @@ class Areas:
         if (right := self._areas[last - 1]).end > end:
             yield right.cut(end, right.end)
 
-    def _insert(self, area: Area) -> None:
+    def _insert(self, area: LazyArea) -> None:
         self._areas.insert(bisect_left(self._areas, area.start, key=_START), area)
 
     def _bounds(self, start: int, end: int) -> tuple[int, int]:
@@ -92,7 +92,7 @@ class Areas:
             first -= 1
         return first, max(first, bisect_left(self._areas, end, key=_START))
 
-    def __iter__(self) -> Iterator[Area]:
+    def __iter__(self) -> Iterator[LazyArea]:
         return iter(self._areas)
 
     def __len__(self) -> int:

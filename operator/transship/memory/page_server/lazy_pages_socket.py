@@ -22,7 +22,7 @@ _FINISHED = 0x52535446
 
 
 @dataclass(frozen=True)
-class Arrived:
+class CriuProcess:
     """A process with its userfaultfd."""
 
     pid: int
@@ -30,38 +30,38 @@ class Arrived:
 
 
 @dataclass(frozen=True)
-class Finished:
+class CriuRestoreFinished:
     """Every process was told of, and all of their memory is mapped."""
 
 
 @dataclass(frozen=True)
-class Closed:
-    """CRIU has hung up: after Finished because it is done, before it because it failed."""
+class CriuClosed:
+    """CRIU has closed the connection: it is done, or has failed if the restore is not finished."""
 
 
 @dataclass(frozen=True)
-class Nothing:
+class CriuZombie:
     """A process without memory."""
 
 
-Said = Arrived | Finished | Closed | Nothing
+CriuMessage = CriuProcess | CriuRestoreFinished | CriuClosed | CriuZombie
 
 
-def hear(channel: socket.socket) -> Said:
+def receive_message(channel: socket.socket) -> CriuMessage:
     """Read one message. Raises TransshipError for one that is not CRIU's."""
     channel.settimeout(HEAR_TIMEOUT_SECONDS)
     data = channel.recv(_NUMBER.size, socket.MSG_WAITALL)
     if not data:
-        return Closed()
+        return CriuClosed()
     if len(data) < _NUMBER.size:
         raise TransshipError("restoring lazily: CRIU broke off within a message")
     (number,) = _NUMBER.unpack(data)
     if number == _FINISHED:
-        return Finished()
+        return CriuRestoreFinished()
     if number < 0:
-        return Nothing()
+        return CriuZombie()
     _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
     if not descriptors:
         raise TransshipError(f"restoring lazily: no userfaultfd came for process {number}")
     os.set_inheritable(descriptors[0], False)
-    return Arrived(number, descriptors[0])
+    return CriuProcess(number, descriptors[0])

@@ -32,7 +32,7 @@ class Answer:
     received: pages that this server has stored, repeated ones too.
     """
 
-    lacking: int = 0
+    missing: int = 0
     received: int = 0
     guarded: bool = True
     error: str = ""

@@ -11,7 +11,7 @@ from transship.linux.pages import PAGE_BYTES, PageRange
 from transship.linux.userfaultfd import Filled
 from transship.memory.page_server import page_index
 from transship.memory.page_server.address_spaces import AddressSpace, AddressSpaces
-from transship.memory.page_server.lazy_areas import Area
+from transship.memory.page_server.lazy_areas import LazyArea
 from transship.memory.page_server.page_store import PageStore, Run
 
 AROUND_PAGES = 32
@@ -20,7 +20,7 @@ HINT_PAGES = 16
 """Given around pages that have arrived last: one system call instead of many."""
 
 
-class Interrupted(Exception):
+class FillInterrupted(Exception):
     """Filling cannot go on now: an event is to be read first, the process is gone, no memory."""
 
     def __init__(self, why: Filled) -> None:
@@ -28,8 +28,8 @@ class Interrupted(Exception):
         self.why = why
 
 
-class Filler:
-    """Every call but `take_up` may raise Interrupted; what was given until then is given."""
+class PageFiller:
+    """Every call but `resume` may raise FillInterrupted; what was given until then is given."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Filler:
         self._address_spaces = address_spaces
         self._page_request = page_request
 
-    def take_up(self, space: AddressSpace) -> None:
+    def resume(self, space: AddressSpace) -> None:
         """Go on where another server has ended, with pages it has given and faults it has read."""
         for area in list(space.areas):
             for to, run in self._runs(space, area):
@@ -51,7 +51,7 @@ class Filler:
         for area in space.areas:
             userfaultfd.wake(space.fd, start=area.start, pages=area.pages)
 
-    def serve(self, space: AddressSpace, address: int) -> None:
+    def serve_fault(self, space: AddressSpace, address: int) -> None:
         """Give the page that a thread waits for, or note that it does."""
         space.waiting.add(address)
         wanted = space.areas.within(address, address + PAGE_BYTES)
@@ -62,7 +62,7 @@ class Filler:
 
     def serve_waiting(self, space: AddressSpace) -> None:
         for address in tuple(space.waiting):
-            self.serve(space, address)
+            self.serve_fault(space, address)
 
     def give(self, space: AddressSpace, pages: PageRange) -> None:
         """Give what there is around pages that the images know by this range."""
@@ -70,7 +70,7 @@ class Filler:
         for area in space.areas.within(start, end):
             self.give_area(space, area)
 
-    def give_area(self, space: AddressSpace, area: Area) -> None:
+    def give_area(self, space: AddressSpace, area: LazyArea) -> None:
         """Give what there is of an area."""
         for to, run in self._runs(space, area):
             if run.mark == page_index.SPENT:
@@ -78,16 +78,16 @@ class Filler:
             elif run.mark != page_index.ABSENT:
                 self._fill(space, to, run)
 
-    def _serve_area(self, space: AddressSpace, wanted: Area) -> None:
+    def _serve_area(self, space: AddressSpace, wanted: LazyArea) -> None:
         """`wanted` is one page."""
         start, end = _around(wanted.start, wanted.end, AROUND_PAGES)
         self.give_area(space, wanted)
-        lacking: list[PageRange] = []
+        missing: list[PageRange] = []
         for area in space.areas.within(start, end):
             self.give_area(space, area)
-            lacking += self._store.missing([PageRange(space.pid, area.image, area.pages)])
+            missing += self._store.not_stored([PageRange(space.pid, area.image, area.pages)])
         if wanted.start in space.waiting:
-            for one in lacking:
+            for one in missing:
                 self._page_request(one)
 
     def _give_zeros(self, space: AddressSpace, address: int) -> None:
@@ -103,7 +103,7 @@ class Filler:
         if rest > 0:
             userfaultfd.zero(space.fd, to=address + PAGE_BYTES, pages=rest // PAGE_BYTES)
 
-    def _runs(self, space: AddressSpace, area: Area) -> Iterator[tuple[int, Run]]:
+    def _runs(self, space: AddressSpace, area: LazyArea) -> Iterator[tuple[int, Run]]:
         """What the store has of an area, and where that belongs."""
         for run in self._store.runs(PageRange(space.pid, area.image, area.pages)):
             yield area.start + run.pages.address - area.image, run
@@ -128,11 +128,11 @@ class Filler:
             at, span = at + done, max(span, run.pages.pages - at)
 
     def _pass_over(self, space: AddressSpace, address: int, why: Filled) -> int:
-        """A page that cannot be given: how many to go on after. Raises Interrupted."""
+        """A page that cannot be given: how many to go on after. Raises FillInterrupted."""
         _require(why, {Filled.THERE, Filled.UNKNOWN})
         if why is Filled.UNKNOWN:
-            if not self._address_spaces.finished:
-                raise Interrupted(why)  # its mapping is not ready yet
+            if not self._address_spaces.restore_finished:
+                raise FillInterrupted(why)  # its mapping is not ready yet
             log = logger.bind(pid=space.pid, address=f"{address:#x}")
             log.warning("a page belongs to memory that is not there")
         userfaultfd.wake(space.fd, start=address, pages=1)
@@ -150,7 +150,7 @@ class Filler:
 
 def _require(why: Filled, tolerated: set[Filled]) -> None:
     if why not in tolerated:
-        raise Interrupted(why)
+        raise FillInterrupted(why)
 
 
 def _around(start: int, end: int, pages: int) -> tuple[int, int]:

@@ -39,10 +39,10 @@ ARRIVALS_KEPT = 1 << 16
 _MADV_REMOVE = 9
 _MADV_HUGEPAGE = 14
 _MADV_POPULATE_WRITE = 23  # Linux 5.14
-_LACKING = ABSENT | EXPECTED
+_MISSING = ABSENT | EXPECTED
 _NEEDED = re.compile(rb"[\x04\x05]")
 """Expected pages that are stored, or may just be coming into their room."""
-_RUN_OF_LACKING = re.compile(rb"\x04+")
+_RUN_OF_MISSING = re.compile(rb"\x04+")
 _RUN_OF_ABSENT = re.compile(rb"[\x00\x04]+")
 _RUN = re.compile(rb"[\x00\x04]+|[\x01\x05]+|[\x02\x06]+|[\x03\x07]+")
 _DISCARDED = memoryview(bytearray(CHUNK_BYTES))
@@ -78,7 +78,7 @@ class PageStore:
         self._index = PageIndex(self.index_fd, capacity=capacity)
         self._slots = {key: slot for slot, key in enumerate(self._index.keys())}
         self._lock = threading.Lock()
-        self._lacking = sum(self._index.marks(slot).count(_LACKING) for slot in range(len(self)))
+        self._missing = sum(self._index.marks(slot).count(_MISSING) for slot in range(len(self)))
         self.arrivals: deque[PageRange] = deque(maxlen=ARRIVALS_KEPT)
         """What has come, the newest last: to be taken by whoever gives it away."""
         self.received = 0
@@ -173,21 +173,21 @@ class PageStore:
         return self._index.noted(Milestone.EXPECTED)
 
     @property
-    def lacking(self) -> int:
+    def missing(self) -> int:
         """How many of the expected pages are missing."""
-        return self._lacking
+        return self._missing
 
-    def lacking_ranges(self) -> tuple[PageRange, ...]:
+    def missing_ranges(self) -> tuple[PageRange, ...]:
         """Which of the expected pages are missing."""
         with self._lock:
             slots = list(self._slots.items())
         found: list[PageRange] = []
         for chunk, slot in slots:
-            for run in _RUN_OF_LACKING.finditer(self._index.marks(slot)):
+            for run in _RUN_OF_MISSING.finditer(self._index.marks(slot)):
                 found.append(_range(chunk, run.start(), run.end()))
         return joined(found)
 
-    def missing(self, ranges: Sequence[PageRange]) -> tuple[PageRange, ...]:
+    def not_stored(self, ranges: Sequence[PageRange]) -> tuple[PageRange, ...]:
         """Those of the pages that are not stored."""
         return joined(run.pages for one in ranges for run in self.runs(one) if run.mark == ABSENT)
 
@@ -249,7 +249,7 @@ class PageStore:
     def _change(self, slot: int, piece: Piece, table: bytes) -> None:
         with self._lock:
             before, after = self._index.change(slot, piece.first, piece.pages, table=table)
-            self._lacking += after.count(_LACKING) - before.count(_LACKING)
+            self._missing += after.count(_MISSING) - before.count(_MISSING)
 
     def _cut(self, slot: int, piece: Piece) -> memoryview:
         offset = _offset(slot, piece)

@@ -45,7 +45,7 @@ from transship.memory.page_server.fault_server import FaultServer
 from transship.memory.page_server.messages import Answer, Question
 from transship.memory.page_server.page_index import Milestone, PageIndex
 from transship.memory.page_server.page_store import CAPACITY_BYTES, PageStore
-from transship.memory.page_server.streams import Intake
+from transship.memory.page_server.streams import PageStreams
 from transship.memory.postcopy.page_requests import PageRequests
 
 RESTART_SECONDS = 0.05
@@ -61,7 +61,7 @@ ANSWER_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Holdings:
+class SharedResources:
     """What outlives a server: descriptors, and where things are."""
 
     pages: int  # listeners: for the source's streams, the restore, agents
@@ -75,83 +75,85 @@ class Holdings:
     certificate: Path
     key: Path
     peer: str
-    guard: int
+    guard_pid: int
 
     @property
     def descriptors(self) -> set[int]:
         return {self.pages, self.restore, self.control, self.store, self.index, self.log}
 
 
-class PageServer:
+class PageServerWorker:
     """One server."""
 
-    def __init__(self, held: Holdings) -> None:
-        self._held = held
-        self._store = PageStore(fd=held.store, index_fd=held.index)
+    def __init__(self, resources: SharedResources) -> None:
+        self._resources = resources
+        self._store = PageStore(fd=resources.store, index_fd=resources.index)
         self._reading = threading.Lock()
-        self._lazy: dict[int, list[PageRange]] = {}
-        self._address_spaces = AddressSpaces(EventLog(held.log), self._lazy_pages)
+        self._lazy_ranges: dict[int, list[PageRange]] = {}
+        self._address_spaces = AddressSpaces(EventLog(resources.log), self._lazy_pages)
         kept = {space.fd for space in self._address_spaces.alive.values()}
-        close_all_but(held.descriptors | kept)
+        close_all_but(resources.descriptors | kept)
         self._page_requests = PageRequests()
         self._server = FaultServer(
             self._store,
             self._address_spaces,
-            listener=socket.socket(fileno=held.restore),
+            listener=socket.socket(fileno=resources.restore),
             page_request=self._page_requests.add,
-            on_finished=self._progressed,
+            on_finished=self._notify_waiters,
         )
         context = server_context(
-            authority=held.authority, certificate=held.certificate, key=held.key
+            authority=resources.authority, certificate=resources.certificate, key=resources.key
         )
-        self._intake = Intake(
+        self._page_streams = PageStreams(
             self._store,
             context=context,
-            peer=held.peer,
-            news=self._arrived,
+            peer=resources.peer,
+            on_stored=self._on_pages_stored,
             page_requests=self._page_requests,
         )
         self._progress = threading.Condition()
         self._guarded = True
         self._ended = threading.Event()
-        self._asked: set[threading.Thread] = set()
+        self._conversations: set[threading.Thread] = set()
 
     def run(self) -> None:
         """Serve to the end."""
-        self._intake.listen(socket.socket(fileno=self._held.pages))
-        control = socket.socket(fileno=self._held.control)
+        self._page_streams.listen(socket.socket(fileno=self._resources.pages))
+        control = socket.socket(fileno=self._resources.control)
         begin_for_ever(lambda: self._listen(control), name="answering")
         threading.Thread(target=self._watch_guard, daemon=True).start()
         self._server.run()
         self._server.close()
         self._page_requests.close()
-        self._intake.see_out(LINGER_SECONDS)  # who asked for the end is likely to kill this then
-        (self._held.images / "work" / messages.SOCKET_NAME).unlink(missing_ok=True)
+        # before the answer: whoever asked for the end is likely to kill this process then
+        self._page_streams.wait_ended(LINGER_SECONDS)
+        (self._resources.images / "work" / messages.SOCKET_NAME).unlink(missing_ok=True)
         self._ended.set()
-        self._intake.see_out(LINGER_SECONDS)  # first: who waits for the source's end is asking
-        for thread in tuple(self._asked):
+        # before the join: whoever waits for the end of the source's stream is asking
+        self._page_streams.wait_ended(LINGER_SECONDS)
+        for thread in tuple(self._conversations):
             thread.join(ANSWER_SECONDS)
 
     def _lazy_pages(self, pid: int) -> list[PageRange]:
-        self._expect()
-        return self._lazy.get(pid, [])
+        self._read_expected_pages()
+        return self._lazy_ranges.get(pid, [])
 
-    def _expect(self) -> None:
+    def _read_expected_pages(self) -> None:
         """Read what CRIU's images leave to be given later; they are complete by now."""
         with self._reading:
-            if self._lazy:
+            if self._lazy_ranges:
                 return
-            for each in pagemaps.read(self._held.images):
+            for each in pagemaps.read(self._resources.images):
                 found = PageRange(each.process, each.address, each.pages)
-                self._lazy.setdefault(each.process, []).append(found)
+                self._lazy_ranges.setdefault(each.process, []).append(found)
             if not self._store.expecting:
-                self._store.expect(one for ranges in self._lazy.values() for one in ranges)
+                self._store.expect(one for ranges in self._lazy_ranges.values() for one in ranges)
 
-    def _arrived(self) -> None:
+    def _on_pages_stored(self) -> None:
         self._server.notify()
-        self._progressed()
+        self._notify_waiters()
 
-    def _progressed(self) -> None:
+    def _notify_waiters(self) -> None:
         with self._progress:
             self._progress.notify_all()
 
@@ -162,13 +164,15 @@ class PageServer:
         """
         with self._progress:
             self._progress.wait_for(
-                lambda: (done() and self._address_spaces.finished) or self._intake.broken
+                lambda: (
+                    (done() and self._address_spaces.restore_finished) or self._page_streams.broken
+                )
             )
-        return "" if done() else self._intake.broken
+        return "" if done() else self._page_streams.broken
 
     def _watch_guard(self) -> None:
         with contextlib.suppress(ProcessLookupError):
-            guard = os.pidfd_open(self._held.guard)
+            guard = os.pidfd_open(self._resources.guard_pid)
             poll = select.poll()
             poll.register(guard, select.POLLIN)
             poll.poll()
@@ -179,7 +183,7 @@ class PageServer:
         while True:
             channel, _ = control.accept()
             thread = threading.Thread(target=self._converse, args=(channel,), daemon=True)
-            self._asked.add(thread)
+            self._conversations.add(thread)
             thread.start()
 
     def _converse(self, channel: socket.socket) -> None:
@@ -193,7 +197,7 @@ class PageServer:
                 if line := lines.readline(LONGEST_QUESTION):
                     lines.write(messages.encode(self._reply(line)))
         finally:
-            self._asked.discard(threading.current_thread())
+            self._conversations.discard(threading.current_thread())
 
     def _reply(self, line: bytes) -> Answer:
         """Always an answer: where a connection ends without one, the agent asks again."""
@@ -205,7 +209,7 @@ class PageServer:
 
     def _compose(self) -> str:
         try:
-            shared_images.compose(self._held.images, self._store)
+            shared_images.compose(self._resources.images, self._store)
         except (TransshipError, OSError) as e:
             return str(e)
         return ""
@@ -214,12 +218,12 @@ class PageServer:
         error = ""
         match question:
             case Question.ALL_STORED:
-                self._expect()
+                self._read_expected_pages()
                 error = self._wait_until(lambda: self._store.ended)
-                if self._store.ended and self._store.lacking:
+                if self._store.ended and self._store.missing:
                     error = "the source has sent no more"
             case Question.FINAL:
-                self._expect()
+                self._read_expected_pages()
                 error = self._wait_until(lambda: self._store.final)
             case Question.END:
                 self._ended.wait()
@@ -228,20 +232,20 @@ class PageServer:
             case Question.STATE:
                 pass
         return Answer(
-            lacking=self._store.lacking,
+            missing=self._store.missing,
             received=self._store.received,
             guarded=self._guarded,
             error=error,
         )
 
 
-def guard(held: Holdings) -> int:
+def run_guard(resources: SharedResources) -> int:
     """Start servers until one has done the work; returns the exit status."""
-    index = PageIndex(held.index, capacity=CAPACITY_BYTES)
+    index = PageIndex(resources.index, capacity=CAPACITY_BYTES)
     while True:
         pid = fork_sharing_files()
         if pid == 0:
-            _serve(held)
+            _run_worker(resources)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if status == 0:
             return 0
@@ -251,9 +255,9 @@ def guard(held: Holdings) -> int:
         time.sleep(RESTART_SECONDS)
 
 
-def _serve(held: Holdings) -> None:
+def _run_worker(resources: SharedResources) -> None:
     try:
-        PageServer(held).run()
+        PageServerWorker(resources).run()
     except BaseException:
         logger.exception("serving pages failed")
         os._exit(1)
@@ -268,24 +272,24 @@ def main(words: Sequence[str]) -> None:
     for name in ("--images", "--ca", "--cert", "--key"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--peer", required=True, help="common name of the source's certificate")
-    given = parser.parse_args(words)
+    arguments = parser.parse_args(words)
     if sys.stdin.buffer.readline() != messages.BEGIN:
         sys.exit("the agent has ended")
-    held = Holdings(
-        pages=given.pages,
-        restore=given.restore,
-        control=given.control,
+    resources = SharedResources(
+        pages=arguments.pages,
+        restore=arguments.restore,
+        control=arguments.control,
         store=os.memfd_create("transship-pages"),
         index=os.memfd_create("transship-index"),
         log=os.memfd_create("transship-events"),
-        images=given.images,
-        authority=given.ca,
-        certificate=given.cert,
-        key=given.key,
-        peer=given.peer,
-        guard=os.getpid(),
+        images=arguments.images,
+        authority=arguments.ca,
+        certificate=arguments.cert,
+        key=arguments.key,
+        peer=arguments.peer,
+        guard_pid=os.getpid(),
     )
-    sys.exit(guard(held))
+    sys.exit(run_guard(resources))
 
 
 if __name__ == "__main__":

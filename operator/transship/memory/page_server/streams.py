@@ -15,11 +15,11 @@ from transship.common.threads import begin_for_ever
 from transship.memory.page_server.page_index import Milestone
 from transship.memory.page_server.page_store import PageStore
 from transship.memory.postcopy.page_requests import PageRequests
-from transship.memory.transfer.channel import admit
+from transship.memory.transfer.channel import accept_page_stream
 from transship.memory.transfer.receiver import PageReceiver
 
 
-class Intake:
+class PageStreams:
     """Receives into a store, in threads. Until the pages are final there is one stream."""
 
     def __init__(
@@ -28,14 +28,14 @@ class Intake:
         *,
         context: ssl.SSLContext,
         peer: str,
-        news: Callable[[], None],
+        on_stored: Callable[[], None],
         page_requests: PageRequests,
     ) -> None:
         """`peer` is the common name of the source's certificate; `news` is called at each batch."""
         self._store = store
         self._context = context
         self._peer = peer
-        self._news = news
+        self._on_stored = on_stored
         self._page_requests = page_requests
         self._streams: set[threading.Thread] = set()
         self._lock = threading.Lock()
@@ -47,7 +47,7 @@ class Intake:
         """Accept streams for ever, in a thread."""
         begin_for_ever(lambda: self._accept(listener), name="accepting page streams")
 
-    def see_out(self, seconds: float) -> None:
+    def wait_ended(self, seconds: float) -> None:
         """Wait for the end of the streams that are open: the source wants to hear that all came."""
         deadline = time.monotonic() + seconds
         for thread in tuple(self._streams):
@@ -62,7 +62,7 @@ class Intake:
 
     def _receive(self, plain: socket.socket) -> None:
         try:
-            with admit(plain, self._context, peer=self._peer) as channel:
+            with accept_page_stream(plain, self._context, peer=self._peer) as channel:
                 self._take(channel)
         except (TransshipError, OSError) as e:
             logger.warning("a page stream was refused: {}", e)
@@ -70,7 +70,7 @@ class Intake:
             logger.exception("a page stream has failed")
         finally:
             self._streams.discard(threading.current_thread())
-            self._news()
+            self._on_stored()
 
     def _take(self, channel: ssl.SSLSocket) -> None:
         with self._lock:
@@ -79,7 +79,7 @@ class Intake:
             self._begun = True
         try:
             PageReceiver(
-                channel, self._store, news=self._news, page_requests=self._page_requests
+                channel, self._store, on_stored=self._on_stored, page_requests=self._page_requests
             ).run()
         except (TransshipError, OSError) as e:
             logger.warning("a page stream has broken off: {}", e)

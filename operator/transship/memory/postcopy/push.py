@@ -25,8 +25,8 @@ class MemoryPush:
     def push(self, sender: PageSender) -> None:
         """Send all that is lacking; returns when the target has said that nothing is any more."""
         buffer = bytearray(BATCH_PAGES * PAGE_BYTES)
-        while lacking := sender.ask_lacking():
-            for batch in batches(lacking, pages=BATCH_PAGES):
+        while missing := sender.ask_missing():
+            for batch in batches(missing, pages=BATCH_PAGES):
                 self._send(sender, batch, buffer)
             sender.flush()
         sender.end()
@@ -34,7 +34,7 @@ class MemoryPush:
     def answer(self, sender: PageSender) -> None:
         """Answer the target's demands, until it says that it has no more."""
         buffer = bytearray(0)
-        sender.offer()
+        sender.serve_requests()
         while wanted := sender.next_page_request():
             size = total(wanted) * PAGE_BYTES
             if len(buffer) < size:

@@ -28,16 +28,16 @@ class Tracker(Protocol):
         """Pages that may have changed; all of a process seen for the first time. It runs."""
         ...
 
-    def last_candidates(
+    def final_candidates(
         self, process: Process, ranges: Sequence[PageRange]
     ) -> tuple[PageRange, ...]:
         """The same of a frozen process; only its `ranges` matter. They may be fewer or more."""
         ...
 
-    def settled_candidates(self, process: Process) -> tuple[PageRange, ...]:
+    def candidates_during_dump(self, process: Process) -> tuple[PageRange, ...]:
         """Those of a frozen process's candidates that its dump leaves alone, as far as is known.
 
-        They are asked for beside the dump; what is missing among them is found by last_candidates.
+        They are asked for beside the dump; what is missing among them is found by final_candidates.
         """
         ...
 
@@ -58,12 +58,12 @@ class Untracked:
     def candidates(self, process: Process) -> tuple[PageRange, ...]:
         return private_pages(process)
 
-    def last_candidates(
+    def final_candidates(
         self, process: Process, ranges: Sequence[PageRange]
     ) -> tuple[PageRange, ...]:
         return tuple(ranges)
 
-    def settled_candidates(self, process: Process) -> tuple[PageRange, ...]:
+    def candidates_during_dump(self, process: Process) -> tuple[PageRange, ...]:
         return private_pages(process, data_of(process))
 
     def count_changed(self, process: Process) -> int | None:
@@ -85,12 +85,12 @@ class DigestTracker:
     def candidates(self, process: Process) -> tuple[PageRange, ...]:
         return private_pages(process)
 
-    def last_candidates(
+    def final_candidates(
         self, process: Process, ranges: Sequence[PageRange]
     ) -> tuple[PageRange, ...]:
         return tuple(ranges)
 
-    def settled_candidates(self, process: Process) -> tuple[PageRange, ...]:
+    def candidates_during_dump(self, process: Process) -> tuple[PageRange, ...]:
         return ()  # all of the memory would be read twice
 
     def count_changed(self, process: Process) -> int | None:

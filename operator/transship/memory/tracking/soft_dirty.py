@@ -50,12 +50,12 @@ class SoftDirtyTracker:
         except (FileNotFoundError, ProcessLookupError):
             return ()
 
-    def last_candidates(
+    def final_candidates(
         self, process: Process, ranges: Sequence[PageRange]
     ) -> tuple[PageRange, ...]:
         return self._written(process) if self._known(process) else tuple(ranges)
 
-    def settled_candidates(self, process: Process) -> tuple[PageRange, ...]:
+    def candidates_during_dump(self, process: Process) -> tuple[PageRange, ...]:
         if not self._known(process):
             return ()
         return joined(marked_pages(process, _written_marks, data_of(process)))

@@ -83,15 +83,15 @@ class WriteFaults:
         except OSError as e:
             raise NotTracked(f"{mapping}: {e}") from e
 
-    def take(self, mapping: Mapping) -> list[PageRange]:
+    def take_written(self, mapping: Mapping) -> list[PageRange]:
         """Private pages written since the last take, which from now on count anew."""
         return self._scan(mapping, _SCAN_PROTECT | _SCAN_CHECK_ASYNC, unless=_unless(mapping))
 
-    def peek(self, mapping: Mapping) -> list[PageRange]:
+    def peek_written(self, mapping: Mapping) -> list[PageRange]:
         """What take would give, without taking it."""
         return self._scan(mapping, _SCAN_CHECK_ASYNC, unless=_unless(mapping))
 
-    def look(self, mapping: Mapping) -> list[PageRange]:
+    def peek_all_written(self, mapping: Mapping) -> list[PageRange]:
         """Pages written since the last take."""
         return self._scan(mapping, _SCAN_CHECK_ASYNC, unless=0)
 

@@ -25,7 +25,7 @@ from transship.memory.tracking.write_faults import NotTracked, WriteFaults
 
 
 @dataclass
-class _Followed:
+class _TrackedProcess:
     """A process with its record, and the address space that is known to be in it."""
 
     faults: WriteFaults
@@ -36,59 +36,59 @@ class WriteTracker:
     """The Tracker that costs a millisecond for 256 MiB."""
 
     def __init__(self) -> None:
-        self._followed: dict[Process, _Followed] = {}
+        self._tracked: dict[Process, _TrackedProcess] = {}
         self._digests = DigestTracker()
 
     def candidates(self, process: Process) -> tuple[PageRange, ...]:
-        followed = self._followed.get(process)
-        if followed is not None:
+        tracked = self._tracked.get(process)
+        if tracked is not None:
             with contextlib.suppress(OSError):
-                return self._take(process, followed)
-            self._let_go(process)  # it has called exec, or has ended
-        followed = self._follow(process)
-        if followed is None:
+                return self._take_written(process, tracked)
+            self._untrack(process)  # it has called exec, or has ended
+        tracked = self._track(process)
+        if tracked is None:
             return self._digests.candidates(process)
         try:
-            return self._take(process, followed)
+            return self._take_written(process, tracked)
         except OSError:
-            self._let_go(process)
+            self._untrack(process)
             return self._digests.candidates(process)
 
-    def last_candidates(
+    def final_candidates(
         self, process: Process, ranges: Sequence[PageRange]
     ) -> tuple[PageRange, ...]:
-        followed = self._followed.get(process)
-        if followed is None:
-            return self._digests.last_candidates(process, ranges)
+        tracked = self._tracked.get(process)
+        if tracked is None:
+            return self._digests.final_candidates(process, ranges)
         found: list[PageRange] = []
         doubtful: list[Mapping] = []
         for one in mappings_of(process):
             try:
-                found += _look(followed, one)
+                found += _peek_all_written(tracked, one)
             except NotTracked:
                 doubtful.append(one)
         return joined([*found, *within(ranges, doubtful)])
 
-    def settled_candidates(self, process: Process) -> tuple[PageRange, ...]:
-        followed = self._followed.get(process)
-        if followed is None:
-            return self._digests.settled_candidates(process)
+    def candidates_during_dump(self, process: Process) -> tuple[PageRange, ...]:
+        tracked = self._tracked.get(process)
+        if tracked is None:
+            return self._digests.candidates_during_dump(process)
         found: list[PageRange] = []
         for one in data_of(process):
             with contextlib.suppress(NotTracked):
-                found += _peek(followed, one)
+                found += _peek_written(tracked, one)
         return joined(found)
 
     def count_changed(self, process: Process) -> int | None:
-        followed = self._followed.get(process)
-        if followed is None:
+        tracked = self._tracked.get(process)
+        if tracked is None:
             return None
         found = 0
         doubtful: list[Mapping] = []
         try:
             for one in mappings_of(process):
                 try:
-                    found += total(_peek(followed, one))
+                    found += total(_peek_written(tracked, one))
                 except NotTracked:
                     doubtful.append(one)
         except OSError:  # it has called exec, or has ended
@@ -96,70 +96,72 @@ class WriteTracker:
         return found + total(private_pages(process, doubtful))
 
     def differing(self, ranges: Sequence[PageRange], data: bytearray) -> bytes | None:
-        if any(process.inside == ranges[0].pid for process in self._followed):
+        if any(process.inside == ranges[0].pid for process in self._tracked):
             return None
         return self._digests.differing(ranges, data)
 
     def close(self) -> None:
         """Let all processes go: where the move was given up, they run on unprotected."""
-        for process in list(self._followed):
-            self._let_go(process)
+        for process in list(self._tracked):
+            self._untrack(process)
         self._digests.close()
 
-    def _follow(self, process: Process) -> _Followed | None:
+    def _track(self, process: Process) -> _TrackedProcess | None:
         try:
             faults = WriteFaults(process)
         except (OSError, TransshipError) as e:
             logger.bind(pid=process.outside).debug("writes cannot be followed: {}", e)
             return None
-        followed = self._followed[process] = _Followed(faults)
+        tracked = self._tracked[process] = _TrackedProcess(faults)
         self._digests.forget(process.inside)  # they will not be kept up to date
-        return followed
+        return tracked
 
-    def _let_go(self, process: Process) -> None:
-        self._followed.pop(process).faults.close()
+    def _untrack(self, process: Process) -> None:
+        self._tracked.pop(process).faults.close()
 
-    def _take(self, process: Process, followed: _Followed) -> tuple[PageRange, ...]:
+    def _take_written(self, process: Process, tracked: _TrackedProcess) -> tuple[PageRange, ...]:
         found: list[PageRange] = []
         covered: list[Mapping] = []
         doubtful: list[Mapping] = []
         for one in mappings_of(process):
             try:
-                if contains(followed.covered, one):
-                    found += _taken_or_new(process, followed.faults, one)
+                if contains(tracked.covered, one):
+                    found += _take_or_register(process, tracked.faults, one)
                 else:
-                    found += _new(process, followed.faults, one)
+                    found += _register(process, tracked.faults, one)
                 covered.append(one)
             except NotTracked:
                 doubtful.append(one)
-        followed.covered = merged(covered)
+        tracked.covered = merged(covered)
         return joined([*found, *private_pages(process, doubtful)])
 
 
-def _taken_or_new(process: Process, faults: WriteFaults, mapping: Mapping) -> Iterable[PageRange]:
+def _take_or_register(
+    process: Process, faults: WriteFaults, mapping: Mapping
+) -> Iterable[PageRange]:
     try:
-        return faults.take(mapping)
+        return faults.take_written(mapping)
     except NotTracked:  # another mapping lies in its place
-        return _new(process, faults, mapping)
+        return _register(process, faults, mapping)
 
 
-def _new(process: Process, faults: WriteFaults, mapping: Mapping) -> Iterable[PageRange]:
+def _register(process: Process, faults: WriteFaults, mapping: Mapping) -> Iterable[PageRange]:
     """Begin to follow a mapping: all of its pages count as changed."""
     faults.register(mapping)
-    faults.take(mapping)
+    faults.take_written(mapping)
     return private_pages(process, [mapping])
 
 
-def _look(followed: _Followed, mapping: Mapping) -> list[PageRange]:
-    if not contains(followed.covered, mapping):
+def _peek_all_written(tracked: _TrackedProcess, mapping: Mapping) -> list[PageRange]:
+    if not contains(tracked.covered, mapping):
         raise NotTracked
-    return followed.faults.look(mapping)
+    return tracked.faults.peek_all_written(mapping)
 
 
-def _peek(followed: _Followed, mapping: Mapping) -> list[PageRange]:
-    if not contains(followed.covered, mapping):
+def _peek_written(tracked: _TrackedProcess, mapping: Mapping) -> list[PageRange]:
+    if not contains(tracked.covered, mapping):
         raise NotTracked
-    return followed.faults.peek(mapping)
+    return tracked.faults.peek_written(mapping)
 
 
 def contains(covered: Sequence[Mapping], mapping: Mapping) -> bool:

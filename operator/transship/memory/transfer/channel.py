@@ -14,7 +14,7 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class RemotePages:
+class PageServerEndpoint:
     """The target's page server; `node` is the name that its certificate has to bear."""
 
     address: str
@@ -23,7 +23,7 @@ class RemotePages:
     context: ssl.SSLContext
 
 
-def dial(pages: RemotePages) -> ssl.SSLSocket:
+def connect_to_page_server(pages: PageServerEndpoint) -> ssl.SSLSocket:
     """Connect, blocking. Raises Unreachable."""
     where = (pages.address, pages.port)
     try:
@@ -37,7 +37,9 @@ def dial(pages: RemotePages) -> ssl.SSLSocket:
         ) from e
 
 
-def admit(plain: socket.socket, context: ssl.SSLContext, *, peer: str | None) -> ssl.SSLSocket:
+def accept_page_stream(
+    plain: socket.socket, context: ssl.SSLContext, *, peer: str | None
+) -> ssl.SSLSocket:
     """Secure an accepted connection. Raises Unreachable or Refused, and closes it then."""
     plain.settimeout(CONNECT_TIMEOUT_SECONDS)
     make_prompt(plain)

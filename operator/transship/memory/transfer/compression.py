@@ -21,7 +21,7 @@ FIRST_PAUSE_BATCHES, LONGEST_PAUSE_BATCHES = 2, 64
 SMOOTHING = 0.3
 
 
-class Chooser(Protocol):
+class CompressionChooser(Protocol):
     """Decides about one batch after the other, and hears what came of it."""
 
     def compresses(self, *, backlog: int) -> bool:
@@ -34,7 +34,7 @@ class Chooser(Protocol):
 
 
 @dataclass
-class Always:
+class FixedChoice:
     """The same for every batch."""
 
     wanted: bool
@@ -46,7 +46,7 @@ class Always:
         pass
 
 
-class Measured:
+class MeasuredChoice:
     """Compresses while it pays: by the seconds that a byte of content takes, with and without.
 
     Not by rates: of an empty socket's and a full one's, the mean rate says nothing.
@@ -85,11 +85,11 @@ def _smoothed(old: float | None, new: float) -> float:
     return new if old is None else old + SMOOTHING * (new - old)
 
 
-def chooser(wish: Compression | None) -> Chooser:
+def chooser_for(wish: Compression | None) -> CompressionChooser:
     match wish or Compression.AUTO:
         case Compression.AUTO:
-            return Measured()
+            return MeasuredChoice()
         case Compression.NONE:
-            return Always(wanted=False)
+            return FixedChoice(wanted=False)
         case Compression.ZSTD:
-            return Always(wanted=True)
+            return FixedChoice(wanted=True)

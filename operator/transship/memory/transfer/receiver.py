@@ -18,7 +18,7 @@ from transship.memory.page_server.page_store import PageStore
 from transship.memory.postcopy.page_requests import PageRequests
 from transship.memory.transfer import wire_format
 from transship.memory.transfer.packing import Unpacker
-from transship.memory.transfer.wire_format import Header, Kind
+from transship.memory.transfer.wire_format import Header, MessageKind
 
 BUFFER_BYTES = 4 << 20
 
@@ -33,7 +33,7 @@ class PageReceiver:
         channel: socket.socket,
         store: PageStore,
         *,
-        news: Callable[[], None] = lambda: None,
+        on_stored: Callable[[], None] = lambda: None,
         page_requests: PageRequests | None = None,
     ) -> None:
         # the source is silent between rounds for as long as it likes: closing ends the wait
@@ -46,7 +46,7 @@ class PageReceiver:
         # gives away what one of them has stored while another still unpacks the same page
         self._unpack = unpacker.unpack_apart if store.final else unpacker.unpack
         self._packed = bytearray()
-        self._news = news
+        self._on_stored = on_stored
         self._page_requests = page_requests
         self.pages = 0
         self.bytes = 0
@@ -56,34 +56,36 @@ class PageReceiver:
 
         Raises Unreachable when it just ends.
         """
-        while (header := wire_format.receive_header(self._channel)).kind is not Kind.END:
-            if header.kind is Kind.PAGES:
+        while (header := wire_format.receive_header(self._channel)).kind is not MessageKind.END:
+            if header.kind is MessageKind.PAGES:
                 self._receive(header)
-            elif header.kind is Kind.OFFER and self._page_requests is not None:
+            elif header.kind is MessageKind.SERVE_REQUESTS and self._page_requests is not None:
                 self._page_requests.serve(self._channel, self._receive)
                 if self._page_requests.closed:
-                    wire_format.send_all(self._channel, wire_format.encode(Kind.WANT))
+                    wire_format.send_all(self._channel, wire_format.encode(MessageKind.REQUEST))
                     return
                 raise Unreachable("demanding pages: another stream has followed")
             else:
-                self._hear(header)
+                self._handle_control(header)
 
-    def _hear(self, header: Header) -> None:
+    def _handle_control(self, header: Header) -> None:
         match header.kind:
-            case Kind.RESERVE:
+            case MessageKind.RESERVE:
                 self._store.reserve(self._table(header)[0])
-            case Kind.FLUSH:
+            case MessageKind.FLUSH:
                 done = wire_format.encode_flushed(pages=self.pages, size=self.bytes)
                 wire_format.send_all(self._channel, done)
-            case Kind.STALE:
+            case MessageKind.STALE:
                 self._store.forget(self._table(header)[0])
-            case Kind.FINAL:
+            case MessageKind.FINAL:
                 self._store.note(Milestone.FINAL)
-                self._news()
-            case Kind.LACKING:
-                for group in wire_format.grouped(self._store.lacking_ranges()):
-                    wire_format.send_all(self._channel, wire_format.encode(Kind.LACKING, group))
-                wire_format.send_all(self._channel, wire_format.encode(Kind.LACKING))
+                self._on_stored()
+            case MessageKind.MISSING:
+                for group in wire_format.grouped(self._store.missing_ranges()):
+                    wire_format.send_all(
+                        self._channel, wire_format.encode(MessageKind.MISSING, group)
+                    )
+                wire_format.send_all(self._channel, wire_format.encode(MessageKind.MISSING))
             case _:
                 pass
 
@@ -97,7 +99,7 @@ class PageReceiver:
 
     def _receive(self, header: Header) -> None:
         ranges, marks = self._table(header)
-        filled, zero = split(ranges, marks)
+        filled, zero = split_zero_pages(ranges, marks)
         rooms = [view for one in filled for view in self._store.room(one)]
         if header.flags & wire_format.PACKED:
             self._receive_packed(header.bytes, rooms)
@@ -110,7 +112,7 @@ class PageReceiver:
             self._store.keep_zero(one)
         self.pages += header.pages
         self.bytes += header.bytes
-        self._news()
+        self._on_stored()
 
     def _receive_packed(self, size: int, rooms: list[memoryview]) -> None:
         if len(self._packed) < size:
@@ -126,7 +128,7 @@ class PageReceiver:
         return wire_format.decode_table(header, data)
 
 
-def split(
+def split_zero_pages(
     ranges: Sequence[PageRange], marks: bytes | bytearray
 ) -> tuple[list[PageRange], list[PageRange]]:
     """Part ranges into those that have content and those that are marked as zeros."""

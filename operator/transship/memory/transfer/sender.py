@@ -21,10 +21,10 @@ from transship.api.reasons import Reason
 from transship.common.errors import Unreachable
 from transship.linux.pages import PAGE_BYTES, ZERO_PAGE, PageRange, total
 from transship.memory.transfer import wire_format
-from transship.memory.transfer.compression import chooser
+from transship.memory.transfer.compression import chooser_for
 from transship.memory.transfer.packing import Packer
-from transship.memory.transfer.wire_format import Kind
-from transship.streams.bandwidth_limit import Pace
+from transship.memory.transfer.wire_format import MessageKind
+from transship.streams.bandwidth_limit import BandwidthLimit
 
 STALL_TIMEOUT_SECONDS = 30.0
 """Of one send or receive, not of the whole: a peer that takes nothing for so long is gone."""
@@ -34,7 +34,7 @@ _UNMARKED = re.compile(rb"\x00+")
 
 
 @dataclass(frozen=True, slots=True)
-class _Message:
+class _EncodedBatch:
     """A batch as it goes out. tried: to compress it; spent: the seconds that it took."""
 
     pages: int
@@ -51,7 +51,7 @@ class _Message:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTotals:
     """What the target has stored over this stream so far."""
 
     pages: int
@@ -65,15 +65,15 @@ class PageSender:
         self,
         channel: socket.socket,
         *,
-        pace: Pace | None = None,
+        bandwidth: BandwidthLimit | None = None,
         compression: Compression = Compression.NONE,
     ) -> None:
         channel.settimeout(STALL_TIMEOUT_SECONDS)
         # large buffers: the reading of memory and the sending of it overlap
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         self._channel = channel
-        self._pace = pace or Pace(None)
-        self._chooser = chooser(compression)
+        self._bandwidth = bandwidth or BandwidthLimit(None)
+        self._chooser = chooser_for(compression)
         self._packer = Packer()
         self._aborted = threading.Event()
         self.sent_pages = 0
@@ -84,61 +84,61 @@ class PageSender:
 
     @property
     def is_limited(self) -> bool:
-        return self._pace.rate is not None
+        return self._bandwidth.rate is not None
 
     def reserve(self, ranges: Iterable[PageRange]) -> None:
         """Tell the target that these pages will come, so that it has the memory at hand."""
-        self._tell(Kind.RESERVE, ranges)
+        self._send_ranges(MessageKind.RESERVE, ranges)
 
-    def take_back(self, ranges: Iterable[PageRange]) -> None:
+    def invalidate(self, ranges: Iterable[PageRange]) -> None:
         """What was sent of these pages is not their content any more; they will be sent again."""
-        self._tell(Kind.STALE, ranges)
+        self._send_ranges(MessageKind.STALE, ranges)
 
     def final(self) -> None:
         """The container is frozen: what was sent, and not taken back, is its pages' last content.
 
         Until then the target gives none of them to the restored processes.
         """
-        self._send(wire_format.encode(Kind.FINAL))
+        self._send(wire_format.encode(MessageKind.FINAL))
 
-    def ask_lacking(self) -> tuple[PageRange, ...]:
+    def ask_missing(self) -> tuple[PageRange, ...]:
         """Which pages the target knows to be wanted and does not have."""
-        self._send(wire_format.encode(Kind.LACKING))
+        self._send(wire_format.encode(MessageKind.MISSING))
         found: list[PageRange] = []
-        while ranges := wire_format.receive_ranges(self._channel, Kind.LACKING):
+        while ranges := wire_format.receive_ranges(self._channel, MessageKind.MISSING):
             found += ranges
         return tuple(found)
 
-    def offer(self) -> None:
+    def serve_requests(self) -> None:
         """From now on this stream is for what the target demands."""
         self._channel.settimeout(None)  # it demands when it has to; a dead host is noticed by TCP
-        self._send(wire_format.encode(Kind.OFFER))
+        self._send(wire_format.encode(MessageKind.SERVE_REQUESTS))
 
     def next_page_request(self) -> tuple[PageRange, ...]:
         """Wait for the next; nothing when there will be no more. Raises Unreachable."""
-        return wire_format.receive_ranges(self._channel, Kind.WANT)
+        return wire_format.receive_ranges(self._channel, MessageKind.REQUEST)
 
-    def _tell(self, kind: Kind, ranges: Iterable[PageRange]) -> None:
+    def _send_ranges(self, kind: MessageKind, ranges: Iterable[PageRange]) -> None:
         for group in wire_format.grouped(ranges):
             self._send(wire_format.encode(kind, group))
 
     def send(self, ranges: Sequence[PageRange], data: bytearray) -> None:
         """Send these pages of one process; `data` begins with their content, one after another."""
         message = self._message(ranges, data)
-        self._aborted.wait(self._pace.delay(message.bytes))
-        self._pass_on(message)
+        self._aborted.wait(self._bandwidth.delay(message.bytes))
+        self._transmit(message)
 
     def burst(self, ranges: Sequence[PageRange], data: bytearray) -> float:
         """The same at once, the limit notwithstanding; returns the seconds until it was stored."""
         self._flush()
         message = self._message(ranges, data)
-        self._pace.delay(message.bytes)  # what follows waits for it
+        self._bandwidth.delay(message.bytes)  # what follows waits for it
         began = time.monotonic()
-        self._pass_on(message)
+        self._transmit(message)
         self._flush()
         return time.monotonic() - began
 
-    def _message(self, ranges: Sequence[PageRange], data: bytearray) -> _Message:
+    def _message(self, ranges: Sequence[PageRange], data: bytearray) -> _EncodedBatch:
         pages = total(ranges)
         marks = zero_marks(data, pages)
         content = _content(memoryview(data)[: pages * PAGE_BYTES], marks)
@@ -149,14 +149,14 @@ class PageSender:
         size = len(content)
         small = packed is not None and len(packed) < size
         head = wire_format.encode(
-            Kind.PAGES, ranges, marks=marks, packed=len(packed) if packed and small else None
+            MessageKind.PAGES, ranges, marks=marks, packed=len(packed) if packed and small else None
         )
         body = packed if packed is not None and small else content
-        return _Message(
+        return _EncodedBatch(
             pages, marks.count(1), size, head, body, packed is not None, time.monotonic() - began
         )
 
-    def _pass_on(self, message: _Message) -> None:
+    def _transmit(self, message: _EncodedBatch) -> None:
         waited = time.monotonic()
         self._send_now(message.head)
         if message.body:
@@ -179,25 +179,25 @@ class PageSender:
             fcntl.ioctl(self._channel.fileno(), termios.TIOCOUTQ, unsent)
         return int.from_bytes(unsent, "little")
 
-    def flush(self) -> Stored:
+    def flush(self) -> StoredTotals:
         """Wait until all that was sent is stored. Raises Unreachable when it is not."""
-        self._aborted.wait(self._pace.delay(wire_format.HEADER_BYTES))
+        self._aborted.wait(self._bandwidth.delay(wire_format.HEADER_BYTES))
         return self._flush()
 
-    def _flush(self) -> Stored:
-        self._send_now(wire_format.encode(Kind.FLUSH))
+    def _flush(self) -> StoredTotals:
+        self._send_now(wire_format.encode(MessageKind.FLUSH))
         answer = wire_format.receive_header(self._channel)
-        if answer.kind is not Kind.FLUSHED or answer.pages != self.sent_pages:
+        if answer.kind is not MessageKind.FLUSHED or answer.pages != self.sent_pages:
             raise Unreachable(
                 f"sending pages: the target has stored {answer.pages} of {self.sent_pages}",
                 reason=Reason.TRANSFER_FAILED,
             )
-        return Stored(pages=answer.pages, bytes=answer.bytes)
+        return StoredTotals(pages=answer.pages, bytes=answer.bytes)
 
-    def end(self) -> Stored:
+    def end(self) -> StoredTotals:
         """Flush, and tell the target that no more will come."""
         stored = self.flush()
-        self._send(wire_format.encode(Kind.END))
+        self._send(wire_format.encode(MessageKind.END))
         return stored
 
     def abort(self) -> None:
@@ -210,7 +210,7 @@ class PageSender:
         self._channel.close()
 
     def _send(self, data: bytes | memoryview) -> None:
-        self._aborted.wait(self._pace.delay(len(data)))
+        self._aborted.wait(self._bandwidth.delay(len(data)))
         self._send_now(data)
 
     def _send_now(self, data: bytes | memoryview) -> None:

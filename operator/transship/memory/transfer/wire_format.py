@@ -34,7 +34,7 @@ _RANGE = struct.Struct("<QQ")
 HEADER_BYTES = _HEADER.size
 
 
-class Kind(IntEnum):
+class MessageKind(IntEnum):
     """What a message is."""
 
     PAGES = 1
@@ -44,16 +44,16 @@ class Kind(IntEnum):
     END = 5
     STALE = 6
     FINAL = 7
-    LACKING = 8
-    OFFER = 9
-    WANT = 10
+    MISSING = 8
+    SERVE_REQUESTS = 9
+    REQUEST = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
     """The fixed part of a message."""
 
-    kind: Kind
+    kind: MessageKind
     flags: int = 0
     ranges: int = 0
     pid: int = 0
@@ -62,12 +62,16 @@ class Header:
 
 
 def encode(
-    kind: Kind, ranges: Sequence[PageRange] = (), *, marks: bytes = b"", packed: int | None = None
+    kind: MessageKind,
+    ranges: Sequence[PageRange] = (),
+    *,
+    marks: bytes = b"",
+    packed: int | None = None,
 ) -> bytes:
     """All of a message but the pages; the ranges are of one process. packed: compressed size."""
     pages = total(ranges)
     sent = 0
-    if kind is Kind.PAGES:
+    if kind is MessageKind.PAGES:
         sent = (pages - marks.count(1)) * PAGE_BYTES if packed is None else packed
     pid = ranges[0].pid if ranges else 0
     flags = (MARKED if marks else 0) | (PACKED if packed is not None else 0)
@@ -77,17 +81,17 @@ def encode(
 
 
 def encode_flushed(*, pages: int, size: int) -> bytes:
-    return _HEADER.pack(Kind.FLUSHED, 0, 0, 0, pages, size)
+    return _HEADER.pack(MessageKind.FLUSHED, 0, 0, 0, pages, size)
 
 
 def decode(data: bytes | bytearray | memoryview) -> Header:
     """Read a header. Raises InvalidInput for one that nobody of ours has written."""
     kind, flags, ranges, pid, pages, size = _HEADER.unpack(data)
     try:
-        header = Header(Kind(kind), flags, ranges, pid, pages, size)
+        header = Header(MessageKind(kind), flags, ranges, pid, pages, size)
     except ValueError as e:
         raise InvalidInput(f"reading a page stream: no message is of kind {kind}") from e
-    if ranges > MAX_RANGES or (header.kind is Kind.PAGES and pages > MAX_PAGES):
+    if ranges > MAX_RANGES or (header.kind is MessageKind.PAGES and pages > MAX_PAGES):
         raise InvalidInput(f"reading a page stream: {ranges} ranges, {pages} pages at once")
     return header
 
@@ -108,7 +112,7 @@ def decode_table(
     )
     marks = data[size:]
     fits = total(ranges) == header.pages and all(one.address % PAGE_BYTES == 0 for one in ranges)
-    if header.kind is Kind.PAGES:
+    if header.kind is MessageKind.PAGES:
         content = (header.pages - marks.count(1)) * PAGE_BYTES
         small = header.flags & PACKED and 0 < header.bytes < content
         fits = fits and (small or header.bytes == content)
@@ -136,7 +140,7 @@ def receive_header(channel: socket.socket) -> Header:
     return decode(data)
 
 
-def receive_ranges(channel: socket.socket, kind: Kind) -> tuple[PageRange, ...]:
+def receive_ranges(channel: socket.socket, kind: MessageKind) -> tuple[PageRange, ...]:
     """A message of this kind that has nothing but ranges."""
     header = receive_header(channel)
     if header.kind is not kind:

@@ -77,7 +77,7 @@ class Node:
     def close(self) -> None:
         self.process.close()
         if self.server is not None:
-            self.address_spaces.finished = True
+            self.address_spaces.restore_finished = True
             self.store.note(Milestone.FINAL)
             self.server.notify()
             self.ended()
@@ -214,6 +214,6 @@ def test_a_process_that_ends_is_waited_for_no_more(node: Node) -> None:
     node.put(0, 10)
     node.final()
     node.process.ask("finish()")
-    assert total(node.store.lacking_ranges()) == PAGES - 10
+    assert total(node.store.missing_ranges()) == PAGES - 10
     node.process.close()
     node.ended()

@@ -32,14 +32,14 @@ def test_pages_come_back_also_across_the_bounds_of_chunks(store: PageStore) -> N
 
 def test_a_page_that_was_never_stored_is_missing_and_not_zeros(store: PageStore) -> None:
     put(store, PageRange(7, 0, 1), b"a" * PAGE_BYTES)
-    assert store.missing([PageRange(8, 0, 1)]) == (PageRange(8, 0, 1),)
-    assert store.missing([PageRange(7, 0, 3)]) == (PageRange(7, PAGE_BYTES, 2),)
+    assert store.not_stored([PageRange(8, 0, 1)]) == (PageRange(8, 0, 1),)
+    assert store.not_stored([PageRange(7, 0, 3)]) == (PageRange(7, PAGE_BYTES, 2),)
 
 
 def test_reserving_memory_stores_nothing(store: PageStore) -> None:
     pages = PageRange(7, 0, CHUNK_PAGES + 3)
     store.reserve([pages])
-    assert store.missing([pages]) == (pages,)
+    assert store.not_stored([pages]) == (pages,)
 
 
 def test_known_zeros_lie_between_other_pages(store: PageStore) -> None:
@@ -56,9 +56,9 @@ def test_a_page_being_replaced_counts_as_missing_until_all_of_it_is_there(
     page = PageRange(7, 0, 1)
     put(store, page, b"a" * PAGE_BYTES)
     store.room(page)
-    assert store.missing([page]) == (page,)
+    assert store.not_stored([page]) == (page,)
     store.keep(page)
-    assert store.missing([page]) == ()
+    assert store.not_stored([page]) == ()
 
 
 def test_zeros_and_content_replace_each_other(store: PageStore) -> None:
@@ -73,14 +73,14 @@ def test_zeros_and_content_replace_each_other(store: PageStore) -> None:
 def test_what_is_expected_and_missing_is_counted_as_it_comes_and_goes(store: PageStore) -> None:
     put(store, PageRange(7, 0, 2), b"a" * 2 * PAGE_BYTES)
     store.expect([PageRange(7, 0, 4), PageRange(8, 0, 1)])
-    assert store.lacking == 3
+    assert store.missing == 3
     put(store, PageRange(7, PAGE_BYTES, 9), b"b" * 9 * PAGE_BYTES)
-    assert store.lacking_ranges() == (PageRange(8, 0, 1),)
+    assert store.missing_ranges() == (PageRange(8, 0, 1),)
     store.room(PageRange(7, 0, 1))
-    assert store.lacking == 2
+    assert store.missing == 2
     store.keep_zero(PageRange(8, 0, 1))
     store.forget([PageRange(7, 0, 2)])
-    assert store.lacking_ranges() == (PageRange(7, 0, 2),)
+    assert store.missing_ranges() == (PageRange(7, 0, 2),)
 
 
 def test_once_final_the_first_content_stays(store: PageStore) -> None:
@@ -100,7 +100,7 @@ def test_what_was_given_to_all_is_freed_chunk_by_chunk(store: PageStore) -> None
     full = os.fstat(store.fd).st_blocks
     store.spend(PageRange(7, (CHUNK_PAGES - 1) * PAGE_BYTES, 1))
     assert os.fstat(store.fd).st_blocks < full / 100
-    assert store.lacking == 0
+    assert store.missing == 0
     assert content(store, PageRange(7, CHUNK_BYTES, 1)) == b"a" * PAGE_BYTES
 
 
@@ -120,6 +120,6 @@ def test_another_store_on_the_same_memory_goes_on_with_it(store: PageStore) -> N
     store.note(Milestone.FINAL)
     fds = (os.dup(store.fd), os.dup(store.index_fd))
     other = PageStore(fd=fds[0], index_fd=fds[1], capacity=8 * CHUNK_BYTES)
-    assert (other.final, other.ended, other.lacking) == (True, False, 1)
+    assert (other.final, other.ended, other.missing) == (True, False, 1)
     assert content(other, PageRange(7, 0, 2)) == b"a" * 2 * PAGE_BYTES
     other.close()

@@ -23,7 +23,7 @@ from transship.memory.page_server import messages
 from transship.memory.page_server.client import PageServerClient, PageServerDead, PageServerSilent
 from transship.memory.page_server.lazy_pages_socket import SOCKET_NAME
 from transship.memory.postcopy.push import MemoryPush
-from transship.memory.transfer.channel import RemotePages, dial
+from transship.memory.transfer.channel import PageServerEndpoint, connect_to_page_server
 from transship.memory.transfer.sender import PageSender
 from transship.runtime.layout import Layout
 
@@ -68,7 +68,9 @@ class Node:
         context = client_context(
             authority=files.authority, certificate=files.certificate, key=files.key
         )
-        channel = dial(RemotePages(ADDRESS, self.port, node="target", context=context))
+        channel = connect_to_page_server(
+            PageServerEndpoint(ADDRESS, self.port, node="target", context=context)
+        )
         self._senders.append(PageSender(channel))
         return self._senders[-1]
 
@@ -123,24 +125,24 @@ async def test_pages_come_from_the_source_to_the_process(node: Node) -> None:
     sender.final()
     sender.end()
     node.process.ask("finish()")
-    await node.page_server.all_stored(timeout_seconds=20)
-    await node.page_server.ended()
+    await node.page_server.wait_all_stored(timeout_seconds=20)
+    await node.page_server.wait_done()
     assert node.process.ask(f"words(0, {PAGES})") == numbered(0, PAGES)
     assert PageServerClient.find(node.layout, "c") is None
-    await node.page_server.all_stored(timeout_seconds=20)  # asked again, of one that is done
+    await node.page_server.wait_all_stored(timeout_seconds=20)  # asked again, of one that is done
 
 
 async def test_who_asks_hears_the_source_end_after_the_process_has_everything(node: Node) -> None:
     sender = node.sender()
     node.send(sender, 0, PAGES)
     sender.final()
-    asking = asyncio.create_task(node.page_server.all_stored(timeout_seconds=20))
+    asking = asyncio.create_task(node.page_server.wait_all_stored(timeout_seconds=20))
     node.process.ask("finish()")
     assert node.process.ask(f"words(0, {PAGES})") == numbered(0, PAGES)
     assert not asking.done()
     sender.end()
     await asking
-    await node.page_server.ended()
+    await node.page_server.wait_done()
 
 
 async def test_a_source_that_sends_too_little_is_told_of(node: Node) -> None:
@@ -150,13 +152,13 @@ async def test_a_source_that_sends_too_little_is_told_of(node: Node) -> None:
     sender.end()
     node.process.ask("finish()")
     with pytest.raises(TransshipError, match="3 have not arrived: the source has sent no"):
-        await node.page_server.all_stored(timeout_seconds=20)
+        await node.page_server.wait_all_stored(timeout_seconds=20)
 
 
 async def test_a_source_that_breaks_off_is_told_of(node: Node) -> None:
     sender = node.sender()
     node.send(sender, 0, 100)
-    asking = asyncio.create_task(node.page_server.all_stored(timeout_seconds=20))
+    asking = asyncio.create_task(node.page_server.wait_all_stored(timeout_seconds=20))
     sender.abort()
     with pytest.raises(TransshipError, match="2900 have not arrived"):
         await asking
@@ -167,7 +169,7 @@ async def test_a_server_killed_before_the_pages_are_final_is_the_end_of_it(node:
     node.send(sender, 0, PAGES)
     await node.killed(node.server)
     with pytest.raises(PageServerDead):
-        await node.page_server.all_stored(timeout_seconds=20)
+        await node.page_server.wait_all_stored(timeout_seconds=20)
 
 
 async def test_a_server_killed_while_pages_are_missing_is_followed_by_another(node: Node) -> None:
@@ -175,19 +177,19 @@ async def test_a_server_killed_while_pages_are_missing_is_followed_by_another(no
     node.send(sender, 0, 2000)
     sender.final()
     node.process.ask("finish()")
-    await node.page_server.final(timeout_seconds=20)
+    await node.page_server.wait_final(timeout_seconds=20)
     assert node.process.ask("words(0, 10)") == numbered(0, 10)
     assert node.process.ask("drop(100, 1000)") == 0
     node.process.tell("words(2500, 2510)")
     for _ in range(3):
         await node.killed(node.server)
-        assert (await node.page_server.state()).lacking == 1000
+        assert (await node.page_server.state()).missing == 1000
     assert node.process.is_waiting
     sender = node.sender()
     node.send(sender, 1900, PAGES)
     sender.end()
     assert node.process.answer() == numbered(2500, 2510)
-    await node.page_server.ended()
+    await node.page_server.wait_done()
     expected = [*numbered(0, 100), *[0] * 900, *numbered(1000, PAGES)]
     assert node.process.ask(f"words(0, {PAGES})") == expected
 
@@ -211,7 +213,7 @@ async def _killed_while_giving(node: Node) -> int:
     sender.final()
     sender.end()
     node.process.ask("finish()")
-    await node.page_server.final(timeout_seconds=20)
+    await node.page_server.wait_final(timeout_seconds=20)
     node.process.tell(f"[drop(n, n + 1) for n in range(0, {PAGES}, 50)]")
     kills = 0
     while PageServerClient.find(node.layout, "c") is not None and kills < 5:
@@ -222,7 +224,7 @@ async def _killed_while_giving(node: Node) -> int:
         else:
             kills += 1
     assert node.process.answer() == [0] * len(range(0, PAGES, 50))
-    await node.page_server.ended()
+    await node.page_server.wait_done()
     expected = [0 if number % 50 == 0 else number + OFFSET for number in range(PAGES)]
     assert node.process.ask(f"words(0, {PAGES})") == expected
     return kills
@@ -238,7 +240,7 @@ async def test_the_death_of_the_guard_is_noted_and_harms_nobody(node: Node) -> N
         await asyncio.sleep(0)
     node.send(sender, 2000, PAGES)
     sender.end()
-    await node.page_server.ended()
+    await node.page_server.wait_done()
     assert node.process.ask(f"words(0, {PAGES})") == numbered(0, PAGES)
 
 
@@ -251,7 +253,7 @@ async def test_the_death_of_both_is_a_loss_that_is_told_of(node: Node) -> None:
     await node.killed(node.guard)
     await node.killed(server)
     with pytest.raises(PageServerDead):
-        await node.page_server.ended()
+        await node.page_server.wait_done()
 
 
 async def ask(node: Node, question: bytes) -> bytes:
@@ -277,7 +279,7 @@ async def test_a_question_that_is_none_is_answered_and_harms_nobody(
 async def test_a_source_that_sends_what_nobody_understands_is_told_of(node: Node) -> None:
     sender = node.sender()
     node.send(sender, 0, 100)
-    asking = asyncio.create_task(node.page_server.all_stored(timeout_seconds=20))
+    asking = asyncio.create_task(node.page_server.wait_all_stored(timeout_seconds=20))
     sender._channel.sendall(os.urandom(4096))
     with pytest.raises(TransshipError, match="have not arrived"):
         await asking
@@ -286,16 +288,16 @@ async def test_a_source_that_sends_what_nobody_understands_is_told_of(node: Node
 async def test_a_server_that_hangs_is_not_taken_for_dead(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page_servers, "STATE_SECONDS", 0.2)
-    monkeypatch.setattr(page_servers, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(page_servers, "STATE_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(page_servers, "CHECK_SECONDS", 0.0)
     server = node.server
     os.kill(server, signal.SIGSTOP)
     with pytest.raises(PageServerSilent):
-        await node.page_server.ended()
+        await node.page_server.wait_done()
     with pytest.raises(PageServerSilent):
         await node.page_server.state()
     os.kill(server, signal.SIGCONT)
-    monkeypatch.setattr(page_servers, "STATE_SECONDS", 20)
+    monkeypatch.setattr(page_servers, "STATE_TIMEOUT_SECONDS", 20)
     assert not (await node.page_server.state()).error
 
 
@@ -314,8 +316,8 @@ async def test_another_agent_has_the_same_hold_on_it(node: Node) -> None:
     sender.final()
     found = PageServerClient.find(node.layout, "c")
     assert found is not None
-    ending = asyncio.create_task(found.ended())
-    assert (await found.state()).lacking == 1000
+    ending = asyncio.create_task(found.wait_done())
+    assert (await found.state()).missing == 1000
     node.process.ask("finish()")
     node.send(sender, 2000, PAGES)
     sender.end()
@@ -336,19 +338,19 @@ async def test_memory_that_follows_is_demanded_pushed_and_asked_for_anew(node: N
     first.final()
     first.flush()
     node.process.ask("finish()")
-    await node.page_server.final(timeout_seconds=20)
+    await node.page_server.wait_final(timeout_seconds=20)
     source = Source(node.process.address)
     drain = MemoryPush(lambda: [Process(PID, source.pid)])
     loop = asyncio.get_running_loop()
     answering = loop.run_in_executor(None, drain.answer, node.sender())
     assert await asyncio.to_thread(node.process.ask, "words(2000, 2010)") == numbered(2000, 2010)
-    assert (await node.page_server.state()).lacking > 1000
+    assert (await node.page_server.state()).missing > 1000
     await node.killed(node.server)
     with pytest.raises(TransshipError):
         await answering
     again = loop.run_in_executor(None, drain.answer, node.sender())
     await asyncio.to_thread(drain.push, node.sender())
-    await node.page_server.ended()
+    await node.page_server.wait_done()
     await asyncio.wait_for(again, 20)  # it was told that nothing is wanted any more
     assert node.process.ask(f"words(0, {PAGES})") == numbered(0, PAGES)
     source.close()

@@ -12,7 +12,7 @@ import pytest
 from transship.linux.pages import PageRange
 from transship.memory.postcopy.page_requests import PageRequests
 from transship.memory.transfer import wire_format
-from transship.memory.transfer.wire_format import Header, Kind
+from transship.memory.transfer.wire_format import Header, MessageKind
 
 SECONDS = 20.0
 WANTED = PageRange(1, 0x7F0000000000, 2)
@@ -34,10 +34,10 @@ class Stream:
         self._thread.start()
 
     def asked(self) -> tuple[PageRange, ...]:
-        return wire_format.receive_ranges(self.source, Kind.WANT)
+        return wire_format.receive_ranges(self.source, MessageKind.REQUEST)
 
     def answer(self, pages: PageRange) -> None:
-        wire_format.send_all(self.source, wire_format.encode(Kind.PAGES, [pages]))
+        wire_format.send_all(self.source, wire_format.encode(MessageKind.PAGES, [pages]))
 
     @property
     def has_ended(self) -> bool:

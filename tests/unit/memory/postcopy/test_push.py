@@ -19,7 +19,7 @@ class Lacking:
     def __init__(self, pages: Sequence[PageRange]) -> None:
         self.pages = pages
 
-    def ask_lacking(self) -> Sequence[PageRange]:
+    def ask_missing(self) -> Sequence[PageRange]:
         return self.pages
 
     def send(self, batch: Sequence[PageRange], buffer: bytearray) -> None:

@@ -30,7 +30,7 @@ class Broken:
 def test_all_of_a_process_counts_that_was_never_looked_at() -> None:
     tracker = SoftDirtyTracker(lambda: nullcontext(Broken()))
     pages = (PageRange(7, 0x1000, 3),)
-    assert tracker.last_candidates(Process(inside=7, outside=1 << 30), pages) == pages
+    assert tracker.final_candidates(Process(inside=7, outside=1 << 30), pages) == pages
 
 
 def test_a_process_that_has_ended_has_no_pages() -> None:

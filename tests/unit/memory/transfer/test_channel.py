@@ -11,7 +11,11 @@ import pytest
 
 from transship.common.certificates import Authority, agent_name, new_authority, write_credentials
 from transship.common.errors import Refused, Unreachable
-from transship.memory.transfer.channel import RemotePages, admit, dial
+from transship.memory.transfer.channel import (
+    PageServerEndpoint,
+    accept_page_stream,
+    connect_to_page_server,
+)
 
 HOST = "127.0.0.1"
 
@@ -36,11 +40,11 @@ def connect(
     server = context(authority, folder, "target", ssl.Purpose.CLIENT_AUTH)
     client = context(authority, folder, "source", ssl.Purpose.SERVER_AUTH)
     with socket.create_server((HOST, 0)) as listener, ThreadPoolExecutor(1) as thread:
-        pages = RemotePages(HOST, listener.getsockname()[1], node=node, context=client)
-        dialled = thread.submit(dial, pages)
+        pages = PageServerEndpoint(HOST, listener.getsockname()[1], node=node, context=client)
+        dialled = thread.submit(connect_to_page_server, pages)
         plain, _ = listener.accept()
         try:
-            admitted = admit(plain, server, peer=agent_name(peer))
+            admitted = accept_page_stream(plain, server, peer=agent_name(peer))
         except BaseException:
             dialled.result().close()  # a failure of its own goes first
             raise
@@ -69,4 +73,4 @@ def test_a_target_that_is_not_there_is_unreachable(authority: Authority, tmp_pat
         port = listener.getsockname()[1]
     client = context(authority, tmp_path, "source", ssl.Purpose.SERVER_AUTH)
     with pytest.raises(Unreachable, check=lambda e: e.reason == "TargetUnreachable"):
-        dial(RemotePages(HOST, port, node="target", context=client))
+        connect_to_page_server(PageServerEndpoint(HOST, port, node="target", context=client))

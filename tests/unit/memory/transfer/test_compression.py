@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transship.api.placement import Compression
-from transship.memory.transfer.compression import BACKLOG_BYTES, Measured, chooser
+from transship.memory.transfer.compression import BACKLOG_BYTES, MeasuredChoice, chooser_for
 
 BATCH = 1 << 20
 QUEUE = 8 * BATCH
@@ -23,7 +23,7 @@ class Machine:
 
     def send(self, batches: int) -> tuple[float, int]:
         """Seconds for so many batches, and how many were compressed."""
-        choice, clock, queue, packed = Measured(), 0.0, 0.0, 0
+        choice, clock, queue, packed = MeasuredChoice(), 0.0, 0.0, 0
         for _ in range(batches):
             tries = choice.compresses(backlog=int(queue))
             wire = BATCH * self.share if tries else BATCH
@@ -77,5 +77,5 @@ def test_it_never_costs_more_than_a_few_percent(
 
 
 def test_it_can_be_forced_and_forbidden() -> None:
-    assert chooser(Compression.ZSTD).compresses(backlog=0)
-    assert not chooser(Compression.NONE).compresses(backlog=10 * BACKLOG_BYTES)
+    assert chooser_for(Compression.ZSTD).compresses(backlog=0)
+    assert not chooser_for(Compression.NONE).compresses(backlog=10 * BACKLOG_BYTES)

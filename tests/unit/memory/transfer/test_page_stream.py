@@ -15,7 +15,7 @@ from transship.memory.transfer import wire_format
 from transship.memory.transfer.packing import Packer, Unpacker
 from transship.memory.transfer.receiver import PageReceiver
 from transship.memory.transfer.sender import PageSender
-from transship.streams.bandwidth_limit import Pace
+from transship.streams.bandwidth_limit import BandwidthLimit
 
 
 class Link:
@@ -71,7 +71,7 @@ def test_pages_of_zeros_are_not_sent_but_stored(link: Link) -> None:
     stored = link.sender.flush()
     assert (stored.pages, stored.bytes) == (6, 2 * PAGE_BYTES)
     assert b"".join(content(link.store, one) for one in ranges) == data
-    assert link.store.missing(ranges) == ()
+    assert link.store.not_stored(ranges) == ()
 
 
 def test_the_buffer_may_be_larger_than_the_pages(link: Link) -> None:
@@ -85,11 +85,11 @@ def test_a_stream_that_breaks_within_a_batch_leaves_its_pages_missing(link: Link
     link.sender.send(pages, bytearray(b"o" * (4 * PAGE_BYTES)))
     link.sender.flush()
     channel = link.sender._channel
-    channel.sendall(wire_format.encode(wire_format.Kind.PAGES, pages) + b"n" * 100)
+    channel.sendall(wire_format.encode(wire_format.MessageKind.PAGES, pages) + b"n" * 100)
     link.sender.abort()
     link.thread.join()
     assert isinstance(link.error, Unreachable)
-    assert total(link.store.missing(pages)) == 4
+    assert total(link.store.not_stored(pages)) == 4
 
 
 def test_a_flush_fails_when_the_target_is_gone(link: Link) -> None:
@@ -164,17 +164,17 @@ def test_pages_that_cannot_be_decompressed_end_the_stream(link: Link, damage: st
     pages = (PageRange(3, 0, 4),)
     size = {"garbage": 0, "too little": 3, "too much": 5}[damage] * PAGE_BYTES
     packed = Packer().pack(b"x" * size) if size else b"no zstd at all"
-    head = wire_format.encode(wire_format.Kind.PAGES, pages, packed=len(packed))
+    head = wire_format.encode(wire_format.MessageKind.PAGES, pages, packed=len(packed))
     link.sender._channel.sendall(head + packed)
     link.thread.join()
     assert isinstance(link.error, InvalidInput)
-    assert total(link.store.missing(pages)) == 4
+    assert total(link.store.not_stored(pages)) == 4
 
 
 def test_a_burst_is_not_held_back_but_counts(link: Link) -> None:
     now = [0.0]
-    pace = Pace(PAGE_BYTES, clock=lambda: now[0])
-    sender = PageSender(link.sender._channel, pace=pace)
+    bandwidth = BandwidthLimit(PAGE_BYTES, clock=lambda: now[0])
+    sender = PageSender(link.sender._channel, bandwidth=bandwidth)
     sender.burst((PageRange(3, 0, 2),), bytearray(b"b" * (2 * PAGE_BYTES)))
-    assert link.store.missing([PageRange(3, 0, 2)]) == ()
-    assert pace.delay(1) > 1.9
+    assert link.store.not_stored([PageRange(3, 0, 2)]) == ()
+    assert bandwidth.delay(1) > 1.9

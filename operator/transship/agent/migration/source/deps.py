@@ -21,7 +21,7 @@ from transship.common.clock import Clock
 from transship.common.errors import NotFound, TransshipError
 from transship.memory.rounds import CopyRound
 from transship.strategies import MigrationStrategy
-from transship.streams.bandwidth_limit import Pace
+from transship.streams.bandwidth_limit import BandwidthLimit
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class StreamOptions:
     """How pages are sent."""
 
     strategy: MigrationStrategy
-    pace: Pace
+    bandwidth: BandwidthLimit
     compression: Compression
 
 
@@ -100,7 +100,7 @@ class MemoryTransfer(Protocol):
         """Copy what has changed of the running container's memory; all of it at first."""
         ...
 
-    async def left_pages(self, container: str) -> int | None:
+    async def remaining_pages(self, container: str) -> int | None:
         """How many pages have changed since the last round; None where that is not known."""
         ...
 

@@ -15,9 +15,9 @@ from transship.agent.migration.ports import Trees
 from transship.agentapi.migrations import Peer
 from transship.agentapi.paths import STREAM_PORT
 from transship.common.errors import TransshipError
-from transship.files.change_detection import Changes, Look, changes, look
-from transship.files.rsync import Sent, in_folders, send_files, send_in_place, send_trees
-from transship.streams.bandwidth_limit import Pace
+from transship.files.change_detection import Changes, TreeSnapshot, changes, take_snapshot
+from transship.files.rsync import SendResult, in_folders, send_files, send_in_place, send_trees
+from transship.streams.bandwidth_limit import BandwidthLimit
 from transship.streams.connection import Hello, Stream, StreamKind, open_stream
 
 COPY_TIMEOUT_SECONDS = 24 * 3600.0
@@ -44,7 +44,7 @@ class FileCopy:
         migration: str,
         context: ssl.SSLContext,
         mapped: Mapped,
-        pace: Pace | None = None,
+        bandwidth: BandwidthLimit | None = None,
     ) -> None:
         self._home = home
         self._trees = trees.names
@@ -54,10 +54,10 @@ class FileCopy:
         self._migration = migration
         self._context = context
         self._mapped = mapped
-        self._pace = pace or Pace(None)
-        self._last: Look | None = None
+        self._bandwidth = bandwidth or BandwidthLimit(None)
+        self._last: TreeSnapshot | None = None
         self._doubtful: frozenset[str] = frozenset()  # mapped when the last run began
-        self._looking: asyncio.Task[Look] | None = None
+        self._looking: asyncio.Task[TreeSnapshot] | None = None
         self._ready: Stream | None = None
         self._ready_for_log: Stream | None = None
         self.bytes = 0
@@ -151,8 +151,8 @@ class FileCopy:
             if stream is not None:
                 await stream.close()
 
-    async def _look(self) -> Look:
-        return await asyncio.to_thread(look, self._home, self._trees)
+    async def _look(self) -> TreeSnapshot:
+        return await asyncio.to_thread(take_snapshot, self._home, self._trees)
 
     async def _mapped_now(self) -> frozenset[str]:
         """To be asked between a look and the run that follows.
@@ -172,14 +172,14 @@ class FileCopy:
             hello=hello,
         )
 
-    async def _run_whole(self, stream: Stream, *, timeout_seconds: float) -> Sent:
+    async def _run_whole(self, stream: Stream, *, timeout_seconds: float) -> SendResult:
         try:
             sent = await send_trees(
                 self._home,
                 self._trees,
                 stream=stream,
                 timeout_seconds=timeout_seconds,
-                pace=self._pace,
+                bandwidth=self._bandwidth,
             )
         finally:
             await stream.close()
@@ -197,7 +197,7 @@ class FileCopy:
                 removed=found.removed,
                 stream=stream,
                 timeout_seconds=COPY_TIMEOUT_SECONDS,
-                pace=self._pace,
+                bandwidth=self._bandwidth,
             )
         finally:
             await stream.close()
@@ -209,7 +209,7 @@ class FileCopy:
             self._log.note(),
             stream=stream,
             timeout_seconds=timeout_seconds,
-            pace=self._pace,
+            bandwidth=self._bandwidth,
         )
         self.bytes += sent.bytes
 

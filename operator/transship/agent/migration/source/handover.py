@@ -111,7 +111,7 @@ class Handover:
             peer=order.target,
             migration=order.migration,
             context=self._deps.streams,
-            pace=outgoing.pace,
+            bandwidth=outgoing.bandwidth,
             mapped=lambda: bundles.mapped(record, self._deps.checkpoints.mapped(record.id)),
         )
 
@@ -130,7 +130,7 @@ class Handover:
         memory = await self._deps.peers.memory(order.target, order.migration)
         outgoing.page_server = memory
         compression = order.settings.compression or Compression.AUTO
-        options = StreamOptions(outgoing.ordered_strategy, outgoing.pace, compression)
+        options = StreamOptions(outgoing.ordered_strategy, outgoing.bandwidth, compression)
         await self._deps.end_probe(order.container)
         await self._deps.checkpoints.ready(
             order.container, to=memory, node=order.target.node, options=options
@@ -166,7 +166,7 @@ class Handover:
         else:
             journal.put(record.but(started_boot=journal.boot))
         self._deps.residents.disown(order.container)
-        outgoing.pace.lift()  # from here on every byte that waits is blackout
+        outgoing.bandwidth.lift()  # from here on every byte that waits is blackout
         outgoing.state = SideState.FROZEN
         if outgoing.is_cold:
             began = await self._end_instance(outgoing, record)

@@ -19,7 +19,7 @@ from transship.memory.rounds import CopyRound
 from transship.memory.shared_images import Image
 from transship.memory.shared_memory import SharedMemory
 from transship.memory.tracking.digest_tracker import Tracker
-from transship.memory.transfer.channel import RemotePages, dial
+from transship.memory.transfer.channel import PageServerEndpoint, connect_to_page_server
 from transship.memory.transfer.sender import PageSender
 
 T = TypeVar("T")
@@ -43,15 +43,15 @@ class OutgoingMemory:
     @classmethod
     async def connect(
         cls,
-        page_server: RemotePages,
+        page_server: PageServerEndpoint,
         processes: Processes,
         *,
         tracker: Tracker,
         options: StreamOptions,
     ) -> Self:
         """Raises Unreachable."""
-        channel = await asyncio.to_thread(dial, page_server)
-        sender = PageSender(channel, pace=options.pace, compression=options.compression)
+        channel = await asyncio.to_thread(connect_to_page_server, page_server)
+        sender = PageSender(channel, bandwidth=options.bandwidth, compression=options.compression)
         return cls(sender, tracker, processes)
 
     @property
@@ -77,27 +77,27 @@ class OutgoingMemory:
 
     async def round(self) -> CopyRound:
         """Copy what has changed while the container runs; all of it at first."""
-        return await self._run(lambda: self._copy.round(self._processes()))
+        return await self._run(lambda: self._copy.copy_round(self._processes()))
 
-    async def left_pages(self) -> int | None:
+    async def remaining_pages(self) -> int | None:
         """How many pages have changed since the last round; None where that cannot be told."""
-        return await self._run(lambda: self._copy.left(self._processes()))
+        return await self._run(lambda: self._copy.remaining_pages(self._processes()))
 
     def begin_ahead(self) -> None:
         """Inside the freeze, beside the dump: begin to send what that leaves alone."""
-        self._ahead = self._submit(lambda: self._copy.ahead(self._processes()))
+        self._ahead = self._submit(lambda: self._copy.copy_during_dump(self._processes()))
 
     async def finish(self, ranges: Sequence[LazyRange]) -> None:
         """Inside the freeze: everything that CRIU left to be restored lazily is at the target."""
         if self._ahead is not None:
             await asyncio.shield(self._ahead)  # whoever gives the move up still closes this
         wanted = [PageRange(each.process, each.address, each.pages) for each in ranges]
-        await self._run(lambda: self._copy.finish(self._processes(), wanted))
+        await self._run(lambda: self._copy.copy_rest(self._processes(), wanted))
 
     async def promise(self, ranges: Sequence[LazyRange]) -> None:
         """Inside the freeze, instead of finish: what the target has by now is what it has."""
         wanted = [PageRange(each.process, each.address, each.pages) for each in ranges]
-        await self._run(lambda: self._copy.promise(self._processes(), wanted))
+        await self._run(lambda: self._copy.prepare_postcopy(self._processes(), wanted))
 
     async def close(self) -> None:
         """Break off whatever is under way."""

@@ -24,7 +24,7 @@ from transship.linux.pages import Process
 from transship.memory.rounds import CopyRound
 from transship.memory.tracking.digest_tracker import Tracker, Untracked
 from transship.memory.tracking.write_tracker import best_tracker
-from transship.memory.transfer.channel import RemotePages
+from transship.memory.transfer.channel import PageServerEndpoint
 from transship.runtime.layout import Layout
 
 
@@ -68,8 +68,8 @@ class NodeMemoryTransfer:
     async def copy_round(self, container: str) -> CopyRound:
         return await self._memory(container).round()
 
-    async def left_pages(self, container: str) -> int | None:
-        return await self._memory(container).left_pages()
+    async def remaining_pages(self, container: str) -> int | None:
+        return await self._memory(container).remaining_pages()
 
     async def reduce(self, container: str, images: Sequence[SharedImage]) -> None:
         """Leave out of a dump's images what the target has of the shared memory already."""
@@ -120,5 +120,5 @@ class NodeMemoryTransfer:
             compression=compression,
         )
 
-    def _page_server(self, to: MemoryEndpoint, *, node: str) -> RemotePages:
-        return RemotePages(to.address, to.port, node=node, context=self._client_tls)
+    def _page_server(self, to: MemoryEndpoint, *, node: str) -> PageServerEndpoint:
+        return PageServerEndpoint(to.address, to.port, node=node, context=self._client_tls)

@@ -17,7 +17,7 @@ from transship.api.quantity import bytes_of
 from transship.common.errors import TransshipError
 from transship.memory.rounds import CopyRound
 from transship.strategies import MigrationStrategy
-from transship.streams.bandwidth_limit import Pace
+from transship.streams.bandwidth_limit import BandwidthLimit
 
 
 @dataclass
@@ -37,7 +37,7 @@ class OutgoingMigration:
     packets_come: bool = False  # again, after an abort
     files: FileCopy | None = None
     strategy: MigrationStrategy = field(init=False)  # the one that is used
-    pace: Pace = field(init=False)  # of all that is sent before the freeze
+    bandwidth: BandwidthLimit = field(init=False)  # of all that is sent before the freeze
     share: float | None = 1.0  # of its CPU time that the container is left; None: all, always
     is_slow: bool = True  # until its brake is known to be released
     copied: tuple[CopyRound, ...] = ()
@@ -61,7 +61,7 @@ class OutgoingMigration:
     def __post_init__(self) -> None:
         self.strategy = self.ordered_strategy.at_start()
         limit = self.order.settings.max_bandwidth
-        self.pace = Pace(None if limit is None else float(bytes_of(limit)))
+        self.bandwidth = BandwidthLimit(None if limit is None else float(bytes_of(limit)))
 
     @property
     def ordered_strategy(self) -> MigrationStrategy:

@@ -16,7 +16,7 @@ from transship.api.migration import MemoryTraffic
 from transship.api.placement import Compression
 from transship.common.errors import Unreachable
 from transship.memory.postcopy.push import MemoryPush, Processes
-from transship.memory.transfer.channel import RemotePages, dial
+from transship.memory.transfer.channel import PageServerEndpoint, connect_to_page_server
 from transship.memory.transfer.sender import PageSender
 
 
@@ -24,7 +24,7 @@ class PostcopySource:
     """One container's, to one page server."""
 
     def __init__(
-        self, page_server: RemotePages, processes: Processes, *, compression: Compression
+        self, page_server: PageServerEndpoint, processes: Processes, *, compression: Compression
     ) -> None:
         self._page_server = page_server
         self._push_memory = MemoryPush(processes)
@@ -62,7 +62,7 @@ class PostcopySource:
         await asyncio.to_thread(self._threads.shutdown)
 
     async def _begin(self, work: Callable[[PageSender], None]) -> asyncio.Future[None]:
-        channel = await asyncio.to_thread(dial, self._page_server)
+        channel = await asyncio.to_thread(connect_to_page_server, self._page_server)
         sender = PageSender(channel, compression=self._compression)
         self._senders.append(sender)
         self._open.add(sender)

@@ -77,7 +77,7 @@ class Precopy:
         if not place.has_turn:
             outgoing.choice = "others are handed over first"
         while not await place.wait(seconds=KEEP_UP_SECONDS):
-            if outgoing.copied and outgoing.copied[-1].left_pages is not None:
+            if outgoing.copied and outgoing.copied[-1].remaining_pages is not None:
                 await self._catch_up(outgoing)  # else each look would read all of the memory
 
     async def close_in(self, outgoing: OutgoingMigration) -> None:
@@ -97,8 +97,11 @@ class Precopy:
 
     async def _catch_up(self, outgoing: OutgoingMigration) -> None:
         """One more round if what has changed since the last one would be noticed."""
-        left = await self._deps.memory.left_pages(outgoing.order.container)
-        outgoing.copied = (*outgoing.copied[:-1], replace(outgoing.copied[-1], left_pages=left))
+        left = await self._deps.memory.remaining_pages(outgoing.order.container)
+        outgoing.copied = (
+            *outgoing.copied[:-1],
+            replace(outgoing.copied[-1], remaining_pages=left),
+        )
         if not is_good(self._seen(outgoing)):
             await self._round(outgoing)
         self._predict(outgoing)
@@ -148,7 +151,7 @@ class Precopy:
             max_downtime=None if limit is None else limit / 1e3,
             post_copy=settings.post_copy is PostCopy.ALLOWED,
             share=outgoing.share,
-            limit=outgoing.pace.rate,
+            limit=outgoing.bandwidth.rate,
         )
 
 
@@ -164,7 +167,7 @@ def shown(rounds: tuple[CopyRound, ...]) -> tuple[Round, ...]:
         Round(
             number=number,
             bytes=each.bytes,
-            dirty_bytes=(each.left_pages or 0) * PAGE_BYTES,
+            dirty_bytes=(each.remaining_pages or 0) * PAGE_BYTES,
             milliseconds=round(each.seconds * 1e3),
         )
         for number, each in numbered

@@ -86,7 +86,7 @@ class NodeRestores:
         if shared_images.waiting(self.images(container)):
             await page_server.compose(timeout_seconds=timeout_seconds)
         work = restorer.restore(timeout_seconds=timeout_seconds, progress=page_server.received)
-        done = await unless_failed(work, page_server.ended())
+        done = await unless_failed(work, page_server.wait_done())
         file_locks.require_keepable(
             freezer_of(self._layout.cgroup(container)), self.images(container)
         )
@@ -99,14 +99,14 @@ class NodeRestores:
         if page_server is None:
             raise TransshipError(f"restoring {container}: nothing was received for it")
         if follows:
-            await page_server.final(timeout_seconds=timeout_seconds)
+            await page_server.wait_final(timeout_seconds=timeout_seconds)
         else:
-            await page_server.all_stored(timeout_seconds=timeout_seconds)
+            await page_server.wait_all_stored(timeout_seconds=timeout_seconds)
 
     async def lacks_memory(self, container: str) -> bool:
         page_server = PageServerClient.find(self._layout, container)
         try:
-            return page_server is not None and bool((await page_server.state()).lacking)
+            return page_server is not None and bool((await page_server.state()).missing)
         except PageServerDead:
             return True
 
@@ -139,7 +139,7 @@ class NodeRestores:
                 return
             try:
                 if page_server is not None:
-                    await page_server.ended()
+                    await page_server.wait_done()
             except PageServerDead:  # the kernel gives zeros for what is missing
                 await self._end_lacking(container)
                 raise
@@ -158,7 +158,7 @@ class NodeRestores:
             await restorer.close()
 
     async def _end_page_server(self, container: str) -> None:
-        page_server = self._page_servers.pop(container, None) or PageServerClient.left(
+        page_server = self._page_servers.pop(container, None) or PageServerClient.leftover(
             self._layout, container
         )
         await page_server.close()

@@ -14,8 +14,8 @@ from transship.agent.migration.source import files as filecopy
 from transship.agent.migration.source.files import ENOUGH_BYTES, MAX_ROUNDS, FileCopy
 from transship.common.errors import TransshipError, Unreachable
 from transship.files import change_detection
-from transship.files.change_detection import Look, look
-from transship.streams.bandwidth_limit import Pace
+from transship.files.change_detection import TreeSnapshot, take_snapshot
+from transship.streams.bandwidth_limit import BandwidthLimit
 
 
 @pytest.fixture
@@ -44,12 +44,12 @@ def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePeer]:
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time of an inode's last change cannot be set back: here it is never looked at."""
 
-    def look_away(root: Path, names: Iterable[str]) -> Look:
-        seen = look(root, names)
+    def look_away(root: Path, names: Iterable[str]) -> TreeSnapshot:
+        seen = take_snapshot(root, names)
         fields = [line.split(b" ", 2) for line in seen.lines]
-        return Look(seen.taken, frozenset(b" ".join((m, m, rest)) for _, m, rest in fields))
+        return TreeSnapshot(seen.taken, frozenset(b" ".join((m, m, rest)) for _, m, rest in fields))
 
-    monkeypatch.setattr(filecopy, "look", look_away)
+    monkeypatch.setattr(filecopy, "take_snapshot", look_away)
 
 
 def copy_of(
@@ -58,7 +58,7 @@ def copy_of(
     mapped: Callable[[], frozenset[str]] = frozenset,
     opaque: tuple[str, ...] = (),
     log: str | None = None,
-    pace: Pace | None = None,
+    bandwidth: BandwidthLimit | None = None,
 ) -> FileCopy:
     return FileCopy(
         home,
@@ -67,7 +67,7 @@ def copy_of(
         migration="m-1",
         context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         mapped=mapped,
-        pace=pace,
+        bandwidth=bandwidth,
     )
 
 
@@ -334,12 +334,12 @@ async def test_only_what_goes_before_the_freeze_is_held_back(home: Path, peer: F
         (home / "upper/log").write_text("x" * 2 * ENOUGH_BYTES)
 
     peer.meanwhile += [write]
-    pace = Pace(1e9)
-    files = copy_of(home, pace=pace)
+    bandwidth = BandwidthLimit(1e9)
+    files = copy_of(home, bandwidth=bandwidth)
     await files.copy()
     (home / "upper/log").write_text("y")
     await hand_over(files)
-    assert peer.paces == [pace, None]
+    assert peer.bandwidths == [bandwidth, None]
 
 
 @pytest.mark.usefixtures("blind")

@@ -21,7 +21,7 @@ class Slow(Untracked):
     def __init__(self) -> None:
         self.begun, self.may_end = threading.Event(), threading.Event()
 
-    def settled_candidates(self, process: Process) -> tuple[PageRange, ...]:
+    def candidates_during_dump(self, process: Process) -> tuple[PageRange, ...]:
         self.begun.set()
         self.may_end.wait(20)
         return ()

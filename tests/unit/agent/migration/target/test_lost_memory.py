@@ -120,12 +120,12 @@ async def a_long_story(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
 
 async def another_type(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.readline()
-    writer.write(b'{"lacking": "many"}\n')
+    writer.write(b'{"missing": "many"}\n')
 
 
 async def half_an_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.readline()
-    writer.write(b'{"lacking": 0, ')
+    writer.write(b'{"missing": 0, ')
 
 
 async def nothing_at_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -155,8 +155,8 @@ class LivingPageServer:
 async def living(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[LivingPageServer]:
-    monkeypatch.setattr(page_servers, "STATE_SECONDS", 0.1)
-    monkeypatch.setattr(page_servers, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(page_servers, "STATE_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(page_servers, "CHECK_SECONDS", 0.0)
     monkeypatch.setattr(resume, "SETTLE_AGAIN_SECONDS", 0.0)
     layout = Layout(runtime_dir=tmp_path)
     work = layout.images(CONTAINER) / "work"
@@ -178,7 +178,7 @@ async def test_what_is_no_answer_is_no_proof_that_the_page_server_was_killed(
     ours = restores(living.processes)
     for asking in (
         living.page_server.state(),
-        living.page_server.ended(),
+        living.page_server.wait_done(),
         ours.lacks_memory(CONTAINER),
         ours.lose_memory(CONTAINER),
         ours.settle(CONTAINER),
@@ -186,8 +186,8 @@ async def test_what_is_no_answer_is_no_proof_that_the_page_server_was_killed(
         with pytest.raises(PageServerSilent, check=lambda e: e.reason == "PageServerSilent"):
             await asking
     for waiting in (
-        living.page_server.all_stored(timeout_seconds=0.1),
-        living.page_server.final(timeout_seconds=0.1),
+        living.page_server.wait_all_stored(timeout_seconds=0.1),
+        living.page_server.wait_final(timeout_seconds=0.1),
         living.page_server.compose(timeout_seconds=0.1),
     ):
         with pytest.raises(DeadlineExceeded):
@@ -222,7 +222,7 @@ async def test_a_copy_whose_page_server_is_silent_for_a_while_is_settled_in_the_
 async def test_a_page_server_of_another_version_is_understood(living: LivingPageServer) -> None:
     async def newer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
-        writer.write(b'{"lacking": 7, "temperature": 21}\n')
+        writer.write(b'{"missing": 7, "temperature": 21}\n')
 
     living.says = newer
-    assert (await living.page_server.state()).lacking == 7
+    assert (await living.page_server.state()).missing == 7

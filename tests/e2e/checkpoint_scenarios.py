@@ -471,7 +471,8 @@ async def tasks_whose_gate_dies_at_the_last_stage_do_not_run(stage: Stage) -> No
 AGENT = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from transship.runtime import orders, restore
+from transship.criu import restore
+from transship.runtime import orders
 from transship.runtime.layout import Layout
 
 async def die(name, state, run, cgroup, delay):

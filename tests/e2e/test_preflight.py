@@ -21,12 +21,12 @@ pytestmark = pytest.mark.lab
 # What an older agent has left: a record that does not know of the refusal.
 FORGET = """
 import pathlib, sys
-from transship.agent import record_file
+from transship.agent.journal.record import decode, encode
 for path in pathlib.Path("/var/lib/transship/journal").iterdir():
     if sys.argv[1] in path.name:
-        record = record_file.decode(path.read_bytes(), container=sys.argv[1], node="node-a")
+        record = decode(path.read_bytes(), container=sys.argv[1], node="node-a")
         old = record.but(refuses_landlock=False)
-        path.write_bytes(record_file.encode(old, node="node-a"))
+        path.write_bytes(encode(old, node="node-a"))
 """
 
 

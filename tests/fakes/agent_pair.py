@@ -32,9 +32,8 @@ from fakes.agent_world import (
 )
 from fakes.orders import ID, order
 from transship.agent.journal import transitions
-from transship.agent.journal.durable_files import Durability
+from transship.agent.journal.record import OWNED, Record
 from transship.agent.journal.store import Journal, JournalError
-from transship.agent.journal.transitions import OWNED, Record
 from transship.agent.migration.handover_queue import HandoverQueue
 from transship.agent.migration.source.handover_stats import HandoverStats
 from transship.agent.migration.source.source import Source, SourceDeps
@@ -43,6 +42,7 @@ from transship.agentapi.migrations import IncomingOrder, OutgoingOrder, Peer, Ve
 from transship.agentapi.states import RecordState, SideState, Verdict
 from transship.api.container import RestartPolicy
 from transship.api.placement import DesiredState, MigrationSettings, Strategy
+from transship.common.durable_files import Durability
 from transship.common.errors import NotFound, Refused, TransshipError
 
 T = TypeVar("T")
@@ -255,7 +255,7 @@ class Pair:
         self._patches.setattr(
             "transship.agent.migration.source.handover.FileCopy", FakeFileCopy.for_pair(self)
         )
-        self._patches.setattr("transship.agent.journal.durable_files.os.fsync", lambda _: None)
+        self._patches.setattr("transship.common.durable_files.os.fsync", lambda _: None)
         self.a.up()
         self.b.up()
         self.pass_time(0.01)

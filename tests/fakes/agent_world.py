@@ -14,8 +14,8 @@ from pathlib import Path
 
 from transship.agent.containers.decide import BackOff, lifecycle_of
 from transship.agent.journal import transitions
+from transship.agent.journal.record import OWNED, Record
 from transship.agent.journal.store import Journal
-from transship.agent.journal.transitions import OWNED, Record
 from transship.agent.migration.ports import Trees
 from transship.agent.migration.source.deps import Dumped, StreamOptions
 from transship.agent.migration.target.deps import Restored

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from transship.agent.journal.durable_files import Disk
+from transship.common.durable_files import Disk
 
 
 class Killed(BaseException):

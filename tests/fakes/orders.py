@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from transship.agent.journal import transitions
-from transship.agent.journal.transitions import Record
+from transship.agent.journal.record import Record
 from transship.agentapi.containers import ContainerOrder
 from transship.agentapi.migrations import IncomingOrder, Peer
 from transship.api.container import Container, RestartPolicy

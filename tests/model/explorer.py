@@ -12,7 +12,7 @@ from model.scene import NODES, Scene
 from model.source import Source
 from model.target import Target
 from model.world import DOWN, Copy, Move, Said, Step, World, has
-from transship.agent.journal.transitions import OWNED
+from transship.agent.journal.record import OWNED
 from transship.agentapi.states import RecordState
 
 COPIES = {

@@ -10,8 +10,8 @@ from model.rules import Rules
 from transship.agent.containers import decide as supervision
 from transship.agent.containers.decide import Situation
 from transship.agent.journal import recovery, transitions
-from transship.agent.journal.recovery import Answer, RecoveryStep
-from transship.agent.journal.transitions import Record
+from transship.agent.journal.record import Record
+from transship.agent.journal.recovery import RecoveryStep, VerdictAction
 from transship.agentapi.states import RecordState, Verdict
 from transship.controller.migration import decide as migration_plan
 from transship.controller.migration.steps import NoteFence, Relay, Seen, Step
@@ -155,7 +155,8 @@ MUTANTS: dict[str, tuple[Rules, Bounds]] = {
         replace(REAL, verdict=_takes_no_record_for_an_abort), ONE_MOVE,
     ),
     "a target runs on Aborted": (
-        replace(REAL, running=_runs_on_any_verdict, on_verdict=lambda _: Answer.RUN), ONE_MOVE,
+        replace(REAL, running=_runs_on_any_verdict, on_verdict=lambda _: VerdictAction.RUN),
+        ONE_MOVE,
     ),
     "the operator's abort ends a held copy": (
         replace(REAL, require_unheld=lambda *_: None), ONE_MOVE,

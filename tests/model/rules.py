@@ -12,7 +12,7 @@ from typing import Any
 
 from transship.agent.containers import decide as supervision
 from transship.agent.journal import recovery, transitions
-from transship.agent.journal.transitions import LONG_AGO, Record
+from transship.agent.journal.record import LONG_AGO, Record
 from transship.common.errors import Refused
 from transship.controller.migration import decide as migration_plan
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fakes.orders import ID, order
 from model.rules import NONE, Ledger, Rules
 from model.world import DOWN, Copy, Fencing, Move, Node, Said, World, has, says, with_node
-from transship.agent.journal.transitions import LONG_AGO, OWNED, Record
+from transship.agent.journal.record import LONG_AGO, OWNED, Record
 from transship.agentapi.migrations import (
     IncomingOrder,
     MemoryEndpoint,

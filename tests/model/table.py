@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from fakes.orders import BOOT, MIGRATION, incoming_order, order, peer, running_record
 from transship.agent.journal import recovery, transitions
+from transship.agent.journal.record import LONG_AGO, Record
 from transship.agent.journal.recovery import RecoveryStep
-from transship.agent.journal.transitions import LONG_AGO, Record
 from transship.agentapi.migrations import VerdictNotice
 from transship.agentapi.states import Verdict
 from transship.api.placement import LastExit

@@ -20,7 +20,7 @@ from model.world import (
     says,
     with_node,
 )
-from transship.agent.journal.recovery import Answer
+from transship.agent.journal.recovery import VerdictAction
 from transship.agentapi.states import RecordState, Verdict
 from transship.common.errors import Refused
 
@@ -67,9 +67,9 @@ class Target:
             return
         if phase in (Coming.GOING, Coming.RUNNING):
             return
-        if answer is Answer.THROW_AWAY and phase in (*BEFORE_RESTORE, Coming.HELD):
+        if answer is VerdictAction.DISCARD and phase in (*BEFORE_RESTORE, Coming.HELD):
             yield "throws its copy away", self._throw_away(world, move)
-        if answer is Answer.RUN and phase in (Coming.PREPARED, Coming.HELD):
+        if answer is VerdictAction.RUN and phase in (Coming.PREPARED, Coming.HELD):
             yield from self._go(world, move, verdict)
 
     def forget(self, world: World, move: Move) -> World | None:

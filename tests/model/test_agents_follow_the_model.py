@@ -12,7 +12,7 @@ from fakes.orders import ID
 from model.explorer import THERE, Bounds, Explorer
 from model.scene import Scene
 from model.world import Copy, World
-from transship.agent.journal.transitions import Record
+from transship.agent.journal.record import Record
 
 COPIES = {State.RUNNING: Copy.RUNNING, State.FROZEN: Copy.FROZEN, State.HELD: Copy.HELD}
 Place = tuple[str, int]

@@ -21,7 +21,7 @@ from loguru import logger
 
 from fakes.agent_pair import Disk, Node, Pair
 from fakes.orders import ID
-from transship.agent.journal.transitions import OWNED
+from transship.agent.journal.record import OWNED
 from transship.agentapi.migrations import VerdictNotice
 from transship.agentapi.states import RecordState, Verdict
 from transship.api.placement import Strategy

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
 
-from transship.agent.journal.transitions import OWNED, Record
+from transship.agent.journal.record import OWNED, Record
 from transship.agentapi.migrations import Lifecycle
 from transship.agentapi.states import RecordState, RunState
 from transship.api.container import RestartPolicy

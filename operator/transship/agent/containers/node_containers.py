@@ -14,7 +14,7 @@ from transship.agent.containers.decide import ObservedContainer
 from transship.agent.containers.deps import Note, SupervisorDeps
 from transship.agent.containers.supervisor import Supervisor
 from transship.agent.journal import transitions
-from transship.agent.journal.transitions import OWNED, Record
+from transship.agent.journal.record import OWNED, Record
 from transship.agent.node.migratability import MigratabilityScan
 from transship.agentapi.containers import (
     ContainerOrder,

@@ -27,14 +27,14 @@ from transship.agent.containers.decide import (
 from transship.agent.containers.deps import Note, SupervisorDeps
 from transship.agent.containers.probes import Health, Prober
 from transship.agent.journal import transitions
-from transship.agent.journal.durable_files import Durability
+from transship.agent.journal.record import Record
 from transship.agent.journal.store import JournalError
-from transship.agent.journal.transitions import Record
 from transship.agentapi.containers import ContainerOrder, ProbeState
 from transship.agentapi.migrations import Lifecycle
 from transship.agentapi.states import RunState
 from transship.api.placement import DesiredState, LastExit
 from transship.api.reasons import Reason
+from transship.common.durable_files import Durability
 from transship.common.errors import TransshipError
 
 ASSUMED_PROBE_STATE = ProbeState(started=True, ready=True)

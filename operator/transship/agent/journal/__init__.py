@@ -1,4 +1,4 @@
 """What this agent has promised about each container, kept across crashes.
 
-`transitions` and `recovery` are pure. Nobody else writes records.
+`record`, `transitions` and `recovery` are pure. `store` alone reads and writes the files.
 """

@@ -1,11 +1,11 @@
-"""The journal: one file per container that says what this agent has promised about its copy.
+"""The journal: one file per container with the record of what this agent has promised.
 
-A record is durable (file and folder synced) before the step that it announces is taken. What cannot
-be read whole is moved to quarantine/ and never obeyed, and its container is left alone until a
-person looks: nobody knows what was promised.
+A record is durable (file and folder synced) before the agent takes the step that it announces. A
+file that cannot be read is moved to quarantine/. The agent does not touch its container until a
+person has looked at it, because nobody knows what was promised.
 
-Writing blocks the loop for two fsyncs (0.3 ms on a virtual disk), on purpose: what is read,
-advanced and written without an await between is never overwritten by one who had read it before.
+Writing blocks the event loop for two fsyncs (0.3 ms on a virtual disk). This is on purpose: where
+no await stands between reading a record and writing its successor, no update is lost.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from pathlib import Path
 
 from loguru import logger
 
-from transship.agent.journal import durable_files, record_file
-from transship.agent.journal.durable_files import Disk, Durability
-from transship.agent.journal.record_file import Unreadable
-from transship.agent.journal.transitions import Record
+from transship.agent.journal.record import Record, Unreadable, decode, encode
 from transship.agentapi.node import QuarantinedRecord
 from transship.agentapi.states import RecordState
 from transship.api.reasons import Reason
-from transship.common import failpoints
+from transship.common import durable_files, failpoints
 from transship.common.clock import Clock, SystemClock
+from transship.common.durable_files import Disk, Durability
 from transship.common.errors import Refused, TransshipError
 
-# 50 bytes each; an order outlives its retries by seconds, not by thousands of moves
+# 50 bytes each; orders are retried for seconds, so thousands of moves are more than enough
 FLOORS_KEPT = 10_000
 
 
 class JournalError(TransshipError):
+    """The disk did not take a record, or may not have."""
+
     reason = Reason.JOURNAL_UNWRITABLE
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A record that is not obeyed: why, and where it lies."""
+    """A file in quarantine, and why it is there."""
 
     file: Path
     reason: str
@@ -47,9 +47,9 @@ class Quarantined:
 
 
 class Journal:
-    """All records of this node, in memory as on disk.
+    """All records of this node, in memory and on disk.
 
-    node: whose records these are; those of another node (a cloned disk) are not obeyed.
+    Records that another node wrote (on a cloned disk) go into quarantine.
     """
 
     def __init__(
@@ -61,10 +61,12 @@ class Journal:
         clock: Clock | None = None,
         disk: Disk | None = None,
     ) -> None:
-        self.boot = boot  # this boot's id: what ran in another one is gone
-        self.failure = ""  # of the last write
-        # containers whose leftovers the garbage collector is removing now
+        self.boot = boot
+        """The id of this boot: instances of another boot are gone."""
+        self.failure = ""
+        """Why the last write failed; empty if it succeeded."""
         self.being_removed: set[str] = set()
+        """Containers whose leftovers the garbage collector is removing now."""
         self._folder = folder
         self._node = node
         self._clock = clock or SystemClock()
@@ -74,11 +76,12 @@ class Journal:
         self._floors: dict[str, int] = {}
 
     def load(self) -> None:
-        """Read everything; once, before anything else."""
+        """Read all files; called once, before any other method."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._quarantine.mkdir(exist_ok=True, mode=0o700)
-        for leftover in self._folder.glob(".*.tmp"):  # a write that was never announced
-            with suppress(OSError):  # a disk that takes nothing: what can be read is obeyed
+        # of writes that a crash cut short; on a read-only disk they stay
+        for leftover in self._folder.glob(".*.tmp"):
+            with suppress(OSError):
                 self._disk.unlink(leftover)
         for path in sorted(self._quarantine.iterdir()):
             self._remember_quarantined(path)
@@ -102,36 +105,44 @@ class Journal:
 
     @property
     def quarantined(self) -> Mapping[str, Quarantined]:
-        """By container; one whose record is whole again is in it no more."""
-        return {key: each for key, each in self._quarantined.items() if key not in self._records}
+        """By container, without those that have a valid record again."""
+        return {
+            container: quarantined
+            for container, quarantined in self._quarantined.items()
+            if container not in self._records
+        }
 
     def report(self) -> tuple[QuarantinedRecord, ...]:
         return tuple(
             QuarantinedRecord(
-                container=container, file=str(each.file), reason=each.reason, message=each.message
+                container=container,
+                file=str(quarantined.file),
+                reason=quarantined.reason,
+                message=quarantined.message,
             )
-            for container, each in sorted(self.quarantined.items())
+            for container, quarantined in sorted(self.quarantined.items())
         )
 
     def of_migration(self, migration: str) -> Record | None:
-        """The record that this migration is about, on whichever side."""
-        found = (r for r in self._records.values() if migration in (r.migration, r.arrived_by))
-        return next(found, None) or next(
-            (r for r in self._records.values() if migration in r.aborted), None
-        )
+        """The record of the container that this migration moves, whether away or to this node."""
+        records = self._records.values()
+        present = (r for r in records if migration in (r.migration, r.arrived_by))
+        aborted = (r for r in records if migration in r.aborted)
+        return next(present, None) or next(aborted, None)
 
     def floor(self, container_id: str) -> int:
-        """The lowest epoch that may come here again: an order may arrive after a later move."""
+        """The lowest epoch that this node may run again, since late orders may still arrive."""
         return self._floors.get(container_id, 0)
 
     def put(self, record: Record, *, durability: Durability = Durability.SYNCED) -> Record:
-        """Write a record; gives it back as written. Never await between get and put.
+        """Write a record and return it with its time. Callers must not await between get and put.
 
-        After a JournalError the disk may have the record or not; in memory it is as before.
+        Raises JournalError: the disk may or may not have the record, memory has the old one.
+        Raises Refused while the container's leftovers are being removed.
         """
         if record.id in self.being_removed:
             raise Refused(
-                f"what is left of container {record.id} here is being removed",
+                f"leftovers of container {record.id} are being removed from this node",
                 reason=Reason.DELETING,
                 hint="try again in a moment",
             )
@@ -144,7 +155,7 @@ class Journal:
         return stamped
 
     def remove(self, container_id: str, *, floor: int | None = None) -> None:
-        """Forget a container; floor is the lowest epoch that may come here again."""
+        """Delete a record. floor: the lowest epoch that this node may run again."""
         if floor is not None:
             self._raise_floor(container_id, floor)
         with self._failing(f"removing the record of {container_id}"):
@@ -152,14 +163,14 @@ class Journal:
         self._records.pop(container_id, None)
 
     def try_disk(self) -> None:
-        """Find out whether promises can be written, before one has to be. Never raises."""
+        """Find out whether records can be written, and set `failure`. Never raises."""
         with suppress(JournalError), self._failing("trying the disk"):
             trial = self._folder / ".trial.tmp"
             durable_files.write(self._disk, trial, b"x" * 4096, durability=Durability.SYNCED)
             self._disk.unlink(trial)
 
     def _keep_floor(self, before: Record | None, record: Record) -> None:
-        """A copy that comes home replaces the record of its leaving, and may yet be thrown away."""
+        """Keep the floor of a container that returns: its Incoming record may be discarded."""
         released = before if before and before.state is RecordState.RELEASED else None
         if released is not None and record.state is RecordState.INCOMING:
             self._raise_floor(record.id, released.epoch + 1)
@@ -177,7 +188,7 @@ class Journal:
 
     @contextmanager
     def _failing(self, doing: str) -> Iterator[None]:
-        """What the disk says is noted, for the node's conditions."""
+        """Keep the error of the disk for the node's conditions."""
         try:
             yield
         except OSError as e:
@@ -197,13 +208,13 @@ class Journal:
         return self._folder / f"{container_id}.json"
 
     def _store(self, record: Record, durability: Durability) -> None:
-        data = record_file.encode(record, node=self._node)
+        data = encode(record, node=self._node)
         with self._failing(f"writing the record of {record.id}"):
             durable_files.write(self._disk, self._path(record.id), data, durability=durability)
 
     def _load_record(self, path: Path) -> None:
         try:
-            record = record_file.decode(path.read_bytes(), container=path.stem, node=self._node)
+            record = decode(path.read_bytes(), container=path.stem, node=self._node)
         except (OSError, Unreadable) as e:
             self._put_into_quarantine(path, cause=e)
         else:
@@ -214,24 +225,23 @@ class Journal:
         kept = self._quarantine / f"{path.stem}.{stamp}.json"
         try:
             durable_files.move(self._disk, path, kept)
-        except OSError:  # it stays where it is, and is as little obeyed
+        except OSError:  # the file stays in place, and is ignored all the same
             kept = path
-        found = _quarantined(kept, cause)
-        self._quarantined[path.stem] = found
-        logger.bind(container=path.stem, file=str(kept), reason=found.reason).error(
-            "record of a container is put into quarantine, the container is left alone: {}",
-            found.message,
+        quarantined = _quarantined(kept, cause)
+        self._quarantined[path.stem] = quarantined
+        logger.bind(container=path.stem, file=str(kept), reason=quarantined.reason).error(
+            "record put into quarantine, its container is not touched: {}", quarantined.message
         )
 
     def _remember_quarantined(self, path: Path) -> None:
         container = path.name.partition(".")[0]
         try:
-            record_file.decode(path.read_bytes(), container=container, node=self._node)
+            decode(path.read_bytes(), container=container, node=self._node)
         except (OSError, Unreadable) as e:
             self._quarantined[container] = _quarantined(path, e)
         else:
-            whole = Unreadable("it is whole, but was put here")
-            self._quarantined[container] = _quarantined(path, whole)
+            valid = Unreadable("it is valid, but lies in quarantine")
+            self._quarantined[container] = _quarantined(path, valid)
 
     def _load_floors(self) -> dict[str, int]:
         try:
@@ -240,7 +250,7 @@ class Journal:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, AttributeError) as e:
-            logger.bind(cause=str(e)).error("floors of the journal cannot be read: ignored")
+            logger.bind(cause=str(e)).error("reading the journal's floors failed, none apply")
             return {}
 
 

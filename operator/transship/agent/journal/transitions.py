@@ -1,19 +1,17 @@
-"""What an agent has promised about its copy of a container, and what may follow which promise.
+"""Which record may follow which: the transitions of a container's record.
 
-Pure: each function takes a record and gives the next one, or raises Refused when the present state
-forbids it. Two rules hold whatever the caller does: a source that wrote Released never runs its
-copy again, and a target runs its copy on the source's Released alone, unless its node is fenced.
+Pure: each function takes a record and returns the next one, or raises Refused where the state
+forbids it. Two rules always hold. A source that wrote Released never runs its copy again. A target
+runs its copy only on the source's Released, unless the source's node is fenced.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Annotated, Literal, assert_never
+from datetime import datetime
+from typing import assert_never
 
-from pydantic import Field
-
+from transship.agent.journal.record import OWNED, Record
 from transship.agentapi.containers import ContainerOrder, ProbeState
-from transship.agentapi.message import Message
 from transship.agentapi.migrations import (
     IncomingOrder,
     Lifecycle,
@@ -22,58 +20,18 @@ from transship.agentapi.migrations import (
     VerdictNotice,
 )
 from transship.agentapi.states import RecordState, Verdict
-from transship.api.base import MicroTime
 from transship.api.container import Container
 from transship.api.placement import DesiredState, LastExit
 from transship.api.reasons import Reason
 from transship.common.errors import Refused
 
-ABORTED_MIGRATIONS_KEPT = 32  # a target asks within minutes; each failed attempt is a new migration
+# a target asks for the verdict within minutes; each failed attempt is a new migration
+ABORTED_MIGRATIONS_KEPT = 32
 PERMITTING = frozenset({Verdict.RELEASED, Verdict.FENCED})
-OWNED = frozenset({RecordState.RUNNING, RecordState.STOPPED})
-LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class Record(Message):
-    """One container in the journal. ordered_boot and started_boot are boot ids of this node.
-
-    epoch is the number of the owner that this copy is or may become; in state Released the one of
-    the new owner. migration and peer are set from a migration's begin to its end on this side.
-    """
-
-    version: Literal[1] = 1
-    id: str
-    namespace: str
-    name: str
-    epoch: Annotated[int, Field(ge=1)]
-    state: RecordState
-    order: ContainerOrder
-    migration: str | None = None
-    peer: Peer | None = None
-    before: RecordState | None = None
-    """Source: the state that an abort returns to. Target, held: Stopped where it has completed."""
-    memory_goes_to: MemoryEndpoint | None = None  # source, released: who still wants its memory
-    arrived_by: str | None = None  # the migration that brought it here: a repeated go is answered
-    memory_lost: str = ""  # why, where what that migration still owed it never comes
-    aborted: tuple[str, ...] = ()  # migrations whose source was here and stayed here
-    image_digest: str | None = None
-    start_time: MicroTime | None = None
-    restarts: int = 0
-    last_exit: LastExit | None = None
-    probes: ProbeState | None = None  # of the present instance
-    ordered_boot: str = ""  # the boot in which the operator or a migration last wanted it here
-    started_boot: str = ""  # the boot in which the present instance was started; empty: none was
-    # the present instance's seccomp filter, which it keeps wherever it goes; older agents' did not
-    refuses_landlock: bool = False
-    written_at: MicroTime = LONG_AGO
-
-    def but(self, **changes: object) -> Record:
-        """The same with some fields changed; checked like a new one."""
-        return Record.model_validate({**dict(self), **changes})
 
 
 def ordered(record: Record | None, order: ContainerOrder, *, boot: str, floor: int = 0) -> Record:
-    """The operator wants this node to hold the container. floor: see journal.Journal.floor."""
+    """The operator orders the container onto this node. floor: see Journal.floor."""
     if record is None:
         _refuse_below_floor(order, floor)
         return Record(
@@ -90,16 +48,16 @@ def ordered(record: Record | None, order: ContainerOrder, *, boot: str, floor: i
 
 
 def pinned(record: Record) -> ContainerOrder:
-    """The order with the very image that the container was made from: its tag may have moved on.
+    """The order with the digest of the image that the container was made from.
 
-    The container's own files lie over that image's, and over no other's.
+    The container's files are a layer over that image, and the image's tag may have moved on.
     """
     digest = record.order.image_digest or record.image_digest
     return record.order.model_copy(update={"image_digest": digest})
 
 
 def outgoing(record: Record, *, migration: str, peer: Peer) -> Record:
-    """The source begins: the container runs on, but from now on the migration can be decided."""
+    """The source begins a migration. The container runs on; from now on there is a verdict."""
     _refuse_decided(record, migration)
     if record.migration == migration and record.state in OWNED:
         return record
@@ -108,7 +66,7 @@ def outgoing(record: Record, *, migration: str, peer: Peer) -> Record:
 
 
 def frozen(record: Record, *, migration: str, peer: Peer) -> Record:
-    """The source is about to stop all tasks: from now on only the verdict can end this state."""
+    """The source is about to freeze all tasks. Only the verdict ends this state."""
     _refuse_decided(record, migration)
     if record.state is RecordState.FROZEN and record.migration == migration:
         return record
@@ -119,7 +77,7 @@ def frozen(record: Record, *, migration: str, peer: Peer) -> Record:
 def released(record: Record, *, epoch: int, memory_goes_to: MemoryEndpoint | None = None) -> Record:
     """The point of no return: this copy never runs again, the target runs as this epoch.
 
-    With memory_goes_to the target has not got all of its memory yet: see drained.
+    memory_goes_to: where the pages go that the target does not have yet. See memory_sent.
     """
     if record.state is RecordState.RELEASED and record.epoch == epoch:
         return record
@@ -131,14 +89,14 @@ def released(record: Record, *, epoch: int, memory_goes_to: MemoryEndpoint | Non
 
 
 def memory_sent(record: Record) -> Record:
-    """The target has every page: the frozen copy is of no more use."""
+    """The target has every page, so the frozen copy may be destroyed."""
     return record.but(memory_goes_to=None)
 
 
 def aborted(record: Record, *, migration: str) -> Record:
-    """The source keeps the container; the target never gets go.
+    """The source keeps the container; the target never runs its copy.
 
-    Also for a migration that has not begun here: its order may still be under way.
+    A migration that has not begun here is marked too, since its order may still arrive.
     """
     if migration in record.aborted:
         return record
@@ -154,7 +112,7 @@ def aborted(record: Record, *, migration: str) -> Record:
 
 
 def incoming(record: Record | None, order: IncomingOrder, *, boot: str, floor: int = 0) -> Record:
-    """The target prepares a copy that belongs to somebody else."""
+    """The target prepares a copy of a container that the source owns."""
     wanted = order.order
     if record is None:
         _refuse_below_floor(wanted, floor)
@@ -184,7 +142,7 @@ def held(
 ) -> Record:
     """The target has restored its copy, which may not run yet.
 
-    lifecycle: what the source says of it at the freeze; the order that began the move is older.
+    lifecycle: as of the freeze at the source; the order that began the migration is older.
     """
     if record.state is RecordState.HELD:
         return record
@@ -203,9 +161,9 @@ def held(
 
 
 def running(record: Record, notice: VerdictNotice) -> Record:
-    """The target owns the container: only on the Released of this migration and epoch.
+    """The target owns the container, on the Released of this migration and epoch.
 
-    Or on Fenced: the source's node is off for good, with whatever ran there.
+    Fenced permits it too: the source's node is off for good, with whatever ran there.
     """
     if record.state in OWNED and record.arrived_by == notice.migration:
         return record
@@ -222,14 +180,14 @@ def running(record: Record, notice: VerdictNotice) -> Record:
 
 
 def memory_lost(record: Record, why: str) -> Record:
-    """What the migration that brought it here still owed it will not come: this instance ends."""
-    _require_ours(record)
+    """Some of this instance's memory will never arrive, so the instance has to end."""
+    _require_owned(record)
     return record.but(memory_lost=record.memory_lost or why)
 
 
 def started(record: Record, *, boot: str, now: datetime) -> Record:
-    """A new instance runs."""
-    _require_ours(record)
+    """A new instance was started."""
+    _require_owned(record)
     probes = not_probed(record.order.container)
     return record.but(
         state=RecordState.RUNNING,
@@ -241,24 +199,24 @@ def started(record: Record, *, boot: str, now: datetime) -> Record:
 
 
 def not_probed(container: Container) -> ProbeState:
-    """What is known of a new instance before its probes have said anything."""
+    """The state of a new instance before the first result of a probe."""
     return ProbeState(
         started=container.startup_probe is None, ready=container.readiness_probe is None
     )
 
 
 def probed(record: Record, probes: ProbeState) -> Record:
-    """The probes of the present instance say something else than before."""
-    _require_ours(record)
+    """The results of the present instance's probes have changed."""
+    _require_owned(record)
     return record.but(probes=probes)
 
 
 def ended(record: Record, last_exit: LastExit | None) -> Record:
-    """The instance is gone and no other follows, by the order or the restart policy.
+    """The instance is gone, and neither the order nor the restart policy wants another one.
 
-    One that ended just before it was to be frozen is Frozen all the same: an abort is as due.
+    A record that is Frozen already stays Frozen, because its migration still has to end.
     """
-    _require_undecided(record)
+    _require_owned_or_frozen(record)
     before = RecordState.STOPPED if record.before is not None else None
     last = last_exit or record.last_exit
     return record.but(
@@ -271,8 +229,8 @@ def ended(record: Record, last_exit: LastExit | None) -> Record:
 
 
 def restarting(record: Record, last_exit: LastExit) -> Record:
-    """The instance is gone, and the restart policy wants another one. Frozen: as for ended."""
-    _require_undecided(record)
+    """The instance is gone, and the restart policy wants another one. Frozen stays Frozen."""
+    _require_owned_or_frozen(record)
     return record.but(
         state=_unless_frozen(record, RecordState.RUNNING),
         started_boot="",
@@ -287,7 +245,7 @@ def _unless_frozen(record: Record, state: RecordState) -> RecordState:
 
 
 def verdict(record: Record | None, migration: str) -> Verdict:
-    """What this record, as the source's, says of a migration. Unknown is never a permission."""
+    """The verdict that the source's record gives on a migration. Unknown permits nothing."""
     if record is None:
         return Verdict.UNKNOWN
     if migration in record.aborted:
@@ -300,13 +258,13 @@ def verdict(record: Record | None, migration: str) -> Verdict:
         case RecordState.FROZEN | RecordState.RUNNING | RecordState.STOPPED:
             return Verdict.UNDECIDED
         case RecordState.INCOMING | RecordState.HELD:
-            return Verdict.UNKNOWN  # this side is the target: it has no verdict to give
+            return Verdict.UNKNOWN  # the record of a target
         case _ as never:
             assert_never(never)
 
 
 def may_be_deleted(record: Record, *, epoch: int) -> None:
-    """Raise Refused unless the operator, who knows this epoch, may destroy the copy."""
+    """Raise Refused unless the operator, which knows this epoch, may delete the container."""
     if epoch < record.epoch:
         raise _refused(record, Reason.STALE_EPOCH, f"deletion of epoch {epoch}")
     _require_idle(record)
@@ -326,7 +284,7 @@ def _state_of(order: ContainerOrder) -> RecordState:
 
 
 def _reordered_state(record: Record, order: ContainerOrder) -> RecordState:
-    """A container that has ended by itself is not started by a repetition of its order."""
+    """A repeated order does not start a container that has ended by itself."""
     was_wanted = record.order.state is not DesiredState.STOPPED
     is_wanted = order.state is not DesiredState.STOPPED
     if is_wanted and not was_wanted:
@@ -335,24 +293,24 @@ def _reordered_state(record: Record, order: ContainerOrder) -> RecordState:
 
 
 def _unchanged(record: Record, order: ContainerOrder) -> Record:
-    """A repetition is answered; a change while the container is on its way is refused."""
+    """Accept a repeated order; refuse a changed one while the container migrates."""
     if record.state in OWNED and order == record.order:
         return record
     raise _refused(record, Reason.IN_MIGRATION, "a new order")
 
 
-def _require_ours(record: Record) -> None:
+def _require_owned(record: Record) -> None:
     if record.state not in OWNED:
         raise _refused(record, Reason.IN_MIGRATION, "a change")
 
 
-def _require_undecided(record: Record) -> None:
+def _require_owned_or_frozen(record: Record) -> None:
     if record.state is not RecordState.FROZEN:
-        _require_ours(record)
+        _require_owned(record)
 
 
 def _require_idle(record: Record) -> None:
-    _require_ours(record)
+    _require_owned(record)
     if record.migration is not None:
         raise _refused(record, Reason.IN_MIGRATION, "a change")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from transship.agent.containers.instances import runtime_order
-from transship.agent.journal.transitions import Record
+from transship.agent.journal.record import Record
 from transship.agent.migration.ports import Trees
 from transship.api.container import EmptyDirMedium
 from transship.common.tasks import in_thread

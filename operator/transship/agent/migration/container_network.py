@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from loguru import logger
 
 from transship.agent.containers.instances import addresses_of
-from transship.agent.journal.transitions import Record
+from transship.agent.journal.record import Record
 from transship.agentapi.migrations import Peer
 from transship.common.errors import TransshipError
 from transship.common.tasks import Tasks

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from transship.agent.journal.transitions import Record
+from transship.agent.journal.record import Record
 from transship.agentapi.migrations import Lifecycle, Peer
 from transship.api.obstacle import Obstacle
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from transship.agent.journal.record import Record
 from transship.agent.journal.store import Journal
-from transship.agent.journal.transitions import Record
 from transship.agent.migration.ports import Bundles
 from transship.agent.migration.source.handover_stats import HandoverStats
 from transship.agentapi.paths import STREAM_PORT

@@ -14,7 +14,7 @@ from transship.agent.containers.decide import (
     starts_again,
 )
 from transship.agent.journal import transitions
-from transship.agent.journal.transitions import Record
+from transship.agent.journal.record import Record
 from transship.agentapi.states import RunState
 from transship.api.container import RestartPolicy
 from transship.api.placement import DesiredState, LastExit

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from fakes.orders import BOOT, MIGRATION, incoming_order, order, peer, running_record
 from transship.agent.journal import transitions
-from transship.agent.journal.transitions import ABORTED_MIGRATIONS_KEPT, OWNED, Record
+from transship.agent.journal.record import OWNED, Record
+from transship.agent.journal.transitions import ABORTED_MIGRATIONS_KEPT
 from transship.agentapi.migrations import VerdictNotice
 from transship.agentapi.states import RecordState, Verdict
 from transship.api.placement import DesiredState

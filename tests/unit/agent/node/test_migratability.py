@@ -13,8 +13,8 @@ from fakes.orders import BOOT, ID, running_record
 from transship.agent.containers.decide import ObservedContainer
 from transship.agent.containers.deps import SupervisorDeps
 from transship.agent.journal import transitions
+from transship.agent.journal.record import Record
 from transship.agent.journal.store import Journal
-from transship.agent.journal.transitions import Record
 from transship.agent.node import migratability
 from transship.agent.node.migratability import MigratabilityScan
 from transship.agentapi.states import RunState

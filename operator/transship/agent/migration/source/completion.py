@@ -7,7 +7,7 @@ import asyncio
 from loguru import logger
 
 from transship.agent.journal import recovery, transitions
-from transship.agent.journal.transitions import Record
+from transship.agent.journal.record import Record
 from transship.agent.migration.source.deps import SourceDeps
 from transship.agent.migration.source.outgoing import OutgoingMigration
 from transship.agent.migration.source.rollback import Rollback

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from transship.agent.journal.record import Record
 from transship.agent.journal.store import Journal
-from transship.agent.journal.transitions import Record
 from transship.agent.migration.handover_queue import HandoverQueue
 from transship.agent.migration.ports import Bundles, MigrationNetwork, Residents
 from transship.agent.migration.source.handover_stats import HandoverStats

@@ -14,7 +14,7 @@ from functools import partial
 from loguru import logger
 
 from transship.agent.journal import transitions
-from transship.agent.journal.transitions import Record
+from transship.agent.journal.record import Record
 from transship.agent.migration import timeouts
 from transship.agent.migration.source.deps import Dumped, SourceDeps, StreamOptions, cancelled
 from transship.agent.migration.source.files import FileCopy

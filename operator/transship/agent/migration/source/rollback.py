@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from loguru import logger
 
 from transship.agent.journal import recovery, transitions
+from transship.agent.journal.record import Record
 from transship.agent.journal.store import JournalError
-from transship.agent.journal.transitions import Record
 from transship.agent.migration.source.deps import SourceDeps
 from transship.agent.migration.source.outgoing import OutgoingMigration
 from transship.agentapi.migrations import VerdictNotice

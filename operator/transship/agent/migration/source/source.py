@@ -11,8 +11,8 @@ from collections.abc import Collection
 
 from transship import strategies
 from transship.agent.journal import recovery, transitions
+from transship.agent.journal.record import Record
 from transship.agent.journal.recovery import RecoveryStep
-from transship.agent.journal.transitions import Record
 from transship.agent.migration.source.completion import Release
 from transship.agent.migration.source.deps import SourceDeps, cancelled
 from transship.agent.migration.source.handover import Handover

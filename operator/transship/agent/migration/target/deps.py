@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from transship.agent.journal.record import Record
 from transship.agent.journal.store import Journal
-from transship.agent.journal.transitions import Record
 from transship.agent.migration.ports import Bundles, MigrationNetwork, Residents
 from transship.agent.migration.target.incoming import IncomingMigration
 from transship.agentapi.client.peer import PeerClient

@@ -13,7 +13,7 @@ from loguru import logger
 
 from transship import strategies
 from transship.agent.journal import transitions
-from transship.agent.journal.transitions import Record
+from transship.agent.journal.record import Record
 from transship.agent.migration import timeouts
 from transship.agent.migration.stopwatch import Stopwatch
 from transship.agent.migration.target.cleanup import Cleanup

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from loguru import logger
 
 from transship.agent.journal import transitions
-from transship.agent.journal.transitions import Record
+from transship.agent.journal.record import Record
 from transship.agent.migration.stopwatch import Stopwatch
 from transship.agent.migration.target.deps import TargetDeps
 from transship.agent.migration.target.incoming import IncomingMigration

@@ -12,8 +12,8 @@ import asyncio
 from collections.abc import AsyncIterable
 
 from transship.agent.journal import recovery, transitions
-from transship.agent.journal.recovery import Answer, RecoveryStep
-from transship.agent.journal.transitions import OWNED, Record
+from transship.agent.journal.record import OWNED, Record
+from transship.agent.journal.recovery import RecoveryStep, VerdictAction
 from transship.agent.migration.stopwatch import Stopwatch
 from transship.agent.migration.target.cleanup import Cleanup
 from transship.agent.migration.target.deps import TargetDeps
@@ -172,10 +172,10 @@ class Target:
             return ResumeReply(state=SideState.RUNNING)
         incoming = self._known_incoming(notice.migration)
         match recovery.on_verdict(notice):
-            case Answer.RUN:
+            case VerdictAction.RUN:
                 async with incoming.lock:
                     return await self._resume.go(incoming, notice, began=began)
-            case Answer.THROW_AWAY:
+            case VerdictAction.DISCARD:
                 await self._cleanup.give_up(incoming)
                 return ResumeReply(state=incoming.state)
 

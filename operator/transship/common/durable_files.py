@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all, also after a power cut.
+"""Files that exist completely or not at all, also after a power cut.
 
-Written beside their place, synced, renamed into it, and the folder synced. Disk is the seam: tests
-have one that fails, or is the last thing that happens, at any of its calls.
+A file is written under a temporary name, synced and renamed, and then its folder is synced. Tests
+replace Disk by one that fails, or at which the process dies, at any system call.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 class Durability(Enum):
     SYNCED = "synced"  # survives a power cut
-    CACHED = "cached"  # survives the agent: for what only informs, such as the count of restarts
+    CACHED = "cached"  # survives the process only: for what may be lost, such as a restart count
 
 
 class Disk:
@@ -43,26 +43,26 @@ class Disk:
 
 
 def temporary(path: Path) -> Path:
-    """Where a file is written before it gets its name; `.*.tmp` are leftovers of a crash."""
+    """The name under which a file is written first; after a crash it may be left over."""
     return path.with_name(f".{path.name}.tmp")
 
 
 def write(disk: Disk, path: Path, data: bytes, *, durability: Durability) -> None:
-    """Raise OSError when it is not certain that the file is there; it may be all the same."""
-    beside = temporary(path)
+    """Raise OSError unless the file certainly exists; after an error it may exist or not."""
+    temporary_path = temporary(path)
     try:
-        _fill(disk, beside, data, durability)
-        disk.rename(beside, path)
+        _fill(disk, temporary_path, data, durability)
+        disk.rename(temporary_path, path)
     except OSError:
-        with suppress(OSError):  # a full disk wants its room back
-            disk.unlink(beside)
+        with suppress(OSError):  # gives a full disk its room back
+            disk.unlink(temporary_path)
         raise
     if durability is Durability.SYNCED:
         sync_folder(disk, path.parent)
 
 
 def remove(disk: Disk, path: Path) -> None:
-    """Raise OSError when it is not certain that the file stays away."""
+    """Raise OSError unless the file is certainly gone, also after a power cut."""
     disk.unlink(path)
     sync_folder(disk, path.parent)
 
@@ -86,7 +86,7 @@ def _fill(disk: Disk, path: Path, data: bytes, durability: Durability) -> None:
     try:
         rest = data
         while rest:
-            rest = rest[disk.write(descriptor, rest) :]  # a nearly full disk takes a part of it
+            rest = rest[disk.write(descriptor, rest) :]  # a nearly full disk takes only a part
         if durability is Durability.SYNCED:
             disk.sync(descriptor)
     finally:

@@ -11,11 +11,11 @@ from fakes.clock import FakeClock
 from fakes.disks import BadDisk, Killed, SlowDisk
 from fakes.orders import BOOT, ID, MIGRATION, peer, running_record
 from transship.agent.journal import transitions
-from transship.agent.journal.durable_files import Disk
+from transship.agent.journal.record import Record
 from transship.agent.journal.store import Journal, JournalError
-from transship.agent.journal.transitions import Record
 from transship.agentapi.states import RecordState
 from transship.api.reasons import Reason
+from transship.common.durable_files import Disk
 
 CALLS = ["create", "write", "sync", "rename", "open_folder", "sync"]
 ERRORS = {

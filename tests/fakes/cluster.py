@@ -212,10 +212,10 @@ class FakeRecorder:
     def __init__(self) -> None:
         self.told: list[tuple[str, str, str]] = []
 
-    def tell(self, regarding: Resource, *, reason: str, note: str) -> None:
+    def record_normal(self, regarding: Resource, *, reason: str, note: str) -> None:
         self.told.append((regarding.metadata.name, reason, note))
 
-    def warn(self, regarding: Resource, *, reason: str, note: str) -> None:
+    def record_warning(self, regarding: Resource, *, reason: str, note: str) -> None:
         self.told.append((regarding.metadata.name, reason, note))
 
     @property

@@ -20,7 +20,7 @@ from transship.controller.addresses.claims import AddressBook
 from transship.controller.agent_poller import AgentPoller
 from transship.controller.cache import ResourceCache
 from transship.controller.deps import Deps
-from transship.controller.limits import Turns
+from transship.controller.limits import MoveLimits
 from transship.controller.metrics import Metrics
 from transship.controller.placement.resolver import Resolver
 from transship.controller.reconcile.loops import Loops
@@ -92,7 +92,7 @@ class OperatorWorld:
             resolver=Resolver(self.data),
             recorder=self.recorder,
             metrics=Metrics(),
-            turns=Turns(cache),
+            limits=MoveLimits(cache),
             clock=self.clock,
         )
         self.lifetime = FakeLifetime(self.clock)
@@ -103,7 +103,7 @@ class OperatorWorld:
         self.cluster.listener = self._seen
         for model in (ContainerPlacement, ContainerMigration):
             for resource in self.cluster.all(model):
-                self.loops.attend(resource)
+                self.loops.ensure_loop(resource)
         self._polls = asyncio.create_task(self._poll())
 
     async def kill(self) -> None:
@@ -157,7 +157,7 @@ class OperatorWorld:
         if gone:
             self.deps.cache.drop(resource)
             return
-        self.loops.attend(self.deps.cache.put(resource))
+        self.loops.ensure_loop(self.deps.cache.put(resource))
 
     def _raise_errors(self) -> None:
         for error in self.loops.errors:

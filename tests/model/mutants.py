@@ -14,7 +14,7 @@ from transship.agent.journal.record import Record
 from transship.agent.journal.recovery import RecoveryStep, VerdictAction
 from transship.agentapi.states import RecordState, Verdict
 from transship.controller.migration import decide as migration_plan
-from transship.controller.migration.steps import NoteFence, Relay, Seen, Step
+from transship.controller.migration.steps import ObservedMigration, RecordFence, RelayVerdict, Step
 
 EVERY_FAULT = Bounds((THERE,))
 A_POST_COPY = Bounds((POST_COPY,), disks_fail=False, power_fails=False)
@@ -92,36 +92,36 @@ def _orders_over_a_release(record: Record | None, order: Any, **more: Any) -> Re
     return transitions.ordered(record, order, **more)
 
 
-def _operator_concludes_from_no_record(seen: Seen) -> Step:
+def _operator_concludes_from_no_record(observed: ObservedMigration) -> Step:
     """Before this model it did: a begin that was still under way then moved the container."""
-    unbegun = seen.source.report is None and seen.verdict is Verdict.UNKNOWN
-    if unbegun and seen.give_up is not None:
-        seen = replace(seen, verdict=Verdict.ABORTED)
-    return migration_plan.next_step(seen)
+    unbegun = observed.source.report is None and observed.verdict is Verdict.UNKNOWN
+    if unbegun and observed.give_up is not None:
+        observed = replace(observed, verdict=Verdict.ABORTED)
+    return migration_plan.next_step(observed)
 
 
 def _starts_without_an_order(now: Situation) -> supervision.Step:
     return supervision.next_step(replace(now, boot=now.record.ordered_boot))
 
 
-def _takes_silence_for_fencing(seen: Seen) -> Step:
-    if not seen.source.answered:
-        seen = replace(seen, source=replace(seen.source, fenced=True))
-    return migration_plan.next_step(seen)
+def _takes_silence_for_fencing(observed: ObservedMigration) -> Step:
+    if not observed.source.answered:
+        observed = replace(observed, source=replace(observed.source, fenced=True))
+    return migration_plan.next_step(observed)
 
 
-def _does_not_write_a_fence_down(seen: Seen) -> Step:
+def _does_not_write_a_fence_down(observed: ObservedMigration) -> Step:
     """Before it did: a source that came back in between was asked, and decided, once more."""
-    step = migration_plan.next_step(seen)
-    return Relay(Verdict.FENCED) if isinstance(step, NoteFence) else step
+    step = migration_plan.next_step(observed)
+    return RelayVerdict(Verdict.FENCED) if isinstance(step, RecordFence) else step
 
 
-def _operator_does_not_wait_for_memory(seen: Seen) -> Step:
-    held = seen.target.container
+def _operator_does_not_wait_for_memory(observed: ObservedMigration) -> Step:
+    held = observed.target.container
     if held is not None:
         whole = held.model_copy(update={"awaits_memory": False})
-        seen = replace(seen, target=replace(seen.target, container=whole))
-    return migration_plan.next_step(seen)
+        observed = replace(observed, target=replace(observed.target, container=whole))
+    return migration_plan.next_step(observed)
 
 
 def _releases_without_draining(record: Record, **release: Any) -> Record:

@@ -44,11 +44,11 @@ from transship.controller.migration.steps import (
     Begin,
     Finish,
     GiveUp,
-    NoteFence,
+    ObservedMigration,
     Outcome,
     Prepare,
-    Relay,
-    Seen,
+    RecordFence,
+    RelayVerdict,
     Side,
 )
 from transship.controller.migration.steps import Step as PlanStep
@@ -141,10 +141,10 @@ class Overseer:
     def _verdicts(
         self, world: World, move: Move, planned: dict[type[PlanStep], PlanStep]
     ) -> Iterator[Step]:
-        if NoteFence in planned:
+        if RecordFence in planned:
             yield _step("notes the fence", move, says(world, move, Said.FENCED), fair=True)
-        relay = planned.get(Relay)
-        if self._scene.is_up(world, move.target) and isinstance(relay, Relay):
+        relay = planned.get(RelayVerdict)
+        if self._scene.is_up(world, move.target) and isinstance(relay, RelayVerdict):
             for name, done in self._target.decide(world, move, relay.verdict):
                 fair = not name.startswith("cannot")
                 yield _step(f"relays {relay.verdict}: target {name}", move, done, fair=fair)
@@ -254,13 +254,13 @@ class Overseer:
         *, waited: bool, give_up: bool,
     ) -> PlanStep:  # fmt: skip
         step: PlanStep = self._scene.rules.next_migration_step(
-            Seen(
+            ObservedMigration(
                 spec=_spec(move),
                 source=replace(self._source_side(move, source), fenced=gone[0]),
                 target=_awaiting(replace(self._target_side(move, target), fenced=gone[1]), awaits),
                 verdict=self._verdict(move, source),
                 give_up=WITHDRAWN if give_up else None,
-                fence_noted=noted,
+                fence_recorded=noted,
                 waiting_seconds=A_LONG_TIME_SECONDS if waited else 0.0,
             )
         )

@@ -20,7 +20,7 @@ from transship.common.clock import Clock
 from transship.common.errors import TransshipError, Unreachable
 from transship.controller.cache import ResourceCache
 from transship.controller.node.nodes import Node
-from transship.controller.placement.owner import Sighting
+from transship.controller.placement.owner import ReportedCopy
 from transship.controller.ports import Agent
 
 POLL_SECONDS = 1.0
@@ -82,7 +82,7 @@ class AgentPoller:
         silent = self.silent(node) or not self._cache.has_node(node)
         return silent and self._cache.is_out_of_service(node)
 
-    def unknown(self) -> frozenset[str]:
+    def unreported_nodes(self) -> frozenset[str]:
         """Registered nodes of whose containers this process has not heard, or hears no more."""
         names = {agent.metadata.name for agent in self._cache.node_agents()}
         heard = {node for node, known in self._known.items() if known.heard and not known.silent}
@@ -102,10 +102,10 @@ class AgentPoller:
             if (name := agent.metadata.name)
         )
 
-    def sightings(self, id: str) -> tuple[Sighting, ...]:
+    def reported_copies(self, id: str) -> tuple[ReportedCopy, ...]:
         """What agents said of a container when last asked; silent and gone ones are left out."""
         return tuple(
-            Sighting(node, report)
+            ReportedCopy(node, report)
             for node, known in self._known.items()
             if not known.silent
             and self._cache.node_agent(node) is not None

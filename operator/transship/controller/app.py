@@ -42,7 +42,7 @@ from transship.controller.health import (
     serving,
 )
 from transship.controller.leader import Leadership, LeadersTransport
-from transship.controller.limits import Turns
+from transship.controller.limits import MoveLimits
 from transship.controller.metrics import Metrics
 from transship.controller.node.heartbeats import NodeWatch
 from transship.controller.placement.resolver import Resolver
@@ -232,7 +232,7 @@ def compose(
         resolver=Resolver(KubeConfigData(client)),
         recorder=KubeRecorder(events),
         metrics=metrics,
-        turns=Turns(cache),
+        limits=MoveLimits(cache),
         clock=clock,
     )
 
@@ -334,7 +334,7 @@ async def _relist(deps: Deps, loops: Loops, stop: asyncio.Event) -> None:
             continue
         loops.resume()
         now = deps.clock.monotonic()
-        if unseen := deps.cache.unattended(at=now, attended=loops.attended):
+        if unseen := deps.cache.without_loop(at=now, with_loop=loops.with_loop):
             logger.bind(placements=unseen).error("new placements are not seen any more, ending")
             stop.set()
 
@@ -354,7 +354,7 @@ async def _keep_pools(deps: Deps) -> None:
     while True:
         changed.clear()
         try:
-            await deps.addresses.tell_sizes(now=deps.clock.now())
+            await deps.addresses.update_sizes(now=deps.clock.now())
         except TransshipError as e:
             logger.bind(error=str(e)).warning("the address pools were not looked at")
         await wait_for_any(changed, seconds=RELIST_SECONDS)

@@ -23,7 +23,7 @@ from transship.kube.listing import Listing
 
 R = TypeVar("R", bound=Resource)
 
-UNATTENDED_AFTER_SECONDS = 180.0
+NO_LOOP_AFTER_SECONDS = 180.0
 
 
 class ResourceCache:
@@ -111,7 +111,7 @@ class ResourceCache:
         return self._demands
 
     @contextmanager
-    def claimed(self, uid: str, *, node: str) -> Iterator[None]:
+    def reserving(self, uid: str, *, node: str) -> Iterator[None]:
         """Count a placement on a node already while that is being written: others decide then."""
         self._claims[uid], self._demands = node, None
         try:
@@ -179,18 +179,18 @@ class ResourceCache:
         known = (*self._placements.values(), *self._migrations.values())
         return [resource for resource in known if FINALIZER in resource.metadata.finalizers]
 
-    def unattended(self, *, at: float, attended: frozenset[str]) -> list[str]:
+    def without_loop(self, *, at: float, with_loop: frozenset[str]) -> list[str]:
         """Placements that no loop has taken on for long, seen by our own clock alone."""
         waiting = {
             uid: p.metadata.name
             for uid, p in self._placements.items()
-            if uid not in attended and p.metadata.deletion_timestamp is None
+            if uid not in with_loop and p.metadata.deletion_timestamp is None
         }
         self._waiting_since = {uid: self._waiting_since.get(uid, at) for uid in waiting}
         return [
             name
             for uid, name in waiting.items()
-            if at - self._waiting_since[uid] > UNATTENDED_AFTER_SECONDS
+            if at - self._waiting_since[uid] > NO_LOOP_AFTER_SECONDS
         ]
 
     def uids(self, kind: type[R]) -> frozenset[str]:

@@ -8,7 +8,7 @@ from transship.common.clock import Clock
 from transship.controller.addresses.claims import AddressBook
 from transship.controller.agent_poller import AgentPoller
 from transship.controller.cache import ResourceCache
-from transship.controller.limits import Turns
+from transship.controller.limits import MoveLimits
 from transship.controller.metrics import Metrics
 from transship.controller.placement.resolver import Resolver
 from transship.controller.ports import Cluster, Recorder
@@ -23,7 +23,7 @@ class Deps:
     resolver: Resolver
     recorder: Recorder
     metrics: Metrics
-    turns: Turns
+    limits: MoveLimits
     clock: Clock
     crowd: set[str] = field(default_factory=set)
     """The migrations that run now in this process."""

@@ -24,10 +24,10 @@ class KubeRecorder:
         self._recorder = recorder
         self._sending = Tasks()
 
-    def tell(self, regarding: Resource, *, reason: str, note: str) -> None:
+    def record_normal(self, regarding: Resource, *, reason: str, note: str) -> None:
         self._send(regarding, EventType.NORMAL, reason, note)
 
-    def warn(self, regarding: Resource, *, reason: str, note: str) -> None:
+    def record_warning(self, regarding: Resource, *, reason: str, note: str) -> None:
         self._send(regarding, EventType.WARNING, reason, note)
 
     def _send(self, regarding: Resource, type: EventType, reason: str, note: str) -> None:

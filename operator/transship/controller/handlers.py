@@ -61,7 +61,7 @@ def _register_events(
         elif gone:
             deps.cache.drop(resource)
         else:
-            loops.attend(deps.cache.put(resource))
+            loops.ensure_loop(deps.cache.put(resource))
 
 
 def parsed(model: type[R], document: Any) -> R | None:

@@ -1,4 +1,4 @@
-"""Turns: how many moves a node takes part in at a time, and who is next.
+"""MoveLimits: how many moves a node takes part in at a time, and who is next.
 
 Handovers that share a node's cores lengthen each other's blackout: a dozen at once on two cores
 took each of them from 0.2 to 1.6 s. What waits here has not begun; its container runs on.
@@ -18,7 +18,7 @@ FEWEST_MOVES_PER_NODE = 2
 MILLICORES_PER_MOVE = 1000
 
 
-class Turns:
+class MoveLimits:
     """Counts moves under way by the migrations there are, and those that are just being created.
 
     Everyone who can begin is woken whenever a place frees, and keeps its position until it has

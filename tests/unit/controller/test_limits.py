@@ -13,7 +13,7 @@ from fakes.resources import ended, migration
 from transship.api.migration import ContainerMigration
 from transship.common.errors import Unreachable
 from transship.controller.cache import ResourceCache
-from transship.controller.limits import FEWEST_MOVES_PER_NODE, Turns
+from transship.controller.limits import FEWEST_MOVES_PER_NODE, MoveLimits
 from transship.controller.move_queue import Waiter, beginners
 
 NODES = ("node-a", "node-b", "node-c", "node-d")
@@ -27,27 +27,27 @@ def move_of(uid: str, source: str, target: str) -> ContainerMigration:
 
 
 class Scene:
-    """Turns, and the placements that begin and end moves by them."""
+    """MoveLimits, and the placements that begin and end moves by them."""
 
     def __init__(self) -> None:
         self.cache = ResourceCache()
-        self.turns = Turns(self.cache)
+        self.limits = MoveLimits(self.cache)
         self.under_way: dict[str, ContainerMigration] = {}
 
     def asks(self, uid: str, source: str, target: str) -> bool:
         """What a placement's pass does: begin, or stand in line."""
         self.cache.wake_of(uid).clear()
-        with self.turns.taken(uid, source=source, target=target) as ours:
+        with self.limits.taken(uid, source=source, target=target) as ours:
             if ours:
                 self.under_way[uid] = move_of(uid, source, target)
                 self.cache.put(self.under_way[uid])
         if not ours:
-            self.turns.wait(uid, source=source, target=target)
+            self.limits.wait(uid, source=source, target=target)
         return ours
 
     def ends(self, uid: str) -> None:
         self.cache.put(ended(self.under_way.pop(uid), good=True))
-        self.turns.wake()
+        self.limits.wake()
 
     def woken(self, *uids: str) -> set[str]:
         return {uid for uid in uids if self.cache.wake_of(uid).is_set()}
@@ -96,7 +96,7 @@ def test_one_that_wants_no_move_any_more_leaves_its_place_to_the_next() -> None:
     for uid in ("3", "4"):
         assert not scene.asks(uid, "node-a", "node-b")
     scene.ends("1")
-    scene.turns.leave("3")
+    scene.limits.leave("3")
     assert scene.woken("4") == {"4"}
 
 
@@ -107,7 +107,7 @@ def test_one_that_cannot_begin_steps_aside_and_keeps_its_position() -> None:
     for uid in ("3", "4", "5"):
         assert not scene.asks(uid, "node-a", "node-b")
     scene.ends("1")
-    with pytest.raises(Unreachable), scene.turns.taken("3", source="node-a", target="node-b"):
+    with pytest.raises(Unreachable), scene.limits.taken("3", source="node-a", target="node-b"):
         raise Unreachable("the API server is away")
     assert scene.woken("4") == {"4"}
     assert scene.asks("4", "node-a", "node-b")
@@ -146,12 +146,12 @@ class Fairness(RuleBasedStateMachine):
         if uids := list(self.waiting):
             uid = uids[choice % len(uids)]
             del self.waiting[uid]
-            self.scene.turns.leave(uid)
+            self.scene.limits.leave(uid)
 
     @rule(choice=st.integers(0, 99))
     def one_cannot_begin_and_steps_aside_for_now(self, choice: int) -> None:
         if uids := list(self.waiting):
-            self.scene.turns.step_aside(uids[choice % len(uids)])
+            self.scene.limits.step_aside(uids[choice % len(uids)])
             uid = uids[choice % len(uids)]
             self._ask(uid, *self.waiting[uid])
 

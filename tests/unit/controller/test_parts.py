@@ -34,7 +34,7 @@ from transship.controller.handlers import parsed
 from transship.controller.leader import GIVE_UP_SECONDS, LEASE_NAME, Leadership, LeadersTransport
 from transship.controller.placement.resolver import Resolver
 from transship.controller.ports import DataKind
-from transship.controller.reconcile.finalizers import hold, let_go, removal
+from transship.controller.reconcile.finalizers import add_finalizer, removal_patch, remove_finalizer
 from transship.controller.reconcile.shutdown import ProcessLifetime, wait_for_any
 from transship.controller.reconcile.status_writer import StatusWriter
 from transship.kube.client import KubeClient
@@ -118,10 +118,10 @@ class TestResourceCache:
         cache = ResourceCache()
         nobody: frozenset[str] = frozenset()
         cache.put(versioned(placement(), 1, creation_timestamp=NOW, finalizers=()))
-        assert cache.unattended(at=1000.0, attended=nobody) == []
-        assert cache.unattended(at=1060.0, attended=nobody) == []
-        assert cache.unattended(at=1300.0, attended=nobody) == ["web"]
-        assert cache.unattended(at=1300.0, attended=frozenset({UID})) == []
+        assert cache.without_loop(at=1000.0, with_loop=nobody) == []
+        assert cache.without_loop(at=1060.0, with_loop=nobody) == []
+        assert cache.without_loop(at=1300.0, with_loop=nobody) == ["web"]
+        assert cache.without_loop(at=1300.0, with_loop=frozenset({UID})) == []
 
     def test_loads_count_moves_under_way(self) -> None:
         cache = ResourceCache()
@@ -163,7 +163,7 @@ class TestAgentPoller:
         wake.clear()
         await agent_poller.ask("node-a")
         assert not wake.is_set()
-        assert [s.node for s in agent_poller.sightings(UID)] == ["node-a"]
+        assert [s.node for s in agent_poller.reported_copies(UID)] == ["node-a"]
 
     async def test_what_was_polled_before_is_not_told_after_what_was_heard_since(self) -> None:
         cache, agents = ResourceCache(), FakeAgents()
@@ -176,9 +176,9 @@ class TestAgentPoller:
         agents.at("node-a").containers = containers  # type: ignore[method-assign]
         await agent_poller.ask("node-a")
         agent_poller.note("node-a", UID, report(ready=True))
-        assert [s.report.ready for s in agent_poller.sightings(UID)] == [True]
+        assert [s.report.ready for s in agent_poller.reported_copies(UID)] == [True]
         agent_poller.note("node-a", UID, None)
-        assert agent_poller.sightings(UID) == ()
+        assert agent_poller.reported_copies(UID) == ()
 
     async def test_an_answer_that_nobody_thought_of_is_none_and_the_next_one_counts(self) -> None:
         cache, clock, agents = ResourceCache(), FakeClock(), FakeAgents()
@@ -241,15 +241,15 @@ class TestAgentPoller:
         cache, clock, agents = ResourceCache(), FakeClock(), FakeAgents()
         cache.put(node_agent("node-a"))
         agent_poller = AgentPoller(cache, agents, clock=clock)
-        assert agent_poller.unknown() == {"node-a"}
+        assert agent_poller.unreported_nodes() == {"node-a"}
         await agent_poller.ask("node-a")
-        assert agent_poller.unknown() == frozenset()
+        assert agent_poller.unreported_nodes() == frozenset()
         agents.silent.add("node-a")
         clock.pass_time(6)
         await agent_poller.ask("node-a")
-        assert agent_poller.unknown() == {"node-a"}
+        assert agent_poller.unreported_nodes() == {"node-a"}
         cache.put_out_of_service({"node-a"})
-        assert agent_poller.unknown() == frozenset()
+        assert agent_poller.unreported_nodes() == frozenset()
 
     def test_a_taint_wakes_whom_it_concerns(self) -> None:
         cache = ResourceCache()
@@ -343,8 +343,8 @@ class TestStatusWriter:
 class TestFinalizers:
     def test_the_patch_holds_for_this_object_and_these_finalizers_only(self) -> None:
         meta = placement(metadata={"uid": "u", "finalizers": ["other"]}).metadata
-        assert removal(meta) == []
-        patch = removal(meta.model_copy(update={"finalizers": ("other", FINALIZER)}))
+        assert removal_patch(meta) == []
+        patch = removal_patch(meta.model_copy(update={"finalizers": ("other", FINALIZER)}))
         assert {"op": "test", "path": "/metadata/uid", "value": "u"} in patch
         assert {"op": "remove", "path": "/metadata/finalizers/1"} in patch
 
@@ -352,7 +352,7 @@ class TestFinalizers:
         cluster = FakeCluster()
         known = cluster.put(placement())
         cluster.put(known, finalizers=("new", FINALIZER))
-        await let_go(known, cluster=cluster)
+        await remove_finalizer(known, cluster=cluster)
         found = cluster.find(ContainerPlacement, "web")
         assert found is not None
         assert found.metadata.finalizers == ("new",)
@@ -361,7 +361,7 @@ class TestFinalizers:
         cluster = FakeCluster()
         known = cluster.put(placement())
         cluster.put(placement(uid="another"))
-        await let_go(known, cluster=cluster)
+        await remove_finalizer(known, cluster=cluster)
         found = cluster.find(ContainerPlacement, "web")
         assert found is not None
         assert found.metadata.finalizers == (FINALIZER,)
@@ -371,13 +371,13 @@ class TestFinalizers:
         known = cluster.put(placement())
         cluster.failing["json_patch"] = Conflict("others were faster")
         with pytest.raises(Conflict):
-            await let_go(known, cluster=cluster)
+            await remove_finalizer(known, cluster=cluster)
 
     async def test_ours_is_put_beside_those_that_came_meanwhile(self) -> None:
         cluster = FakeCluster()
         known = cluster.put(placement(metadata={"finalizers": []}))
         cluster.put(known, finalizers=("new",))
-        held = await hold(known, cluster=cluster)
+        held = await add_finalizer(known, cluster=cluster)
         assert held is not None
         assert held.metadata.finalizers == ("new", FINALIZER)
 
@@ -385,13 +385,13 @@ class TestFinalizers:
         cluster = FakeCluster()
         known = cluster.put(placement(metadata={"finalizers": ["new"]}))
         await cluster.delete(ContainerPlacement, name="web", namespace="default")
-        held = await hold(known, cluster=cluster)
+        held = await add_finalizer(known, cluster=cluster)
         assert held is not None
         assert held.metadata.finalizers == ("new",)
         cluster.put(placement(uid="another"))
-        assert await hold(known, cluster=cluster) is None
+        assert await add_finalizer(known, cluster=cluster) is None
         cluster.objects.clear()
-        assert await hold(known, cluster=cluster) is None
+        assert await add_finalizer(known, cluster=cluster) is None
 
 
 class TestHandlers:
@@ -541,7 +541,7 @@ class TestAddressBook:
     async def test_the_size_is_told_before_anybody_asks(self) -> None:
         cluster = self.cluster()
         cluster.put(*cluster.all(AddressPool), generation=1)
-        await AddressBook(cluster).tell_sizes(now=NOW)
+        await AddressBook(cluster).update_sizes(now=NOW)
         assert cluster.all(AddressPool)[0].status.size == 6
 
     async def test_a_pool_whose_status_cannot_be_written_keeps_no_other_from_its_own(self) -> None:
@@ -551,7 +551,7 @@ class TestAddressBook:
         for pool in cluster.all(AddressPool):
             cluster.put(pool, generation=1)
         cluster.failing["apply_status default"] = InvalidInput("status: invalid")
-        await AddressBook(cluster).tell_sizes(now=NOW)
+        await AddressBook(cluster).update_sizes(now=NOW)
         sizes = {pool.metadata.name: pool.status.size for pool in cluster.all(AddressPool)}
         assert sizes["another"] == 6
 

@@ -33,13 +33,12 @@ from transship.api.progress import PERCENT_AT_BEGIN
 from transship.api.reasons import Reason
 from transship.controller.migration.status import Method
 from transship.controller.migration.status import observed_status as migration_status
-from transship.controller.migration.steps import Finish, Outcome, Side, Wait
-from transship.controller.migration.steps import Seen as MigrationSeen
+from transship.controller.migration.steps import Finish, ObservedMigration, Outcome, Side, Wait
 from transship.controller.node.nodes import Node
 from transship.controller.placement.decide import decide
-from transship.controller.placement.owner import Sighting
+from transship.controller.placement.owner import ReportedCopy
 from transship.controller.placement.status import observed_status
-from transship.controller.placement.steps import Decision, Seen
+from transship.controller.placement.steps import Decision, ObservedPlacement
 from transship.controller.placement.steps import Wait as Pause
 
 NODES = tuple(Node(node_agent(name)) for name in ("node-a", "node-b"))
@@ -47,14 +46,17 @@ OWNED = {"node": "node-a", "epoch": 1, "address": "10.0.128.1", "container": {"i
 
 
 def status_of(
-    *, decision: Decision | None = None, seen: dict[str, Any] | None = None, **spec: Any
+    *, decision: Decision | None = None, observed: dict[str, Any] | None = None, **spec: Any
 ) -> PlacementStatus:
     made = placement(status=OWNED, **{"target_node": "node-a", **spec})
     scene = {
-        "nodes": NODES, "sightings": (Sighting("node-a", report()),), "migrations": (), "now": NOW,
-        **(seen or {}),
-    }  # fmt: skip
-    looked = Seen(placement=made, status=made.status, **scene)
+        "nodes": NODES,
+        "reported_copies": (ReportedCopy("node-a", report()),),
+        "migrations": (),
+        "now": NOW,
+        **(observed or {}),
+    }
+    looked = ObservedPlacement(placement=made, status=made.status, **scene)
     return observed_status(looked, decision or Decision(Pause(1)))
 
 
@@ -64,7 +66,7 @@ def said(status: PlacementStatus, kind: str) -> tuple[str, str] | None:
 
 
 def sighted(**words: Any) -> dict[str, Any]:
-    return {"sightings": (Sighting("node-a", report(**words)),)}
+    return {"reported_copies": (ReportedCopy("node-a", report(**words)),)}
 
 
 def test_a_settled_placement_is_current_for_kstatus() -> None:
@@ -99,7 +101,7 @@ def test_the_reason_of_an_unmet_wish_comes_before_that_of_what_runs() -> None:
 
 def test_a_container_that_cannot_be_placed_is_not_ready_for_that_reason() -> None:
     made = placement(target_node="nowhere", network={"mode": "None"})
-    looked = Seen(made, made.status, NODES, (), (), NOW)
+    looked = ObservedPlacement(made, made.status, NODES, (), (), NOW)
     status = observed_status(looked, decide(looked))
     assert said(status, "Ready") == ("False", "NodeNotFound")
     assert said(status, "Reconciling") == ("True", "NodeNotFound")
@@ -119,7 +121,7 @@ def test_a_container_that_is_being_handed_over_is_as_ready_as_before(
     record: RecordState, run: RunState, ready: bool
 ) -> None:
     frozen = sighted(record=record, run=run, ready=ready)
-    status = status_of(seen={**frozen, "migrations": (migration(),)}, target_node="node-b")
+    status = status_of(observed={**frozen, "migrations": (migration(),)}, target_node="node-b")
     assert said(status, "Ready") == (str(ready), "MigrationInProgress")
     assert said(status, "Reconciling") == ("True", "MigrationInProgress")
     assert status.phase == PlacementPhase.MIGRATING
@@ -161,14 +163,14 @@ def test_no_probe_is_said_to_succeed_where_there_is_none(
 def test_a_container_that_does_not_serve_says_why(
     words: dict[str, Any], ready: str, phase: PlacementPhase
 ) -> None:
-    status = status_of(seen=sighted(**words))
+    status = status_of(observed=sighted(**words))
     assert said(status, "Ready") == ("False", ready)
     assert status.phase == phase
 
 
 def test_a_silent_owner_makes_ready_unknown() -> None:
-    silent = {"nodes": (Node(NODES[0].agent, silent=True),), "sightings": ()}
-    status = status_of(seen=silent)
+    silent = {"nodes": (Node(NODES[0].agent, silent=True),), "reported_copies": ()}
+    status = status_of(observed=silent)
     assert said(status, "Ready") == ("Unknown", "AgentUnreachable")
     assert status.phase == PlacementPhase.UNKNOWN
     assert status.node == "node-a"
@@ -176,7 +178,7 @@ def test_a_silent_owner_makes_ready_unknown() -> None:
 
 def test_a_failed_self_test_makes_it_immovable() -> None:
     test = {"passed": False, "time": NOW.isoformat(), "message": "no"}
-    status = status_of(seen={"nodes": (Node(node_agent("node-a", selfTest=test)),)})
+    status = status_of(observed={"nodes": (Node(node_agent("node-a", selfTest=test)),)})
     assert said(status, "Migratable") == ("False", "SelfTestFailed")
 
 
@@ -184,13 +186,13 @@ def test_what_hinders_a_move_is_said_with_the_number_of_the_rest() -> None:
     found = tuple(
         ReportedObstacle(reason="Traced", message=f"process {n}", hint="h") for n in (7, 8)
     )
-    sightings = (Sighting("node-a", report(obstacles=found)),)
-    status = status_of(seen={"sightings": sightings})
+    reported_copies = (ReportedCopy("node-a", report(obstacles=found)),)
+    status = status_of(observed={"reported_copies": reported_copies})
     assert said(status, "Migratable") == ("False", "Traced")
     condition = find(status.conditions, "Migratable")
     assert condition is not None
     assert condition.message == "process 7; and 1 more (h)"
-    cold = status_of(seen={"sightings": sightings}, migration={"strategy": "Cold"})
+    cold = status_of(observed={"reported_copies": reported_copies}, migration={"strategy": "Cold"})
     assert said(cold, "Migratable") == ("True", "Migratable")
 
 
@@ -198,17 +200,17 @@ def test_what_hinders_one_strategy_is_said_where_that_is_wanted() -> None:
     found = ReportedObstacle(
         reason="StateTooLarge", message="m", strategies=(Strategy.STOP_AND_COPY,)
     )
-    seen = {"sightings": (Sighting("node-a", report(obstacles=(found,))),)}
-    wanted = status_of(seen=seen, migration={"strategy": "StopAndCopy"})
+    observed = {"reported_copies": (ReportedCopy("node-a", report(obstacles=(found,))),)}
+    wanted = status_of(observed=observed, migration={"strategy": "StopAndCopy"})
     assert said(wanted, "Migratable") == ("False", "StateTooLarge")
-    assert said(status_of(seen=seen), "Migratable") == ("True", "Migratable")
+    assert said(status_of(observed=observed), "Migratable") == ("True", "Migratable")
 
 
 def test_the_last_success_is_shown() -> None:
     older = ended(migration(strategy=Strategy.STOP_AND_COPY), good=True)
     newer = ended(migration(epoch=2, strategy=Strategy.COLD, blackout_milliseconds=7), good=True)
     failed = ended(migration(epoch=3, strategy=Strategy.COLD), good=False)
-    status = status_of(seen={"migrations": (newer, failed, older)})
+    status = status_of(observed={"migrations": (newer, failed, older)})
     assert status.last_migration is not None
     assert status.last_migration.name == "web-2-1"
     assert status.last_migration.blackout_milliseconds == 7
@@ -219,31 +221,37 @@ def test_the_last_success_is_shown() -> None:
     st.booleans(), st.sampled_from(["Running", "Frozen", "Stopped"]),
 )  # fmt: skip
 def test_every_status_is_one_that_kstatus_understands(
-    record: RecordState, run: RunState, ready: bool, moving: bool, deleting: bool, state: str
+    record: RecordState,
+    run: RunState,
+    ready: bool,
+    moving: bool,
+    deleting: bool,
+    state: str,
 ) -> None:
     meta = {"deletionTimestamp": NOW.isoformat()} if deleting else {}
     made = placement(status=OWNED, target_node="node-a", state=state, metadata=meta)
-    seen = Seen(
+    observed = ObservedPlacement(
         placement=made, status=made.status, nodes=NODES, now=NOW,
-        sightings=(Sighting("node-a", report(record=record, run=run, ready=ready)),),
+        reported_copies=(ReportedCopy("node-a", report(record=record, run=run, ready=ready)),),
         migrations=(migration(),) if moving else (),
     )  # fmt: skip
-    status = observed_status(seen, decide(seen))
+    status = observed_status(observed, decide(observed))
     kinds = {c.type: c.status for c in status.conditions}
     assert {"Ready", "Migratable"} <= kinds.keys()
     assert not {"Reconciling", "Stalled"} <= kinds.keys()
     assert kinds.get("Reconciling", Status.TRUE) == Status.TRUE
     assert status.phase is not None
     again = observed_status(
-        Seen(**{**seen.__dict__, "status": status, "now": NOW + seconds(60)}), decide(seen)
+        ObservedPlacement(**{**observed.__dict__, "status": status, "now": NOW + seconds(60)}),
+        decide(observed),
     )
     assert again == status
 
 
 def seen_move(
     source: MigrationReport | None = None, target: MigrationReport | None = None
-) -> MigrationSeen:
-    return MigrationSeen(
+) -> ObservedMigration:
+    return ObservedMigration(
         spec=migration().spec,
         source=Side("node-a", answered=True, report=source),
         target=Side("node-b", answered=True, report=target),
@@ -260,11 +268,11 @@ METHOD = Method(Strategy.STOP_AND_COPY)
 def test_a_migration_under_way_shows_both_sides_and_merges_their_steps() -> None:
     prepare = Step(name=StepName.PREPARE, start_time=NOW, milliseconds=40)
     copying = Step(name=StepName.COPY_FILES, start_time=NOW + seconds(1))
-    seen = seen_move(
+    observed = seen_move(
         told(SideState.COPYING, steps=(copying,), percent=10),
         told(SideState.PREPARED, steps=(prepare,)),
     )
-    status = migration_status(migration(), seen, Wait(0.1), method=METHOD, now=NOW)
+    status = migration_status(migration(), observed, Wait(0.1), method=METHOD, now=NOW)
     assert status.phase == MigrationPhase.COPYING
     assert [step.name for step in status.steps] == [StepName.PREPARE, StepName.COPY_FILES]
     assert status.source is not None
@@ -279,13 +287,13 @@ def test_a_migration_under_way_shows_both_sides_and_merges_their_steps() -> None
 def test_a_move_that_waits_for_its_turn_says_so_and_stands_where_it_was() -> None:
     copied = Step(name=StepName.COPY_MEMORY, start_time=NOW, milliseconds=40)
     waiting = Step(name=StepName.AWAIT_TURN, start_time=NOW + seconds(1))
-    seen = seen_move(told(SideState.COPYING, steps=(copied, waiting)))
-    status = migration_status(migration(), seen, Wait(0.1), method=METHOD, now=NOW)
+    observed = seen_move(told(SideState.COPYING, steps=(copied, waiting)))
+    status = migration_status(migration(), observed, Wait(0.1), method=METHOD, now=NOW)
     assert status.phase == MigrationPhase.AWAITING_TURN
     assert status.percent == PERCENT_AT_BEGIN[StepName.AWAIT_TURN]
     done = waiting.model_copy(update={"milliseconds": 7})
-    seen = seen_move(told(SideState.COPYING, steps=(copied, done)))
-    status = migration_status(migration(), seen, Wait(0.1), method=METHOD, now=NOW)
+    observed = seen_move(told(SideState.COPYING, steps=(copied, done)))
+    status = migration_status(migration(), observed, Wait(0.1), method=METHOD, now=NOW)
     assert status.phase == MigrationPhase.COPYING
 
 
@@ -314,8 +322,8 @@ def test_the_percentage_never_falls_in_one_attempt_and_is_100_exactly_at_its_suc
 ) -> None:
     move, shown = migration(), [0]
     for source, target, operator_restarts in reports:
-        seen = seen_move(source, target)
-        status = migration_status(move, seen, Wait(0.1), method=METHOD, now=NOW)
+        observed = seen_move(source, target)
+        status = migration_status(move, observed, Wait(0.1), method=METHOD, now=NOW)
         if operator_restarts:
             status = MigrationStatus.model_validate(status.dump())
         move = move.model_copy(update={"status": status})
@@ -329,11 +337,11 @@ def test_the_percentage_never_falls_in_one_attempt_and_is_100_exactly_at_its_suc
 def test_a_placement_shows_no_older_percentage_of_the_same_attempt() -> None:
     def shown(move: ContainerMigration, before: CurrentMigration | None) -> int:
         made = placement(status={**OWNED, "migration": before}, target_node="node-b")
-        seen = Seen(
+        observed = ObservedPlacement(
             placement=made, status=made.status, nodes=NODES, now=NOW,
-            sightings=(Sighting("node-a", report()),), migrations=(move,),
+            reported_copies=(ReportedCopy("node-a", report()),), migrations=(move,),
         )  # fmt: skip
-        current = observed_status(seen, Decision(Pause(1))).migration
+        current = observed_status(observed, Decision(Pause(1))).migration
         assert current is not None
         return current.percent
 

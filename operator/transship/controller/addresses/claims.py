@@ -63,7 +63,7 @@ class AddressBook:
         except NotFound:
             return
 
-    async def tell_sizes(self, *, now: datetime) -> None:
+    async def update_sizes(self, *, now: datetime) -> None:
         """Bring the status of pools that are new or were changed up to date."""
         changed = [
             pool
@@ -72,12 +72,12 @@ class AddressBook:
         ]
         await for_each(
             changed,
-            lambda pool: self._tell_size(pool, now=now),
+            lambda pool: self._update_size(pool, now=now),
             doing="writing the size of an address pool",
             name=lambda pool: pool.metadata.name,
         )
 
-    async def _tell_size(self, pool: AddressPool, *, now: datetime) -> None:
+    async def _update_size(self, pool: AddressPool, *, now: datetime) -> None:
         with suppress(Conflict):  # an allocation was faster: the next look does it
             await self._cluster.replace_status_checked(pool, status=observed(pool, now=now))
 

@@ -33,9 +33,9 @@ def reason_to_give_up(
     if not wants(placement.spec, spec.target_node, nodes=nodes):
         wish = placement.spec.target_node or "chosen by spec.nodeSelector"
         return _cancelled(
-            Reason.MIGRATION_SUPERSEDED, f"the placement's target is no longer {spec.target_node}: "
-            f"it is {wish}",
-        )  # fmt: skip
+            Reason.MIGRATION_SUPERSEDED,
+            f"the placement's target is no longer {spec.target_node}: it is {wish}",
+        )
     if migration.metadata.deletion_timestamp is not None:
         return _cancelled(Reason.MIGRATION_CANCELLED, "the migration was deleted")
     allowed = spec.settings.deadline
@@ -47,7 +47,7 @@ def reason_to_give_up(
     return None
 
 
-def cancel_is_unnoted(
+def cancellation_is_unrecorded(
     placement: ContainerPlacement, migration: ContainerMigration, *, nodes: Sequence[Node]
 ) -> bool:
     """Whether a migration that a user deleted is still the only sign of that wish."""

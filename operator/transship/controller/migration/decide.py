@@ -20,11 +20,11 @@ from transship.controller.migration.steps import (
     Finish,
     GiveUp,
     LoseMemory,
-    NoteFence,
+    ObservedMigration,
     Outcome,
     Prepare,
-    Relay,
-    Seen,
+    RecordFence,
+    RelayVerdict,
     Side,
     Step,
     Wait,
@@ -41,110 +41,115 @@ SILENCE_POLL_SECONDS = 0.5
 # The source brings the verdict itself; only a target that has not heard it for this long is told.
 RELAY_AFTER_SECONDS = 0.3
 # How long a success waits for the source's last figures and for the end of its frozen copy.
-SOURCE_END_PATIENCE_SECONDS = 3.0
+SOURCE_END_TIMEOUT_SECONDS = 3.0
 
 
-def next_step(seen: Seen) -> Step:
+def next_step(observed: ObservedMigration) -> Step:
     """Choose the one step to take now."""
-    if _target_owns(seen):
-        return _disbelieve(seen) or _arrived(seen)
-    if seen.fence_noted or seen.source.fenced:
-        return _without_source(seen)
-    if seen.verdict == Verdict.RELEASED:
-        return _bring_verdict(seen)
-    if seen.verdict == Verdict.ABORTED or _source_is_over(seen):
-        return _roll_back(seen, _why_over(seen))
-    if seen.give_up is not None:
-        return _withdraw(seen, seen.give_up)
-    if seen.source.report is None:
-        return _get_ready(seen)
-    return _oversee(seen)
+    if _target_owns(observed):
+        return _disbelieve(observed) or _arrived(observed)
+    if observed.fence_recorded or observed.source.fenced:
+        return _without_source(observed)
+    if observed.verdict == Verdict.RELEASED:
+        return _bring_verdict(observed)
+    if observed.verdict == Verdict.ABORTED or _source_is_over(observed):
+        return _roll_back(observed, _why_over(observed))
+    if observed.give_up is not None:
+        return _withdraw(observed, observed.give_up)
+    if observed.source.report is None:
+        return _get_ready(observed)
+    return _oversee(observed)
 
 
-def _source_is_over(seen: Seen) -> bool:
-    return seen.source.state in {SideState.FAILED, SideState.CANCELLED}
+def _source_is_over(observed: ObservedMigration) -> bool:
+    return observed.source.state in {SideState.FAILED, SideState.CANCELLED}
 
 
-def _target_owns(seen: Seen) -> bool:
+def _target_owns(observed: ObservedMigration) -> bool:
     """It says so, with the one epoch that this migration can give it."""
-    held = seen.target.container
-    if held is not None and held.epoch != seen.spec.epoch + 1:
+    held = observed.target.container
+    if held is not None and held.epoch != observed.spec.epoch + 1:
         return False
-    if seen.target.state == SideState.RUNNING:
+    if observed.target.state == SideState.RUNNING:
         return True
     return held is not None and held.record in {RecordState.RUNNING, RecordState.STOPPED}
 
 
-def _go_on_fenced(seen: Seen) -> Step:
+def _go_on_fenced(observed: ObservedMigration) -> Step:
     """The target owns; where it has thrown its copy away meanwhile it is started anew there."""
-    report = seen.target.report
-    if seen.target.state == SideState.HELD:
-        return Relay(Verdict.FENCED)
+    report = observed.target.report
+    if observed.target.state == SideState.HELD:
+        return RelayVerdict(Verdict.FENCED)
     if report is not None and not report.state.finished:
         return AbortTarget()  # a late order had it prepare again, for what never comes
-    return _bring_verdict(seen)
+    return _bring_verdict(observed)
 
 
-def _disbelieve(seen: Seen) -> Step | None:
+def _disbelieve(observed: ObservedMigration) -> Step | None:
     """The source's record is the arbiter: nobody runs a container that was not released.
 
     For a moment both can be true: the two were not asked at the very same time.
     """
-    if seen.fence_noted or not seen.source.answered or _may_have_released(seen):
+    if observed.fence_recorded or not observed.source.answered or _may_have_released(observed):
         return None
     why = obstacle(
         Reason.OWNER_DISPUTED,
-        f"{seen.target.node} says that it runs the container, which {seen.source.node} has not "
-        "released",
+        f"{observed.target.node} reports that it runs the container, which "
+        f"{observed.source.node} has not released",
     )
-    if seen.verdict == Verdict.ABORTED:
+    if observed.verdict == Verdict.ABORTED:
         return Finish(Outcome.FAILED, why)
-    if seen.give_up is not None:
+    if observed.give_up is not None:
         return AbortSource()
-    told = seen.waiting_seconds > WORK_AFTER_SECONDS
+    told = observed.waiting_seconds > WORK_AFTER_SECONDS
     return Wait(HANDOVER_POLL_SECONDS, why if told else None)
 
 
-def _may_have_released(seen: Seen) -> bool:
-    if seen.verdict in {Verdict.UNDECIDED, Verdict.ABORTED}:
+def _may_have_released(observed: ObservedMigration) -> bool:
+    if observed.verdict in {Verdict.UNDECIDED, Verdict.ABORTED}:
         return False
-    return seen.verdict == Verdict.RELEASED or not _source_still_owns(seen)
+    return observed.verdict == Verdict.RELEASED or not _source_still_owns(observed)
 
 
-def _without_source(seen: Seen) -> Step:
+def _without_source(observed: ObservedMigration) -> Step:
     """The source is fenced: a copy that is held goes on, what was not held has no memory."""
-    target = seen.target
-    if seen.fence_noted:
-        return _go_on_fenced(seen)
+    target = observed.target
+    if observed.fence_recorded:
+        return _go_on_fenced(observed)
     if target.state == SideState.HELD:
-        return NoteFence()
+        return RecordFence()
     if not target.answered and not target.fenced:
         return Wait(SILENCE_POLL_SECONDS, _silence(target))
-    return _roll_back(seen, GiveUp(Outcome.FAILED, obstacle(
-        Reason.NODE_FENCED,
-        f"{seen.source.node} was declared to run nothing any more before it had handed over: what "
-        "ran there is lost",
-    )))  # fmt: skip
+    return _roll_back(
+        observed,
+        GiveUp(
+            Outcome.FAILED,
+            obstacle(
+                Reason.NODE_FENCED,
+                f"{observed.source.node} was fenced before the handover: what ran there is lost",
+            ),
+        ),
+    )
 
 
-def _arrived(seen: Seen) -> Step:
+def _arrived(observed: ObservedMigration) -> Step:
     """The container runs on the target. The source still has to end its frozen copy."""
-    source, report = seen.source, seen.target.report
+    source, report = observed.source, observed.target.report
     if report is not None and report.reason == Reason.CONTAINER_LOST:
         return Finish(Outcome.FAILED, obstacle(Reason.CONTAINER_LOST, report.message))
-    if _awaits_memory(seen):
+    if _awaits_memory(observed):
         if (cause := _cause_of_loss(source)) is not None:
-            return LoseMemory(_memory_lost(seen, cause))
-        return Wait(HANDOVER_POLL_SECONDS, _still_draining(seen))
+            return LoseMemory(_memory_lost(observed, cause))
+        return Wait(HANDOVER_POLL_SECONDS, _still_draining(observed))
     ending = source.state is not None and source.state != SideState.DONE
-    if (ending or not source.answered) and seen.waiting_seconds < SOURCE_END_PATIENCE_SECONDS:
+    if (ending or not source.answered) and observed.waiting_seconds < SOURCE_END_TIMEOUT_SECONDS:
         return Wait(SHORT_POLL_SECONDS)
     return Finish(Outcome.SUCCEEDED)
 
 
-def _awaits_memory(seen: Seen) -> bool:
+def _awaits_memory(observed: ObservedMigration) -> bool:
     """After a post-copy: pages that only the source has are still to come."""
-    held, report = seen.target.container, seen.source.report
+    held, report = observed.target.container, observed.source.report
     strategy = None if report is None else report.strategy
     follows = strategy is None or strategies.of(strategy).memory_follows
     return held is not None and held.awaits_memory and follows
@@ -179,16 +184,16 @@ def _cause_of_end(node: str, run: RunState) -> str | None:
             return None
 
 
-def _memory_lost(seen: Seen, cause: str) -> str:
+def _memory_lost(observed: ObservedMigration, cause: str) -> str:
     return (
-        f"memory that had not followed the container to {seen.target.node} yet is lost, since "
+        f"memory that had not followed the container to {observed.target.node} yet is lost, since "
         f"{cause}: it is started anew there"
     )
 
 
-def _still_draining(seen: Seen) -> Obstacle:
-    source, target = seen.source.node, seen.target.node
-    if seen.source.answered:
+def _still_draining(observed: ObservedMigration) -> Obstacle:
+    source, target = observed.source.node, observed.target.node
+    if observed.source.answered:
         return obstacle(
             Reason.AWAITING_MEMORY,
             f"the container is on {target} and gets the rest of its memory from {source}",
@@ -200,159 +205,173 @@ def _still_draining(seen: Seen) -> Obstacle:
     )
 
 
-def _bring_verdict(seen: Seen) -> Step:
+def _bring_verdict(observed: ObservedMigration) -> Step:
     """Past the point of no return: only the target can end this now."""
-    target = seen.target
-    if target.fenced or (target.answered and _target_lost(seen)):
-        return Finish(Outcome.FAILED, obstacle(
-            Reason.CONTAINER_LOST,
-            f"node {target.node} lost the copy that {seen.source.node} had released to it: "
-            "the container is started anew there",
-        ))  # fmt: skip
+    target = observed.target
+    if target.fenced or (target.answered and _target_lost(observed)):
+        return Finish(
+            Outcome.FAILED,
+            obstacle(
+                Reason.CONTAINER_LOST,
+                f"node {target.node} lost the copy that {observed.source.node} had released to it: "
+                "the container is started anew there",
+            ),
+        )
     if not target.answered:
         return Wait(SILENCE_POLL_SECONDS, _silence(target))
-    if target.state == SideState.HELD and seen.waiting_seconds >= RELAY_AFTER_SECONDS:
-        return Relay(Verdict.RELEASED)
+    if target.state == SideState.HELD and observed.waiting_seconds >= RELAY_AFTER_SECONDS:
+        return RelayVerdict(Verdict.RELEASED)
     return Wait(HANDOVER_POLL_SECONDS)
 
 
-def _target_lost(seen: Seen) -> bool:
+def _target_lost(observed: ObservedMigration) -> bool:
     """It says itself that it has no copy: restarted without one, or failed after the release."""
-    target = seen.target
+    target = observed.target
     holds = target.container is not None and target.container.run != RunState.ABSENT
     known = target.report is not None and not target.report.state.finished
     return not holds and not known
 
 
-def _roll_back(seen: Seen, end: GiveUp) -> Step:
+def _roll_back(observed: ObservedMigration, end: GiveUp) -> Step:
     """The source keeps the container: what the target prepared is thrown away."""
-    target = seen.target
+    target = observed.target
     if target.answered and target.report is not None and not target.report.state.finished:
         held = target.report.state == SideState.HELD
-        return Relay(Verdict.ABORTED) if held else AbortTarget()
+        return RelayVerdict(Verdict.ABORTED) if held else AbortTarget()
     # a silent target asks the source by itself and is tidied up when it answers again
     return Finish(end.outcome, end.why)
 
 
-def _why_over(seen: Seen) -> GiveUp:
+def _why_over(observed: ObservedMigration) -> GiveUp:
     """Whose words tell best why the source kept its container."""
-    if seen.give_up is not None:
-        return seen.give_up
-    source, target = seen.source.report, seen.target.report
+    if observed.give_up is not None:
+        return observed.give_up
+    source, target = observed.source.report, observed.target.report
     if source is not None and source.state == SideState.CANCELLED:
-        return GiveUp(Outcome.CANCELLED, obstacle(
-            Reason.MIGRATION_CANCELLED, "the source was asked to keep the container"
-        ))  # fmt: skip
+        return GiveUp(
+            Outcome.CANCELLED,
+            obstacle(Reason.MIGRATION_CANCELLED, "the source was asked to keep the container"),
+        )
     for report in (source, target):
         if report is not None and report.reason:
             return GiveUp(Outcome.FAILED, _said(report))
-    if source is None and (preflight_obstacle := _preflight_obstacle(seen)) is not None:
+    if source is None and (preflight_obstacle := _preflight_obstacle(observed)) is not None:
         return preflight_obstacle
-    return GiveUp(Outcome.FAILED, obstacle(
-        Reason.MIGRATION_FAILED, f"the agent of {seen.source.node} kept the container"
-    ))  # fmt: skip
+    return GiveUp(
+        Outcome.FAILED,
+        obstacle(
+            Reason.MIGRATION_FAILED, f"the agent of {observed.source.node} kept the container"
+        ),
+    )
 
 
-def _withdraw(seen: Seen, wish: GiveUp) -> Step:
+def _withdraw(observed: ObservedMigration, wish: GiveUp) -> Step:
     """Give up before the release: the source decides first, whatever the target is doing."""
-    source = seen.source
+    source = observed.source
     if not source.answered:
         return Wait(SILENCE_POLL_SECONDS, _silence(source))
     if source.report is not None:
         return AbortSource()
-    return _end_unbegun(seen, wish)
+    return _end_unbegun(observed, wish)
 
 
-def _end_unbegun(seen: Seen, end: GiveUp) -> Step:
+def _end_unbegun(observed: ObservedMigration, end: GiveUp) -> Step:
     """The source knows nothing of the move; the order to begin it may still be under way to it.
 
     So it is made to write down that this move never happens, before anybody believes that.
     """
-    source, target = seen.source, seen.target
+    source, target = observed.source, observed.target
     held = source.container
-    if held is not None and held.epoch == seen.spec.epoch and held.record in OWNING:
+    if held is not None and held.epoch == observed.spec.epoch and held.record in OWNING:
         return AbortSource()
     if target.state == SideState.HELD:
-        return Wait(SILENCE_POLL_SECONDS, obstacle(
-            Reason.MIGRATION_PENDING,
-            f"{target.node} holds the container, and {source.node} has no record of its move",
-            hint="nothing can be decided without the source's record",
-        ))  # fmt: skip
-    return _roll_back(seen, end)
+        return Wait(
+            SILENCE_POLL_SECONDS,
+            obstacle(
+                Reason.MIGRATION_PENDING,
+                f"{target.node} holds the container, and {source.node} has no record of its move",
+                hint="nothing can be decided without the source's record",
+            ),
+        )
+    return _roll_back(observed, end)
 
 
-def _source_still_owns(seen: Seen) -> bool:
+def _source_still_owns(observed: ObservedMigration) -> bool:
     """It says that it owns the container: a move that it does not know is never released."""
-    held = seen.source.container
+    held = observed.source.container
     owned = {RecordState.RUNNING, RecordState.STOPPED}
-    return held is not None and held.record in owned and held.epoch == seen.spec.epoch
+    return held is not None and held.record in owned and held.epoch == observed.spec.epoch
 
 
-def _get_ready(seen: Seen) -> Step:
+def _get_ready(observed: ObservedMigration) -> Step:
     """The source has not begun: check, prepare the target, then let the source begin."""
-    for side in (seen.source, seen.target):
+    for side in (observed.source, observed.target):
         if not side.answered:
             return Wait(SILENCE_POLL_SECONDS, _silence(side))
-    if not _source_still_owns(seen):
-        return _end_unbegun(seen, GiveUp(Outcome.FAILED, _not_the_owner(seen)))
-    return _follow_target(seen)
+    if not _source_still_owns(observed):
+        return _end_unbegun(observed, GiveUp(Outcome.FAILED, _not_the_owner(observed)))
+    return _follow_target(observed)
 
 
-def _follow_target(seen: Seen) -> Step:
-    match seen.target.state:
+def _follow_target(observed: ObservedMigration) -> Step:
+    match observed.target.state:
         case None:
-            return _start(seen)
+            return _start(observed)
         case SideState.PREPARED:
             return Begin()
         case SideState.FAILED | SideState.CANCELLED:
-            return _end_unbegun(seen, GiveUp(Outcome.FAILED, _why_unprepared(seen)))
+            return _end_unbegun(observed, GiveUp(Outcome.FAILED, _why_unprepared(observed)))
         case SideState.HELD:
             # the source owns the container and has forgotten the move: it can never release it
             return AbortSource()
-        case _ if seen.waiting_seconds < WORK_AFTER_SECONDS:
+        case _ if observed.waiting_seconds < WORK_AFTER_SECONDS:
             return Wait(SHORT_POLL_SECONDS)
         case _:
-            return Wait(_work_poll(seen))
+            return Wait(_work_poll(observed))
 
 
-def _start(seen: Seen) -> Step:
+def _start(observed: ObservedMigration) -> Step:
     """Nothing has been asked of anybody yet, as far as they tell."""
-    preflight_obstacle = _preflight_obstacle(seen)
-    return Prepare() if preflight_obstacle is None else _end_unbegun(seen, preflight_obstacle)
+    preflight_obstacle = _preflight_obstacle(observed)
+    return Prepare() if preflight_obstacle is None else _end_unbegun(observed, preflight_obstacle)
 
 
-def _preflight_obstacle(seen: Seen) -> GiveUp | None:
-    if seen.preflight_obstacle is not None:
-        return GiveUp(Outcome.FAILED, seen.preflight_obstacle)
-    if seen.order_is_current:
+def _preflight_obstacle(observed: ObservedMigration) -> GiveUp | None:
+    if observed.preflight_obstacle is not None:
+        return GiveUp(Outcome.FAILED, observed.preflight_obstacle)
+    if observed.order_is_current:
         return None
     changed = "the container's spec was changed before the move began"
     return GiveUp(Outcome.CANCELLED, obstacle(Reason.MIGRATION_SUPERSEDED, changed))
 
 
-def _why_unprepared(seen: Seen) -> Obstacle:
-    report = seen.target.report
+def _why_unprepared(observed: ObservedMigration) -> Obstacle:
+    report = observed.target.report
     if report is not None and report.reason:
         return _said(report)
     return obstacle(
-        Reason.MIGRATION_FAILED, f"the agent of {seen.target.node} could not prepare the move"
+        Reason.MIGRATION_FAILED, f"the agent of {observed.target.node} could not prepare the move"
     )
 
 
-def _oversee(seen: Seen) -> Step:
+def _oversee(observed: ObservedMigration) -> Step:
     """Source and target work with each other; the operator only looks on, and ends what is lost."""
-    source, target = seen.source, seen.target
+    source, target = observed.source, observed.target
     if source.state in {SideState.FROZEN, SideState.RELEASED}:
         return Wait(HANDOVER_POLL_SECONDS)  # the agents decide this among themselves
     if target.answered and (target.report is None or target.state == SideState.FAILED):
         return AbortSource()
-    return Wait(_work_poll(seen), None if target.answered else _silence(target))
+    return Wait(_work_poll(observed), None if target.answered else _silence(target))
 
 
-def _work_poll(seen: Seen) -> float:
-    if seen.waiting_seconds > LONG_WORK_AFTER_SECONDS:
+def _work_poll(observed: ObservedMigration) -> float:
+    if observed.waiting_seconds > LONG_WORK_AFTER_SECONDS:
         return LONG_WORK_POLL_SECONDS
-    return WORK_POLL_SECONDS if seen.waiting_seconds > WORK_AFTER_SECONDS else HANDOVER_POLL_SECONDS
+    return (
+        WORK_POLL_SECONDS
+        if observed.waiting_seconds > WORK_AFTER_SECONDS
+        else HANDOVER_POLL_SECONDS
+    )
 
 
 def _silence(side: Side) -> Obstacle:
@@ -366,10 +385,11 @@ def _said(report: MigrationReport) -> Obstacle:
     return Obstacle(report.reason, report.message, hint)
 
 
-def _not_the_owner(seen: Seen) -> Obstacle:
-    held = seen.source.container
+def _not_the_owner(observed: ObservedMigration) -> Obstacle:
+    held = observed.source.container
     found = "no such container" if held is None else f"one, {held.record} as epoch {held.epoch}"
     return obstacle(
         Reason.REFUSED,
-        f"{seen.source.node} does not own the container as epoch {seen.spec.epoch}: it has {found}",
+        f"{observed.source.node} does not own the container as epoch {observed.spec.epoch}: it has "
+        f"{found}",
     )

@@ -27,7 +27,7 @@ from transship.controller.migration.steps import (
     Begin,
     LoseMemory,
     Prepare,
-    Relay,
+    RelayVerdict,
     Step,
 )
 
@@ -77,7 +77,7 @@ class MigrationEffects:
                 await self._deps.agent_poller.agent(self._spec.target_node).lose_memory(
                     self._uid, MemoryLoss(why=step.why)
                 )
-            case Relay():
+            case RelayVerdict():
                 return await self._relay(step.verdict)
             case _:
                 pass

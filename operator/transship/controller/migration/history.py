@@ -119,9 +119,10 @@ def failures(migrations: Migrations, placement: ContainerPlacement, *, epoch: in
     """Attempts that failed for the present spec, oldest first: any edit starts a new count."""
     generation = placement.metadata.generation
     failed = [
-        m for m in migrations
+        m
+        for m in migrations
         if has_failed(m) and generation_of(m) == generation and m.spec.epoch == epoch
-    ]  # fmt: skip
+    ]
     return sorted(failed, key=lambda m: m.spec.attempt)
 
 
@@ -175,9 +176,10 @@ def expired_history(
     ]
     telling = {move for node, move in unsettled_nodes(migrations).items() if silent(node)}
     return [
-        m for m in surplus
+        m
+        for m in surplus
         if (has_succeeded(m) or generation_of(m) != counted) and m.metadata.name not in telling
-    ]  # fmt: skip
+    ]
 
 
 def _limit(given: int | None) -> int:

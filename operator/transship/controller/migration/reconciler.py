@@ -18,7 +18,10 @@ from transship.api.placement import ContainerPlacement, MigrationSettings
 from transship.api.reasons import Reason
 from transship.common.errors import NotFound, TransshipError, Unreachable
 from transship.controller.deps import Deps
-from transship.controller.migration.cancellation import cancel_is_unnoted, reason_to_give_up
+from transship.controller.migration.cancellation import (
+    cancellation_is_unrecorded,
+    reason_to_give_up,
+)
 from transship.controller.migration.decide import next_step
 from transship.controller.migration.effects import MigrationEffects, Refusal
 from transship.controller.migration.history import (
@@ -33,9 +36,9 @@ from transship.controller.migration.status import Method, observed_status, with_
 from transship.controller.migration.steps import (
     Finish,
     GiveUp,
-    NoteFence,
+    ObservedMigration,
     Outcome,
-    Seen,
+    RecordFence,
     Side,
     Wait,
 )
@@ -43,19 +46,19 @@ from transship.controller.migration.steps import Step as PlanStep
 from transship.controller.node.nodes import named
 from transship.controller.placement.orders import order_is_current
 from transship.controller.placement.scheduling import entrance
-from transship.controller.reconcile.finalizers import let_go
+from transship.controller.reconcile.finalizers import remove_finalizer
 from transship.controller.reconcile.shutdown import Lifetime
 from transship.controller.reconcile.status_writer import StatusWriter
 
 UNFORESEEN_PAUSE_SECONDS = 5.0
 SILENCE_PAUSE_SECONDS = 0.5
-CANCEL_NOTE_PATIENCE_SECONDS = 5.0
+CANCELLATION_RECORD_TIMEOUT_SECONDS = 5.0
 FORGET_RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0)
 CROWD_WITHOUT_THROTTLE = 4  # moves at a time that may each poll as fast as they like
 
 
 @dataclass
-class _Patience:
+class _StateTimer:
     """Since when both sides have been in their present states; starts anew with each process."""
 
     states: tuple[SideState | None, SideState | None] = (None, None)
@@ -76,7 +79,7 @@ class MigrationLoop:
         self._deps = deps
         self._lifetime = lifetime
         self._wake = deps.cache.wake_of(uid)
-        self._patience = _Patience()
+        self._state_timer = _StateTimer()
         self._began = deps.clock.monotonic()
         self._refusal: GiveUp | None = None
         self._writer: StatusWriter[ContainerMigration, MigrationStatus] | None = None
@@ -111,7 +114,7 @@ class MigrationLoop:
             await self._writer.close()
         if not self._lifetime.over:
             self._deps.cache.forget(self._uid)
-        self._deps.turns.wake()  # also of a migration that is gone before it had an end
+        self._deps.limits.wake()  # also of a migration that is gone before it had an end
 
     async def _pass_safely(self, migration: ContainerMigration) -> float:
         """A pass that fails for a reason nobody thought of is tried again."""
@@ -128,18 +131,18 @@ class MigrationLoop:
     async def _pass(self, migration: ContainerMigration) -> float:
         writer = self._writer_for(migration)
         placement = await self._placement(migration)
-        seen, method = await self._observe(migration, placement)
-        step = next_step(seen)
+        observed, method = await self._observe(migration, placement)
+        step = next_step(observed)
         current = self._as_written(migration)
         now = self._deps.clock.now()
-        status = observed_status(current, seen, step, method=method, now=now)
+        status = observed_status(current, observed, step, method=method, now=now)
         if isinstance(step, Finish):
             await self._finish(current, status, step, placement)
             return 0.0
         writer.offer(status)
         if isinstance(step, Wait):
             return step.seconds
-        if isinstance(step, NoteFence):
+        if isinstance(step, RecordFence):
             await writer.write(with_fence(status, now=now))
             return 0.0
         return await self._act(step, migration, placement, method)
@@ -189,7 +192,7 @@ class MigrationLoop:
 
     async def _observe(
         self, migration: ContainerMigration, placement: ContainerPlacement | None
-    ) -> tuple[Seen, Method]:
+    ) -> tuple[ObservedMigration, Method]:
         deps, spec = self._deps, migration.spec
         nodes = deps.agent_poller.nodes()
         running = deps.clock.monotonic() - self._began
@@ -199,7 +202,7 @@ class MigrationLoop:
         source, verdict = await ask_source(deps.agent_poller, migration)
         arrived = await target
         method = self._method(spec.settings, source)
-        seen = Seen(
+        observed = ObservedMigration(
             spec=spec,
             source=source,
             target=arrived,
@@ -207,10 +210,10 @@ class MigrationLoop:
             give_up=give_up,
             preflight_obstacle=self._preflight_obstacle(migration, placement, method),
             order_is_current=placement is None or order_is_current(placement),
-            fence_noted=source_was_fenced(self._as_written(migration)),
-            waiting_seconds=self._patience.of(source, arrived, now=deps.clock.monotonic()),
+            fence_recorded=source_was_fenced(self._as_written(migration)),
+            waiting_seconds=self._state_timer.of(source, arrived, now=deps.clock.monotonic()),
         )
-        return seen, method
+        return observed, method
 
     def _as_written(self, migration: ContainerMigration) -> ContainerMigration:
         return migration.model_copy(update={"status": self._writer_for(migration).current})
@@ -248,7 +251,7 @@ class MigrationLoop:
         placement: ContainerPlacement | None,
     ) -> None:
         await self._writer_for(migration).write(status)
-        self._deps.turns.wake()
+        self._deps.limits.wake()
         self._deps.metrics.migration_finished(migration, status)
         log = logger.bind(
             migration=migration.metadata.name,
@@ -270,13 +273,13 @@ class MigrationLoop:
             if step.outcome == Outcome.SUCCEEDED:
                 blackout = f"blackout {status.blackout_milliseconds} ms"
                 note = f"{route} in {status.total_milliseconds} ms, {blackout}"
-                recorder.tell(resource, reason=Reason.MIGRATION_SUCCEEDED, note=note)
+                recorder.record_normal(resource, reason=Reason.MIGRATION_SUCCEEDED, note=note)
             elif step.outcome == Outcome.CANCELLED:
                 note = f"{route}: {status.message}"
-                recorder.tell(resource, reason=Reason.MIGRATION_CANCELLED, note=note)
+                recorder.record_normal(resource, reason=Reason.MIGRATION_CANCELLED, note=note)
             else:
                 note = f"{route}: {status.reason}: {status.message}"
-                recorder.warn(resource, reason=Reason.MIGRATION_FAILED, note=note)
+                recorder.record_warning(resource, reason=Reason.MIGRATION_FAILED, note=note)
 
     async def _is_cleaned_up(self, migration: ContainerMigration) -> bool:
         """An API server that is away, or a conflict: nobody but this loop would try again soon."""
@@ -293,9 +296,9 @@ class MigrationLoop:
         await asyncio.gather(
             self._forget(spec.source_node, outgoing=True),
             self._forget(spec.target_node, outgoing=False),
-            self._await_note_of_cancel(migration),
+            self._await_cancellation_record(migration),
         )
-        await let_go(migration, cluster=self._deps.cluster)
+        await remove_finalizer(migration, cluster=self._deps.cluster)
 
     async def _forget(self, node: str, *, outgoing: bool) -> None:
         for pause in FORGET_RETRY_SECONDS:
@@ -314,15 +317,17 @@ class MigrationLoop:
             await self._lifetime.wait(self._wake, seconds=pause)
         return None
 
-    async def _await_note_of_cancel(self, migration: ContainerMigration) -> None:
+    async def _await_cancellation_record(self, migration: ContainerMigration) -> None:
         """The object is the only sign of a user's cancel: it stays until its placement noted it."""
         if migration.metadata.deletion_timestamp is None or not was_cancelled(migration):
             return
-        ends = self._deps.clock.monotonic() + CANCEL_NOTE_PATIENCE_SECONDS
+        ends = self._deps.clock.monotonic() + CANCELLATION_RECORD_TIMEOUT_SECONDS
         while not self._lifetime.over and self._deps.clock.monotonic() < ends:
             self._wake.clear()
             placement = self._deps.cache.placement(migration.spec.placement_uid)
             nodes = self._deps.agent_poller.nodes()
-            if placement is None or not cancel_is_unnoted(placement, migration, nodes=nodes):
+            if placement is None or not cancellation_is_unrecorded(
+                placement, migration, nodes=nodes
+            ):
                 return
             await self._lifetime.wait(self._wake, seconds=SILENCE_PAUSE_SECONDS)

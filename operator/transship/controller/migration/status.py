@@ -23,7 +23,7 @@ from transship.api.placement import Strategy
 from transship.api.progress import MOST_UNFINISHED, percent_of
 from transship.api.reasons import Reason
 from transship.controller.migration.history import SOURCE_FENCED
-from transship.controller.migration.steps import Finish, Outcome, Seen, Side, Wait
+from transship.controller.migration.steps import Finish, ObservedMigration, Outcome, Side, Wait
 from transship.controller.migration.steps import Step as PlanStep
 
 _ORDER = {name: number for number, name in enumerate(StepName)}
@@ -43,7 +43,12 @@ class Method:
 
 
 def observed_status(
-    migration: ContainerMigration, seen: Seen, step: PlanStep, *, method: Method, now: datetime
+    migration: ContainerMigration,
+    observed: ObservedMigration,
+    step: PlanStep,
+    *,
+    method: Method,
+    now: datetime,
 ) -> MigrationStatus:
     """The whole status after a pass, made anew from what was seen."""
     previous = migration.status
@@ -52,20 +57,20 @@ def observed_status(
         update={
             "observed_generation": generation,
             "start_time": previous.start_time or now,
-            "strategy": _strategy(seen) or method.strategy,
-            "source": _side(seen.source) or previous.source,
-            "target": _side(seen.target) or previous.target,
-            **_figures(previous, seen),
+            "strategy": _strategy(observed) or method.strategy,
+            "source": _side(observed.source) or previous.source,
+            "target": _side(observed.target) or previous.target,
+            **_figures(previous, observed),
         }
     )
     if isinstance(step, Finish):
-        return _finished(status, seen, step, method=method, generation=generation, now=now)
+        return _finished(status, observed, step, method=method, generation=generation, now=now)
     why = step.why if isinstance(step, Wait) else None
     phase = phase_of(status)
     return status.model_copy(
         update={
             "phase": phase,
-            "message": (why.text if why is not None else _explanation(seen, method)) or None,
+            "message": (why.text if why is not None else _explanation(observed, method)) or None,
             "conditions": _under_way(status, phase, why, generation=generation, now=now),
         }
     )
@@ -100,9 +105,9 @@ def _lasts(name: StepName, steps: Iterable[Step]) -> bool:
     return any(step.name is name and step.milliseconds is None for step in steps)
 
 
-def _figures(previous: MigrationStatus, seen: Seen) -> dict[str, object]:
+def _figures(previous: MigrationStatus, observed: ObservedMigration) -> dict[str, object]:
     """What the reports measured; an older figure stays where a side no longer tells one."""
-    source, target = seen.source.report, seen.target.report
+    source, target = observed.source.report, observed.target.report
     steps = _merged_steps(previous.steps, _steps(target), _steps(source))
     found: dict[str, object] = {
         "steps": steps,
@@ -126,14 +131,14 @@ def _percent(
     return max(previous.percent, min(told, MOST_UNFINISHED))
 
 
-def _strategy(seen: Seen) -> Strategy | None:
+def _strategy(observed: ObservedMigration) -> Strategy | None:
     """What the source makes of its order: Auto becomes something else there."""
-    return None if seen.source.report is None else seen.source.report.strategy
+    return None if observed.source.report is None else observed.source.report.strategy
 
 
-def _explanation(seen: Seen, method: Method) -> str:
+def _explanation(observed: ObservedMigration, method: Method) -> str:
     """Why it is not the strategy that was asked for, and what the source has chosen."""
-    chosen = "" if seen.source.report is None else seen.source.report.choice
+    chosen = "" if observed.source.report is None else observed.source.report.choice
     return "; ".join(part for part in (method.explanation, chosen) if part)[:4096]
 
 
@@ -178,17 +183,28 @@ def _under_way(
 ) -> tuple[Condition, ...]:
     reason = why.reason if why is not None else Reason.MIGRATION_IN_PROGRESS.value
     message = why.text if why is not None else f"{phase}"
-    conditions = with_condition(status.conditions, condition(
-        "Succeeded", Status.UNKNOWN, reason=reason, message=message, generation=generation, now=now,
-    ))  # fmt: skip
-    return with_condition(conditions, condition(
-        "Reconciling", True, reason=reason, message=message, generation=generation, now=now
-    ))  # fmt: skip
+    conditions = with_condition(
+        status.conditions,
+        condition(
+            "Succeeded",
+            Status.UNKNOWN,
+            reason=reason,
+            message=message,
+            generation=generation,
+            now=now,
+        ),
+    )
+    return with_condition(
+        conditions,
+        condition(
+            "Reconciling", True, reason=reason, message=message, generation=generation, now=now
+        ),
+    )
 
 
 def _finished(
     status: MigrationStatus,
-    seen: Seen,
+    observed: ObservedMigration,
     step: Finish,
     *,
     method: Method,
@@ -196,15 +212,21 @@ def _finished(
     now: datetime,
 ) -> MigrationStatus:
     good = step.outcome == Outcome.SUCCEEDED
-    why = _ending(seen, step)
+    why = _ending(observed, step)
     message = why.text[:4096]
-    conditions = with_condition(without(status.conditions, "Reconciling"), condition(
-        "Succeeded", good, reason=why.reason, message=message, generation=generation, now=now
-    ))  # fmt: skip
+    conditions = with_condition(
+        without(status.conditions, "Reconciling"),
+        condition(
+            "Succeeded", good, reason=why.reason, message=message, generation=generation, now=now
+        ),
+    )
     if not good:  # for kstatus, which knows no failure but Stalled
-        conditions = with_condition(conditions, condition(
-            "Stalled", True, reason=why.reason, message=message, generation=generation, now=now
-        ))  # fmt: skip
+        conditions = with_condition(
+            conditions,
+            condition(
+                "Stalled", True, reason=why.reason, message=message, generation=generation, now=now
+            ),
+        )
     began = status.start_time or now
     return status.model_copy(
         update={
@@ -214,14 +236,14 @@ def _finished(
             "completion_time": now,
             "total_milliseconds": max(0, round((now - began).total_seconds() * 1000)),
             "reason": why.reason[:256],
-            "message": (_explanation(seen, method) if good else why.message[:4096]) or None,
+            "message": (_explanation(observed, method) if good else why.message[:4096]) or None,
             "hint": why.hint[:4096] or None,
-            "log_tail": None if good else _log_tail(seen),
+            "log_tail": None if good else _log_tail(observed),
         }
     )
 
 
-def _ending(seen: Seen, step: Finish) -> Obstacle:
+def _ending(observed: ObservedMigration, step: Finish) -> Obstacle:
     if step.why is not None:
         return step.why
     reason = {
@@ -229,10 +251,10 @@ def _ending(seen: Seen, step: Finish) -> Obstacle:
         Outcome.FAILED: Reason.MIGRATION_FAILED,
         Outcome.CANCELLED: Reason.MIGRATION_CANCELLED,
     }[step.outcome]
-    return Obstacle(reason.value, f"from {seen.source.node} to {seen.target.node}")
+    return Obstacle(reason.value, f"from {observed.source.node} to {observed.target.node}")
 
 
-def _log_tail(seen: Seen) -> str | None:
-    reports = (seen.source.report, seen.target.report)
+def _log_tail(observed: ObservedMigration) -> str | None:
+    reports = (observed.source.report, observed.target.report)
     tails = [report.log_tail for report in reports if report is not None and report.log_tail]
     return tails[0][-32768:] if tails else None

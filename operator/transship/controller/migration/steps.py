@@ -45,13 +45,13 @@ class GiveUp:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ObservedMigration:
     """All that a decision is made from.
 
     verdict: what the source's record says (Unknown: it has no record of this migration).
     waiting_seconds: for how long source and target have been in their present states.
     order_is_current: the spec has not changed since the source got its last order.
-    fence_noted: it was written down that the target may run without the source's release.
+    fence_recorded: it was written down that the target may run without the source's release.
     """
 
     spec: MigrationSpec
@@ -61,7 +61,7 @@ class Seen:
     give_up: GiveUp | None = None
     preflight_obstacle: Obstacle | None = None
     order_is_current: bool = True
-    fence_noted: bool = False
+    fence_recorded: bool = False
     waiting_seconds: float = 0.0
 
 
@@ -89,14 +89,14 @@ class AbortTarget:
 
 
 @dataclass(frozen=True)
-class Relay:
+class RelayVerdict:
     """Tell the target what the source's record says."""
 
     verdict: Verdict
 
 
 @dataclass(frozen=True)
-class NoteFence:
+class RecordFence:
     """Write durably that the source is fenced: from then on the target owns, whoever comes back."""
 
 
@@ -119,4 +119,14 @@ class Finish:
     why: Obstacle | None = None
 
 
-Step = Prepare | Begin | AbortSource | AbortTarget | Relay | NoteFence | LoseMemory | Wait | Finish
+Step = (
+    Prepare
+    | Begin
+    | AbortSource
+    | AbortTarget
+    | RelayVerdict
+    | RecordFence
+    | LoseMemory
+    | Wait
+    | Finish
+)

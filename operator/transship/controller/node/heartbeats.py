@@ -61,7 +61,7 @@ class NodeWatch:
             NodeAgent, name=name, patch=_doubt(agent, now=now), subresource="status"
         )
         logger.bind(node=name).warning("node's agent is gone")
-        self._deps.recorder.warn(
+        self._deps.recorder.record_warning(
             agent, reason=Reason.AGENT_NOT_RENEWING, note=Reason.AGENT_NOT_RENEWING.meaning
         )
 

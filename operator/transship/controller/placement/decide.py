@@ -29,122 +29,126 @@ from transship.controller.migration.history import (
 )
 from transship.controller.node.requests import demand_of
 from transship.controller.placement import ownership
-from transship.controller.placement.owner import Owner, sighting_at
+from transship.controller.placement.owner import Owner, copy_at
 from transship.controller.placement.ownership import BLOCKED_SECONDS, SILENCE_POLL_SECONDS
 from transship.controller.placement.scheduling import entrance, wanted_node, wants
 from transship.controller.placement.steps import (
     Allocate,
     Cancel,
+    CleanUp,
     Decision,
     Done,
     Move,
-    NoteCancel,
+    ObservedPlacement,
     Order,
+    RecordCancellation,
     Release,
     Remove,
-    Seen,
-    Tidy,
     Wait,
 )
 
 STEADY_SECONDS = 30.0  # events wake the loop; this is for what no event tells
 STARTING_POLL_SECONDS = 0.2
 ENDING_POLL_SECONDS = 0.2
-TIDY_AFTER_SECONDS = 3.0  # its own loop tidies at once, and sightings are up to a second old
+CLEAN_UP_AFTER_SECONDS = 3.0  # its own loop tidies at once, and sightings are up to a second old
 
 
-def decide(seen: Seen) -> Decision:
+def decide(observed: ObservedPlacement) -> Decision:
     """Choose the one step to take now."""
-    return _end(seen) if seen.ending else _live(seen)
+    return _end(observed) if observed.deleting else _live(observed)
 
 
-def _live(seen: Seen) -> Decision:
-    spec, status = seen.placement.spec, seen.status
+def _live(observed: ObservedPlacement) -> Decision:
+    spec, status = observed.placement.spec, observed.status
     if spec.network.mode == NetworkMode.POOL and status.address is None:
         return Decision(Allocate())
-    owner = seen.owner
+    owner = observed.owner
     if owner is None:
-        return ownership.first(seen)
-    if (cancelled := _newly_cancelled(seen)) is not None:
-        return Decision(NoteCancel(cancelled))
-    moving = seen.moving
-    if moving is not None:
-        return Decision(Wait(STEADY_SECONDS), wanted=moving.spec.target_node)
-    return _settled(seen, owner)
+        return ownership.first(observed)
+    if (cancelled := _newly_cancelled(observed)) is not None:
+        return Decision(RecordCancellation(cancelled))
+    current_migration = observed.current_migration
+    if current_migration is not None:
+        return Decision(Wait(STEADY_SECONDS), wanted=current_migration.spec.target_node)
+    return _settled(observed, owner)
 
 
-def _settled(seen: Seen, owner: Owner) -> Decision:
+def _settled(observed: ObservedPlacement, owner: Owner) -> Decision:
     """No move is under way. What other nodes say holds up nothing that the owner is to do."""
     decision = (
-        ownership.change(seen, owner)
-        or _tidy(seen, {owner.node})
-        or _hold(seen, owner)
-        or _locate(seen, owner)
+        ownership.change(observed, owner)
+        or _clean_up(observed, {owner.node})
+        or _order_owner(observed, owner)
+        or _locate(observed, owner)
     )
     if not isinstance(decision.step, Wait):
         return decision
-    left = _tidy(seen, {s.node for s in seen.sightings})
+    left = _clean_up(observed, {s.node for s in observed.reported_copies})
     return decision if left is None else replace(decision, step=left.step)
 
 
-def _newly_cancelled(seen: Seen) -> int | None:
+def _newly_cancelled(observed: ObservedPlacement) -> int | None:
     """A move that a user ended by deleting its migration, although the spec still wants it."""
-    generation = seen.placement.metadata.generation
-    if seen.status.cancelled_generation == generation:
+    generation = observed.placement.metadata.generation
+    if observed.status.cancelled_generation == generation:
         return None
-    for migration in seen.migrations:
+    for migration in observed.migrations:
         if migration.metadata.deletion_timestamp is None:
             continue
         cancelled = not is_finished(migration) or was_cancelled(migration)
-        if cancelled and wants(seen.placement.spec, migration.spec.target_node, nodes=seen.nodes):
+        if cancelled and wants(
+            observed.placement.spec, migration.spec.target_node, nodes=observed.nodes
+        ):
             return generation
     return None
 
 
-def _tidy(seen: Seen, nodes: Collection[str]) -> Decision | None:
+def _clean_up(observed: ObservedPlacement, nodes: Collection[str]) -> Decision | None:
     """What finished migrations left on agents that were not reachable at their end."""
-    busy = {m.metadata.uid for m in seen.migrations if not _over_for_a_while(m, now=seen.now)}
-    for sighting in seen.sightings:
-        report = sighting.report
-        if sighting.node not in nodes or report.migration is None or report.migration in busy:
+    busy = {
+        m.metadata.uid for m in observed.migrations if not _over_for_a_while(m, now=observed.now)
+    }
+    for copy in observed.reported_copies:
+        report = copy.report
+        if copy.node not in nodes or report.migration is None or report.migration in busy:
             continue
-        if report.record == RecordState.RELEASED and not _has_successor(seen):
+        if report.record == RecordState.RELEASED and not _has_successor(observed):
             continue
-        return Decision(Tidy(sighting.node, report.migration, report.record))
+        return Decision(CleanUp(copy.node, report.migration, report.record))
     return None
 
 
-def _has_successor(seen: Seen) -> bool:
+def _has_successor(observed: ObservedPlacement) -> bool:
     """Whether whom a frozen copy was released to runs, or wants nothing of it any more."""
-    owner = seen.owner
-    sighting = sighting_at(seen.sightings, owner.node) if owner is not None else None
-    if owner is not None and owner.node in seen.fenced:
+    owner = observed.owner
+    copy = copy_at(observed.reported_copies, owner.node) if owner is not None else None
+    if owner is not None and owner.node in observed.fenced:
         return True
-    return sighting is not None and sighting.owns
+    return copy is not None and copy.owns
 
 
 def _over_for_a_while(migration: ContainerMigration, *, now: datetime) -> bool:
     ended = migration.status.completion_time
     return is_finished(migration) and (
-        ended is None or now - ended > timedelta(seconds=TIDY_AFTER_SECONDS)
+        ended is None or now - ended > timedelta(seconds=CLEAN_UP_AFTER_SECONDS)
     )
 
 
-def _hold(seen: Seen, owner: Owner) -> Decision | None:
+def _order_owner(observed: ObservedPlacement, owner: Owner) -> Decision | None:
     """Have the owner do what the spec says, where it is."""
-    sighting = sighting_at(seen.sightings, owner.node)
-    if sighting is None and seen.silent(owner.node):
-        return ownership.replace_silent(seen, owner)
-    container = seen.status.container
+    copy = copy_at(observed.reported_copies, owner.node)
+    if copy is None and observed.silent(owner.node):
+        return ownership.replace_silent(observed, owner)
+    container = observed.status.container
     told = container.order_digest if container is not None else ""
-    if any(claim.node == owner.node for claim in seen.claims):
-        return ownership.disputed(seen)
-    behind = sighting is None or (sighting.owns and sighting.report.epoch < owner.epoch)
-    if behind and (bar := ownership.bar_to_start(seen)) is not None:
+    if any(claim.node == owner.node for claim in observed.claims):
+        return ownership.disputed(observed)
+    behind = copy is None or (copy.owns and copy.report.epoch < owner.epoch)
+    if behind and (bar := ownership.bar_to_start(observed)) is not None:
         return bar
-    forgotten = sighting is None or sighting.report.reason == Reason.AWAITING_ORDER
-    if behind or forgotten or told != seen.digest:
-        return Decision(Order(owner.node, owner.epoch, seen.digest))
+    forgotten = copy is None or copy.report.reason == Reason.AWAITING_ORDER
+    if behind or forgotten or told != observed.digest:
+        return Decision(Order(owner.node, owner.epoch, observed.digest))
     return None
 
 
@@ -156,14 +160,14 @@ def _left_behind(node: str, move: str) -> Obstacle:
     )
 
 
-def _locate(seen: Seen, owner: Owner) -> Decision:
+def _locate(observed: ObservedPlacement, owner: Owner) -> Decision:
     """Bring the container to where it belongs."""
-    placement = seen.placement
-    failed = failures(seen.migrations, placement, epoch=owner.epoch)
+    placement = observed.placement
+    failed = failures(observed.migrations, placement, epoch=owner.epoch)
     asked = demand_of(placement)
     wanted = wanted_node(
         placement.spec,
-        nodes=seen.nodes,
+        nodes=observed.nodes,
         present=owner.node,
         failures=failures_by_node(failed),
         wanted=asked,
@@ -171,30 +175,32 @@ def _locate(seen: Seen, owner: Owner) -> Decision:
     if isinstance(wanted, Obstacle):
         return Decision(Wait(BLOCKED_SECONDS), wanted)
     if wanted == owner.node:
-        return Decision(Wait(_patience(seen, owner)), wanted=wanted)
-    barred = entrance(wanted, nodes=seen.nodes, wanted=asked) or _forbidden(seen, wanted, failed)
+        return Decision(Wait(_poll_seconds(observed, owner)), wanted=wanted)
+    barred = entrance(wanted, nodes=observed.nodes, wanted=asked) or _forbidden(
+        observed, wanted, failed
+    )
     if barred is not None:
         return Decision(Wait(BLOCKED_SECONDS), barred, wanted)
-    if failed and (hindered := _hindered(seen, owner, wanted)) is not None:
+    if failed and (hindered := _hindered(observed, owner, wanted)) is not None:
         return Decision(Wait(BLOCKED_SECONDS), hindered, wanted)
     pause = next_attempt_time(failed)
-    if pause is not None and seen.now < pause:
-        return _back_off(failed, pause, wanted, now=seen.now)
-    if (left := _tidy(seen, {wanted})) is not None:
+    if pause is not None and observed.now < pause:
+        return _back_off(failed, pause, wanted, now=observed.now)
+    if (left := _clean_up(observed, {wanted})) is not None:
         return left
-    if crowded := {owner.node, wanted} & seen.full:
+    if crowded := {owner.node, wanted} & observed.full:
         return Decision(Wait(BLOCKED_SECONDS), _crowded(crowded), wanted)
-    attempt = next_attempt(seen.migrations, epoch=owner.epoch)
+    attempt = next_attempt(observed.migrations, epoch=owner.epoch)
     return Decision(Move(owner.node, wanted, owner.epoch, attempt), wanted=wanted)
 
 
-def _hindered(seen: Seen, owner: Owner, wanted: str) -> Obstacle | None:
+def _hindered(observed: ObservedPlacement, owner: Owner, wanted: str) -> Obstacle | None:
     """A second try would be in vain while the owner's agent still sees why the first one failed."""
-    sighting = sighting_at(seen.sightings, owner.node)
-    if sighting is None:
+    copy = copy_at(observed.reported_copies, owner.node)
+    if copy is None:
         return None
-    for each in sighting.report.obstacles:
-        if not each.concerns(seen.placement.spec.migration.strategy):
+    for each in copy.report.obstacles:
+        if not each.concerns(observed.placement.spec.migration.strategy):
             continue
         message = f"the move to {wanted} waits: {each.message}"
         return Obstacle(each.reason, message, each.hint)
@@ -208,9 +214,9 @@ def _crowded(nodes: set[str]) -> Obstacle:
     )
 
 
-def _forbidden(seen: Seen, wanted: str, failed: Migrations) -> Obstacle | None:
-    placement = seen.placement
-    if seen.status.cancelled_generation == placement.metadata.generation:
+def _forbidden(observed: ObservedPlacement, wanted: str, failed: Migrations) -> Obstacle | None:
+    placement = observed.placement
+    if observed.status.cancelled_generation == placement.metadata.generation:
         return obstacle(
             Reason.MIGRATION_CANCELLED,
             f"the move to {wanted} was cancelled by deleting its migration",
@@ -256,14 +262,14 @@ def _back_off(failed: Migrations, pause: datetime, wanted: str, *, now: datetime
     return Decision(Wait(max(0.05, seconds)), why, wanted)
 
 
-def _patience(seen: Seen, owner: Owner) -> float:
+def _poll_seconds(observed: ObservedPlacement, owner: Owner) -> float:
     """Look often at what is about to run or to be tidied, seldom at a container that runs."""
-    if any(each.report.migration is not None for each in seen.sightings):
+    if any(each.report.migration is not None for each in observed.reported_copies):
         return STARTING_POLL_SECONDS
-    sighting = sighting_at(seen.sightings, owner.node)
-    if sighting is None:
+    copy = copy_at(observed.reported_copies, owner.node)
+    if copy is None:
         return SILENCE_POLL_SECONDS
-    report = sighting.report
+    report = copy.report
     starting = report.record == RecordState.RUNNING and report.run in {
         RunState.CREATING,
         RunState.ABSENT,
@@ -271,31 +277,31 @@ def _patience(seen: Seen, owner: Owner) -> float:
     return STARTING_POLL_SECONDS if starting else STEADY_SECONDS
 
 
-def _end(seen: Seen) -> Decision:
+def _end(observed: ObservedPlacement) -> Decision:
     """The placement is being deleted: first its move, then its container, then its address."""
-    moving = seen.moving
-    if moving is not None:
-        if moving.metadata.deletion_timestamp is None:
-            return Decision(Cancel(moving.metadata.name))
+    current_migration = observed.current_migration
+    if current_migration is not None:
+        if current_migration.metadata.deletion_timestamp is None:
+            return Decision(Cancel(current_migration.metadata.name))
         return Decision(Wait(ENDING_POLL_SECONDS))
-    for sighting in seen.sightings:
-        report = sighting.report
+    for copy in observed.reported_copies:
+        report = copy.report
         if report.migration is not None:
-            return Decision(Tidy(sighting.node, report.migration, report.record))
-        return Decision(Remove(sighting.node, report.epoch))
-    return _end_for_good(seen)
+            return Decision(CleanUp(copy.node, report.migration, report.record))
+        return Decision(Remove(copy.node, report.epoch))
+    return _end_for_good(observed)
 
 
-def _end_for_good(seen: Seen) -> Decision:
+def _end_for_good(observed: ObservedPlacement) -> Decision:
     """No agent that answers has anything of it."""
-    owner = seen.owner
-    if owner is None and (unknown := ownership.unknown_owner(seen)) is not None:
-        return unknown
-    if owner is not None and seen.silent(owner.node) and owner.node not in seen.fenced:
+    owner = observed.owner
+    if owner is None and (unreported_nodes := ownership.unknown_owner(observed)) is not None:
+        return unreported_nodes
+    if owner is not None and observed.silent(owner.node) and owner.node not in observed.fenced:
         return Decision(Wait(SILENCE_POLL_SECONDS), ownership.lost(owner.node))
-    for node, move in unsettled_nodes(seen.migrations).items():
-        if seen.silent(node) and node not in seen.fenced:
+    for node, move in unsettled_nodes(observed.migrations).items():
+        if observed.silent(node) and node not in observed.fenced:
             return Decision(Wait(SILENCE_POLL_SECONDS), _left_behind(node, move))
-    if seen.status.address is not None:
+    if observed.status.address is not None:
         return Decision(Release())
     return Decision(Done())

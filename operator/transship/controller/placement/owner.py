@@ -28,7 +28,7 @@ HIGHEST_EPOCH = 2**31 - 2  # the status counts in 32 bits, and the next owner ne
 
 
 @dataclass(frozen=True)
-class Sighting:
+class ReportedCopy:
     """What one agent says of the container."""
 
     node: str
@@ -60,8 +60,8 @@ def next_epoch(owner: Owner, migrations: Migrations) -> int:
 
 
 def claims_against(
-    owner: Owner | None, sightings: Sequence[Sighting], *, migrations: Migrations
-) -> tuple[Sighting, ...]:
+    owner: Owner | None, reported_copies: Sequence[ReportedCopy], *, migrations: Migrations
+) -> tuple[ReportedCopy, ...]:
     """The agents that say they own it although neither the record nor a running move does."""
     permitted = {(owner.node, owner.epoch)} if owner is not None else set()
     for each in migrations:
@@ -69,16 +69,17 @@ def claims_against(
             permitted.add((each.spec.source_node, each.spec.epoch))
             permitted.add((each.spec.target_node, each.spec.epoch + 1))
     return tuple(
-        s for s in sightings
+        s
+        for s in reported_copies
         if s.owns and (s.node, s.report.epoch) not in permitted and not _is_behind(s, owner)
-    )  # fmt: skip
+    )
 
 
-def _is_behind(sighting: Sighting, owner: Owner | None) -> bool:
+def _is_behind(copy: ReportedCopy, owner: Owner | None) -> bool:
     """The recorded owner itself, which has not heard of its newest order yet."""
-    if owner is None or sighting.node != owner.node:
+    if owner is None or copy.node != owner.node:
         return False
-    return sighting.report.epoch < owner.epoch
+    return copy.report.epoch < owner.epoch
 
 
 def fenced_copies(
@@ -98,19 +99,22 @@ def fenced_copies(
 
 
 def superseded(
-    owner: Owner, sightings: Sequence[Sighting], copies: Sequence[FencedCopy]
-) -> Sighting | None:
+    owner: Owner, reported_copies: Sequence[ReportedCopy], copies: Sequence[FencedCopy]
+) -> ReportedCopy | None:
     """A fenced node that is back and still has what it had."""
     known = {each.node: each.epoch for each in copies}
     return next(
         (
-            s for s in sightings
-            if s.owns and s.report.migration is None
-            and s.report.epoch <= known.get(s.node, 0) and s.report.epoch < owner.epoch
+            s
+            for s in reported_copies
+            if s.owns
+            and s.report.migration is None
+            and s.report.epoch <= known.get(s.node, 0)
+            and s.report.epoch < owner.epoch
         ),
         None,
-    )  # fmt: skip
+    )
 
 
-def sighting_at(sightings: Sequence[Sighting], node: str) -> Sighting | None:
-    return next((s for s in sightings if s.node == node), None)
+def copy_at(reported_copies: Sequence[ReportedCopy], node: str) -> ReportedCopy | None:
+    return next((s for s in reported_copies if s.node == node), None)

@@ -25,9 +25,16 @@ from transship.api.placement import (
 from transship.api.reasons import Reason
 from transship.controller.migration.history import has_succeeded
 from transship.controller.node.nodes import named
-from transship.controller.placement.owner import fenced_copies, sighting_at
+from transship.controller.placement.owner import copy_at, fenced_copies
 from transship.controller.placement.ownership import dispute
-from transship.controller.placement.steps import Claim, Decision, Order, Seen, Tidy, Wait
+from transship.controller.placement.steps import (
+    CleanUp,
+    Decision,
+    ObservedPlacement,
+    Order,
+    RecordOwner,
+    Wait,
+)
 
 OWNER_DISPUTED = "OwnerDisputed"
 """The condition that says which agents claim a container against the record."""
@@ -42,7 +49,7 @@ NOT_PROBED_YET = "its readiness or startup probe has not succeeded yet"
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ConditionContent:
     """One condition's content."""
 
     status: Status
@@ -50,45 +57,48 @@ class Verdict:
     message: str = ""
 
 
-def observed_status(seen: Seen, decision: Decision) -> PlacementStatus:
+def observed_status(observed: ObservedPlacement, decision: Decision) -> PlacementStatus:
     """The whole status after a pass, made anew from what was seen."""
-    owner = seen.owner
-    report = _report(seen)
-    status = seen.status.model_copy(
+    owner = observed.owner
+    report = _report(observed)
+    status = observed.status.model_copy(
         update={
-            "observed_generation": _observed_generation(seen),
+            "observed_generation": _observed_generation(observed),
             "node": owner.node if owner is not None else None,
             "epoch": owner.epoch if owner is not None else 0,
-            "container": _container(seen, report),
-            "image_digest": (report.image_digest if report else None) or seen.status.image_digest,
-            "fenced_copies": fenced_copies(seen.status, seen.migrations),
-            "migration": _current(seen.moving, seen.status.migration),
-            "last_migration": _last(seen) or seen.status.last_migration,
+            "container": _container(observed, report),
+            "image_digest": (report.image_digest if report else None)
+            or observed.status.image_digest,
+            "fenced_copies": fenced_copies(observed.status, observed.migrations),
+            "migration": _current(observed.current_migration, observed.status.migration),
+            "last_migration": _last(observed) or observed.status.last_migration,
         }
     )
-    ready = readiness(seen, report, decision.obstacle)
-    status = _with(status, "Ready", ready, seen=seen)
-    status = _with(status, "Migratable", migratability(seen, report), seen=seen)
-    status = _with(status, "Reconciling", progress(seen, decision, report), seen=seen)
+    ready = readiness(observed, report, decision.obstacle)
+    status = _with(status, "Ready", ready, observed=observed)
+    status = _with(status, "Migratable", migratability(observed, report), observed=observed)
+    status = _with(status, "Reconciling", progress(observed, decision, report), observed=observed)
     stalled = decision.obstacle if decision.obstacle and decision.obstacle.final else None
-    said = Verdict(Status.TRUE, stalled.reason, stalled.text) if stalled is not None else None
-    status = _with(status, "Stalled", said, seen=seen)
-    status = _with(status, OWNER_DISPUTED, _dispute(seen), seen=seen)
+    said = (
+        ConditionContent(Status.TRUE, stalled.reason, stalled.text) if stalled is not None else None
+    )
+    status = _with(status, "Stalled", said, observed=observed)
+    status = _with(status, OWNER_DISPUTED, _dispute(observed), observed=observed)
     return status.model_copy(
-        update={"phase": phase_of(seen, report), "reason": reason_of(status.conditions)}
+        update={"phase": phase_of(observed, report), "reason": reason_of(status.conditions)}
     )
 
 
-def _observed_generation(seen: Seen) -> int:
+def _observed_generation(observed: ObservedPlacement) -> int:
     """Left empty while the record of the owner may be lost: an empty one is how that is known."""
-    if seen.owner is None and not seen.fresh:
-        return seen.status.observed_generation
-    return seen.placement.metadata.generation
+    if observed.owner is None and not observed.never_ordered:
+        return observed.status.observed_generation
+    return observed.placement.metadata.generation
 
 
-def _dispute(seen: Seen) -> Verdict | None:
-    found = dispute(seen)
-    return None if found is None else Verdict(Status.TRUE, found.reason, found.text)
+def _dispute(observed: ObservedPlacement) -> ConditionContent | None:
+    found = dispute(observed)
+    return None if found is None else ConditionContent(Status.TRUE, found.reason, found.text)
 
 
 def reason_of(conditions: Sequence[Condition]) -> str:
@@ -98,67 +108,78 @@ def reason_of(conditions: Sequence[Condition]) -> str:
 
 
 def readiness(
-    seen: Seen, report: ContainerReport | None, obstacle: Obstacle | None = None
-) -> Verdict:
+    observed: ObservedPlacement, report: ContainerReport | None, obstacle: Obstacle | None = None
+) -> ConditionContent:
     """Whether the container can do its work now. obstacle: what is in the way of the spec."""
-    owner = seen.owner
+    owner = observed.owner
     if owner is None and obstacle is not None:
-        return Verdict(Status.FALSE, obstacle.reason, f"not placed yet: {obstacle.text}")
+        return ConditionContent(Status.FALSE, obstacle.reason, f"not placed yet: {obstacle.text}")
     if owner is None:
-        return Verdict(Status.FALSE, Reason.STARTING, "the container has not been placed yet")
+        return ConditionContent(
+            Status.FALSE, Reason.STARTING, "the container has not been placed yet"
+        )
     if report is None:
-        if seen.silent(owner.node):
-            return Verdict(Status.UNKNOWN, Reason.AGENT_UNREACHABLE,
-                           f"the agent of node {owner.node} does not answer")  # fmt: skip
-        return Verdict(Status.FALSE, Reason.STARTING, f"being started on {owner.node}")
-    if _is_handed_over(seen, report):
+        if observed.silent(owner.node):
+            return ConditionContent(
+                Status.UNKNOWN,
+                Reason.AGENT_UNREACHABLE,
+                f"the agent of node {owner.node} does not answer",
+            )
+        return ConditionContent(Status.FALSE, Reason.STARTING, f"being started on {owner.node}")
+    if _is_handed_over(observed, report):
         return _handed_over(report)
     if report.record == RecordState.STOPPED:
-        return _stopped(seen, report)
-    return _running(seen, report)
+        return _stopped(observed, report)
+    return _running(observed, report)
 
 
-def _is_handed_over(seen: Seen, report: ContainerReport) -> bool:
+def _is_handed_over(observed: ObservedPlacement, report: ContainerReport) -> bool:
     """Between the freeze on the source and the resume on the target, both of which answer."""
-    if seen.moving is None or seen.silent(seen.moving.spec.target_node):
+    if observed.current_migration is None or observed.silent(
+        observed.current_migration.spec.target_node
+    ):
         return False
     if report.record in {RecordState.FROZEN, RecordState.RELEASED}:
         return True
-    return report.run == RunState.FROZEN and seen.placement.spec.state != DesiredState.FROZEN
+    return report.run == RunState.FROZEN and observed.placement.spec.state != DesiredState.FROZEN
 
 
-def _handed_over(report: ContainerReport) -> Verdict:
+def _handed_over(report: ContainerReport) -> ConditionContent:
     """A blackout is no reason to take it out of service: it is as ready as it was before."""
     if report.ready:
-        return Verdict(Status.TRUE, Reason.MIGRATION_IN_PROGRESS, "being handed over")
+        return ConditionContent(Status.TRUE, Reason.MIGRATION_IN_PROGRESS, "being handed over")
     said = "being handed over, and not ready meanwhile"
-    return Verdict(Status.FALSE, Reason.MIGRATION_IN_PROGRESS, said)
+    return ConditionContent(Status.FALSE, Reason.MIGRATION_IN_PROGRESS, said)
 
 
-def _stopped(seen: Seen, report: ContainerReport) -> Verdict:
-    if seen.placement.spec.state == DesiredState.STOPPED:
-        return Verdict(Status.FALSE, Reason.CONTAINER_STOPPED, Reason.CONTAINER_STOPPED.meaning)
+def _stopped(observed: ObservedPlacement, report: ContainerReport) -> ConditionContent:
+    if observed.placement.spec.state == DesiredState.STOPPED:
+        return ConditionContent(
+            Status.FALSE, Reason.CONTAINER_STOPPED, Reason.CONTAINER_STOPPED.meaning
+        )
     code = report.last_exit.exit_code if report.last_exit is not None else None
     ended = f"it ended with exit code {code}" if code is not None else "it has ended"
     message = report.message or f"{ended} and is not restarted by its restartPolicy"
-    return Verdict(Status.FALSE, report.reason or Reason.CONTAINER_EXITED, message)
+    return ConditionContent(Status.FALSE, report.reason or Reason.CONTAINER_EXITED, message)
 
 
-def _running(seen: Seen, report: ContainerReport) -> Verdict:
+def _running(observed: ObservedPlacement, report: ContainerReport) -> ConditionContent:
     match report.run:
         case RunState.FROZEN:
-            return Verdict(Status.FALSE, Reason.CONTAINER_FROZEN, Reason.CONTAINER_FROZEN.meaning)
+            return ConditionContent(
+                Status.FALSE, Reason.CONTAINER_FROZEN, Reason.CONTAINER_FROZEN.meaning
+            )
         case RunState.RUNNING if report.ready:
-            return Verdict(Status.TRUE, Reason.CONTAINER_READY, _why_ready(seen))
+            return ConditionContent(Status.TRUE, Reason.CONTAINER_READY, _why_ready(observed))
         case RunState.RUNNING:
             reason = report.reason or Reason.CONTAINER_NOT_READY
-            return Verdict(Status.FALSE, reason, report.message or NOT_PROBED_YET)
+            return ConditionContent(Status.FALSE, reason, report.message or NOT_PROBED_YET)
         case _:
-            return Verdict(Status.FALSE, report.reason or Reason.STARTING, _told(report))
+            return ConditionContent(Status.FALSE, report.reason or Reason.STARTING, _told(report))
 
 
-def _why_ready(seen: Seen) -> str:
-    if seen.placement.spec.container.readiness_probe is None:
+def _why_ready(observed: ObservedPlacement) -> str:
+    if observed.placement.spec.container.readiness_probe is None:
         return "the container runs; it has no readiness probe"
     return "the container runs and its readiness probe succeeds"
 
@@ -167,100 +188,118 @@ def _told(report: ContainerReport) -> str:
     return f"{report.message} ({report.hint})" if report.hint else report.message
 
 
-def migratability(seen: Seen, report: ContainerReport | None) -> Verdict:
+def migratability(observed: ObservedPlacement, report: ContainerReport | None) -> ConditionContent:
     """Whether anything known speaks against moving the container from where it is."""
-    owner = seen.owner
-    node = named(seen.nodes, owner.node) if owner is not None else None
+    owner = observed.owner
+    node = named(observed.nodes, owner.node) if owner is not None else None
     if report is None or node is None:
-        return Verdict(Status.UNKNOWN, Reason.UNKNOWN, Reason.UNKNOWN.meaning)
+        return ConditionContent(Status.UNKNOWN, Reason.UNKNOWN, Reason.UNKNOWN.meaning)
     test = node.agent.status.self_test
     if test is not None and not test.passed:
-        return Verdict(Status.FALSE, Reason.SELF_TEST_FAILED,
-                       f"the self-test of node {node.name} failed: {test.message}")  # fmt: skip
-    strategy = seen.placement.spec.migration.strategy
+        return ConditionContent(
+            Status.FALSE,
+            Reason.SELF_TEST_FAILED,
+            f"the self-test of node {node.name} failed: {test.message}",
+        )
+    strategy = observed.placement.spec.migration.strategy
     if found := [each for each in report.obstacles if each.concerns(strategy)]:
         first, more = found[0], len(found) - 1
         message = f"{first.message}; and {more} more" if more else first.message
         said = f"{message} ({first.hint})" if first.hint else message
-        return Verdict(Status.FALSE, first.reason, said)
-    return Verdict(Status.TRUE, Reason.MIGRATABLE, Reason.MIGRATABLE.meaning)
+        return ConditionContent(Status.FALSE, first.reason, said)
+    return ConditionContent(Status.TRUE, Reason.MIGRATABLE, Reason.MIGRATABLE.meaning)
 
 
-def progress(seen: Seen, decision: Decision, report: ContainerReport | None) -> Verdict | None:
+def progress(
+    observed: ObservedPlacement, decision: Decision, report: ContainerReport | None
+) -> ConditionContent | None:
     """What is still to be done to get to the spec; None when nothing is, or nothing will be."""
-    if seen.ending:
+    if observed.deleting:
         held = decision.obstacle
         said = held.text if held is not None else Reason.DELETING.meaning
-        return Verdict(Status.TRUE, Reason.DELETING, said)
+        return ConditionContent(Status.TRUE, Reason.DELETING, said)
     if (why := decision.obstacle) is not None:
-        return None if why.final else Verdict(Status.TRUE, why.reason, why.text)
-    moving = seen.moving
-    if moving is not None:
-        route = f"from {moving.spec.source_node} to {moving.spec.target_node}"
-        return Verdict(
-            Status.TRUE, Reason.MIGRATION_IN_PROGRESS, f"{route}, see {moving.metadata.name}"
+        return None if why.final else ConditionContent(Status.TRUE, why.reason, why.text)
+    current_migration = observed.current_migration
+    if current_migration is not None:
+        route = f"from {current_migration.spec.source_node} to {current_migration.spec.target_node}"
+        return ConditionContent(
+            Status.TRUE,
+            Reason.MIGRATION_IN_PROGRESS,
+            f"{route}, see {current_migration.metadata.name}",
         )
-    if isinstance(decision.step, Tidy):
+    if isinstance(decision.step, CleanUp):
         said = f"ending what a migration left on {decision.step.node}"
-        return Verdict(Status.TRUE, Reason.MIGRATION_IN_PROGRESS, said)
+        return ConditionContent(Status.TRUE, Reason.MIGRATION_IN_PROGRESS, said)
     if not isinstance(decision.step, Wait) or report is None:
-        return Verdict(Status.TRUE, Reason.STARTING, Reason.STARTING.meaning)
+        return ConditionContent(Status.TRUE, Reason.STARTING, Reason.STARTING.meaning)
     if report.record == RecordState.RUNNING and report.run in {RunState.CREATING, RunState.ABSENT}:
-        return Verdict(Status.TRUE, report.reason or Reason.STARTING, _told(report))
+        return ConditionContent(Status.TRUE, report.reason or Reason.STARTING, _told(report))
     return None
 
 
-def phase_of(seen: Seen, report: ContainerReport | None) -> PlacementPhase:
+def phase_of(observed: ObservedPlacement, report: ContainerReport | None) -> PlacementPhase:
     """One word for people."""
-    if seen.ending:
+    if observed.deleting:
         return PlacementPhase.TERMINATING
-    owner = seen.owner
+    owner = observed.owner
     if owner is None:
         return PlacementPhase.PENDING
-    if seen.moving is not None:
+    if observed.current_migration is not None:
         return PlacementPhase.MIGRATING
-    return _phase_there(seen, report, silent=seen.silent(owner.node))
+    return _phase_there(observed, report, silent=observed.silent(owner.node))
 
 
-def _phase_there(seen: Seen, report: ContainerReport | None, *, silent: bool) -> PlacementPhase:
+def _phase_there(
+    observed: ObservedPlacement, report: ContainerReport | None, *, silent: bool
+) -> PlacementPhase:
     if report is None:
         return PlacementPhase.UNKNOWN if silent else PlacementPhase.STARTING
     if report.record == RecordState.STOPPED:
-        return _phase_of_stopped(seen, report)
+        return _phase_of_stopped(observed, report)
     return _PHASES_OF_RUNS.get(report.run, PlacementPhase.STARTING)
 
 
-def _phase_of_stopped(seen: Seen, report: ContainerReport) -> PlacementPhase:
-    wanted = seen.placement.spec.state == DesiredState.STOPPED
+def _phase_of_stopped(observed: ObservedPlacement, report: ContainerReport) -> PlacementPhase:
+    wanted = observed.placement.spec.state == DesiredState.STOPPED
     code = report.last_exit.exit_code if report.last_exit is not None else 0
     return PlacementPhase.STOPPED if wanted or code == 0 else PlacementPhase.FAILED
 
 
 def _with(
-    status: PlacementStatus, kind: str, said: Verdict | None, *, seen: Seen
+    status: PlacementStatus,
+    kind: str,
+    said: ConditionContent | None,
+    *,
+    observed: ObservedPlacement,
 ) -> PlacementStatus:
     if said is None:
         conditions = without(status.conditions, kind)
     else:
-        conditions = with_condition(status.conditions, condition(
-            kind,
-            said.status,
-            reason=said.reason,
-            message=said.message,
-            generation=seen.placement.metadata.generation,
-            now=seen.now,
-        ))  # fmt: skip
+        conditions = with_condition(
+            status.conditions,
+            condition(
+                kind,
+                said.status,
+                reason=said.reason,
+                message=said.message,
+                generation=observed.placement.metadata.generation,
+                now=observed.now,
+            ),
+        )
     return status.model_copy(update={"conditions": conditions})
 
 
-def _report(seen: Seen) -> ContainerReport | None:
-    owner = seen.owner
-    sighting = sighting_at(seen.sightings, owner.node) if owner is not None else None
-    return sighting.report if sighting is not None else None
+def _report(observed: ObservedPlacement) -> ContainerReport | None:
+    owner = observed.owner
+    copy = copy_at(observed.reported_copies, owner.node) if owner is not None else None
+    return copy.report if copy is not None else None
 
 
-def _container(seen: Seen, report: ContainerReport | None) -> ContainerStatus | None:
-    previous = seen.status.container
+def _container(
+    observed: ObservedPlacement, report: ContainerReport | None
+) -> ContainerStatus | None:
+    previous = observed.status.container
     if report is None:
         return previous
     return ContainerStatus(
@@ -272,9 +311,11 @@ def _container(seen: Seen, report: ContainerReport | None) -> ContainerStatus | 
     )
 
 
-def claimed(status: PlacementStatus, claim: Claim, seen: Seen) -> PlacementStatus:
+def with_owner(
+    status: PlacementStatus, claim: RecordOwner, observed: ObservedPlacement
+) -> PlacementStatus:
     """With another owner, that was asked for nothing yet."""
-    copies = fenced_copies(status, seen.migrations, more=claim.fenced)
+    copies = fenced_copies(status, observed.migrations, more=claim.fenced)
     owner = {"node": claim.node, "epoch": claim.epoch, "fenced_copies": copies}
     return status.model_copy(update=owner)
 
@@ -287,11 +328,11 @@ def with_order(status: PlacementStatus, order: Order, *, id: str) -> PlacementSt
 
 
 def _current(
-    moving: ContainerMigration | None, previous: CurrentMigration | None
+    current_migration: ContainerMigration | None, previous: CurrentMigration | None
 ) -> CurrentMigration | None:
-    if moving is None:
+    if current_migration is None:
         return None
-    status, name = moving.status, moving.metadata.name
+    status, name = current_migration.status, current_migration.metadata.name
     known = previous.percent if previous is not None and previous.name == name else 0
     lasting = [step for step in status.steps if step.milliseconds is None] or status.steps
     return CurrentMigration(
@@ -301,9 +342,9 @@ def _current(
     )
 
 
-def _last(seen: Seen) -> LastMigration | None:
+def _last(observed: ObservedPlacement) -> LastMigration | None:
     """The newest move that succeeded."""
-    done = [m for m in seen.migrations if has_succeeded(m)]
+    done = [m for m in observed.migrations if has_succeeded(m)]
     newest = max(done, key=lambda m: (m.spec.epoch, m.spec.attempt), default=None)
     if newest is None or newest.status.strategy is None:
         return None

@@ -16,7 +16,7 @@ from transship.controller.node.nodes import Node, named
 from transship.controller.placement.orders import order_digest
 from transship.controller.placement.owner import (
     Owner,
-    Sighting,
+    ReportedCopy,
     claims_against,
     fenced_copies,
     owner_of,
@@ -25,7 +25,7 @@ from transship.controller.placement.owner import (
 
 
 @dataclass(frozen=True)
-class Seen:
+class ObservedPlacement:
     """All that a decision is made from.
 
     status: as this operator last wrote it, which may be newer than the placement's. sightings: what
@@ -39,35 +39,35 @@ class Seen:
     placement: ContainerPlacement
     status: PlacementStatus
     nodes: Sequence[Node]
-    sightings: Sequence[Sighting]
+    reported_copies: Sequence[ReportedCopy]
     migrations: Migrations
     now: datetime
     full: frozenset[str] = frozenset()
-    unheard: frozenset[str] = frozenset()
+    unanswered: frozenset[str] = frozenset()
     fenced: frozenset[str] = frozenset()
-    fresh: bool = True
-    unknown: frozenset[str] = frozenset()
+    never_ordered: bool = True
+    unreported_nodes: frozenset[str] = frozenset()
 
     @property
     def owner(self) -> Owner | None:
         return owner_of(self.status, migrations=self.migrations)
 
     @property
-    def claims(self) -> tuple[Sighting, ...]:
+    def claims(self) -> tuple[ReportedCopy, ...]:
         """Against the record; what a fenced node still has is none."""
         owner = self.owner
-        found = claims_against(owner, self.sightings, migrations=self.migrations)
+        found = claims_against(owner, self.reported_copies, migrations=self.migrations)
         if owner is None:
             return found
         left = fenced_copies(self.status, self.migrations)
         return tuple(s for s in found if superseded(owner, (s,), left) is None)
 
     @property
-    def moving(self) -> ContainerMigration | None:
+    def current_migration(self) -> ContainerMigration | None:
         return unfinished(self.migrations)
 
     @property
-    def ending(self) -> bool:
+    def deleting(self) -> bool:
         return self.placement.metadata.deletion_timestamp is not None
 
     @property
@@ -76,7 +76,7 @@ class Seen:
 
     def silent(self, node: str) -> bool:
         known = named(self.nodes, node)
-        return known is None or known.silent or node in self.unheard
+        return known is None or known.silent or node in self.unanswered
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Allocate:
 
 
 @dataclass(frozen=True)
-class Claim:
+class RecordOwner:
     """Write durably that this node is the owner, before anything is asked of it.
 
     why: it is the first one, the one that turned out to have it, the one that the container was
@@ -124,7 +124,7 @@ class Move:
 
 
 @dataclass(frozen=True)
-class NoteCancel:
+class RecordCancellation:
     """Write durably that the move of this generation was cancelled by deleting its migration."""
 
     generation: int
@@ -138,7 +138,7 @@ class Cancel:
 
 
 @dataclass(frozen=True)
-class Tidy:
+class CleanUp:
     """End what is left on a node of a migration that is over."""
 
     node: str
@@ -169,7 +169,19 @@ class Wait:
     seconds: float
 
 
-Step = Allocate | Claim | Order | Move | NoteCancel | Cancel | Tidy | Remove | Release | Done | Wait
+Step = (
+    Allocate
+    | RecordOwner
+    | Order
+    | Move
+    | RecordCancellation
+    | Cancel
+    | CleanUp
+    | Remove
+    | Release
+    | Done
+    | Wait
+)
 
 
 @dataclass(frozen=True)

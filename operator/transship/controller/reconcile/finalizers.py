@@ -21,17 +21,17 @@ Patch = list[dict[str, object]]
 TRIES = 5
 
 
-async def hold(resource: R, *, cluster: Cluster) -> R | None:
+async def add_finalizer(resource: R, *, cluster: Cluster) -> R | None:
     """Put our finalizer on it; returns it as it then is, None where it is gone.
 
     One that is being deleted comes back as it is: the API server allows it no new finalizer.
     """
-    return await _change(resource, addition, cluster=cluster)
+    return await _change(resource, addition_patch, cluster=cluster)
 
 
-async def let_go(resource: Resource, *, cluster: Cluster) -> None:
+async def remove_finalizer(resource: Resource, *, cluster: Cluster) -> None:
     """Remove our finalizer, whatever others stand beside it; an object that is gone is fine."""
-    await _change(resource, removal, cluster=cluster)
+    await _change(resource, removal_patch, cluster=cluster)
 
 
 async def _change(
@@ -59,7 +59,7 @@ async def _change(
     return present
 
 
-def addition(meta: ObjectMeta) -> Patch:
+def addition_patch(meta: ObjectMeta) -> Patch:
     """The JSON patch, which holds only for this very version: nobody's finalizer gets lost."""
     if FINALIZER in meta.finalizers or meta.deletion_timestamp is not None:
         return []
@@ -71,7 +71,7 @@ def addition(meta: ObjectMeta) -> Patch:
     ]
 
 
-def removal(meta: ObjectMeta) -> Patch:
+def removal_patch(meta: ObjectMeta) -> Patch:
     """The JSON patch, which holds only for this very object with these very finalizers."""
     finalizers = list(meta.finalizers)
     if FINALIZER not in finalizers:

@@ -36,11 +36,11 @@ class Loops:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     @property
-    def attended(self) -> frozenset[str]:
+    def with_loop(self) -> frozenset[str]:
         """The objects that have a loop, by uid."""
         return frozenset(self._tasks)
 
-    def attend(self, resource: Resource) -> None:
+    def ensure_loop(self, resource: Resource) -> None:
         """Give it a loop, unless it has one or needs none."""
         uid = resource.metadata.uid
         if uid in self._tasks or not needs_loop(resource):
@@ -55,7 +55,7 @@ class Loops:
     def resume(self) -> None:
         """See to it that nothing with our finalizer is without a loop: nobody else lets it go."""
         for resource in self._deps.cache.held():
-            self.attend(resource)
+            self.ensure_loop(resource)
 
     async def end(self) -> None:
         """Cancel them: the next process goes on from what they have written."""

@@ -22,11 +22,11 @@ from transship.controller.migration.steps import (
     Finish,
     GiveUp,
     LoseMemory,
-    NoteFence,
+    ObservedMigration,
     Outcome,
     Prepare,
-    Relay,
-    Seen,
+    RecordFence,
+    RelayVerdict,
     Side,
     Wait,
 )
@@ -42,7 +42,7 @@ def said(state: SideState | None, *, verdict: Verdict = Verdict.UNDECIDED, **mor
     return made.model_copy(update=more)
 
 
-def seen(
+def observed(
     source: SideState | None = None,
     target: SideState | None = None,
     *,
@@ -54,9 +54,9 @@ def seen(
     source_gone: bool = False,
     target_gone: bool = False,
     **more: object,
-) -> Seen:
+) -> ObservedMigration:
     owner = held_at_source if held_at_source is not None else report()
-    return Seen(
+    return ObservedMigration(
         spec=SPEC,
         source=Side("node-a", source_answers, said(source), owner, fenced=source_gone)
         if source_answers
@@ -70,136 +70,142 @@ def seen(
 
 
 def test_the_target_prepares_first() -> None:
-    assert next_step(seen()) == Prepare()
+    assert next_step(observed()) == Prepare()
 
 
 def test_the_source_begins_when_the_target_is_prepared() -> None:
-    assert isinstance(next_step(seen(None, SideState.PREPARING)), Wait)
-    assert next_step(seen(None, SideState.PREPARED)) == Begin()
+    assert isinstance(next_step(observed(None, SideState.PREPARING)), Wait)
+    assert next_step(observed(None, SideState.PREPARED)) == Begin()
 
 
 def test_an_objection_ends_it_only_before_anything_has_begun() -> None:
     found = obstacle(Reason.CRIU_TOO_OLD, "old")
-    assert next_step(seen(preflight_obstacle=found)) == AbortSource()
-    forbidden = seen(preflight_obstacle=found, verdict=Verdict.ABORTED)
+    assert next_step(observed(preflight_obstacle=found)) == AbortSource()
+    forbidden = observed(preflight_obstacle=found, verdict=Verdict.ABORTED)
     assert next_step(forbidden) == Finish(Outcome.FAILED, found)
-    assert next_step(seen(None, SideState.PREPARED, preflight_obstacle=found)) == Begin()
+    assert next_step(observed(None, SideState.PREPARED, preflight_obstacle=found)) == Begin()
 
 
 def test_a_source_that_is_not_the_owner_ends_it() -> None:
-    step = next_step(seen(held_at_source=report(epoch=2)))
+    step = next_step(observed(held_at_source=report(epoch=2)))
     assert isinstance(step, Finish)
     assert step.outcome == Outcome.FAILED
 
 
 def test_silence_of_either_side_is_waited_for() -> None:
     for side in ("source_answers", "target_answers"):
-        step = next_step(seen(**{side: False}))
+        step = next_step(observed(**{side: False}))
         assert isinstance(step, Wait)
         assert step.why is not None
         assert step.why.reason == Reason.AGENT_UNREACHABLE
 
 
 def test_the_agents_are_left_alone_during_the_handover() -> None:
-    assert isinstance(next_step(seen(SideState.FROZEN, SideState.PREPARED)), Wait)
-    assert isinstance(next_step(seen(SideState.FROZEN, target_answers=False)), Wait)
+    assert isinstance(next_step(observed(SideState.FROZEN, SideState.PREPARED)), Wait)
+    assert isinstance(next_step(observed(SideState.FROZEN, target_answers=False)), Wait)
 
 
 def test_a_target_that_forgot_the_move_while_the_source_copies_aborts_it() -> None:
-    assert next_step(seen(SideState.COPYING, None)) == AbortSource()
+    assert next_step(observed(SideState.COPYING, None)) == AbortSource()
 
 
 def test_a_released_container_is_never_given_up() -> None:
     step = next_step(
-        seen(SideState.RELEASED, SideState.HELD, verdict=Verdict.RELEASED, give_up=GIVE_UP)
+        observed(SideState.RELEASED, SideState.HELD, verdict=Verdict.RELEASED, give_up=GIVE_UP)
     )
     assert isinstance(step, Wait)
 
 
 def test_the_release_is_relayed_to_a_target_that_waits_too_long() -> None:
-    late = seen(SideState.RELEASED, SideState.HELD, verdict=Verdict.RELEASED, waiting_seconds=1)
-    assert next_step(late) == Relay(Verdict.RELEASED)
-    restarted = seen(None, SideState.HELD, verdict=Verdict.RELEASED, waiting_seconds=1)
-    assert next_step(restarted) == Relay(Verdict.RELEASED)
+    late = observed(SideState.RELEASED, SideState.HELD, verdict=Verdict.RELEASED, waiting_seconds=1)
+    assert next_step(late) == RelayVerdict(Verdict.RELEASED)
+    restarted = observed(None, SideState.HELD, verdict=Verdict.RELEASED, waiting_seconds=1)
+    assert next_step(restarted) == RelayVerdict(Verdict.RELEASED)
 
 
 def test_a_silent_target_is_waited_for_after_the_release_for_ever() -> None:
     step = next_step(
-        seen(SideState.RELEASED, target_answers=False, verdict=Verdict.RELEASED,
+        observed(SideState.RELEASED, target_answers=False, verdict=Verdict.RELEASED,
              give_up=GIVE_UP, waiting_seconds=1e6)
     )  # fmt: skip
     assert isinstance(step, Wait)
 
 
 def test_a_copy_that_the_target_lost_after_the_release_is_told() -> None:
-    step = next_step(seen(SideState.RELEASED, None, verdict=Verdict.RELEASED))
+    step = next_step(observed(SideState.RELEASED, None, verdict=Verdict.RELEASED))
     assert isinstance(step, Finish)
     assert step.why is not None
     assert step.why.reason == Reason.CONTAINER_LOST
 
 
 def test_success_waits_for_the_end_of_the_frozen_copy_but_not_for_ever() -> None:
-    early = seen(SideState.RELEASED, SideState.RUNNING, verdict=Verdict.RELEASED)
+    early = observed(SideState.RELEASED, SideState.RUNNING, verdict=Verdict.RELEASED)
     assert isinstance(next_step(early), Wait)
-    done = seen(SideState.DONE, SideState.RUNNING, verdict=Verdict.RELEASED)
+    done = observed(SideState.DONE, SideState.RUNNING, verdict=Verdict.RELEASED)
     assert next_step(done) == Finish(Outcome.SUCCEEDED)
-    silent = seen(target=SideState.RUNNING, source_answers=False, waiting_seconds=60)
+    silent = observed(target=SideState.RUNNING, source_answers=False, waiting_seconds=60)
     assert next_step(silent) == Finish(Outcome.SUCCEEDED)
 
 
 def test_a_target_that_owns_the_container_has_succeeded_though_it_forgot_the_move() -> None:
     left = report(epoch=2, record=RecordState.RELEASED)
-    step = next_step(seen(None, None, held_at_source=left, held_at_target=report(epoch=2)))
+    step = next_step(observed(None, None, held_at_source=left, held_at_target=report(epoch=2)))
     assert step == Finish(Outcome.SUCCEEDED)
 
 
 def test_giving_up_asks_the_source_first() -> None:
-    assert next_step(seen(SideState.COPYING, SideState.PREPARED, give_up=GIVE_UP)) == AbortSource()
-    assert next_step(seen(SideState.FROZEN, SideState.HELD, give_up=GIVE_UP)) == AbortSource()
+    assert (
+        next_step(observed(SideState.COPYING, SideState.PREPARED, give_up=GIVE_UP)) == AbortSource()
+    )
+    assert next_step(observed(SideState.FROZEN, SideState.HELD, give_up=GIVE_UP)) == AbortSource()
 
 
 def test_giving_up_waits_for_a_silent_source_whatever_the_target_says() -> None:
     for state in (None, SideState.PREPARED, SideState.HELD):
-        assert isinstance(next_step(seen(None, state, source_answers=False, give_up=GIVE_UP)), Wait)
+        assert isinstance(
+            next_step(observed(None, state, source_answers=False, give_up=GIVE_UP)), Wait
+        )
 
 
 def test_giving_up_before_the_source_began_forbids_it_then_ends_the_target_and_then_all() -> None:
-    assert next_step(seen(None, SideState.PREPARED, give_up=GIVE_UP)) == AbortSource()
-    forbidden = seen(None, SideState.PREPARED, verdict=Verdict.ABORTED, give_up=GIVE_UP)
+    assert next_step(observed(None, SideState.PREPARED, give_up=GIVE_UP)) == AbortSource()
+    forbidden = observed(None, SideState.PREPARED, verdict=Verdict.ABORTED, give_up=GIVE_UP)
     assert next_step(forbidden) == AbortTarget()
-    over = seen(None, SideState.CANCELLED, verdict=Verdict.ABORTED, give_up=GIVE_UP)
+    over = observed(None, SideState.CANCELLED, verdict=Verdict.ABORTED, give_up=GIVE_UP)
     assert next_step(over) == Finish(Outcome.CANCELLED, GIVE_UP.why)
 
 
 def test_a_target_that_could_not_prepare_ends_it_once_the_source_can_never_begin() -> None:
-    failed = seen(None, SideState.FAILED)
+    failed = observed(None, SideState.FAILED)
     assert next_step(failed) == AbortSource()
     assert isinstance(next_step(replace(failed, verdict=Verdict.ABORTED)), Finish)
 
 
 def test_a_held_copy_is_not_thrown_away_because_its_source_has_no_record() -> None:
-    scene = seen(None, SideState.HELD)
+    scene = observed(None, SideState.HELD)
     scene = replace(scene, source=replace(scene.source, container=None))
     assert isinstance(next_step(scene), Wait)
 
 
 def test_a_held_copy_is_not_thrown_away_while_the_source_says_nothing_of_it() -> None:
     nobody = report(record=RecordState.RELEASED, run=RunState.FROZEN, epoch=2)
-    step = next_step(seen(None, SideState.HELD, held_at_source=nobody, give_up=GIVE_UP))
+    step = next_step(observed(None, SideState.HELD, held_at_source=nobody, give_up=GIVE_UP))
     assert isinstance(step, Wait)
 
 
 def test_a_held_copy_hears_of_the_abort() -> None:
-    step = next_step(seen(SideState.FAILED, SideState.HELD, verdict=Verdict.ABORTED))
-    assert step == Relay(Verdict.ABORTED)
+    step = next_step(observed(SideState.FAILED, SideState.HELD, verdict=Verdict.ABORTED))
+    assert step == RelayVerdict(Verdict.ABORTED)
 
 
 def test_a_failed_source_ends_it_with_the_words_of_the_source() -> None:
     failed = said(
         SideState.FAILED, verdict=Verdict.ABORTED, reason="DumpFailed", message="io_uring"
     )
-    scene = seen(target=SideState.CANCELLED, verdict=Verdict.ABORTED)
-    step = next_step(Seen(**{**scene.__dict__, "source": Side("node-a", True, failed)}))
+    scene = observed(target=SideState.CANCELLED, verdict=Verdict.ABORTED)
+    step = next_step(
+        ObservedMigration(**{**scene.__dict__, "source": Side("node-a", True, failed)})
+    )
     assert isinstance(step, Finish)
     assert step.why is not None
     assert (step.why.reason, step.why.message) == ("DumpFailed", "io_uring")
@@ -207,17 +213,17 @@ def test_a_failed_source_ends_it_with_the_words_of_the_source() -> None:
 
 
 def test_a_side_that_cannot_be_reached_at_the_end_does_not_hold_it_up() -> None:
-    step = next_step(seen(SideState.FAILED, target_answers=False, verdict=Verdict.ABORTED))
+    step = next_step(observed(SideState.FAILED, target_answers=False, verdict=Verdict.ABORTED))
     assert isinstance(step, Finish)
 
 
 def test_a_held_copy_runs_when_its_source_s_node_was_declared_gone() -> None:
-    held = seen(None, SideState.HELD, source_answers=False)
+    held = observed(None, SideState.HELD, source_answers=False)
     assert isinstance(next_step(held), Wait)
-    fenced = seen(None, SideState.HELD, source_answers=False, source_gone=True)
-    assert next_step(fenced) == NoteFence()  # before anybody hears of it
-    assert next_step(replace(fenced, fence_noted=True)) == Relay(Verdict.FENCED)
-    running = seen(None, SideState.RUNNING, source_answers=False, source_gone=True)
+    fenced = observed(None, SideState.HELD, source_answers=False, source_gone=True)
+    assert next_step(fenced) == RecordFence()  # before anybody hears of it
+    assert next_step(replace(fenced, fence_recorded=True)) == RelayVerdict(Verdict.FENCED)
+    running = observed(None, SideState.RUNNING, source_answers=False, source_gone=True)
     assert next_step(replace(running, waiting_seconds=60)) == Finish(Outcome.SUCCEEDED)
 
 
@@ -225,8 +231,8 @@ def test_a_held_copy_runs_when_its_source_s_node_was_declared_gone() -> None:
 def test_nothing_but_a_held_copy_can_be_saved_from_a_node_that_is_gone(
     state: SideState | None,
 ) -> None:
-    step = next_step(seen(None, state, source_answers=False, source_gone=True))
-    assert step != Relay(Verdict.FENCED)
+    step = next_step(observed(None, state, source_answers=False, source_gone=True))
+    assert step != RelayVerdict(Verdict.FENCED)
 
 
 SIDES = st.one_of(st.none(), st.sampled_from(SideState))
@@ -240,7 +246,7 @@ RECORDS = st.one_of(
     ),
 )
 SCENES = st.builds(
-    lambda source, target, verdict, a, b, answers, wish, waited: seen(
+    lambda source, target, verdict, a, b, answers, wish, waited: observed(
         source, target, verdict=verdict if answers[0] else None, held_at_source=a, held_at_target=b,
         source_answers=answers[0], target_answers=answers[1],
         give_up=GIVE_UP if wish else None, waiting_seconds=waited,
@@ -251,37 +257,39 @@ SCENES = st.builds(
 
 
 @given(SCENES)
-def test_the_release_is_relayed_on_the_source_s_verdict_alone(scene: Seen) -> None:
-    if next_step(scene) == Relay(Verdict.RELEASED):
+def test_the_release_is_relayed_on_the_source_s_verdict_alone(scene: ObservedMigration) -> None:
+    if next_step(scene) == RelayVerdict(Verdict.RELEASED):
         assert scene.verdict == Verdict.RELEASED
 
 
 @given(SCENES)
-def test_nothing_of_the_target_is_ended_while_the_source_may_have_released(scene: Seen) -> None:
+def test_nothing_of_the_target_is_ended_while_the_source_may_have_released(
+    scene: ObservedMigration,
+) -> None:
     step = next_step(scene)
-    if step == AbortTarget() or step == Relay(Verdict.ABORTED):
+    if step == AbortTarget() or step == RelayVerdict(Verdict.ABORTED):
         assert scene.verdict != Verdict.RELEASED
         assert scene.source.answered
 
 
 @given(SCENES)
-def test_a_cancel_is_never_concluded_from_silence(scene: Seen) -> None:
+def test_a_cancel_is_never_concluded_from_silence(scene: ObservedMigration) -> None:
     step = next_step(scene)
     if isinstance(step, Finish) and step.outcome != Outcome.SUCCEEDED:
         assert scene.source.answered or scene.verdict is not None
 
 
 @given(SCENES)
-def test_a_wait_ends(scene: Seen) -> None:
+def test_a_wait_ends(scene: ObservedMigration) -> None:
     step = next_step(scene)
     if isinstance(step, Wait):
         assert 0 < step.seconds <= 1
 
 
-def draining(**more: object) -> Seen:
+def draining(**more: object) -> ObservedMigration:
     """The container runs on the target, and some of its memory is still at the source."""
     arrived = report(epoch=2, awaits_memory=True)
-    return seen(held_at_target=arrived, target=SideState.RUNNING, **more)
+    return observed(held_at_target=arrived, target=SideState.RUNNING, **more)
 
 
 FROZEN = report(epoch=2, record=RecordState.RELEASED, run=RunState.FROZEN, owes_memory=True)
@@ -305,7 +313,7 @@ def test_memory_that_may_still_come_is_waited_for(source: dict[str, object]) -> 
     assert isinstance(next_step(draining(**source)), Wait)
 
 
-def unknown_at_source(state: SideState | None, **more: object) -> Seen:
+def unknown_at_source(state: SideState | None, **more: object) -> ObservedMigration:
     """The source's agent has no record of the container."""
     now = draining()
     return replace(now, source=Side("node-a", True, said(state, **more)))
@@ -332,7 +340,9 @@ UNREADABLE = replace(
         (UNREADABLE, "node-a cannot read it any more"),
     ],
 )
-def test_a_copy_whose_memory_will_never_come_is_ended_and_told_why(now: Seen, cause: str) -> None:
+def test_a_copy_whose_memory_will_never_come_is_ended_and_told_why(
+    now: ObservedMigration, cause: str
+) -> None:
     step = next_step(now)
     assert isinstance(step, LoseMemory)
     assert f"since {cause}:" in step.why

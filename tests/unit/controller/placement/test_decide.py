@@ -15,20 +15,20 @@ from transship.api.reasons import Reason
 from transship.controller.node.nodes import Node
 from transship.controller.placement.decide import decide
 from transship.controller.placement.orders import order_digest
-from transship.controller.placement.owner import Sighting
+from transship.controller.placement.owner import ReportedCopy
 from transship.controller.placement.steps import (
     Allocate,
     Cancel,
-    Claim,
+    CleanUp,
     Decision,
     Done,
     Move,
-    NoteCancel,
+    ObservedPlacement,
     Order,
+    RecordCancellation,
+    RecordOwner,
     Release,
     Remove,
-    Seen,
-    Tidy,
     Wait,
 )
 
@@ -49,12 +49,12 @@ def settled(**spec: Any) -> ContainerPlacement:
 def step_of(made: ContainerPlacement, **more: Any) -> Decision:
     scene = {
         "nodes": NODES,
-        "sightings": (Sighting("node-a", report()),),
+        "reported_copies": (ReportedCopy("node-a", report()),),
         "migrations": (),
         "now": NOW,
         **more,
     }
-    return decide(Seen(placement=made, status=made.status, **scene))
+    return decide(ObservedPlacement(placement=made, status=made.status, **scene))
 
 
 def deleted(made: ContainerPlacement) -> ContainerPlacement:
@@ -63,15 +63,15 @@ def deleted(made: ContainerPlacement) -> ContainerPlacement:
 
 
 def test_an_address_comes_first_and_none_is_needed_without_a_network() -> None:
-    assert step_of(placement(), sightings=()).step == Allocate()
+    assert step_of(placement(), reported_copies=()).step == Allocate()
     alone = placement(network={"mode": "None"}, target_node="node-b")
-    assert step_of(alone, sightings=()).step == Claim("node-b")
+    assert step_of(alone, reported_copies=()).step == RecordOwner("node-b")
 
 
 def test_a_claimed_node_is_ordered_and_an_order_taken_is_not_repeated() -> None:
     made = settled(target_node="node-a")
     digest = order_digest(made.spec, addresses=("10.0.128.1",))
-    assert step_of(made, sightings=()).step == Order("node-a", 1, digest)
+    assert step_of(made, reported_copies=()).step == Order("node-a", 1, digest)
     assert isinstance(step_of(made).step, Wait)
 
 
@@ -84,7 +84,7 @@ SMALL_NODES = tuple(
 def test_what_no_node_has_room_for_is_not_placed_by_name_or_by_choice() -> None:
     for words in ({"target_node": "node-b"}, {}):
         made = placement(container=LARGE, network={"mode": "None"}, **words)
-        decision = step_of(made, sightings=(), nodes=SMALL_NODES)
+        decision = step_of(made, reported_copies=(), nodes=SMALL_NODES)
         assert isinstance(decision.step, Wait)
         assert decision.obstacle is not None
         assert decision.obstacle.reason == Reason.INSUFFICIENT_MEMORY
@@ -107,8 +107,10 @@ def test_a_changed_state_is_ordered_where_the_container_is_before_it_moves() -> 
 
 
 def test_an_agent_that_awaits_its_order_gets_it() -> None:
-    waiting = Sighting("node-a", report(run=RunState.ABSENT, reason="AwaitingOrder"))
-    assert isinstance(step_of(settled(target_node="node-a"), sightings=(waiting,)).step, Order)
+    waiting = ReportedCopy("node-a", report(run=RunState.ABSENT, reason="AwaitingOrder"))
+    assert isinstance(
+        step_of(settled(target_node="node-a"), reported_copies=(waiting,)).step, Order
+    )
 
 
 def test_another_target_makes_a_migration() -> None:
@@ -117,11 +119,11 @@ def test_another_target_makes_a_migration() -> None:
 
 def test_the_record_with_the_highest_epoch_owns_whatever_the_status_says() -> None:
     there = (
-        Sighting("node-a", report(record=RecordState.RELEASED, epoch=2, run=RunState.FROZEN)),
-        Sighting("node-b", report(epoch=2)),
+        ReportedCopy("node-a", report(record=RecordState.RELEASED, epoch=2, run=RunState.FROZEN)),
+        ReportedCopy("node-b", report(epoch=2)),
     )
     done = ended(migration(), good=True)
-    step = step_of(settled(target_node="node-b"), sightings=there, migrations=(done,)).step
+    step = step_of(settled(target_node="node-b"), reported_copies=there, migrations=(done,)).step
     assert isinstance(step, Wait)
 
 
@@ -129,7 +131,7 @@ def test_history_names_the_owner_when_no_agent_answers() -> None:
     done = ended(migration(), good=True)
     silent = tuple(Node(node.agent, silent=True) for node in NODES)
     decision = step_of(
-        settled(target_node="node-b"), sightings=(), migrations=(done,), nodes=silent
+        settled(target_node="node-b"), reported_copies=(), migrations=(done,), nodes=silent
     )
     assert decision.obstacle is not None
     assert "node-b" in decision.obstacle.message
@@ -137,14 +139,16 @@ def test_history_names_the_owner_when_no_agent_answers() -> None:
 
 def test_nothing_is_started_elsewhere_while_the_owner_is_silent() -> None:
     silent = (Node(NODES[0].agent, silent=True), NODES[1])
-    decision = step_of(settled(target_node="node-b"), sightings=(), nodes=silent)
+    decision = step_of(settled(target_node="node-b"), reported_copies=(), nodes=silent)
     assert isinstance(decision.step, Wait)
     assert decision.obstacle is not None
     assert decision.obstacle.reason == Reason.NODE_LOST
 
 
 def test_an_agent_that_did_not_answer_in_this_pass_is_not_ordered() -> None:
-    decision = step_of(settled(target_node="node-a"), sightings=(), unheard=frozenset({"node-a"}))
+    decision = step_of(
+        settled(target_node="node-a"), reported_copies=(), unanswered=frozenset({"node-a"})
+    )
     assert isinstance(decision.step, Wait)
 
 
@@ -169,8 +173,8 @@ OBSTACLE = ReportedObstacle(reason="Traced", message="process 7 (x) is traced", 
 def test_a_second_try_waits_until_what_hindered_the_first_is_gone() -> None:
     failed = (ended(migration(), good=False, reason="Traced"),)
     made, late = settled(target_node="node-b"), NOW + seconds(11)
-    hindered = (Sighting("node-a", report(obstacles=(OBSTACLE,))),)
-    decision = step_of(made, migrations=failed, sightings=hindered, now=late)
+    hindered = (ReportedCopy("node-a", report(obstacles=(OBSTACLE,))),)
+    decision = step_of(made, migrations=failed, reported_copies=hindered, now=late)
     assert isinstance(decision.step, Wait)
     assert decision.obstacle is not None
     assert decision.obstacle.reason == "Traced"
@@ -181,16 +185,16 @@ def test_a_second_try_waits_until_what_hindered_the_first_is_gone() -> None:
 
 
 def test_the_first_try_is_made_so_that_the_refusal_is_on_record() -> None:
-    hindered = (Sighting("node-a", report(obstacles=(OBSTACLE,))),)
-    first = step_of(settled(target_node="node-b"), sightings=hindered)
+    hindered = (ReportedCopy("node-a", report(obstacles=(OBSTACLE,))),)
+    first = step_of(settled(target_node="node-b"), reported_copies=hindered)
     assert first.step == Move("node-a", "node-b", 1, 1)
 
 
 def test_no_process_hinders_a_cold_move() -> None:
     failed = (ended(migration(), good=False),)
-    hindered = (Sighting("node-a", report(obstacles=(OBSTACLE,))),)
+    hindered = (ReportedCopy("node-a", report(obstacles=(OBSTACLE,))),)
     made = settled(target_node="node-b", migration={"strategy": "Cold"})
-    again = step_of(made, migrations=failed, sightings=hindered, now=NOW + seconds(11))
+    again = step_of(made, migrations=failed, reported_copies=hindered, now=NOW + seconds(11))
     assert again.step == Move("node-a", "node-b", 1, 2)
 
 
@@ -203,7 +207,7 @@ def test_only_what_hinders_the_wanted_strategy_is_waited_for(strategy: str, wait
     decision = step_of(
         settled(target_node="node-b", migration={"strategy": strategy}),
         migrations=failed,
-        sightings=(Sighting("node-a", report(obstacles=(found,))),),
+        reported_copies=(ReportedCopy("node-a", report(obstacles=(found,))),),
         now=NOW + seconds(11),
     )
     assert isinstance(decision.step, Wait) == waits
@@ -247,9 +251,9 @@ def test_the_back_off_limit_is_final_for_this_spec_alone() -> None:
 def test_a_deleted_migration_is_noted_and_not_tried_again() -> None:
     made = settled(target_node="node-b")
     going = migration(deleted=NOW)
-    assert step_of(made, migrations=(going,)).step == NoteCancel(1)
+    assert step_of(made, migrations=(going,)).step == RecordCancellation(1)
     over = ended(migration(deleted=NOW), good=False, reason="MigrationCancelled")
-    assert step_of(made, migrations=(over,)).step == NoteCancel(1)
+    assert step_of(made, migrations=(over,)).step == RecordCancellation(1)
     noted = settled(target_node="node-b", status={"cancelledGeneration": 1})
     decision = step_of(noted)
     assert decision.obstacle is not None
@@ -262,34 +266,38 @@ def test_a_deleted_migration_that_the_spec_no_longer_wants_is_not_noted() -> Non
 
 
 def test_what_a_finished_migration_left_behind_is_tidied() -> None:
-    left = Sighting("node-b", report(record=RecordState.INCOMING, epoch=2, migration="uid-web-1-1"))
+    left = ReportedCopy(
+        "node-b", report(record=RecordState.INCOMING, epoch=2, migration="uid-web-1-1")
+    )
     failed = ended(migration(), good=False)
     made = settled(target_node="node-a")
-    here = Sighting("node-a", report())
-    soon = step_of(made, sightings=(here, left), migrations=(failed,)).step
+    here = ReportedCopy("node-a", report())
+    soon = step_of(made, reported_copies=(here, left), migrations=(failed,)).step
     assert isinstance(soon, Wait)
     assert soon.seconds < 1  # no event will tell when it is time
     later = NOW + seconds(4)
-    step = step_of(made, sightings=(here, left), migrations=(failed,), now=later).step
-    assert step == Tidy("node-b", "uid-web-1-1", RecordState.INCOMING)
-    running = step_of(made, sightings=(here, left), migrations=(migration(),)).step
+    step = step_of(made, reported_copies=(here, left), migrations=(failed,), now=later).step
+    assert step == CleanUp("node-b", "uid-web-1-1", RecordState.INCOMING)
+    running = step_of(made, reported_copies=(here, left), migrations=(migration(),)).step
     assert isinstance(running, Wait)
 
 
 def test_what_a_fenced_node_still_believes_in_is_removed_when_it_comes_back() -> None:
     fenced = {"node": "node-b", "epoch": 2, "fencedCopies": [{"node": "node-a", "epoch": 1}]}
     made = settled(target_node="node-b", status=fenced)
-    stale = Sighting("node-a", report(epoch=1))
-    owner = Sighting("node-b", report(epoch=2))
-    assert step_of(made, sightings=(stale, owner)).step == Remove("node-a", 1)
-    assert step_of(made, sightings=(stale,)).step == Remove("node-a", 1)  # before anything runs
-    later = Sighting("node-a", report(epoch=3))
-    assert isinstance(step_of(made, sightings=(later, owner)).step, Wait)
+    stale = ReportedCopy("node-a", report(epoch=1))
+    owner = ReportedCopy("node-b", report(epoch=2))
+    assert step_of(made, reported_copies=(stale, owner)).step == Remove("node-a", 1)
+    assert step_of(made, reported_copies=(stale,)).step == Remove(
+        "node-a", 1
+    )  # before anything runs
+    later = ReportedCopy("node-a", report(epoch=3))
+    assert isinstance(step_of(made, reported_copies=(later, owner)).step, Wait)
 
 
 def test_a_status_that_anybody_can_edit_removes_nothing() -> None:
     made = settled(status={"node": "node-b", "epoch": 9})
-    step = step_of(made, sightings=(Sighting("node-a", report(epoch=1)),)).step
+    step = step_of(made, reported_copies=(ReportedCopy("node-a", report(epoch=1)),)).step
     assert not isinstance(step, Remove)
 
 
@@ -298,25 +306,25 @@ def test_the_end_takes_the_move_then_the_container_then_the_address() -> None:
     assert step_of(gone, migrations=(migration(),)).step == Cancel("web-1-1")
     assert isinstance(step_of(gone, migrations=(migration(deleted=NOW),)).step, Wait)
     assert step_of(gone).step == Remove("node-a", 1)
-    assert step_of(gone, sightings=()).step == Release()
+    assert step_of(gone, reported_copies=()).step == Release()
     free = placement(status={"node": "node-a", "epoch": 1})
-    assert step_of(deleted(free), sightings=()).step == Done()
+    assert step_of(deleted(free), reported_copies=()).step == Done()
 
 
 def test_the_end_waits_for_a_silent_owner_unless_its_node_is_gone_for_good() -> None:
     gone = deleted(settled(target_node="node-a"))
     silent = (Node(NODES[0].agent, silent=True), NODES[1])
-    assert isinstance(step_of(gone, sightings=(), nodes=silent).step, Wait)
-    assert isinstance(step_of(gone, sightings=(), nodes=NODES[1:]).step, Wait)
-    fenced = step_of(gone, sightings=(), nodes=NODES[1:], fenced=frozenset({"node-a"}))
+    assert isinstance(step_of(gone, reported_copies=(), nodes=silent).step, Wait)
+    assert isinstance(step_of(gone, reported_copies=(), nodes=NODES[1:]).step, Wait)
+    fenced = step_of(gone, reported_copies=(), nodes=NODES[1:], fenced=frozenset({"node-a"}))
     assert fenced.step == Release()
 
 
 def test_the_end_waits_for_a_silent_former_node_that_may_have_a_frozen_copy() -> None:
     made = deleted(settled(target_node="node-b", status={"node": "node-b", "epoch": 2}))
     left = ended(migration(), good=True, source_state="Released")
-    here = {"sightings": (), "migrations": (left,)}
-    for away in ({"unheard": frozenset({"node-a"})}, {"nodes": NODES[1:]}):
+    here = {"reported_copies": (), "migrations": (left,)}
+    for away in ({"unanswered": frozenset({"node-a"})}, {"nodes": NODES[1:]}):
         decision = step_of(made, **here, **away)
         assert isinstance(decision.step, Wait)
         assert decision.obstacle is not None
@@ -329,12 +337,12 @@ def test_the_end_waits_for_no_former_node_that_is_gone_for_good_or_has_nothing_l
     made = deleted(settled(target_node="node-b", status={"node": "node-b", "epoch": 2}))
     left = ended(migration(), good=True, source_state="Released")
     gone = step_of(
-        made, sightings=(), migrations=(left,), nodes=NODES[1:], fenced=frozenset({"node-a"})
+        made, reported_copies=(), migrations=(left,), nodes=NODES[1:], fenced=frozenset({"node-a"})
     )
     assert gone.step == Release()
     done = ended(migration(), good=True, source_state="Done")
     off = frozenset({"node-a"})
-    assert step_of(made, sightings=(), migrations=(done,), unheard=off).step == Release()
+    assert step_of(made, reported_copies=(), migrations=(done,), unanswered=off).step == Release()
 
 
 def test_a_move_waits_for_its_turn_on_both_nodes() -> None:

@@ -10,7 +10,7 @@ from transship.api.placement import FencedCopy, PlacementStatus
 from transship.controller.migration.history import SOURCE_FENCED
 from transship.controller.placement.owner import (
     Owner,
-    Sighting,
+    ReportedCopy,
     claims_against,
     fenced_copies,
     next_epoch,
@@ -66,18 +66,18 @@ def test_a_fence_that_was_written_down_stands_in_for_the_release() -> None:
 
 
 def test_only_the_record_and_a_running_move_permit_a_claim() -> None:
-    claims = tuple(Sighting(n, report(epoch=e)) for n, e in (("node-a", 1), ("node-b", 2)))
-    wrong = (Sighting("node-b", report(epoch=3)), Sighting("node-a", report(epoch=9)))
+    claims = tuple(ReportedCopy(n, report(epoch=e)) for n, e in (("node-a", 1), ("node-b", 2)))
+    wrong = (ReportedCopy("node-b", report(epoch=3)), ReportedCopy("node-a", report(epoch=9)))
     assert claims_against(A, claims, migrations=(migration(),)) == ()
     assert claims_against(A, claims, migrations=()) == claims[1:]
     assert claims_against(A, claims, migrations=(ended(migration(), good=False),)) == claims[1:]
     assert claims_against(A, wrong, migrations=(migration(),)) == wrong
-    held = Sighting("node-b", report(epoch=3, record=RecordState.HELD))
+    held = ReportedCopy("node-b", report(epoch=3, record=RecordState.HELD))
     assert claims_against(A, (held,), migrations=()) == ()
 
 
 def test_an_owner_that_has_not_heard_of_its_epoch_yet_claims_nothing() -> None:
-    behind = Sighting("node-b", report(epoch=1))
+    behind = ReportedCopy("node-b", report(epoch=1))
     assert claims_against(B, (behind,), migrations=()) == ()
 
 
@@ -87,7 +87,7 @@ def test_the_next_epoch_is_above_whatever_a_move_could_have_given() -> None:
 
 
 def test_only_what_a_fenced_node_had_is_superseded() -> None:
-    old, new = Sighting("node-a", report(epoch=1)), Sighting("node-a", report(epoch=2))
+    old, new = ReportedCopy("node-a", report(epoch=1)), ReportedCopy("node-a", report(epoch=2))
     copies = (FencedCopy(node="node-a", epoch=1),)
     assert superseded(B, (old,), copies) == old
     assert superseded(B, (old,), ()) is None

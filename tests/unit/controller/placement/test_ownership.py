@@ -31,8 +31,8 @@ async def running_on_a(world: OperatorWorld, **spec: object) -> None:
 def lies(world: OperatorWorld, node: str, *, epoch: int, id: str = UID) -> None:
     """The agent says that it owns the container; nothing runs there."""
     [order] = world.agents.at("node-a").orders[:1]
-    claimed = order.model_copy(update={"id": id})
-    world.agents.at(node).records[id] = Record(claimed, epoch, RecordState.STOPPED)
+    with_owner = order.model_copy(update={"id": id})
+    world.agents.at(node).records[id] = Record(with_owner, epoch, RecordState.STOPPED)
 
 
 def words(world: OperatorWorld, kind: str) -> tuple[str, str]:

@@ -119,7 +119,7 @@ class TestDeletion:
             await world.settle()
             assert is_gone(world)
             assert world.agents.at("node-a").orders == []
-            assert UID not in world.loops.attended
+            assert UID not in world.loops.with_loop
 
     async def test_under_a_foreign_finalizer_before_anything_was_held_starts_nothing(self) -> None:
         async with OperatorWorld("node-a") as world:
@@ -168,7 +168,7 @@ async def test_a_loop_that_breaks_is_told_of_and_begun_again(
             await world.settle(2)
         assert len(world.loops.errors) == 1
         world.loops.errors.clear()
-        assert world.loops.attended == frozenset()
+        assert world.loops.with_loop == frozenset()
         world.loops.resume()
         await world.until(lambda: world.agents.runners(UID) == ["node-a"])
 
@@ -177,7 +177,7 @@ async def test_new_placements_are_not_taken_on_but_by_events() -> None:
     async with OperatorWorld("node-a") as world:
         world.deps.cache.put(placement(metadata={"finalizers": []}))
         world.loops.resume()
-        assert world.loops.attended == frozenset()
+        assert world.loops.with_loop == frozenset()
 
 
 async def test_an_object_that_cannot_be_read_hinders_no_start_and_keeps_its_loop() -> None:
@@ -190,7 +190,7 @@ async def test_an_object_that_cannot_be_read_hinders_no_start_and_keeps_its_loop
         world.cluster.unreadable += [hidden]
         await fill(world.deps)
         await world.settle()
-        assert UID in world.loops.attended
+        assert UID in world.loops.with_loop
         assert world.agents.runners(UID) == ["node-a"]
 
 
@@ -225,7 +225,7 @@ class TestUnderKopf:
             document = reacted_to(made)
             patch = await reaction(world, kind, document, monkeypatch)
             assert patch.as_json_patch() == []
-            assert UID in world.loops.attended
+            assert UID in world.loops.with_loop
 
     async def test_a_new_one_gets_a_loop_and_nothing_of_kopf(
         self, monkeypatch: pytest.MonkeyPatch
@@ -234,7 +234,7 @@ class TestUnderKopf:
             made = placement(metadata={"finalizers": [], "resourceVersion": "7"})
             patch = await reaction(world, "ADDED", reacted_to(made), monkeypatch)
             assert patch.as_json_patch() == []
-            assert UID in world.loops.attended
+            assert UID in world.loops.with_loop
 
     async def test_a_finalizer_of_kopf_is_taken_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async with OperatorWorld("node-a") as world:
@@ -253,7 +253,7 @@ class TestUnderKopf:
             del document["spec"]
             patch = await reaction(world, None, document, monkeypatch)
             assert patch.as_json_patch() == []
-            assert world.loops.attended == frozenset()
+            assert world.loops.with_loop == frozenset()
 
 
 def reacted_to(made: ContainerPlacement) -> dict[str, Any]:

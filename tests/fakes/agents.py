@@ -106,7 +106,7 @@ class FakeAgent:
         self.records: dict[str, Record] = {}
         self.outgoing_migrations: dict[str, OutgoingMigration] = {}
         self.incoming_migrations: dict[str, MigrationReport] = {}
-        self.incoming: dict[str, str] = {}  # the container, by migration
+        self.incoming_containers: dict[str, str] = {}  # the container, by migration
         self.orders: list[ContainerOrder] = []
         self.told_gone: set[str] = set()
 
@@ -218,7 +218,7 @@ class FakeAgent:
             failure = self.world.failing.get((self.node, "prepare"))
             self._arrive(migration, SideState.FAILED if failure else SideState.PREPARED, failure)
             if failure is not None:
-                self.records.pop(self.incoming[migration], None)
+                self.records.pop(self.incoming_containers[migration], None)
         return report
 
     async def begin_incoming(self, order: IncomingOrder) -> MigrationReport:
@@ -230,7 +230,7 @@ class FakeAgent:
                 raise Refused("is here", reason="AlreadyRunning")
             record = Record(wanted, wanted.epoch, RecordState.INCOMING, order.migration)
             self.records[wanted.id] = record
-            self.incoming[order.migration] = wanted.id
+            self.incoming_containers[order.migration] = wanted.id
             self.incoming_migrations[order.migration] = MigrationReport(
                 migration=order.migration, state=SideState.PREPARING
             )
@@ -241,7 +241,7 @@ class FakeAgent:
         report = self.incoming_migrations.get(migration)
         if report is None:
             return
-        record = self.records.get(self.incoming[migration])
+        record = self.records.get(self.incoming_containers[migration])
         if record is not None and record.state == RecordState.HELD:
             raise Refused("held", reason="Held")
         self._drop(migration)
@@ -267,15 +267,15 @@ class FakeAgent:
         if notice.verdict == Verdict.ABORTED:
             self._drop(notice.migration)
             return ResumeReply(state=SideState.CANCELLED)
-        record = self.records[self.incoming[notice.migration]]
+        record = self.records[self.incoming_containers[notice.migration]]
         assert record.state in {RecordState.HELD, RecordState.RUNNING}
         record.state, record.migration = RecordState.RUNNING, None
         self._arrive(notice.migration, SideState.RUNNING)
-        self.world.check_single(self.incoming[notice.migration])
+        self.world.check_single(self.incoming_containers[notice.migration])
         return ResumeReply(state=SideState.RUNNING)
 
     def _drop(self, migration: str) -> None:
-        self.records.pop(self.incoming[migration], None)
+        self.records.pop(self.incoming_containers[migration], None)
         self._arrive(migration, SideState.CANCELLED)
 
     def _arrive(

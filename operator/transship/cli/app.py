@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from transship import __version__
-from transship.cli import bench, certificates, demo, doctor, lab, logs, migrations, placements, plan
+from transship.cli import bench, certificates, demo, lab, logs, migrations, placements, plan
+from transship.cli.doctor.command import diagnose
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,7 +22,7 @@ app.command("placements")(placements.list_placements)
 app.command("migrations")(migrations.list_migrations)
 app.command("logs")(logs.show_logs)
 app.command("plan")(plan.plan_move)
-app.command("doctor")(doctor.diagnose)
+app.command("doctor")(diagnose)
 app.command("demo")(demo.run_demo)
 app.command("certificates")(certificates.issue)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import transship.cli.app  # takes a second, which is no test's
 from transship.cli import main
 
 
@@ -21,7 +20,7 @@ class Done:
 
 
 @pytest.fixture
-def transship(
+def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Done]:
     """The command, in this very process."""
@@ -35,8 +34,8 @@ def transship(
     return run
 
 
-def test_version_is_printed(transship: Callable[..., Done]) -> None:
-    done = transship("--version")
+def test_version_is_printed(command: Callable[..., Done]) -> None:
+    done = command("--version")
     assert done.returncode == 0
     assert done.stdout.startswith("transship 0.")
 
@@ -52,14 +51,14 @@ def test_version_is_printed(transship: Callable[..., Done]) -> None:
     ],
 )
 def test_wrong_usage_ends_with_2_and_names_what_is_wrong(
-    transship: Callable[..., Done], words: str, named: str, tmp_path: Path
+    command: Callable[..., Done], words: str, named: str, tmp_path: Path
 ) -> None:
-    done = transship(*words.format(folder=tmp_path).split())
+    done = command(*words.format(folder=tmp_path).split())
     assert done.returncode == 2
     assert named in done.stderr
 
 
-def test_a_lab_that_does_not_exist_ends_with_1(transship: Callable[..., Done]) -> None:
-    done = transship("lab", "env", "--name", "absent")
+def test_a_lab_that_does_not_exist_ends_with_1(command: Callable[..., Done]) -> None:
+    done = command("lab", "env", "--name", "absent")
     assert done.returncode == 1
     assert "absent" in done.stderr

@@ -1,6 +1,7 @@
-"""The resources of group transship.dev: pydantic models, the one source of crds/*.yaml.
+"""The custom resources of the group transship.dev: pydantic models, conditions and reasons.
 
-No input or output here, and nothing that knows how a resource is acted upon.
+`crds/`, `docs/api.md` and the admission policy are generated from these models (`api/crd`). No
+module here does input or output, and none knows how a resource is reconciled.
 """
 
 GROUP = "transship.dev"

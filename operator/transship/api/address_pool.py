@@ -1,4 +1,4 @@
-"""AddressPool: the addresses that placements get and keep."""
+"""AddressPool: the addresses that are allocated to placements."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NETWORKS = "(has({0}.cidr) ? [{0}.cidr] : {0}.cidrs)"
 
 
 class AddressPoolSpec(ApiModel):
-    """Networks that are on-link for the nodes, and what of them is not given out."""
+    """Networks that are on-link for the nodes, and addresses in them that are not given out."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -65,18 +65,18 @@ class AddressPoolSpec(ApiModel):
     )
 
     cidr: Cidr | None = None
-    """The network of a pool of one IP family. Its network and broadcast addresses (of IPv6: the
-    first) are never given out. Networks may only change while no address is allocated; adding one
-    of the other IP family is always possible."""
+    """The network of a pool of one IP family. Its network and broadcast addresses are never given
+    out (of an IPv6 network: the first address). Networks may change only while no address is
+    allocated. A network of the other IP family can always be added."""
 
     cidrs: Annotated[tuple[Cidr, ...], Field(min_length=1, **list_atomic(max_items=2))] | None = (
         None
     )
-    """Instead of cidr: one network of each IP family. A placement gets an address of each (see
-    spec.network.ipFamilies of a placement); the first is its status.address."""
+    """One network of each IP family. Use it instead of cidr. A placement gets an address of each
+    (see spec.network.ipFamilies of a placement), and its status.address is the first."""
 
     excluded: Annotated[tuple[Address, ...], Field(**list_atomic(max_items=1024))] = ()
-    """Addresses that are never given out, for instance a router's."""
+    """Addresses that are never given out, for instance that of a router."""
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ class AddressPoolSpec(ApiModel):
 
 
 class Allocation(ApiModel):
-    """An address and the placement that holds it until it is deleted."""
+    """An address and the placement that has it. It is free again when the placement is deleted."""
 
     address: Address
     namespace: ObjectName
@@ -93,27 +93,27 @@ class Allocation(ApiModel):
 
 
 class AddressPoolStatus(ApiModel):
-    """Written with a resourceVersion check only: two placements never get the same address."""
+    """The observed state. It is written with a resourceVersion check: no address is given twice."""
 
     conditions: Conditions = ()
 
     observed_generation: Int64 = 0
-    """The metadata.generation that this status speaks of."""
+    """The metadata.generation to which this status belongs."""
 
     size: Int32 = 0
-    """How many addresses the pool can give out, at most 2147483647 of its networks together."""
+    """The number of addresses that the pool can give out, at most 2147483647."""
 
     allocated: Int32 = 0
-    """How many of them are taken."""
+    """The number of addresses that are allocated."""
 
     allocations: Annotated[
         tuple[Allocation, ...], Field(**list_map("address", max_items=8192))
     ] = ()
-    """Who holds which address."""
+    """The allocated addresses and their placements."""
 
 
 class AddressPool(Resource):
-    """Addresses for placements; one named "default" is used where a placement names none."""
+    """Addresses for placements. The pool named "default" is used where a placement names none."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(

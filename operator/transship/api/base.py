@@ -1,8 +1,8 @@
-"""What all models of the API share: the naming, bounded strings and numbers, list types, rules.
+"""What all models of the API share: base classes, bounded types, list types, CEL rules.
 
-Bounds stand on every string, list and number: the API server's cost estimate of a validation rule
-needs them, and an unbounded status can outgrow etcd's 1.5 MiB per object. The string literal below
-a field is its description, in the schema and in docs/api.md.
+Every string, list and number is bounded. The API server needs the bounds to estimate the cost of a
+CEL rule, and an unbounded status could exceed etcd's limit of 1.5 MiB per object. The string
+literal below a field is its description in the schema and in docs/api.md.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from pydantic.alias_generators import to_camel
 
 from transship.api.quantity import parse_quantity
 
-# a default in the schema is stored with every object: only where a key of a list needs it
+# The API server stores a default of the schema in every object. Only a field that is a key of a
+# list map is marked with this.
 PERSISTED_DEFAULT = "x-transship-persisted-default"
 
 
 def rule(expression: str, message: str) -> dict[str, str]:
-    """A CEL rule of the API server; the message says what to write instead."""
+    """Return a CEL rule for the API server. The message says what to write instead."""
     return {"rule": expression, "message": message}
 
 
@@ -34,7 +35,10 @@ def int32(minimum: int, maximum: int) -> Any:
 
 
 def list_map(*keys: str, max_items: int) -> dict[str, Any]:
-    """Say that a list is merged item by item in server-side apply, by these JSON names."""
+    """Return the settings of a list that server-side apply merges item by item.
+
+    keys: the JSON names of the fields that identify an item.
+    """
     return {
         "max_length": max_items,
         "json_schema_extra": {
@@ -68,7 +72,7 @@ Address = Annotated[str, Field(max_length=45)]
 
 
 class IPFamily(StrEnum):
-    """As in a Service."""
+    """The same values as spec.ipFamilies of a Service."""
 
     IPV4 = "IPv4"
     IPV6 = "IPv6"
@@ -92,7 +96,7 @@ MicroTime = Annotated[
 
 
 def quantity_schema() -> dict[str, Any]:
-    """Make kubectl take both 2 and "500m"; negative ones are refused."""
+    """Return a schema that accepts both 2 and "500m", and refuses negative quantities."""
     return {
         "x-kubernetes-int-or-string": True,
         "maxLength": 32,
@@ -111,16 +115,16 @@ def _readable_quantity(value: str | int) -> str | int:
     return value
 
 
-# "500m", "1.5Gi", 2: as in a Pod; read with api.quantity
+# "500m", "1.5Gi" or 2, as in a Pod; api.quantity parses it
 Quantity = Annotated[
     str | int, AfterValidator(_readable_quantity), Field(json_schema_extra=quantity_schema())
 ]
 
 
 class ApiModel(BaseModel):
-    """Frozen, camelCase on the wire.
+    """A frozen model with camelCase JSON names.
 
-    Unknown fields are ignored, so that older programs read newer objects.
+    Unknown fields are ignored, so that an older version can read objects of a newer one.
     """
 
     model_config = ConfigDict(
@@ -132,12 +136,12 @@ class ApiModel(BaseModel):
     )
 
     def dump(self) -> dict[str, Any]:
-        """As the API server wants it: camelCase, plain JSON types, unset optionals left out."""
+        """Return it for the API server: camelCase, plain JSON types, no unset optional fields."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 class OwnerReference(ApiModel):
-    """The owner's end deletes what it owns (the API server's garbage collection)."""
+    """An owner. When it is deleted, Kubernetes' garbage collection deletes what it owns."""
 
     api_version: ShortText
     kind: ShortText
@@ -162,6 +166,6 @@ class ObjectMeta(ApiModel):
 
 
 class Resource(ApiModel):
-    """What every kind is: metadata here, spec and status in the kind itself."""
+    """The base of all kinds: it has the metadata; each kind adds spec and status."""
 
     metadata: ObjectMeta

@@ -1,6 +1,6 @@
-"""Conditions as metav1.Condition, and the rules of setting them.
+"""Conditions, with the fields of metav1.Condition, and how they are set.
 
-A condition's transition time moves only when its status flips, whatever else of it changes.
+The transition time of a condition changes only when its status changes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Status(StrEnum):
 
 
 class Condition(ApiModel):
-    """One observed aspect of a resource, as metav1.Condition."""
+    """One observed aspect of a resource, with the fields of metav1.Condition."""
 
     type: Annotated[str, Field(max_length=316)]
     status: Status
@@ -42,12 +42,12 @@ def find(conditions: Sequence[Condition], kind: str) -> Condition | None:
 
 
 def is_true(conditions: Sequence[Condition], kind: str) -> bool:
-    found = find(conditions, kind)
-    return found is not None and found.status == Status.TRUE
+    present = find(conditions, kind)
+    return present is not None and present.status == Status.TRUE
 
 
 def with_condition(existing: Sequence[Condition], new: Condition) -> tuple[Condition, ...]:
-    """Replace the condition of the same type; its transition time moves when the status flips."""
+    """Replace the condition of the same type. Keeps its transition time if the status is equal."""
     previous = find(existing, new.type)
     if previous is not None and previous.status == new.status:
         new = new.model_copy(update={"last_transition_time": previous.last_transition_time})
@@ -67,9 +67,14 @@ def condition(
     generation: int = 0,
     now: datetime,
 ) -> Condition:
-    """Build a condition; a bool stands for True and False."""
-    known = status if isinstance(status, Status) else (Status.TRUE if status else Status.FALSE)
+    """Build a condition. The status may be given as a bool. A long message is cut."""
+    if isinstance(status, bool):
+        status = Status.TRUE if status else Status.FALSE
     return Condition(
-        type=kind, status=known, reason=reason, message=message[:32768],
-        observed_generation=generation, last_transition_time=now,
-    )  # fmt: skip
+        type=kind,
+        status=status,
+        reason=reason,
+        message=message[:32768],
+        observed_generation=generation,
+        last_transition_time=now,
+    )

@@ -1,4 +1,4 @@
-"""The container of a placement: names and meanings are those of a Pod's container."""
+"""The container of a placement. Fields have the names and meanings of a Pod's container."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ __all__ = [
 
 Command = Annotated[tuple[Text, ...], Field(**list_atomic(max_items=256))]
 
-# [REGISTRY/]NAME[:TAG][@DIGEST], as the OCI distribution specification has it
+# [REGISTRY/]NAME[:TAG][@DIGEST], by the OCI distribution specification
 IMAGE_PATTERN = (
     r"^([a-zA-Z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
     r"(:[A-Za-z0-9_][A-Za-z0-9._-]*)?(@sha256:[a-f0-9]{64})?$"
@@ -96,7 +96,7 @@ class Protocol(StrEnum):
 
 
 class ContainerPort(ApiModel):
-    """Informational, as in a Pod: every port of the container's own address can be reached."""
+    """Informational, as in a Pod. Every port of the container's address can be reached."""
 
     container_port: Port
     protocol: Annotated[Protocol, Field(json_schema_extra={PERSISTED_DEFAULT: True})] = Protocol.TCP
@@ -104,7 +104,7 @@ class ContainerPort(ApiModel):
 
 
 class ResourceList(ApiModel):
-    """Amounts of what a container uses."""
+    """Amounts of CPU, memory and processes."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -117,27 +117,27 @@ class ResourceList(ApiModel):
     )
 
     cpu: Quantity | None = None
-    """CPUs: 500m is half of one."""
+    """CPUs. 500m is half of one."""
     memory: Quantity | None = None
-    """Bytes: 256Mi, 1Gi."""
+    """Bytes, for instance 256Mi or 1Gi."""
     pids: Quantity | None = None
-    """Processes and threads."""
+    """The number of processes and threads."""
 
 
 class Resources(ApiModel):
-    """limits become cgroup limits; requests are what a node must have left for the container."""
+    """Limits become cgroup limits. Requests are what a node must have left for the container."""
 
     limits: ResourceList = ResourceList()
-    """What the container may use at most."""
+    """The most that the container may use."""
     requests: ResourceList = ResourceList()
-    """What the node must have left after the requests of the other placements on it. A request
-    that is not set is the limit."""
+    """What the node must have left after the requests of its other placements. A request that is
+    not set equals the limit."""
 
 
 CapabilityName = Annotated[str, Field(max_length=64, pattern=r"^[A-Z_]+$")]
 
 
-# Docker's, containerd's and CRI-O's default.
+# the default of Docker, containerd and CRI-O
 DEFAULT_CAPABILITIES = (
     "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD",
     "NET_BIND_SERVICE", "NET_RAW", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
@@ -145,27 +145,29 @@ DEFAULT_CAPABILITIES = (
 
 
 class Capabilities(ApiModel):
-    """Changes to the runtime's default set; names without CAP_, or ALL."""
+    """Changes to the default set of capabilities. Write names without CAP_, or ALL."""
 
     add: Annotated[tuple[CapabilityName, ...], Field(**list_atomic(max_items=64))] = ()
-    """Beyond the default set only in namespaces that allow it, as hostPath."""
+    """Capabilities to add. Those beyond the default set need the same namespace label as a hostPath
+    volume."""
     drop: Annotated[tuple[CapabilityName, ...], Field(**list_atomic(max_items=64))] = ()
+    """Capabilities to remove."""
 
 
 class SecurityContext(ApiModel):
-    """Who the container's processes are, and what they may."""
+    """The user, the group and the privileges of the container's processes."""
 
     run_as_user: Int32 | None = None
-    """Numeric user id; unset: the image's."""
+    """The numeric user id. Unset: the image's."""
     run_as_group: Int32 | None = None
-    """Numeric group id; unset: the image's."""
+    """The numeric group id. Unset: the image's."""
     read_only_root_filesystem: bool = False
-    """Mount the root file system read-only; volumes stay as their mounts say."""
+    """Mount the root file system read-only. Volumes are not affected."""
     capabilities: Capabilities = Capabilities()
 
 
 class VolumeMount(ApiModel):
-    """Where a volume appears in the container."""
+    """Mounts a volume in the container."""
 
     name: LabelName
     """The name of one of spec.volumes."""
@@ -182,7 +184,7 @@ class VolumeMount(ApiModel):
         ),
     ]
     sub_path: RelativePath | None = None
-    """A path inside the volume, instead of its root."""
+    """The path inside the volume to mount. Unset: its root."""
     read_only: bool = False
 
 
@@ -193,28 +195,28 @@ class RestartPolicy(StrEnum):
 
 
 class Container(ApiModel):
-    """What runs. Immutable: a running program cannot be turned into another one by a move."""
+    """The container to run. Immutable: a move keeps the running program as it is."""
 
     image: Image
-    """[REGISTRY/]NAME[:TAG][@sha256:DIGEST]. A tag is resolved once, when the container is made:
-    status.imageDigest says to what."""
+    """[REGISTRY/]NAME[:TAG][@sha256:DIGEST]. A tag is resolved once, when the container is created.
+    The result is in status.imageDigest."""
     command: Command = ()
-    """Replaces the image's entrypoint. As in a Pod $(NAME) stands for a variable of env (not for
-    one that only the image has), and $$ for a single $."""
+    """Replaces the image's entrypoint. As in a Pod, $(NAME) stands for a variable of env, but not
+    for one that is set only in the image. $$ stands for a single $."""
     args: Command = ()
-    """Replaces the image's command. $(NAME) and $$ mean what they mean in command."""
+    """Replaces the image's command. $(NAME) and $$ have the same meaning as in command."""
     env: Annotated[tuple[EnvVar, ...], Field(**list_map("name", max_items=512))] = ()
-    """Added to the image's environment."""
+    """Variables that are added to the image's environment."""
     working_dir: Path | None = None
-    """Unset: the image's."""
+    """The working directory. Unset: the image's."""
     hostname: LabelName | None = None
-    """Unset: the placement's name."""
+    """The host name in the container. Unset: the placement's name."""
     stdin: bool = False
     """Keep standard input open."""
     tty: bool = False
     """Give the main process a terminal."""
     stop_signal: Annotated[str, Field(max_length=16, pattern=r"^SIG[A-Z0-9+-]+$")] | None = None
-    """The signal that asks the container to end. Unset: the image's, else SIGTERM."""
+    """The signal that asks the container to stop. Unset: the image's, or else SIGTERM."""
     ports: Annotated[
         tuple[ContainerPort, ...], Field(**list_map("containerPort", "protocol", max_items=64))
     ] = ()
@@ -224,14 +226,14 @@ class Container(ApiModel):
     volume_mounts: Annotated[
         tuple[VolumeMount, ...], Field(**list_map("mountPath", max_items=64))
     ] = ()
-    """Where the volumes appear."""
+    """The paths at which volumes are mounted."""
     liveness_probe: Probe | None = None
-    """The container is restarted when it fails."""
+    """When it fails, the container is restarted."""
     readiness_probe: Probe | None = None
-    """Decides the condition Ready."""
+    """Its result decides the condition Ready."""
     startup_probe: Probe | None = None
-    """The other probes wait until it has succeeded once."""
+    """The other probes wait until this one has succeeded once."""
     restart_policy: RestartPolicy = RestartPolicy.ALWAYS
-    """What happens when the main process ends."""
+    """Whether the container is restarted when its main process ends."""
     termination_grace_period_seconds: Annotated[int, int32(0, 86400)] = 30
-    """Seconds between the stop signal and SIGKILL."""
+    """The number of seconds between the stop signal and SIGKILL."""

@@ -1,4 +1,4 @@
-"""A container's environment: values, and where else they come from."""
+"""The environment variables of a container, and the sources of their values."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ FIELD_PATHS = (
 
 
 class KeySelector(ApiModel):
-    """One key of a ConfigMap or Secret of the placement's namespace."""
+    """One key of a ConfigMap or Secret in the placement's namespace."""
 
     name: ObjectName
     key: DataKey
     optional: bool = False
-    """Start without the variable when the object or the key is missing."""
+    """If the object or the key is missing, start the container without the variable."""
 
 
 class FieldSelector(ApiModel):
-    """A field of the placement itself, as it is when the container starts."""
+    """A field of the placement. The value is read when the container starts."""
 
     field_path: Annotated[
         str,
@@ -42,12 +42,13 @@ class FieldSelector(ApiModel):
             ),
         ),
     ]
-    """metadata.name, metadata.namespace, metadata.uid, spec.nodeName (the node at the start),
-    status.podIP (the placement's address) or status.podIPs (all of them, with commas)."""
+    """metadata.name, metadata.namespace, metadata.uid, spec.nodeName (the node on which the
+    container starts), status.podIP (the placement's address) or status.podIPs (all its addresses,
+    separated by commas)."""
 
 
 class EnvVarSource(ApiModel):
-    """Where a variable's value comes from: exactly one of the three. It is taken as it is."""
+    """The source of a variable's value: exactly one of the three. $(NAME) is not expanded in it."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -65,7 +66,7 @@ class EnvVarSource(ApiModel):
 
 
 class EnvVar(ApiModel):
-    """A variable of the container's environment, fixed when it starts."""
+    """A variable of the container's environment. Its value is fixed when the container starts."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -77,6 +78,8 @@ class EnvVar(ApiModel):
     )
 
     name: EnvName
-    value: Annotated[str, Field(max_length=131072)] | None = None  # MAX_ARG_STRLEN of the kernel
-    """The value itself; as in a Pod $(NAME) stands for a variable before it in env, $$ for a $."""
+    # the kernel's MAX_ARG_STRLEN
+    value: Annotated[str, Field(max_length=131072)] | None = None
+    """The value. As in a Pod, $(NAME) stands for a variable that precedes this one in env, and $$
+    for a single $."""
     value_from: EnvVarSource | None = None

@@ -1,6 +1,6 @@
-"""The kinds of the group: how kubectl names and shows each, and which model describes it.
+"""The kinds of the group: the model of each, its names and its columns in kubectl.
 
-Everything that differs from kind to kind, other than the schema itself, stands in this table.
+This table holds everything that differs between kinds, except for the schema.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ColumnType(StrEnum):
 
 @dataclass(frozen=True)
 class Column:
-    """A column of kubectl get; the wide ones are shown by -o wide only."""
+    """A column of kubectl get. A wide one is shown only with -o wide."""
 
     name: str
     path: str
@@ -41,7 +41,7 @@ AGE = Column("Age", ".metadata.creationTimestamp", ColumnType.DATE)
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind. The plural word must not be one of Kubernetes' own or of a well-known neighbour."""
+    """One kind. Its plural must differ from those of Kubernetes and of well-known operators."""
 
     model: type[Resource]
     singular: str
@@ -67,26 +67,26 @@ PLACEMENTS = Kind(
     short_names=("cpl", "placement", "placements"),
     namespaced=True,
     columns=(
-        Column("Node", ".status.node", description="Where the container is"),
-        Column("Target", ".spec.targetNode", description="Where it belongs"),
+        Column("Node", ".status.node", description="The node that has the container"),
+        Column("Target", ".spec.targetNode", description="The node on which it belongs"),
         Column("Phase", ".status.phase"),
-        Column("Reason", ".status.reason", description="Why it is not as the spec says, if so"),
+        Column("Reason", ".status.reason", description="Why the container is not as the spec says"),
         Column("Address", ".status.address"),
         Column(
             "Blackout-ms",
             ".status.lastMigration.blackoutMilliseconds",
             ColumnType.INTEGER,
-            "Milliseconds without a running copy in the last move",
+            "Milliseconds in which no copy ran during the last move",
         ),
         Column("Step", ".status.migration.step", wide=True),
         Column("Percent", ".status.migration.percent", ColumnType.INTEGER, wide=True),
         Column(
             "Migratable",
             ".status.conditions[?(@.type=='Migratable')].status",
-            description="Whether it could be moved now",
+            description="Whether the container can be moved now",
             wide=True,
         ),
-        Column("Epoch", ".status.epoch", ColumnType.INTEGER, "Counts the owners", wide=True),
+        Column("Epoch", ".status.epoch", ColumnType.INTEGER, "The number of the owner", wide=True),
         Column("Image", ".spec.container.image", wide=True),
         AGE,
     ),
@@ -109,11 +109,11 @@ MIGRATIONS = Kind(
             "Blackout-ms",
             ".status.blackoutMilliseconds",
             ColumnType.INTEGER,
-            "Milliseconds without a running copy",
+            "Milliseconds in which no copy ran",
         ),
         Column("Reason", ".status.reason", wide=True),
         Column("Percent", ".status.percent", ColumnType.INTEGER, wide=True),
-        Column("Bytes", ".status.bytes", ColumnType.INTEGER, "Sent to the target", wide=True),
+        Column("Bytes", ".status.bytes", ColumnType.INTEGER, "Bytes sent to the target", wide=True),
         Column("Total-ms", ".status.totalMilliseconds", ColumnType.INTEGER, wide=True),
         Column("Attempt", ".spec.attempt", ColumnType.INTEGER, wide=True),
         AGE,

@@ -1,4 +1,7 @@
-"""ContainerMigration: one move of one placement, made by the operator and kept as history."""
+"""ContainerMigration: one move of one placement. The operator creates it and keeps it as history.
+
+`StepName` lists the steps of a move.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from transship.api.placement import MigrationSettings, Strategy
 
 
 class MigrationSpec(ApiModel):
-    """One move, as it was decided. Immutable."""
+    """One move as the operator decided it. Immutable."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -45,20 +48,23 @@ class MigrationSpec(ApiModel):
     )
 
     placement_name: ObjectName
-    """The placement, of the same namespace."""
+    """The placement, in the same namespace."""
     placement_uid: Annotated[ShortText, Field(alias="placementUID")]
     source_node: ObjectName
     target_node: ObjectName
     epoch: Annotated[int, int32(1, 2**31 - 1)]
-    """The source's: the target becomes owner number epoch + 1."""
+    """The epoch of the source. The target gets epoch + 1."""
     attempt: Annotated[int, int32(1, 1000)] = 1
-    """Counts the tries of the same move."""
+    """The number of this attempt of the same move."""
     settings: MigrationSettings = MigrationSettings()
-    """The placement's spec.migration when the move was decided."""
+    """The placement's spec.migration at the time when the move was decided."""
 
 
 class MigrationPhase(StrEnum):
-    """Derived from the conditions and the sides' reports, for people; never read back."""
+    """A summary of the conditions and the agents' reports for people. The operator never reads it.
+
+    Draining: the container runs on the target, and its memory follows (post-copy).
+    """
 
     PENDING = "Pending"
     PREPARING = "Preparing"
@@ -76,38 +82,51 @@ class MigrationPhase(StrEnum):
 
 
 class StepName(StrEnum):
-    """Every step of a move, in order; the same names in journals, metrics and fault tests."""
+    """Every step of a move, in order. Journals, metrics and fault tests use the same names."""
 
-    PREPARE = "Prepare"  # image, root file system, network, preflight on the target
-    COPY_FILES = "CopyFiles"  # writable layer and volumes, while the container runs
-    COPY_MEMORY = "CopyMemory"  # pre-copy rounds
-    AWAIT_TURN = "AwaitTurn"  # other containers of the source are handed over first
-    FREEZE = "Freeze"  # divert packets, stop all tasks
-    DUMP = "Dump"  # CRIU's dump; memory goes to the target
-    SYNC_FILES = "SyncFiles"  # what changed in the files since the copy
-    SEND_STATE = "SendState"  # the small images of the dump
-    RESTORE = "Restore"  # CRIU's restore, held
-    DECIDE = "Decide"  # the source's durable verdict
-    RESUME = "Resume"  # run, let packets through, announce
-    DRAIN = "Drain"  # post-copy: the pages still at the source
-    DESTROY = "Destroy"  # the frozen copy
+    # the target prepares image, root file system and network
+    PREPARE = "Prepare"
+    # the writable layer and the volumes are copied while the container runs
+    COPY_FILES = "CopyFiles"
+    # pre-copy rounds
+    COPY_MEMORY = "CopyMemory"
+    # other containers of the source are handed over first
+    AWAIT_TURN = "AwaitTurn"
+    # packets are diverted, and all tasks are frozen
+    FREEZE = "Freeze"
+    # CRIU dumps; the changed memory is sent at the same time
+    DUMP = "Dump"
+    # changes of the files since the copy are sent
+    SYNC_FILES = "SyncFiles"
+    # CRIU's images are sent
+    SEND_STATE = "SendState"
+    # CRIU restores, and the copy is held
+    RESTORE = "Restore"
+    # the source writes Released: the point of no return
+    DECIDE = "Decide"
+    # the target's copy runs, packets pass, the address is announced
+    RESUME = "Resume"
+    # post-copy: the source pushes the pages that are missing
+    DRAIN = "Drain"
+    # the source destroys its frozen copy
+    DESTROY = "Destroy"
 
 
 class Step(ApiModel):
-    """When a step began, and how long it took."""
+    """A step of the move: when it began, and how long it took."""
 
     name: StepName
     start_time: MicroTime
     milliseconds: Int64 | None = None
-    """Unset while it lasts."""
+    """The duration. Unset while the step lasts."""
 
 
 class SideStatus(ApiModel):
-    """What one side last reported."""
+    """The last report of one side, the source's or the target's agent."""
 
     node: ObjectName
     state: ShortText = ""
-    """The state in that side's journal."""
+    """The state of the container's record in that agent's journal."""
     reason: ShortText = ""
     message: Text = ""
     hint: Text = ""
@@ -118,14 +137,14 @@ class Round(ApiModel):
 
     number: Int32
     bytes: Int64
-    """What it sent."""
+    """The bytes that the round sent."""
     dirty_bytes: Int64 = 0
-    """What the container had changed when it ended; 0 where the kernel does not tell."""
+    """The bytes that the container changed during the round. 0 where the kernel does not tell."""
     milliseconds: Int64
 
 
 class Prediction(ApiModel):
-    """What was expected before the freeze."""
+    """The prediction of the handover, made before the freeze."""
 
     strategy: Strategy
     blackout_milliseconds: Int32
@@ -135,16 +154,17 @@ class Prediction(ApiModel):
 
 
 class MemoryTraffic(ApiModel):
-    """What the memory was on its way."""
+    """The memory that was sent."""
 
     page_bytes: Int64
-    """Pages sent, again and again where they changed; those of zeros are not among them."""
+    """The bytes of all pages that were sent. A page counts each time. Zero pages do not count."""
     zero_page_bytes: Int64 = 0
-    """Pages of zeros, which only their number was sent of."""
+    """The bytes of zero pages. Only their page numbers are sent."""
     wire_bytes: Int64
-    """What was sent for all of them."""
+    """The bytes on the network for all pages."""
     compressed_percent: Percent | None = None
-    """What compression has left of the pages; unset where nothing was to be compressed."""
+    """The size of compressed pages in percent of their original size. Unset if none was
+    compressed."""
 
 
 class BlackoutPart(ApiModel):
@@ -155,24 +175,26 @@ class BlackoutPart(ApiModel):
 
 
 class MigrationStatus(ApiModel):
-    """Observed; source and target are each written from that side's report only."""
+    """The observed state. The fields source and target each come from one agent's report only."""
 
     conditions: Conditions = ()
-    """Succeeded is the summary: True, False, or Unknown while the move is under way."""
+    """Succeeded is the summary: True, False, or Unknown while the move runs."""
     observed_generation: Int64 = 0
-    """The metadata.generation that this status speaks of."""
+    """The metadata.generation to which this status belongs."""
     phase: MigrationPhase | None = None
+    """A summary of the conditions and the agents' reports for people. The operator never reads
+    it."""
     strategy: Strategy | None = None
-    """The one that is used."""
+    """The strategy in use."""
     percent: Percent = 0
-    """By the furthest step that has begun. It never falls, and is 100 only when the move has
-    succeeded. Another attempt is another ContainerMigration (spec.attempt) and begins at 0."""
+    """The progress by the last step that has begun. It never falls, and is 100 only after the move
+    has succeeded. Another attempt is another ContainerMigration (spec.attempt) and begins at 0."""
     steps: Annotated[tuple[Step, ...], Field(**list_map("name", max_items=32))] = ()
     source: SideStatus | None = None
     target: SideStatus | None = None
     rounds: Annotated[tuple[Round, ...], Field(**list_map("number", max_items=64))] = ()
     prediction: Prediction | None = None
-    """What was expected of the handover, written down before the freeze."""
+    """The prediction of the handover, recorded before the freeze."""
     memory: MemoryTraffic | None = None
     start_time: MicroTime | None = None
     completion_time: MicroTime | None = None
@@ -183,17 +205,17 @@ class MigrationStatus(ApiModel):
     ] = ()
     total_milliseconds: Int64 | None = None
     bytes: Int64 | None = None
-    """What the source sent."""
+    """The bytes that the source sent."""
     reason: ShortText | None = None
     message: Text | None = None
     hint: Text | None = None
     """What the user can do."""
     log_tail: LongText | None = None
-    """The end of CRIU's log, when it failed."""
+    """The end of CRIU's log, if CRIU failed."""
 
 
 class ContainerMigration(Resource):
-    """One move; deleting it while it runs cancels it, unless the source has released its copy."""
+    """One move. Deleting it cancels the move, unless the source has released its copy."""
 
     spec: MigrationSpec
     status: MigrationStatus = MigrationStatus()

@@ -1,4 +1,4 @@
-"""NodeAgent: one per agent, written by the agent itself; its facts, capacity and self-test."""
+"""NodeAgent: one per node, written by the node's agent: facts, capacity, self-test, conditions."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from transship.api.conditions import Conditions
 
 
 class NodeAgentSpec(ApiModel):
-    """What the administrator wishes of the node."""
+    """What the administrator wants of the node."""
 
     unschedulable: bool = False
-    """No container is placed on or moved to this node, as after kubectl cordon."""
+    """If true, no container is placed on this node or moved to it, as after kubectl cordon."""
 
 
 class Versions(ApiModel):
-    """Of the programs that run and move containers."""
+    """The versions of the programs that run and move containers."""
 
     agent: ShortText = ""
     kernel: ShortText = ""
@@ -38,46 +38,46 @@ class Versions(ApiModel):
 
 
 class Features(ApiModel):
-    """What migrations depend on."""
+    """The features of the node on which migrations depend."""
 
     cgroup: ShortText = ""
     """v1 or v2."""
     soft_dirty: bool = False
-    """The kernel tracks changed pages by soft-dirty bits: used where pagemapScan is false. With
-    neither, changed pages are found by reading all of them."""
+    """The kernel tracks changed pages by soft-dirty bits. They are used where pagemapScan is false.
+    With neither, the agent reads all pages to find those that changed."""
     pagemap_scan: bool = False
-    """The kernel has PAGEMAP_SCAN (Linux 6.7), by which changed pages are found."""
+    """The kernel has PAGEMAP_SCAN (Linux 6.7), which finds changed pages."""
     userfaultfd: bool = False
-    """Restored processes can be given their pages on demand: every live move needs it of the
-    target."""
+    """The kernel can give restored processes their pages on demand. The target of every live move
+    needs it."""
     cpu_model: ShortText = ""
     cpu_flags: Annotated[
         tuple[Annotated[str, Field(max_length=64)], ...], Field(**list_atomic(max_items=1024))
     ] = ()
-    """The CPU's features as in /proc/cpuinfo."""
+    """The CPU's features, as in /proc/cpuinfo."""
     machine: ShortText = ""
-    """The architecture, as uname -m says it."""
+    """The architecture, as printed by uname -m."""
 
 
 class Capacity(ApiModel):
-    """What the node has, and what of it is free.
+    """The node's resources, and how much of them is free.
 
-    What placements request of CPU, memory and pids is compared with the whole of it.
+    The requests of placements for CPU, memory and pids are compared with the totals.
     """
 
     cpu_millicores: Int64 = 0
     memory_bytes: Int64 = 0
     pids: Int64 = 0
-    """Processes and threads that there can be."""
+    """The highest possible number of processes and threads."""
     disk_bytes: Int64 = 0
     free_memory_bytes: Int64 = 0
     free_disk_bytes: Int64 = 0
     containers: Int32 = 0
-    """Containers of placements on the node."""
+    """The number of placements' containers on the node."""
 
 
 class SelfTest(ApiModel):
-    """A real dump and restore of a small process with a TCP socket."""
+    """The result of a real dump and restore of a small process with a TCP socket."""
 
     passed: bool
     time: MicroTime
@@ -86,18 +86,20 @@ class SelfTest(ApiModel):
 
 
 class NodeAgentStatus(ApiModel):
-    """Observed; written by the agent. Of one that is gone the operator sets Ready to Unknown."""
+    """The observed state. The agent writes it, and the operator sets Ready if the agent is gone."""
 
     conditions: Conditions = ()
+    """Ready and Healthy. The operator sets Ready to Unknown when the agent no longer renews its
+    lease."""
     observed_generation: Int64 = 0
-    """The metadata.generation that this status speaks of."""
+    """The metadata.generation to which this status belongs."""
     endpoint: ShortText = ""
-    """https://ADDRESS:PORT, where operator and agents reach it."""
+    """https://ADDRESS:PORT, where the operator and other agents reach this one."""
     address: ShortText = ""
     """The node's address in the network of the containers."""
     addresses: Annotated[tuple[Address, ...], Field(**list_atomic(max_items=16))] = ()
-    """All of the node's addresses in that network, address first: a container moves to nodes that
-    have one of its IP family."""
+    """All addresses of the node in that network; address is the first. A container moves only to
+    nodes that have an address of each of its IP families."""
     boot_id: Annotated[ShortText, Field(alias="bootID")] = ""
     """Changes when the node restarts."""
     versions: Versions = Versions()

@@ -1,4 +1,4 @@
-"""Obstacle: why something cannot be done now, in a stable word and in words for people."""
+"""Obstacle: why something cannot be done now, as a stable reason and a message for people."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from transship.common.errors import TransshipError
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What is in the way. Final: nothing will be tried again until the spec changes.
+    """One obstacle.
 
-    strategies: the live ones that it stands in the way of; empty: all of them.
-    culprit: what it is about, where the message tells of something that changes, such as a size.
+    final: nothing is tried again until the spec changes.
+    strategies: the live strategies that it prevents; empty: all of them.
+    culprit: identifies the obstacle where its message has a value that changes, such as a size.
     """
 
     reason: str
@@ -32,7 +33,7 @@ class Obstacle:
         return not self.strategies or strategy in self.strategies
 
     def is_same(self, other: Obstacle) -> bool:
-        """Whether both are about one thing, however much of it there is."""
+        """Whether both are about the same thing, although their messages may differ."""
         return (self.reason, self.culprit or self.message) == (
             other.reason,
             other.culprit or other.message,
@@ -40,7 +41,7 @@ class Obstacle:
 
 
 def obstacle(reason: Reason, message: str, *, hint: str = "", final: bool = False) -> Obstacle:
-    """An obstacle of the table of reasons, with the table's hint unless a better one is given."""
+    """Return an obstacle with the hint of its reason, unless a better one is given."""
     return Obstacle(reason.value, message, hint or reason.hint, final)
 
 

@@ -1,4 +1,4 @@
-"""ContainerPlacement: the container and the node it belongs on. Users edit only this resource."""
+"""ContainerPlacement: a container and the node on which it belongs. Users edit only this kind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from transship.api.base import (
 from transship.api.conditions import Conditions
 from transship.api.container import Container, Volume
 
-ANEW = "a running container keeps it for life: delete the placement and create it anew"
+ANEW = "a running container keeps it until it is deleted: delete the placement and create it anew"
 
 DEFAULT_DEADLINE_SECONDS = 600
 
@@ -51,7 +51,7 @@ RequestedAddress = Annotated[
 
 
 class Network(ApiModel):
-    """The container's network; its addresses stay with the placement wherever it goes."""
+    """The container's network. Its addresses stay with the placement when the container moves."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -62,7 +62,7 @@ class Network(ApiModel):
             ),
             rule(
                 "!has(self.address) || !has(self.addresses)",
-                "must not have both address and addresses: write the one into the other",
+                "must not have both address and addresses: put the one address into addresses",
             ),
             rule(
                 "!has(self.addresses) || size(self.addresses) < 2"
@@ -74,16 +74,17 @@ class Network(ApiModel):
     )
 
     mode: NetworkMode = NetworkMode.POOL
-    """Pool: an address of an AddressPool. None: loopback only."""
+    """Pool: an address from an AddressPool. None: only the loopback interface."""
     address_pool: ObjectName | None = None
-    """The AddressPool to take the address from. Unset: the one named default."""
+    """The AddressPool from which the address is taken. Unset: the one named default."""
     address: RequestedAddress | None = None
-    """A certain address of the pool. Unset: any free one."""
+    """The address to take from the pool. Unset: any free one."""
     addresses: Annotated[tuple[RequestedAddress, ...], Field(**list_atomic(max_items=2))] = ()
-    """Instead of address: certain addresses of a pool of both IP families, one of each."""
+    """The addresses to take from a pool of both IP families, one of each. Use it instead of
+    address."""
     ip_families: Annotated[tuple[IPFamily, ...], Field(**list_set(max_items=2))] = ()
-    """The IP families to get an address of, the family of status.address first. Unset: all that
-    the pool has, in its order."""
+    """The IP families of the addresses. The first one is that of status.address. Unset: all
+    families of the pool, in its order."""
 
 
 class Strategy(StrEnum):
@@ -119,33 +120,36 @@ class MigrationSettings(ApiModel):
     )
 
     strategy: Strategy = Strategy.AUTO
-    """When memory moves: PreCopy before the freeze, PostCopy after the resume, StopAndCopy inside
-    the freeze. Auto chooses by prediction. Cold ends the container and starts it on the target."""
+    """When memory is sent. PreCopy: before the freeze. PostCopy: after the resume. StopAndCopy:
+    while the container is frozen. Auto chooses by a prediction. Cold sends no memory: it stops the
+    container and starts it anew on the target."""
     max_downtime_milliseconds: Annotated[int, int32(1, 2_000_000)] | None = None
-    """The longest blackout that is acceptable. Auto fails rather than exceed it; PreCopy copies
-    until what is left fits or shrinks no more. Unset: Auto's limit is 300 ms, or 200 ms more than a
-    handover without memory takes on the node."""
+    """The longest blackout that is acceptable. Auto fails rather than exceed it. PreCopy copies
+    until the rest fits or no longer shrinks. Unset: the limit of Auto is 300 ms, or 200 ms more
+    than a handover without memory takes on the node."""
     deadline_seconds: Annotated[int, int32(1, 86400)] | None = None
-    """A move that has not handed over by then is rolled back. Unset: 600."""
+    """The number of seconds in which a move must hand over. After that it is rolled back. Unset:
+    600."""
     max_bandwidth: Quantity | None = None
-    """Bytes per second that a move may send before the freeze. Unset: as fast as it goes."""
+    """The bytes per second that a move may send before the freeze. Unset: no limit."""
     compression: Compression | None = None
-    """Of memory that is sent; Auto compresses where the link is slower than the CPU. Unset:
+    """Whether memory is compressed. Auto compresses where the link is slower than the CPU. Unset:
     Auto."""
     post_copy: PostCopy | None = None
-    """Whether Auto may send memory after the resume. Unset: Forbidden. Until the last page has come
-    the container waits for the source's node; if that loses what it has, the container is started
-    anew, with its files. The strategy PostCopy does so unless it is Forbidden."""
+    """Whether Auto may send memory after the resume. Unset: Forbidden. Until its last page has
+    arrived, the container depends on the source node. If that node loses the rest, the container is
+    started anew, with its files. The strategy PostCopy sends memory after the resume unless this is
+    Forbidden."""
     backoff_limit: Annotated[int, int32(0, 100)] | None = None
-    """How often a failed move is tried again. Unset: 3."""
+    """The number of times that a failed move is tried again. Unset: 3."""
     successful_history_limit: Annotated[int, int32(0, 100)] | None = None
-    """How many succeeded ContainerMigrations are kept. Unset: 3."""
+    """The number of succeeded ContainerMigrations to keep. Unset: 3."""
     failed_history_limit: Annotated[int, int32(0, 100)] | None = None
-    """How many failed or cancelled ContainerMigrations are kept. Unset: 3."""
+    """The number of failed or cancelled ContainerMigrations to keep. Unset: 3."""
 
     @property
     def deadline(self) -> int:
-        """Seconds in which a move has to hand over."""
+        """The number of seconds in which a move must hand over."""
         return self.deadline_seconds or DEFAULT_DEADLINE_SECONDS
 
 
@@ -163,8 +167,8 @@ NodeSelector = Annotated[
 SPEC_RULES = rules(
     rule(
         "!(has(self.targetNode) && has(self.nodeSelector) && size(self.nodeSelector) > 0)",
-        "must not have both targetNode and nodeSelector: write the node's name, or the labels of"
-        " the nodes that will do",
+        "must not have both targetNode and nodeSelector: write the node's name, or the labels that"
+        " the node must have",
     ),
     rule(
         "!has(self.container.volumeMounts) || self.container.volumeMounts.all(m,"
@@ -185,16 +189,16 @@ SPEC_RULES = rules(
 
 
 class PlacementSpec(ApiModel):
-    """What runs and where; only targetNode, nodeSelector, migration and state may change."""
+    """What runs where. Only targetNode, nodeSelector, migration and state may change."""
 
     model_config = ConfigDict(json_schema_extra=SPEC_RULES)
 
     target_node: ObjectName | None = None
-    """The node that the container belongs on: editing it moves the container. With neither this
-    nor nodeSelector the operator chooses a node once, and the container stays there."""
+    """The node on which the container belongs. Edit it to move the container. If neither this nor
+    nodeSelector is set, the operator chooses a node once, and the container stays there."""
     node_selector: NodeSelector = {}
-    """Labels that the node's NodeAgent must have; the container is moved when its node no longer
-    has them. Not together with targetNode."""
+    """The labels that the node's NodeAgent must have. When its node no longer has them, the
+    container is moved. It must not be set together with targetNode."""
     container: Annotated[
         Container,
         Field(
@@ -210,11 +214,12 @@ class PlacementSpec(ApiModel):
     migration: MigrationSettings = MigrationSettings()
     """How the container is moved."""
     state: DesiredState = DesiredState.RUNNING
-    """Running, Frozen (all tasks stopped, memory kept) or Stopped (ended)."""
+    """Running, Frozen (all tasks are frozen, and the memory is kept) or Stopped (the container is
+    ended)."""
 
 
 class PlacementPhase(StrEnum):
-    """Derived from the conditions, for people; never read back."""
+    """A summary of the conditions for people. The operator never reads it."""
 
     PENDING = "Pending"
     STARTING = "Starting"
@@ -231,34 +236,37 @@ class LastExit(ApiModel):
     """How the container's main process last ended."""
 
     exit_code: Annotated[int, int32(-1, 255)]
-    """The exit status, or 128 and the number of the signal; -1 when it is not known."""
+    """The exit status, or 128 plus the number of the signal. -1 if it is not known."""
     time: MicroTime
     reason: ShortText = ""
 
 
 class ContainerStatus(ApiModel):
-    """What the agent says of the container."""
+    """What the agent reports about the container."""
 
     id: ShortText = ""
     order_digest: ShortText = ""
-    """Of the order that the agent last accepted: what differs from it is ordered anew."""
+    """The digest of the last order that the agent accepted. The operator sends a new order when it
+    differs."""
     start_time: MicroTime | None = None
-    """When its main process was started; a move does not change it."""
+    """When the main process was started. A move does not change it."""
     restarts: Int32 = 0
+    """How often the agents have restarted the container."""
     last_exit: LastExit | None = None
 
 
 class CurrentMigration(ApiModel):
-    """The ContainerMigration that is under way."""
+    """The ContainerMigration that is running."""
 
     name: ObjectName
     step: ShortText = ""
+    """The last step that has begun."""
     percent: Percent = 0
-    """Never falls while the name stays the same; another attempt has another name."""
+    """The progress. It never falls while the name is the same; another attempt has another name."""
 
 
 class LastMigration(ApiModel):
-    """What the last finished move cost."""
+    """The last finished move, and what it cost."""
 
     name: ObjectName
     from_: Annotated[ObjectName, Field(alias="from")]
@@ -268,54 +276,56 @@ class LastMigration(ApiModel):
     """The time in which no copy of the container ran."""
     total_milliseconds: Int64 | None = None
     bytes: Int64 | None = None
-    """What the source sent."""
+    """The bytes that the source sent."""
 
 
 class FencedCopy(ApiModel):
-    """What a node had when it was fenced: it is destroyed once the node answers again."""
+    """The copy that a node had when it was fenced. It is destroyed once the node answers again."""
 
     node: ObjectName
     epoch: Int32
-    """Of that copy, at the most: a later one is not meant."""
+    """The highest epoch that the copy can have. A copy with a later epoch is not destroyed."""
 
 
 class PlacementStatus(ApiModel):
-    """Observed; written by the operator alone."""
+    """The observed state. Only the operator writes it."""
 
     conditions: Conditions = ()
-    """Ready and Migratable always; Reconciling, Stalled and OwnerDisputed only while they are
-    true."""
+    """Ready and Migratable are always present; Reconciling, Stalled and OwnerDisputed only while
+    they are True."""
     observed_generation: Int64 = 0
-    """The metadata.generation that this status speaks of."""
+    """The metadata.generation to which this status belongs."""
     phase: PlacementPhase | None = None
+    """A summary of the conditions for people. The operator never reads it."""
     reason: ShortText = ""
-    """Of Stalled, else of Reconciling, else of Ready: for people, as phase."""
+    """The reason of Stalled, or else of Reconciling, or else of Ready, for people."""
     node: ObjectName | None = None
-    """Where the container is."""
+    """The node that has the container."""
     epoch: Int32 = 0
-    """Counts the owners: 1 where it was started, one more with every move."""
+    """The number of the owner: 1 for the first node, and one more after every move."""
     address: Address | None = None
-    """The first of its addresses."""
+    """The first of addresses."""
     addresses: Annotated[tuple[Address, ...], Field(**list_atomic(max_items=2))] = ()
-    """At most one of each IP family."""
+    """The container's addresses, at most one of each IP family."""
     image_digest: ShortText | None = None
-    """What the image's tag meant when the container was made."""
+    """The digest to which the image's tag was resolved when the container was created."""
     container: ContainerStatus | None = None
     migration: CurrentMigration | None = None
     last_migration: LastMigration | None = None
     fenced_copies: Annotated[tuple[FencedCopy, ...], Field(**list_map("node", max_items=16))] = ()
-    """On nodes that an administrator declared to run nothing any more."""
+    """Copies on nodes that an administrator has fenced."""
     cancelled_generation: Int64 | None = None
-    """The generation whose move was cancelled by deleting its migration: it is not tried again."""
+    """The generation whose move was cancelled by deleting its migration. That move is not tried
+    again."""
 
     @property
     def held_addresses(self) -> tuple[Address, ...]:
-        """Also of a status that was written when there was only one."""
+        """All addresses, also where an older version wrote only the field address."""
         return self.addresses or ((self.address,) if self.address is not None else ())
 
 
 class ContainerPlacement(Resource):
-    """Which node a container belongs on: editing spec.targetNode moves it, running."""
+    """A container and its node. Edit spec.targetNode to move the running container."""
 
     spec: PlacementSpec
     status: PlacementStatus = PlacementStatus()

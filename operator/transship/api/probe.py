@@ -1,4 +1,4 @@
-"""Probes: how an agent finds out whether a container lives, is ready, has started."""
+"""Probes: how an agent checks whether a container is alive, is ready or has started."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ Port = Annotated[int, int32(1, 65535)]
 
 
 class ExecAction(ApiModel):
-    """Succeeds when the command ends with status 0 inside the container."""
+    """Runs a command in the container. Succeeds if it ends with status 0."""
 
     command: Annotated[tuple[Text, ...], Field(min_length=1, **list_atomic(max_items=64))]
 
 
 class TcpSocketAction(ApiModel):
-    """Succeeds when the port of the container's address accepts a connection."""
+    """Connects to a port of the container's address. Succeeds if the connection is accepted."""
 
     port: Port
 
 
 class HttpGetAction(ApiModel):
-    """Succeeds when the answer's status is from 200 to 399."""
+    """Sends a GET request. Succeeds if the status of the response is from 200 to 399."""
 
     port: Port
     path: Annotated[str, Field(max_length=4096, pattern=r"^/")] = "/"
 
 
 class Probe(ApiModel):
-    """Exactly one of exec, tcpSocket and httpGet; the numbers mean what they mean in a Pod."""
+    """A check with exactly one of exec, tcpSocket and httpGet. The other fields are as in a Pod."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -46,12 +46,12 @@ class Probe(ApiModel):
     tcp_socket: TcpSocketAction | None = None
     http_get: HttpGetAction | None = None
     initial_delay_seconds: Int32 = 0
-    """Seconds after the start before the first probe."""
+    """The number of seconds between the container's start and the first probe."""
     period_seconds: Annotated[int, int32(1, 86400)] = 10
-    """Seconds between two probes."""
+    """The number of seconds between two probes."""
     timeout_seconds: Annotated[int, int32(1, 3600)] = 1
-    """Seconds after which a probe without an answer has failed."""
+    """The number of seconds after which a probe without a response fails."""
     failure_threshold: Annotated[int, int32(1, 1000)] = 3
-    """How many failures in a row count."""
+    """The number of consecutive failures after which the probe counts as failed."""
     success_threshold: Annotated[int, int32(1, 1000)] = 1
-    """How many successes in a row count."""
+    """The number of consecutive successes after which a failed probe counts as successful."""

@@ -1,7 +1,7 @@
-"""How far a move has come, in percent. Pure.
+"""The progress of a move in percent. Pure.
 
-A step that has begun stays in the report of its side and in the status, so the percentage never
-falls within one attempt.
+A step that has begun stays in the agent's report and in the status. So the percentage never falls
+within one attempt.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from transship.api.migration import Step, StepName
 
 MOST_UNFINISHED = 99
-"""100 is kept for a move that has succeeded."""
+"""100 is reserved for a move that has succeeded."""
 
 PERCENT_AT_BEGIN: Mapping[StepName, int] = {
     StepName.PREPARE: 5,
@@ -31,5 +31,5 @@ PERCENT_AT_BEGIN: Mapping[StepName, int] = {
 
 
 def percent_of(steps: Iterable[Step]) -> int:
-    """By the furthest step that has begun, whether it has ended or not."""
+    """Return the percentage of the last step that has begun, whether it has ended or not."""
     return max((PERCENT_AT_BEGIN[step.name] for step in steps), default=0)

@@ -1,4 +1,4 @@
-"""The volumes of a placement: which of them move, which are shared, which must be there."""
+"""The volumes of a placement: those that move with it, and those that both nodes must have."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ class EmptyDirMedium(StrEnum):
 
 
 class EmptyDir(ApiModel):
-    """An empty directory that moves with the container."""
+    """A directory that is empty at the start and moves with the container."""
 
     medium: EmptyDirMedium = EmptyDirMedium.DISK
-    """Memory: a tmpfs, which counts as the container's memory."""
+    """Memory is a tmpfs, which counts as memory of the container. Unset: the node's disk."""
     size_limit: Quantity | None = None
-    """Bytes that may be stored in it where medium is Memory; on a disk nothing limits it."""
+    """The size of the tmpfs in bytes if medium is Memory. On a disk the size is not limited."""
 
 
 class HostPath(ApiModel):
-    """A directory of the node. It does not move: the target must have it under the same path.
+    """A directory of the node. It is not copied: the target must have it under the same path.
 
-    Only in namespaces with the label pod-security.kubernetes.io/enforce=privileged.
+    Allowed only in namespaces with the label pod-security.kubernetes.io/enforce=privileged.
     """
 
     path: Path
 
 
 class KeyToPath(ApiModel):
-    """Which file a key becomes."""
+    """Maps a key to a file."""
 
     key: DataKey
     path: RelativePath
@@ -68,25 +68,25 @@ Items = Annotated[tuple[KeyToPath, ...], Field(**list_atomic(max_items=64))]
 
 
 class ConfigMapVolume(ApiModel):
-    """The keys of a ConfigMap as files, as they were when the container started."""
+    """The keys of a ConfigMap as files. Their content is read when the container starts."""
 
     name: ObjectName
     items: Items = ()
-    """Unset: every key is a file of its own name."""
+    """The keys to use, and their paths. Unset: every key is a file with the key's name."""
 
 
 class SecretVolume(ApiModel):
-    """The keys of a Secret as files, as they were when the container started."""
+    """The keys of a Secret as files. Their content is read when the container starts."""
 
     secret_name: ObjectName
     items: Items = ()
-    """Unset: every key is a file of its own name."""
+    """The keys to use, and their paths. Unset: every key is a file with the key's name."""
 
 
 class NfsVolume(ApiModel):
-    """An NFS export; both nodes mount it, nothing is copied.
+    """An NFS export. Both nodes mount it, and nothing is copied.
 
-    Only in namespaces with the label pod-security.kubernetes.io/enforce=privileged.
+    Allowed only in namespaces with the label pod-security.kubernetes.io/enforce=privileged.
     """
 
     server: Annotated[ShortText, Field(min_length=1)]
@@ -94,7 +94,7 @@ class NfsVolume(ApiModel):
 
 
 class Volume(ApiModel):
-    """A name and exactly one source."""
+    """A volume: a name and exactly one source."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -108,7 +108,7 @@ class Volume(ApiModel):
     )
 
     name: LabelName
-    """What volumeMounts call it."""
+    """The name by which volumeMounts refer to it."""
     empty_dir: EmptyDir | None = None
     host_path: HostPath | None = None
     config_map: ConfigMapVolume | None = None

@@ -1,4 +1,5 @@
-"""From the models to what Kubernetes and people read: the definitions in crds/ and docs/api.md.
+"""Generates crds/, docs/api.md and the admission policy from the models.
 
-The only modules of `api` that touch files; nothing at run time imports them.
+`python -m transship.api.crd.generate` writes them. Only this package of `api` writes files, and no
+program imports it at run time.
 """

@@ -1,9 +1,10 @@
-"""The ValidatingAdmissionPolicy that refuses placements which reach beyond their container.
+"""The ValidatingAdmissionPolicy that refuses placements with access beyond their container.
 
-Whoever can write such a placement is root on its node. The policy is made from the models, and by
-default refuses: a volume source that is not in HARMLESS_VOLUMES, a field that is not in
-HARMLESS_CONTAINER or HARMLESS_SECURITY_CONTEXT, a capability that is not in the default set. A
-namespace is exempt by the label with which Pod Security admission lets Pods do the same.
+Anyone who may write such a placement can become root on its node. The policy is generated from the
+models and refuses by default: a volume source that is not in HARMLESS_VOLUMES, a field that is not
+in HARMLESS_SPEC, HARMLESS_CONTAINER or HARMLESS_SECURITY_CONTEXT, and a capability that is not in
+the default set. A namespace is exempt if it has the label with which Pod Security admission allows
+the same for Pods.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ HARMLESS_SECURITY_CONTEXT = frozenset(
 )
 HARMLESS_VOLUMES = frozenset({"name", "emptyDir", "configMap", "secret"})
 VALUES = {"hostPath": "v.hostPath.path", "nfs": "v.nfs.server + ':' + v.nfs.path"}
-"""How to tell, in CEL, what a volume v is; the others are told by name and kind alone."""
+"""CEL expressions that describe a volume v in a message. Other kinds are described by name only."""
 DANGERS = {
     "hostPath": "it is a directory of the node",
-    "nfs": "the node mounts it in its own name",
+    "nfs": "the node mounts it with its own identity",
 }
-"""What to say of a field; the others are only said to reach beyond the container."""
+"""Why a field is refused. For other fields the message is that they reach beyond the container."""
 REMEDY = (
     "or a cluster administrator allows it: kubectl label namespace ' + "
     f"namespaceObject.metadata.name + ' {LABEL}={PRIVILEGED}'"
@@ -62,7 +63,7 @@ def policy() -> tuple[Document, Document]:
 
 
 def refused_fields() -> tuple[str, ...]:
-    """Every field of a placement that is refused, as its path."""
+    """Return the paths of all fields of a placement that are refused."""
     return (
         *(f"spec.{name}" for name in _others(PlacementSpec, HARMLESS_SPEC)),
         *(f"spec.volumes[].{name}" for name in _others(Volume, HARMLESS_VOLUMES)),
@@ -91,7 +92,7 @@ def _policy() -> Document:
                     }
                 ]
             },
-            # finalizers and labels of what was allowed once can always be changed
+            # finalizers and labels of a placement that exists can always be changed
             "matchConditions": [
                 {
                     "name": "spec-changes",
@@ -130,10 +131,10 @@ def _variables() -> list[Document]:
 def _volume_rules() -> Iterable[Document]:
     for name in _others(Volume, HARMLESS_VOLUMES):
         value = f" + ' (' + {VALUES[name]} + ')'" if name in VALUES else ""
-        told = f"variables.volumes.filter(v, has(v.{name})).map(v, v.name{value})[0]"
+        volume = f"variables.volumes.filter(v, has(v.{name})).map(v, v.name{value})[0]"
         yield _rule(
             f"variables.volumes.all(v, !has(v.{name}))",
-            f"'spec.volumes: {name} of ' + {told} + ' is refused: {_danger(name)}; "
+            f"'spec.volumes: {name} of ' + {volume} + ' is refused: {_danger(name)}; "
             f"use emptyDir, configMap or secret, {REMEDY}",
         )
 
@@ -141,11 +142,11 @@ def _volume_rules() -> Iterable[Document]:
 def _field_rules() -> Iterable[Document]:
     container, context = "object.spec.container", "object.spec.container.securityContext"
     fields = [
-        *(("object.spec", "", each) for each in _others(PlacementSpec, HARMLESS_SPEC)),
-        *((container, "", each) for each in _others(Container, HARMLESS_CONTAINER)),
+        *(("object.spec", "", name) for name in _others(PlacementSpec, HARMLESS_SPEC)),
+        *((container, "", name) for name in _others(Container, HARMLESS_CONTAINER)),
         *(
-            (context, f"!has({context}) || ", each)
-            for each in _others(SecurityContext, HARMLESS_SECURITY_CONTEXT)
+            (context, f"!has({context}) || ", name)
+            for name in _others(SecurityContext, HARMLESS_SECURITY_CONTEXT)
         ),
     ]
     for parent, absent, name in fields:
@@ -175,6 +176,6 @@ def _danger(name: str) -> str:
 
 
 def _others(model: type[BaseModel], harmless: frozenset[str]) -> list[str]:
-    """The fields of a model that nobody has said to be harmless, as users write them."""
+    """Return the JSON names of a model's fields that are not listed as harmless."""
     names = [field.alias or name for name, field in model.model_fields.items()]
     return [name for name in names if name not in harmless]

@@ -1,4 +1,4 @@
-"""The CustomResourceDefinitions of all kinds, from the models and the table of kinds."""
+"""The CustomResourceDefinitions of all kinds, made from the models and the table of kinds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def crd(kind: Kind) -> dict[str, Any]:
 
 
 def root_schema(kind: Kind) -> Schema:
-    """The schema of the whole object; of metadata the API server knows the rest."""
+    """Return the schema of the whole object. The API server adds the schema of metadata."""
     schema = structural_schema(kind.model)
     properties = {
         "apiVersion": {"type": "string"},
@@ -47,14 +47,14 @@ def root_schema(kind: Kind) -> Schema:
 
 
 def manifests() -> dict[str, str]:
-    """The files of crds/: their names and contents."""
+    """Return the names and contents of the files in crds/."""
     files = {f"{kind.crd_name}.yaml": yaml_file(crd(kind)) for kind in KINDS}
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "resources": sorted(files),
     }
-    # without an extension, so that kubectl apply -f crds/ passes it by, and -k crds/ takes it
+    # kubectl apply -f crds/ ignores a file without an extension, and -k crds/ reads it
     return {**files, "Kustomization": yaml_file(kustomization)}
 
 
@@ -93,16 +93,16 @@ def _column(column: Column) -> dict[str, Any]:
 
 
 def yaml_file(*documents: dict[str, Any]) -> str:
-    """One generated file."""
+    """Return the content of a generated file with these documents."""
     bodies = (
-        yaml.dump(each, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
-        for each in documents
+        yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
+        for document in documents
     )
     return GENERATED + "---\n".join(bodies)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Without anchors: equal parts are written out, as people and tools expect of a manifest."""
+    """Writes no anchors: people and tools do not expect them in a manifest."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

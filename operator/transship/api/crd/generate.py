@@ -1,6 +1,7 @@
-"""Write what is generated from the models: crds/, docs/api.md, a policy. `--check` only compares.
+"""Writes the files that are generated from the models: crds/, docs/api.md and a policy.
 
-The one module of this package that touches files; run as `python -m transship.api.crd.generate`.
+Run it as `python -m transship.api.crd.generate`. `--check` only compares. It is the only module of
+this package that reads or writes files.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ POLICY = Path("manifests/access/placement-policy.yaml")
 
 
 def outputs() -> Mapping[Path, str]:
-    """Every generated file, relative to the repository's root, and its content."""
+    """Return the path, relative to the repository's root, and content of every generated file."""
     crds = {Path("crds") / name: content for name, content in crd.manifests().items()}
     policy = crd.yaml_file(*admission.policy())
     return {**crds, Path("docs/api.md"): reference.page(), POLICY: policy}
 
 
 def stale(root: Path) -> list[Path]:
-    """The generated files that are missing, differ, or should not be there."""
+    """Return the generated files that are missing, differ, or should not exist."""
     wanted = outputs()
     differing = [path for path, content in wanted.items() if _read(root / path) != content]
     present = {path.relative_to(root) for path in (root / "crds").glob("*")}
@@ -45,14 +46,14 @@ def _read(path: Path) -> str | None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Write crds/, docs/api.md and the policy.")
-    parser.add_argument("--check", action="store_true", help="only say what differs")
+    parser.add_argument("--check", action="store_true", help="only print what differs")
     parser.add_argument("--root", type=Path, default=Path.cwd(), help="the repository")
-    given = parser.parse_args()
-    differing = stale(given.root)
-    if given.check:
+    arguments = parser.parse_args()
+    differing = stale(arguments.root)
+    if arguments.check:
         sys.stderr.writelines(f"{path} is not up to date: run make crds\n" for path in differing)
         return 1 if differing else 0
-    write(given.root)
+    write(arguments.root)
     return 0
 
 

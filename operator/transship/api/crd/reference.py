@@ -1,7 +1,7 @@
 """docs/api.md: a readable reference of every kind, from the same schema as its CRD.
 
-One table per object of the schema, named by its path, its rules below it; an object that occurs
-again points to where it stands.
+Each object of the schema has a table, named by its path, with its rules below. An object that
+occurs again refers to the first table.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ INTRODUCTION = f"""\
 <!-- Generated from the models in operator/transship/api by `make crds`; do not edit. -->
 # API reference
 
-All kinds are of `{API_VERSION}` and of the category `{CATEGORY}` (`kubectl get {CATEGORY}`);
-`kubectl explain` tells the same. A field marked * must be given.
+All kinds have the API version `{API_VERSION}` and the category `{CATEGORY}`
+(`kubectl get {CATEGORY}`). `kubectl explain` prints the same descriptions. A field marked * is
+required.
 """
 TABLE = "| field | type | bounds | description |\n|---|---|---|---|\n"
 BOUNDS = (
@@ -35,30 +36,34 @@ BOUNDS = (
 
 def page() -> str:
     contents = [f"- [{name}](#{name.lower()})" for name in (*(k.name for k in KINDS), "Reasons")]
-    seen: dict[str, str] = {}
-    sections = [section for kind in KINDS for section in _kind(kind, seen)]
+    described: dict[str, str] = {}
+    sections = [section for kind in KINDS for section in _kind(kind, described)]
     return "\n".join([INTRODUCTION, "\n".join(contents) + "\n", *sections, _reasons()])
 
 
-def _kind(kind: Kind, seen: dict[str, str]) -> Iterator[str]:
+def _kind(kind: Kind, described: dict[str, str]) -> Iterator[str]:
+    """Yield the section of a kind.
+
+    described: the paths of all objects that have a table, by their fields as JSON.
+    """
     schema = root_schema(kind)
     scope = "namespaced" if kind.namespaced else "cluster-wide"
     words = ", ".join(f"`{word}`" for word in (kind.plural, *kind.short_names))
     yield f"## {kind.name}\n\n{schema['description']}\n\nFor kubectl: {words}; {scope}.\n"
     yield from _messages(schema)
     for part in ("spec", "status"):
-        yield from _object(f"{kind.name}.{part}", schema["properties"][part], seen)
+        yield from _object(f"{kind.name}.{part}", schema["properties"][part], described)
 
 
-def _object(path: str, schema: Schema, seen: dict[str, str]) -> Iterator[str]:
+def _object(path: str, schema: Schema, described: dict[str, str]) -> Iterator[str]:
     """Yield an object's table, then those of the objects inside it."""
     properties: Mapping[str, Schema] = schema["properties"]
     yield f"### {path}\n\n{schema.get('description', '')}\n"
     fingerprint = json.dumps(properties, sort_keys=True)
-    if fingerprint in seen:
-        yield f"Its fields are those of {seen[fingerprint]}.\n"
+    if fingerprint in described:
+        yield f"Its fields are those of {described[fingerprint]}.\n"
         return
-    seen[fingerprint] = path
+    described[fingerprint] = path
     required = set(schema.get("required", ()))
     if properties:
         rows = [_row(name, field, name in required) for name, field in properties.items()]
@@ -67,15 +72,15 @@ def _object(path: str, schema: Schema, seen: dict[str, str]) -> Iterator[str]:
     for name, field in properties.items():
         inner = field.get("items", field)
         if inner.get("properties"):
-            yield from _object(f"{path}.{name}{'[]' if 'items' in field else ''}", inner, seen)
+            yield from _object(f"{path}.{name}{'[]' if 'items' in field else ''}", inner, described)
 
 
 def _row(name: str, field: Schema, required: bool) -> str:
     leaf = not field.get("properties")
     rules = [rule["message"] for rule in field.get(VALIDATIONS, ()) if leaf]
     notes = [str(field.get("description", "")), *rules]
-    told = " ".join(note[:1].upper() + note[1:].rstrip(".") + "." for note in notes if note)
-    cells = (f"`{name}`{'*' if required else ''}", _type(field), _bounds(field), told)
+    text = " ".join(note[:1].upper() + note[1:].rstrip(".") + "." for note in notes if note)
+    cells = (f"`{name}`{'*' if required else ''}", _type(field), _bounds(field), text)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -101,10 +106,10 @@ def _type(field: Schema) -> str:
 
 
 def _bounds(field: Schema) -> str:
-    told = [_range(field), *(f"{words} {field[key]}" for key, words in BOUNDS if key in field)]
+    bounds = [_range(field), *(f"{words} {field[key]}" for key, words in BOUNDS if key in field)]
     if "pattern" in field:
-        told.append(f"`{field['pattern']}`")
-    return ", ".join(part for part in told if part)
+        bounds.append(f"`{field['pattern']}`")
+    return ", ".join(part for part in bounds if part)
 
 
 def _range(field: Schema) -> str:
@@ -114,5 +119,5 @@ def _range(field: Schema) -> str:
 
 def _reasons() -> str:
     rows = [f"| `{reason}` | {reason.meaning} | {reason.hint} |" for reason in Reason]
-    head = "## Reasons\n\nOf conditions, events, migrations and errors.\n\n"
+    head = "## Reasons\n\nThe reasons of conditions, events, migrations and errors.\n\n"
     return head + "| reason | meaning | what to do |\n|---|---|---|\n" + "\n".join(rows) + "\n"

@@ -1,8 +1,8 @@
-"""From a pydantic model to a structural OpenAPI v3 schema, as CustomResourceDefinitions want it.
+"""Converts a pydantic model to the structural OpenAPI v3 schema of a CustomResourceDefinition.
 
-Kubernetes takes less than pydantic emits: no references, no titles, no null, no anyOf beside
-int-or-string. Defaults stay out of the schema unless marked, as they would be stored with every
-object: the description tells them.
+Kubernetes does not accept all that pydantic emits: no references, no titles, no null, and anyOf
+only for int-or-string. The API server would store defaults of the schema in every object, so only
+marked ones are in it. The others are named in the description.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Schema = dict[str, Any]
 
 INT_OR_STRING = "x-kubernetes-int-or-string"
 VALIDATIONS = "x-kubernetes-validations"
-# what pydantic says and a structural schema must not
+# keys that pydantic emits and a structural schema must not have
 DROPPED = {"title", "$defs", "$ref", "anyOf", "default", "propertyNames", PERSISTED_DEFAULT}
 
 
 def structural_schema(model: type[BaseModel]) -> Schema:
-    """The schema of a model and all that it contains, without references."""
+    """Return the schema of a model and of all models in it, without references."""
     emitted = model.model_json_schema(by_alias=True, mode="validation")
     return _Repair(emitted.get("$defs", {})).node(emitted)
 
@@ -61,7 +61,7 @@ class _Repair:
         return children
 
     def _inlined(self, node: Schema) -> Schema:
-        """Replace references and unions with null by what they mean; the node's own words win."""
+        """Replace references and unions with null. The node's own description takes precedence."""
         chosen = [branch for branch in node.get("anyOf", ()) if branch.get("type") != "null"]
         if len(chosen) == 1:
             return _merged(self._inlined(chosen[0]), node)
@@ -83,5 +83,5 @@ def _description(source: Schema) -> str:
         return words
     if words and not words.endswith("."):
         words += "."
-    told = str(default).lower() if isinstance(default, bool) else str(default)
-    return f"{words} Default: {told}.".strip()
+    value = str(default).lower() if isinstance(default, bool) else str(default)
+    return f"{words} Default: {value}.".strip()

@@ -23,8 +23,9 @@ def test_every_kind_has_its_chapters(text: str) -> None:
 
 def test_a_field_has_type_bounds_default_and_description(text: str) -> None:
     (row,) = [line for line in text.splitlines() if line.startswith("| `periodSeconds`")]
-    assert (
-        row == "| `periodSeconds` | int32 | 1 to 86400 | Seconds between two probes. Default: 10. |"
+    assert row == (
+        "| `periodSeconds` | int32 | 1 to 86400 |"
+        " The number of seconds between two probes. Default: 10. |"
     )
 
 

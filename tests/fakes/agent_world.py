@@ -28,7 +28,7 @@ from transship.api.placement import DesiredState, LastExit
 from transship.common.clock import Clock
 from transship.common.errors import NotFound, TransshipError
 from transship.linux.pages import PAGE_BYTES
-from transship.memory.rounds import CopyRound
+from transship.memory.copy_progress import CopyRound
 
 SECONDS = {
     "prepare": 0.04,

@@ -20,7 +20,7 @@ from transship.agentapi.migrations import (
     VerdictNotice,
     VerdictReply,
 )
-from transship.agentapi.predictions import Forecast, PredictionRequest
+from transship.agentapi.predictions import PredictionReply, PredictionRequest
 from transship.agentapi.states import SideState
 from transship.api.placement import Strategy
 from transship.common.errors import Refused
@@ -99,5 +99,5 @@ class FakeTarget(TargetRole):
         self.reports.pop(migration, None)
 
 
-async def predict(container: str, wish: PredictionRequest) -> Forecast:
-    return Forecast(strategy=Strategy.PRE_COPY, choice=f"{container} to {wish.target.node}")
+async def predict(container: str, wish: PredictionRequest) -> PredictionReply:
+    return PredictionReply(strategy=Strategy.PRE_COPY, choice=f"{container} to {wish.target.node}")

@@ -225,7 +225,7 @@ class Agent:
             containers=self.containers,
             source=self.source,
             target=self.target,
-            predict=self.predictions.forecast,
+            predict=self.predictions.predict,
             facts=self.facts,
             logs=LogSource(path=layout.log, held=lambda name: journal.get(name) is not None),
             metrics=metrics.text,

@@ -12,7 +12,7 @@ CONTAINERS = "/v1/containers"
 CONTAINER = "/v1/containers/{id}"
 """PUT ContainerOrder (202, at once), GET ContainerReport, DELETE ?epoch=N (202, then 204)."""
 PREDICTION = "/v1/containers/{id}/forecast"
-"""POST PredictionRequest: what a move would be like, without moving anything; Forecast."""
+"""POST PredictionRequest: what a move would be like, without moving anything; PredictionReply."""
 LOGS = "/v1/containers/{id}/logs"
 """GET ?follow=true ?tail=N ?since=RFC3339 ?timestamps=true: plain text."""
 

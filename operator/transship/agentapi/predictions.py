@@ -15,7 +15,7 @@ class PredictionRequest(Message):
     settings: MigrationSettings = MigrationSettings()
 
 
-class Forecast(Message):
+class PredictionReply(Message):
     """What was measured, and what follows from it. Rates in bytes per second.
 
     reason, message and hint: why the move would fail; empty where nothing speaks against it.

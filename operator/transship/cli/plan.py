@@ -13,7 +13,7 @@ from transship.agentapi.client.agent import AgentClient
 from transship.agentapi.client.transport import context_for
 from transship.agentapi.containers import ContainerReport
 from transship.agentapi.migrations import Peer
-from transship.agentapi.predictions import Forecast, PredictionRequest
+from transship.agentapi.predictions import PredictionReply, PredictionRequest
 from transship.api.migration import ContainerMigration
 from transship.api.node_agent import NodeAgent
 from transship.api.obstacle import Obstacle, from_error
@@ -67,7 +67,7 @@ async def _ask(
     to: str,
     strategy: Strategy | None,
     access: tuple[Path | None, Path | None],
-) -> tuple[Forecast | None, list[Obstacle]]:
+) -> tuple[PredictionReply | None, list[Obstacle]]:
     kubeconfig, certificates = access
     async with await KubeClient.connect(kubeconfig_path(kubeconfig)) as client:
         placement = await client.get(ContainerPlacement, name=name, namespace=namespace)
@@ -117,12 +117,12 @@ def _peer(agent: NodeAgent) -> Peer:
 
 async def _looked_at(
     agent: NodeAgent, container: str, order: PredictionRequest, *, files: TlsFiles
-) -> tuple[ContainerReport, Forecast]:
-    """The report comes last: the agent looks at the processes for the forecast."""
+) -> tuple[ContainerReport, PredictionReply]:
+    """The report comes last: the agent looks at the processes for the prediction."""
     node = agent.metadata.name
     client = AgentClient(node, agent.status.endpoint, context=context_for(node, files))
     try:
-        found = await client.forecast(container, order)
+        found = await client.predict(container, order)
         report = await client.container(container)
         if report is None:
             raise NotFound(f"container {container} is not on node {node} any more")
@@ -131,7 +131,7 @@ async def _looked_at(
         await client.close()
 
 
-def _as_json(found: Forecast | None, obstacles: Sequence[Obstacle]) -> dict[str, Any]:
+def _as_json(found: PredictionReply | None, obstacles: Sequence[Obstacle]) -> dict[str, Any]:
     measured = {} if found is None else found.model_dump(by_alias=True, exclude_none=True)
     for field in ("reason", "message", "hint"):
         measured.pop(field, None)
@@ -144,14 +144,14 @@ def _as_json(found: Forecast | None, obstacles: Sequence[Obstacle]) -> dict[str,
     }
 
 
-def _print(found: Forecast | None, obstacles: Sequence[Obstacle]) -> None:
+def _print(found: PredictionReply | None, obstacles: Sequence[Obstacle]) -> None:
     if found is not None:
         print_table(("", ""), _rows(found))
     for each in obstacles:
         typer.echo(f"obstacle: {each.reason}: {each.text}")
 
 
-def _rows(found: Forecast) -> list[tuple[str, str]]:
+def _rows(found: PredictionReply) -> list[tuple[str, str]]:
     rows = [("strategy", str(found.strategy))]
     expected = found.prediction
     if expected is not None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from transship.common.errors import TransshipError
 from transship.linux.pages import PAGE_BYTES, PageRange, PageSet, Process, batches, total
 from transship.linux.process_memory import BATCH_PAGES, MemoryReader, private_pages
-from transship.memory.rounds import CopyRound
+from transship.memory.copy_progress import CopyRound
 from transship.memory.tracking.digest_tracker import Tracker
 from transship.memory.transfer.sender import PageSender
 

@@ -1,7 +1,7 @@
-"""What a move would be like, from a short look at the container and the link. Pure.
+"""What a move would take, predicted from measurements of the container and of the link. Pure.
 
-The same decisions that a move takes (memory.convergence) are played through, round after round,
-with the container's writes as they were seen.
+It plays through the decisions that a move takes (memory.convergence), round after round, with the
+rate of writes that was measured.
 """
 
 from __future__ import annotations
@@ -15,73 +15,65 @@ from transship.api.obstacle import Obstacle
 from transship.api.placement import Compression, MigrationSettings, PostCopy, Strategy
 from transship.api.quantity import bytes_of
 from transship.linux.pages import PAGE_BYTES
-from transship.memory.convergence import (
-    OVERHEAD_SECONDS,
-    Act,
-    Cost,
-    Decision,
-    Seen,
-    decide,
-    expected,
-    memory_seconds,
-)
-from transship.memory.rounds import CopyRound
+from transship.memory.convergence import CopyAction, CopyDecision, decide_next
+from transship.memory.copy_progress import OVERHEAD_SECONDS, CopyProgress, CopyRound, HandoverCost
 from transship.strategies import MigrationStrategy
 
 PREPARE_SECONDS = 0.5
 """Image, root file system, network and page server on a target that has the image already."""
-PACKING_BYTES_PER_SECOND = 600e6
-"""What one core compresses: on a faster link pages go as they are."""
+COMPRESSION_BYTES_PER_SECOND = 600e6
+"""What one core compresses: on a faster link pages are sent uncompressed."""
 
 
 @dataclass(frozen=True)
-class Sample:
-    """So many pages had been changed after so many seconds."""
+class ChangeSample:
+    """How many pages had changed after so many seconds."""
 
     seconds: float
     pages: int
 
 
 @dataclass(frozen=True)
-class Load:
-    """What was measured. rates in bytes a second; packed: what compression leaves, as a share.
+class Measurements:
+    """What was measured of a container and of the link to its target.
 
-    changes: growing with time; a page that is written again and again counts once.
+    changes: in order of time; a page that is written repeatedly counts once. link_rate: bytes per
+    second. compressed_share: the size of compressed pages, as a share of their content.
     """
 
     pages: int
     zero_pages: int
-    changes: tuple[Sample, ...]
+    changes: tuple[ChangeSample, ...]
     link_rate: float
-    packed: float = 1.0
+    compressed_share: float = 1.0
     file_bytes: int = 0
 
     def changed_after(self, seconds: float) -> int:
-        """Pages changed in that time: between the samples in proportion, beyond them as fast."""
-        points = (Sample(0.0, 0), *self.changes)
+        """Pages changed in that time: interpolated between samples, extrapolated after them."""
+        points = (ChangeSample(0.0, 0), *self.changes)
         for before, after in pairwise(points):
             if seconds <= after.seconds:
-                return _between(before, after, seconds)
+                return _interpolated(before, after, seconds)
         if len(points) < 2:
             return 0
-        found = _between(points[-2], points[-1], seconds)
-        return max(points[-1].pages, min(found, self.pages))
+        extrapolated = _interpolated(points[-2], points[-1], seconds)
+        return max(points[-1].pages, min(extrapolated, self.pages))
 
     @property
     def changes_per_second(self) -> float:
-        """Bytes, as at the end of the look."""
-        last = self.changes[-1] if self.changes else Sample(1.0, 0)
+        """Bytes per second, averaged over all samples."""
+        last = self.changes[-1] if self.changes else ChangeSample(1.0, 0)
         return last.pages * PAGE_BYTES / last.seconds
 
 
-def _between(one: Sample, other: Sample, seconds: float) -> int:
-    slope = (other.pages - one.pages) / max(other.seconds - one.seconds, 1e-6)
-    return max(0, round(one.pages + slope * (seconds - one.seconds)))
+def _interpolated(first: ChangeSample, second: ChangeSample, seconds: float) -> int:
+    slope = (second.pages - first.pages) / max(second.seconds - first.seconds, 1e-6)
+    return max(0, round(first.pages + slope * (seconds - first.seconds)))
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """The strategy that it would come to, what that costs, and what would make it fail."""
+class PredictedMove:
+    """The strategy that would be used, what the move would take, and why it would fail."""
 
     strategy: Strategy
     prediction: Prediction | None
@@ -89,137 +81,161 @@ class Forecast:
     obstacle: Obstacle | None = None
 
 
-def predict(load: Load, *, settings: MigrationSettings, cost: Cost) -> Forecast:
-    """Play the move through."""
+def predict(
+    measurements: Measurements, *, settings: MigrationSettings, cost: HandoverCost
+) -> PredictedMove:
+    """Predict a move with these settings."""
+    move = _Move(measurements, settings, cost)
     strategy = strategies.of(settings.strategy)
     if strategy.ends_instance:
-        return Forecast(
+        return PredictedMove(
             settings.strategy, None, "the container is ended, its files are moved, it starts anew"
         )
     if strategy.copies_memory_in_rounds:
-        return _in_rounds(load, settings, cost)
-    return (
-        _followed(load, settings, cost)
-        if strategy.memory_follows
-        else _stopped(load, settings, cost)
-    )
+        return _predict_rounds(move)
+    return _predict_post_copy(move) if strategy.memory_follows else _predict_stop_and_copy(move)
 
 
-def _stopped(load: Load, settings: MigrationSettings, cost: Cost) -> Forecast:
-    size = _wire(load, load.pages - load.zero_pages, settings)
-    memory = OVERHEAD_SECONDS + size / load.link_rate
-    blackout = cost.fixed + max(0.0, memory - cost.beside)
-    prediction = Prediction(
-        strategy=settings.strategy,
-        blackout_milliseconds=round(blackout * 1e3),
-        total_milliseconds=round((_before(load, settings) + blackout) * 1e3),
-        bytes=size + load.file_bytes,
-        explanation=f"all of the memory inside the freeze: {memory * 1e3:.0f} ms",
-    )
-    return Forecast(settings.strategy, prediction)
+def prediction_of(progress: CopyProgress, strategy: MigrationStrategy) -> Prediction:
+    """What a handover now would take, in the form of the migration's status.
 
-
-def _followed(load: Load, settings: MigrationSettings, cost: Cost) -> Forecast:
-    size = _wire(load, load.pages - load.zero_pages, settings)
-    memory = size / load.link_rate
-    prediction = Prediction(
-        strategy=settings.strategy,
-        blackout_milliseconds=round(cost.fixed * 1e3),
-        total_milliseconds=round((_before(load, settings) + cost.fixed + memory) * 1e3),
-        bytes=size + load.file_bytes,
-        explanation=f"all of the memory after the resume, in {memory * 1e3:.0f} ms: until then the "
-        "container waits for each page that it touches, and starts anew if the source dies",
-    )
-    return Forecast(settings.strategy, prediction)
-
-
-def predicted(seen: Seen, strategy: MigrationStrategy) -> Prediction:
-    """What a handover now would be like, as the migration's status has it.
-
-    By PostCopy nothing waits for the memory, but the move is over only when all of it has come.
+    With PostCopy the blackout has no part for memory, but the move ends only when all of it has
+    arrived.
     """
-    now = expected(seen)
+    expected = progress.expected_handover()
     follows = strategy.memory_follows
-    blackout = seen.cost.fixed if follows else now.blackout
-    total = seen.elapsed + blackout + (memory_seconds(seen) if follows else 0.0)
+    blackout = progress.cost.fixed if follows else expected.blackout
+    total = progress.elapsed + blackout + (progress.final_copy_seconds if follows else 0.0)
     return Prediction(
         strategy=strategy.name,
         blackout_milliseconds=min(round(blackout * 1e3), 2**31 - 1),
         total_milliseconds=round(total * 1e3),
-        bytes=now.bytes,
-        explanation=now.explanation,
+        bytes=expected.bytes,
+        explanation=expected.explanation,
     )
 
 
-def _in_rounds(load: Load, settings: MigrationSettings, cost: Cost) -> Forecast:
-    limit = settings.max_downtime_milliseconds
-    seen = Seen(
-        strategy=settings.strategy,
+@dataclass(frozen=True)
+class _Move:
+    """The move to predict."""
+
+    measurements: Measurements
+    settings: MigrationSettings
+    cost: HandoverCost
+
+    @property
+    def bandwidth(self) -> float | None:
+        """The user's limit, in bytes per second."""
+        limit = self.settings.max_bandwidth
+        return None if limit is None else float(bytes_of(limit))
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second before the freeze."""
+        return min(self.measurements.link_rate, self.bandwidth or self.measurements.link_rate)
+
+    @property
+    def seconds_before_memory(self) -> float:
+        return PREPARE_SECONDS + self.measurements.file_bytes / self.rate
+
+    @property
+    def memory_bytes(self) -> int:
+        """All of the memory, on the wire."""
+        return self.wire_bytes(self.measurements.pages - self.measurements.zero_pages)
+
+    def wire_bytes(self, pages: int) -> int:
+        """The size of so many pages on the wire."""
+        compression = self.settings.compression or Compression.AUTO
+        compresses = compression is Compression.ZSTD or (
+            compression is Compression.AUTO and self.rate < COMPRESSION_BYTES_PER_SECOND
+        )
+        share = self.measurements.compressed_share if compresses else 1.0
+        return round(pages * PAGE_BYTES * share)
+
+    def without_rounds(
+        self, *, blackout: float, after_resume: float, explanation: str
+    ) -> PredictedMove:
+        """All of the memory is sent after the freeze. Times in seconds."""
+        total = self.seconds_before_memory + blackout + after_resume
+        prediction = Prediction(
+            strategy=self.settings.strategy,
+            blackout_milliseconds=round(blackout * 1e3),
+            total_milliseconds=round(total * 1e3),
+            bytes=self.memory_bytes + self.measurements.file_bytes,
+            explanation=explanation,
+        )
+        return PredictedMove(self.settings.strategy, prediction)
+
+
+def _predict_stop_and_copy(move: _Move) -> PredictedMove:
+    memory = OVERHEAD_SECONDS + move.memory_bytes / move.measurements.link_rate
+    return move.without_rounds(
+        blackout=move.cost.fixed + max(0.0, memory - move.cost.overlap),
+        after_resume=0.0,
+        explanation=f"all of the memory inside the freeze: {memory * 1e3:.0f} ms",
+    )
+
+
+def _predict_post_copy(move: _Move) -> PredictedMove:
+    memory = move.memory_bytes / move.measurements.link_rate
+    return move.without_rounds(
+        blackout=move.cost.fixed,
+        after_resume=memory,
+        explanation=f"all of the memory after the resume, in {memory * 1e3:.0f} ms: until then the "
+        "container waits for each page that it touches, and starts anew if the source dies",
+    )
+
+
+def _predict_rounds(move: _Move) -> PredictedMove:
+    limit = move.settings.max_downtime_milliseconds
+    start = CopyProgress(
+        strategy=move.settings.strategy,
         rounds=(),
-        cost=cost,
-        elapsed=_before(load, settings),
-        deadline=settings.deadline,
+        cost=move.cost,
+        elapsed=move.seconds_before_memory,
+        deadline=move.settings.deadline,
         max_downtime=None if limit is None else limit / 1e3,
-        post_copy=settings.post_copy is PostCopy.ALLOWED,
-        limit=_limit(settings),
+        post_copy=move.settings.post_copy is PostCopy.ALLOWED,
+        bandwidth=move.bandwidth,
     )
-    seen, decision = _played(seen, load, settings)
-    strategy = strategies.of(settings.strategy).at_start()
-    if decision.act is Act.POST_COPY:
+    progress, decision = _play_rounds(start, move)
+    strategy = strategies.of(move.settings.strategy).at_start()
+    if decision.action is CopyAction.POST_COPY:
         strategy = strategies.POST_COPY
-    prediction = predicted(seen, strategy)
-    bytes_in_all = prediction.bytes + load.file_bytes
-    return Forecast(
+    prediction = prediction_of(progress, strategy)
+    all_bytes = prediction.bytes + move.measurements.file_bytes
+    return PredictedMove(
         strategy.name,
-        prediction.model_copy(update={"bytes": bytes_in_all}),
+        prediction.model_copy(update={"bytes": all_bytes}),
         decision.message,
-        decision.why,
+        decision.obstacle,
     )
 
 
-def _played(seen: Seen, load: Load, settings: MigrationSettings) -> tuple[Seen, Decision]:
+def _play_rounds(progress: CopyProgress, move: _Move) -> tuple[CopyProgress, CopyDecision]:
+    """Copy round after round until something else is decided."""
     while True:
-        decision = decide(seen)
-        if decision.act is Act.SLOW_DOWN:
-            seen = replace(seen, share=decision.share)
-        elif decision.act is not Act.ROUND:
-            return seen, decision
-        seen = _next_round(seen, load, settings)
+        decision = decide_next(progress)
+        if decision.action is CopyAction.THROTTLE:
+            progress = replace(progress, cpu_share=decision.cpu_share)
+        elif decision.action is not CopyAction.COPY_ROUND:
+            return progress, decision
+        progress = _after_round(progress, move)
 
 
-def _next_round(seen: Seen, load: Load, settings: MigrationSettings) -> Seen:
-    first = not seen.rounds
-    pages = load.pages if first else seen.last.remaining_pages or 0
-    zeros = load.zero_pages if first else 0
-    size = _wire(load, pages - zeros, settings)
-    seconds = OVERHEAD_SECONDS + size / min(load.link_rate, seen.limit or load.link_rate)
-    share = 1.0 if seen.share is None else seen.share
+def _after_round(progress: CopyProgress, move: _Move) -> CopyProgress:
+    measurements, first = move.measurements, not progress.rounds
+    pages = measurements.pages if first else progress.last_round.remaining_pages or 0
+    zeros = measurements.zero_pages if first else 0
+    size = move.wire_bytes(pages - zeros)
+    seconds = OVERHEAD_SECONDS + size / move.rate
+    cpu_share = 1.0 if progress.cpu_share is None else progress.cpu_share
     done = CopyRound(
         pages=pages,
         content_bytes=(pages - zeros) * PAGE_BYTES,
         bytes=size,
         seconds=seconds,
-        rate=load.link_rate,
-        remaining_pages=load.changed_after(seconds * share),
+        rate=measurements.link_rate,
+        remaining_pages=measurements.changed_after(seconds * cpu_share),
     )
-    return replace(seen, rounds=(*seen.rounds, done), elapsed=seen.elapsed + seconds)
-
-
-def _wire(load: Load, pages: int, settings: MigrationSettings) -> int:
-    """What these pages take on the wire."""
-    rate = min(load.link_rate, _limit(settings) or load.link_rate)
-    wish = settings.compression or Compression.AUTO
-    packs = wish is Compression.ZSTD or (
-        wish is Compression.AUTO and rate < PACKING_BYTES_PER_SECOND
-    )
-    return round(pages * PAGE_BYTES * (load.packed if packs else 1.0))
-
-
-def _before(load: Load, settings: MigrationSettings) -> float:
-    """Seconds until the first page goes."""
-    rate = min(load.link_rate, _limit(settings) or load.link_rate)
-    return PREPARE_SECONDS + load.file_bytes / rate
-
-
-def _limit(settings: MigrationSettings) -> float | None:
-    return None if settings.max_bandwidth is None else float(bytes_of(settings.max_bandwidth))
+    return replace(progress, rounds=(*progress.rounds, done), elapsed=progress.elapsed + seconds)

@@ -17,23 +17,23 @@ from transship.memory.tracking.digest_tracker import DigestTracker, Tracker
 from transship.memory.transfer.packing import Packer
 from transship.memory.transfer.sender import zero_marks
 
-LOOKS_SECONDS = (0.1, 0.3, 0.6, 1.0, 1.5)
+COUNT_AT_SECONDS = (0.1, 0.3, 0.6, 1.0, 1.5)
 """When changes are counted: pages that are written again and again show only with time."""
 SAMPLE_BATCHES = 128
 """Of 1 MiB each, spread over the memory: read for their content."""
 
 
 @dataclass(frozen=True)
-class MemoryProbe:
+class ProbeResult:
     """Shares are of the pages that are not zeros (packed), and of all (zeros)."""
 
     pages: int
     zero_share: float
-    packed_share: float
+    compressed_share: float
     changes: tuple[tuple[float, int], ...]
 
 
-class Probe:
+class MemoryProbe:
     """Looks at one container; `stop` from any thread ends it soon."""
 
     def __init__(self, processes: Callable[[], Sequence[Process]], tracker: Tracker) -> None:
@@ -45,25 +45,25 @@ class Probe:
     def stop(self) -> None:
         self._stopped.set()
 
-    def look(self) -> MemoryProbe:
+    def run(self) -> ProbeResult:
         try:
-            return self._look()
+            return self._measure()
         finally:
             self._tracker.close()
 
-    def _look(self) -> MemoryProbe:
+    def _measure(self) -> ProbeResult:
         found = [(process, self._tracker.candidates(process)) for process in self._processes()]
         began = time.monotonic()
         pages = sum(total(ranges) for _, ranges in found)
         sample = list(_spread(found))
         zeros, packed = self._content(sample)
         changes = self._changes(began) or self._compared(sample, pages)
-        return MemoryProbe(pages, zeros, packed, changes)
+        return ProbeResult(pages, zeros, packed, changes)
 
     def _changes(self, began: float) -> tuple[tuple[float, int], ...]:
         """By the kernel's record; nothing where it has none of some process."""
         changes: list[tuple[float, int]] = []
-        for seconds in LOOKS_SECONDS:
+        for seconds in COUNT_AT_SECONDS:
             if self._stopped.wait(max(0.0, began + seconds - time.monotonic())):
                 break
             counts = [self._tracker.count_changed(process) for process in self._processes()]
@@ -81,7 +81,7 @@ class Probe:
         looked = sum(total(ranges) for _, ranges in sample)
         self._differing(digests, sample)
         began = time.monotonic()
-        self._stopped.wait(LOOKS_SECONDS[-1])
+        self._stopped.wait(COUNT_AT_SECONDS[-1])
         changed = self._differing(digests, sample)
         return ((time.monotonic() - began, round(pages * changed / max(looked, 1))),)
 

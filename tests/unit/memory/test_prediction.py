@@ -6,18 +6,20 @@ from hypothesis import strategies as st
 
 from transship.api.placement import Compression, MigrationSettings, PostCopy, Strategy
 from transship.linux.pages import PAGE_BYTES
-from transship.memory.convergence import Cost
-from transship.memory.prediction import Load, Sample, predict
+from transship.memory.copy_progress import HandoverCost
+from transship.memory.prediction import ChangeSample, Measurements, predict
 
-COST = Cost(fixed=0.1, beside=0.05)
+COST = HandoverCost(fixed=0.1, overlap=0.05)
 GIBI = (1 << 30) // PAGE_BYTES
 
 
-def load(*, pages: int = GIBI, rate: float = 115e6, writes: float = 0.0, **more: object) -> Load:
+def load(
+    *, pages: int = GIBI, rate: float = 115e6, writes: float = 0.0, **more: object
+) -> Measurements:
     """writes: bytes a second, each to another page."""
-    changes = (Sample(1.0, round(writes / PAGE_BYTES)),)
+    changes = (ChangeSample(1.0, round(writes / PAGE_BYTES)),)
     values = {"zero_pages": 0, "changes": changes, **more}
-    return Load(pages=pages, link_rate=rate, **values)  # type: ignore[arg-type]
+    return Measurements(pages=pages, link_rate=rate, **values)  # type: ignore[arg-type]
 
 
 def auto(**settings: object) -> MigrationSettings:
@@ -42,8 +44,8 @@ def test_pages_of_zeros_cost_nothing() -> None:
 
 def test_compression_counts_on_a_slow_link_only() -> None:
     wish = MigrationSettings()
-    slow = predict(load(packed=0.4), settings=wish, cost=COST).prediction
-    fast = predict(load(packed=0.4, rate=2e9), settings=wish, cost=COST).prediction
+    slow = predict(load(compressed_share=0.4), settings=wish, cost=COST).prediction
+    fast = predict(load(compressed_share=0.4, rate=2e9), settings=wish, cost=COST).prediction
     assert slow is not None
     assert fast is not None
     assert slow.bytes == round(0.4 * (1 << 30))
@@ -56,7 +58,7 @@ def test_stop_and_copy_has_all_of_it_in_its_blackout() -> None:
     assert found.prediction.blackout_milliseconds > 9000
 
 
-def test_cold_has_no_blackout_to_foretell() -> None:
+def test_cold_has_no_blackout_to_predict() -> None:
     found = predict(load(), settings=auto(strategy=Strategy.COLD), cost=COST)
     assert (found.strategy, found.prediction) == (Strategy.COLD, None)
 
@@ -67,7 +69,7 @@ def test_a_writer_faster_than_the_link_is_told_that_it_will_be_slowed_down() -> 
     assert "of its CPU time" in found.choice
 
 
-def test_post_copy_is_foretold_only_where_it_is_allowed() -> None:
+def test_post_copy_is_predicted_only_where_it_is_allowed() -> None:
     for wish, strategy in (
         (auto(post_copy=PostCopy.ALLOWED), Strategy.POST_COPY),
         (auto(post_copy=PostCopy.FORBIDDEN), Strategy.PRE_COPY),
@@ -102,7 +104,7 @@ def test_a_limit_makes_it_longer_and_files_come_first() -> None:
 
 
 def test_a_hot_set_shows_in_the_samples() -> None:
-    seen = load(changes=(Sample(0.1, 1000), Sample(1.0, 1200), Sample(2.0, 1300)))
+    seen = load(changes=(ChangeSample(0.1, 1000), ChangeSample(1.0, 1200), ChangeSample(2.0, 1300)))
     assert seen.changed_after(0.05) == 500
     assert seen.changed_after(0.1) == 1000
     assert seen.changed_after(3.0) == 1400
@@ -114,7 +116,7 @@ def test_a_hot_set_shows_in_the_samples() -> None:
     pages=st.integers(1, 4 * GIBI), rate=st.floats(1e6, 5e9), writes=st.floats(0, 5e9),
     strategy=st.sampled_from(Strategy), limit=st.none() | st.integers(1, 5000),
 )  # fmt: skip
-def test_every_move_can_be_foretold(
+def test_every_move_can_be_predicted(
     pages: int, rate: float, writes: float, strategy: Strategy, limit: int | None
 ) -> None:
     wish = MigrationSettings(strategy=strategy, max_downtime_milliseconds=limit)

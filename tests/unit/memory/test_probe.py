@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from transship.linux.pages import Process
-from transship.memory.probe import Probe
+from transship.memory.probe import MemoryProbe
 from transship.memory.tracking import write_faults
 from transship.memory.tracking.digest_tracker import DigestTracker
 from transship.memory.tracking.write_tracker import WriteTracker
@@ -46,21 +46,21 @@ def test_a_look_tells_how_much_there_is_and_how_much_changes(process, kind) -> N
     if kind == "writes" and not write_faults.supported():
         pytest.skip("this kernel keeps no record of writes")
     tracker = WriteTracker() if kind == "writes" else DigestTracker()
-    seen = Probe(lambda: [process], tracker).look()
+    seen = MemoryProbe(lambda: [process], tracker).run()
     assert seen.pages >= 4096
     assert 0.3 < seen.zero_share < 0.6
-    assert seen.packed_share < 0.7
+    assert seen.compressed_share < 0.7
     assert 900 <= seen.changes[-1][1] <= 2000
     times = [seconds for seconds, _ in seen.changes]
     assert times == sorted(times)
 
 
 def test_a_look_can_be_ended_from_outside(process) -> None:
-    looker = Probe(lambda: [process], DigestTracker())
+    looker = MemoryProbe(lambda: [process], DigestTracker())
     looker.stop()
-    assert looker.look().pages >= 4096
+    assert looker.run().pages >= 4096
 
 
 def test_a_container_without_processes_has_nothing_to_show() -> None:
-    seen = Probe(list, DigestTracker()).look()
+    seen = MemoryProbe(list, DigestTracker()).run()
     assert (seen.pages, seen.zero_share) == (0, 0.0)

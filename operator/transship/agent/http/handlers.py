@@ -31,7 +31,7 @@ from transship.agentapi.migrations import (
     RestoreRequest,
     VerdictNotice,
 )
-from transship.agentapi.predictions import Forecast, PredictionRequest
+from transship.agentapi.predictions import PredictionReply, PredictionRequest
 from transship.common.errors import NotFound
 from transship.criu.images import archive
 
@@ -43,7 +43,7 @@ class HttpDeps:
     containers: NodeContainers
     source: SourceRole
     target: TargetRole
-    predict: Callable[[str, PredictionRequest], Awaitable[Forecast]]
+    predict: Callable[[str, PredictionRequest], Awaitable[PredictionReply]]
     facts: NodeFacts
     logs: LogSource
     metrics: Callable[[], bytes]

@@ -23,7 +23,7 @@ from transship.agentapi.migrations import (
     VerdictReply,
 )
 from transship.agentapi.node import NodeReport
-from transship.agentapi.predictions import Forecast, PredictionRequest
+from transship.agentapi.predictions import PredictionReply, PredictionRequest
 from transship.common.errors import NotFound, TransshipError
 
 CONNECT_TIMEOUT_SECONDS = 1.5
@@ -81,10 +81,10 @@ class AgentClient:
     async def remove_container(self, id: str, *, epoch: int) -> None:
         await self._end("DELETE", f"{paths.CONTAINER.format(id=id)}?epoch={epoch}")
 
-    async def forecast(self, id: str, order: PredictionRequest) -> Forecast:
+    async def predict(self, id: str, order: PredictionRequest) -> PredictionReply:
         path = paths.PREDICTION.format(id=id)
         return await self._call(
-            "POST", path, Forecast, body=order, timeout_seconds=END_TIMEOUT_SECONDS
+            "POST", path, PredictionReply, body=order, timeout_seconds=END_TIMEOUT_SECONDS
         )
 
     async def logs(self, id: str, *, query: Mapping[str, str]) -> AsyncIterator[bytes]:

@@ -44,7 +44,7 @@ from transship.agentapi.migrations import (
     VerdictNotice,
 )
 from transship.agentapi.node import NodeReport
-from transship.agentapi.predictions import Forecast, PredictionRequest
+from transship.agentapi.predictions import PredictionReply, PredictionRequest
 from transship.agentapi.states import SideState, Verdict
 from transship.api.placement import Strategy
 from transship.common.certificates import Authority, new_authority, write_credentials
@@ -454,4 +454,4 @@ async def test_the_operator_can_ask_what_a_move_would_be_like(served: Served) ->
     wish = PredictionRequest(target=peer())
     answer = await served.call("POST", paths.PREDICTION.format(id=ID), body=wish)
     assert answer.status == 200
-    assert Forecast.model_validate_json(answer.text).choice == f"{ID} to {peer().node}"
+    assert PredictionReply.model_validate_json(answer.text).choice == f"{ID} to {peer().node}"

@@ -18,11 +18,11 @@ from transship.agentapi.migrations import Peer
 from transship.agentapi.predictions import PredictionRequest
 from transship.common.errors import NotFound, Refused
 from transship.linux.pages import PAGE_BYTES
-from transship.memory.probe import MemoryProbe
+from transship.memory.probe import ProbeResult
 from transship.memory.tracking.digest_tracker import Untracked
 
 TARGET = Peer(node="node-b", address="10.0.0.2", endpoint="https://x")
-SEEN = MemoryProbe(pages=1000, zero_share=0.5, packed_share=0.4, changes=((1.0, 10),))
+SEEN = ProbeResult(pages=1000, zero_share=0.5, compressed_share=0.4, changes=((1.0, 10),))
 
 
 class SlowProbe:
@@ -39,13 +39,13 @@ class SlowProbe:
     def stop(self) -> None:
         self.stopped.set()
 
-    def look(self) -> MemoryProbe:
+    def run(self) -> ProbeResult:
         self.stopped.wait(10)
         return SEEN
 
 
 class QuickProbe(SlowProbe):
-    def look(self) -> MemoryProbe:
+    def run(self) -> ProbeResult:
         return SEEN
 
 
@@ -63,7 +63,7 @@ def predictions(journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return 100e6
 
     monkeypatch.setattr(module.link_rate, "measure", measured)
-    monkeypatch.setattr(module, "Probe", QuickProbe)
+    monkeypatch.setattr(module, "MemoryProbe", QuickProbe)
     SlowProbe.made.clear()
     SlowProbe.begun = asyncio.Event()
     (tmp_path / "home").mkdir()
@@ -78,7 +78,7 @@ def predictions(journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 async def test_what_was_measured_is_told_with_what_follows(predictions: Predictions) -> None:
-    found = await predictions.forecast(ID, PredictionRequest(target=TARGET))
+    found = await predictions.predict(ID, PredictionRequest(target=TARGET))
     assert found.memory_bytes == 1000 * PAGE_BYTES
     assert found.zero_bytes == 500 * PAGE_BYTES
     assert found.dirty_rate == 10 * PAGE_BYTES
@@ -92,22 +92,22 @@ async def test_a_container_that_moves_or_is_not_here_is_not_looked_at(
     predictions: Predictions, journal: Journal
 ) -> None:
     with pytest.raises(NotFound):
-        await predictions.forecast("another", PredictionRequest(target=TARGET))
+        await predictions.predict("another", PredictionRequest(target=TARGET))
     record = journal.get(ID)
     assert record is not None
     journal.put(transitions.outgoing(record, migration="m-1", peer=TARGET))
     with pytest.raises(Refused, match="is being moved"):
-        await predictions.forecast(ID, PredictionRequest(target=TARGET))
+        await predictions.predict(ID, PredictionRequest(target=TARGET))
 
 
 async def test_a_move_ends_the_look_before_it_follows_the_writes_itself(
     predictions: Predictions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "Probe", SlowProbe)
-    looking = asyncio.create_task(predictions.forecast(ID, PredictionRequest(target=TARGET)))
+    monkeypatch.setattr(module, "MemoryProbe", SlowProbe)
+    looking = asyncio.create_task(predictions.predict(ID, PredictionRequest(target=TARGET)))
     await SlowProbe.begun.wait()
     with pytest.raises(Refused, match="already"):
-        await predictions.forecast(ID, PredictionRequest(target=TARGET))
+        await predictions.predict(ID, PredictionRequest(target=TARGET))
     await predictions.end(ID)
     assert SlowProbe.made[0].stopped.is_set()
     assert (await looking).memory_bytes > 0
@@ -117,8 +117,8 @@ async def test_a_move_ends_the_look_before_it_follows_the_writes_itself(
 async def test_whoever_asks_and_goes_away_ends_the_look(
     predictions: Predictions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "Probe", SlowProbe)
-    looking = asyncio.create_task(predictions.forecast(ID, PredictionRequest(target=TARGET)))
+    monkeypatch.setattr(module, "MemoryProbe", SlowProbe)
+    looking = asyncio.create_task(predictions.predict(ID, PredictionRequest(target=TARGET)))
     await SlowProbe.begun.wait()
     looking.cancel()
     await asyncio.wait([looking])

@@ -19,7 +19,7 @@ from transship.api.migration import MemoryTraffic
 from transship.api.placement import Compression
 from transship.common.clock import Clock
 from transship.common.errors import NotFound, TransshipError
-from transship.memory.rounds import CopyRound
+from transship.memory.copy_progress import CopyRound
 from transship.strategies import MigrationStrategy
 from transship.streams.bandwidth_limit import BandwidthLimit
 
@@ -158,7 +158,7 @@ class SourceDeps:
     handover_queue: HandoverQueue
     handover_stats: HandoverStats
     end_probe: Callable[[str], Awaitable[None]]
-    """See forecasts: nobody else follows the container's writes from then on."""
+    """See agent.migration.prediction: nobody else follows the container's writes from then on."""
 
     def record(self, container: str) -> Record:
         """What was promised about a container that is here. Raises NotFound."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from transship.api.migration import BlackoutPart, StepName
-from transship.memory.convergence import DEFAULT_COST, Cost
+from transship.memory.copy_progress import DEFAULT_HANDOVER_COST, HandoverCost
 
 REMEMBERED = 9
 """Handovers; the median of them is told, so that a few slow ones change nothing."""
@@ -25,16 +25,16 @@ class HandoverStats:
     """Kept in memory: a restarted agent begins with the default again."""
 
     def __init__(self) -> None:
-        self._costs: deque[Cost] = deque(maxlen=REMEMBERED)
+        self._costs: deque[HandoverCost] = deque(maxlen=REMEMBERED)
         self._rates: dict[str, float] = {}
 
     @property
-    def cost(self) -> Cost:
+    def cost(self) -> HandoverCost:
         if not self._costs:
-            return DEFAULT_COST
-        return Cost(
+            return DEFAULT_HANDOVER_COST
+        return HandoverCost(
             fixed=median(cost.fixed for cost in self._costs),
-            beside=median(cost.beside for cost in self._costs),
+            overlap=median(cost.overlap for cost in self._costs),
         )
 
     def note(self, *, blackout: float, parts: Iterable[BlackoutPart]) -> None:
@@ -49,7 +49,7 @@ class HandoverStats:
             self._rates[node] = rate
 
 
-def cost_of(blackout: float, parts: Sequence[BlackoutPart], *, known: Cost) -> Cost:
+def cost_of(blackout: float, parts: Sequence[BlackoutPart], *, known: HandoverCost) -> HandoverCost:
     """The cost of one handover without what it waited for memory.
 
     A restore wants pages itself, and waits for those that are still under way. What it takes longer
@@ -58,8 +58,8 @@ def cost_of(blackout: float, parts: Sequence[BlackoutPart], *, known: Cost) -> C
     took = {part.name: part.microseconds / 1e6 for part in parts}
     waited = took.get(WAIT_FOR_PAGES, 0.0)
     after_dump = sum(took.get(name, 0.0) for name in _AFTER_DUMP) - waited
-    beside = took.get(StepName.DUMP.value, 0.0) + after_dump
-    if took.get(SEND_MEMORY, 0.0) > BOUND_SHARE * after_dump and beside > known.beside:
-        waited += beside - known.beside
-        beside = known.beside
-    return Cost(fixed=max(0.0, blackout - waited), beside=max(0.0, beside))
+    overlap = took.get(StepName.DUMP.value, 0.0) + after_dump
+    if took.get(SEND_MEMORY, 0.0) > BOUND_SHARE * after_dump and overlap > known.overlap:
+        waited += overlap - known.overlap
+        overlap = known.overlap
+    return HandoverCost(fixed=max(0.0, blackout - waited), overlap=max(0.0, overlap))

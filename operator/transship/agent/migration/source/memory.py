@@ -15,7 +15,7 @@ from transship.api.migration import MemoryTraffic
 from transship.criu.images.pagemap import LazyRange, SharedImage
 from transship.linux.pages import PAGE_BYTES, PageRange, Process
 from transship.memory.copy import MemoryCopy
-from transship.memory.rounds import CopyRound
+from transship.memory.copy_progress import CopyRound
 from transship.memory.shared_images import Image
 from transship.memory.shared_memory import SharedMemory
 from transship.memory.tracking.digest_tracker import Tracker

@@ -21,7 +21,7 @@ from transship.criu.images.pagemap import SharedImage
 from transship.linux import processes
 from transship.linux.freezer import freezer_of
 from transship.linux.pages import Process
-from transship.memory.rounds import CopyRound
+from transship.memory.copy_progress import CopyRound
 from transship.memory.tracking.digest_tracker import Tracker, Untracked
 from transship.memory.tracking.write_tracker import best_tracker
 from transship.memory.transfer.channel import PageServerEndpoint

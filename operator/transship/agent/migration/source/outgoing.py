@@ -15,7 +15,7 @@ from transship.api.migration import MemoryTraffic, Prediction, Round, StepName
 from transship.api.progress import percent_of
 from transship.api.quantity import bytes_of
 from transship.common.errors import TransshipError
-from transship.memory.rounds import CopyRound
+from transship.memory.copy_progress import CopyRound
 from transship.strategies import MigrationStrategy
 from transship.streams.bandwidth_limit import BandwidthLimit
 

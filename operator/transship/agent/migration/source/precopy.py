@@ -19,9 +19,9 @@ from transship.api.migration import Round
 from transship.api.placement import MigrationSettings, PostCopy
 from transship.common.errors import NotFound, TransshipError
 from transship.linux.pages import PAGE_BYTES
-from transship.memory.convergence import Act, Decision, Seen, decide, is_good
-from transship.memory.prediction import Load, predict, predicted
-from transship.memory.rounds import CopyRound
+from transship.memory.convergence import CopyAction, CopyDecision, decide_next, is_good_enough
+from transship.memory.copy_progress import CopyProgress, CopyRound
+from transship.memory.prediction import Measurements, predict, prediction_of
 
 KEEP_UP_SECONDS = 0.25
 """Between two looks at how much has changed, while others are being handed over."""
@@ -41,34 +41,34 @@ class Precopy:
         await self._deps.memory.copy_shared(outgoing.order.container)
         while True:
             decision = self._decide(outgoing)
-            match decision.act:
-                case Act.ROUND:
+            match decision.action:
+                case CopyAction.COPY_ROUND:
                     await self._round(outgoing)
-                case Act.SLOW_DOWN:
-                    await self._slow_down(outgoing, decision.share)
+                case CopyAction.THROTTLE:
+                    await self._slow_down(outgoing, decision.cpu_share)
                     await self._round(outgoing)
-                case Act.HAND_OVER:
+                case CopyAction.HAND_OVER:
                     return
-                case Act.POST_COPY:
+                case CopyAction.POST_COPY:
                     outgoing.strategy = strategies.POST_COPY
-                    self._predict(outgoing)
+                    self._update_prediction(outgoing)
                     return
-                case Act.FAIL:
+                case CopyAction.FAIL:
                     raise _failure(decision)
                 case _:
-                    assert_never(decision.act)
+                    assert_never(decision.action)
 
     async def announce(self, outgoing: OutgoingMigration) -> None:
-        """Nothing is copied before the freeze: have the target make room, foretell the rest."""
+        """Nothing is copied before the freeze: have the target make room, predict the rest."""
         order = outgoing.order
         if outgoing.strategy.memory_follows:  # what is shared does not follow
             await self._deps.memory.copy_shared(order.container)
         pages = await self._deps.memory.reserve(order.container)
         rate = self._deps.handover_stats.rate_to(order.target.node)
         if rate is not None:
-            load = Load(pages=pages, zero_pages=0, changes=(), link_rate=rate)
+            measurements = Measurements(pages=pages, zero_pages=0, changes=(), link_rate=rate)
             outgoing.prediction = predict(
-                load, settings=_with_strategy(order), cost=self._deps.handover_stats.cost
+                measurements, settings=_with_strategy(order), cost=self._deps.handover_stats.cost
             ).prediction
 
     async def keep_up(self, outgoing: OutgoingMigration) -> None:
@@ -91,9 +91,9 @@ class Precopy:
         if not outgoing.copied:
             return
         await self._catch_up(outgoing)
-        while decide(self._seen(outgoing)).act is Act.ROUND:
+        while decide_next(self._progress(outgoing)).action is CopyAction.COPY_ROUND:
             await self._round(outgoing)
-        self._predict(outgoing)
+        self._update_prediction(outgoing)
 
     async def _catch_up(self, outgoing: OutgoingMigration) -> None:
         """One more round if what has changed since the last one would be noticed."""
@@ -102,9 +102,9 @@ class Precopy:
             *outgoing.copied[:-1],
             replace(outgoing.copied[-1], remaining_pages=left),
         )
-        if not is_good(self._seen(outgoing)):
+        if not is_good_enough(self._progress(outgoing)):
             await self._round(outgoing)
-        self._predict(outgoing)
+        self._update_prediction(outgoing)
 
     async def _round(self, outgoing: OutgoingMigration) -> None:
         done = await self._deps.memory.copy_round(outgoing.order.container)
@@ -129,20 +129,20 @@ class Precopy:
         else:
             outgoing.share = share
 
-    def _decide(self, outgoing: OutgoingMigration) -> Decision:
-        decision = decide(self._seen(outgoing))
+    def _decide(self, outgoing: OutgoingMigration) -> CopyDecision:
+        decision = decide_next(self._progress(outgoing))
         outgoing.choice = decision.message
-        self._predict(outgoing)
+        self._update_prediction(outgoing)
         return decision
 
-    def _predict(self, outgoing: OutgoingMigration) -> None:
+    def _update_prediction(self, outgoing: OutgoingMigration) -> None:
         if outgoing.copied:
-            outgoing.prediction = predicted(self._seen(outgoing), outgoing.strategy)
+            outgoing.prediction = prediction_of(self._progress(outgoing), outgoing.strategy)
 
-    def _seen(self, outgoing: OutgoingMigration) -> Seen:
+    def _progress(self, outgoing: OutgoingMigration) -> CopyProgress:
         settings = outgoing.order.settings
         limit = settings.max_downtime_milliseconds
-        return Seen(
+        return CopyProgress(
             strategy=outgoing.order.strategy,
             rounds=outgoing.copied,
             cost=self._deps.handover_stats.cost,
@@ -150,8 +150,8 @@ class Precopy:
             deadline=settings.deadline,
             max_downtime=None if limit is None else limit / 1e3,
             post_copy=settings.post_copy is PostCopy.ALLOWED,
-            share=outgoing.share,
-            limit=outgoing.bandwidth.rate,
+            cpu_share=outgoing.share,
+            bandwidth=outgoing.bandwidth.rate,
         )
 
 
@@ -174,8 +174,8 @@ def shown(rounds: tuple[CopyRound, ...]) -> tuple[Round, ...]:
     )
 
 
-def _failure(decision: Decision) -> TransshipError:
-    why = decision.why
+def _failure(decision: CopyDecision) -> TransshipError:
+    why = decision.obstacle
     if why is None:
         return TransshipError(decision.message)
     return TransshipError(why.message, reason=why.reason, hint=why.hint)

@@ -2,7 +2,7 @@ import pytest
 
 from transship.agent.migration.source.handover_stats import HandoverStats, cost_of
 from transship.api.migration import BlackoutPart
-from transship.memory.convergence import DEFAULT_COST
+from transship.memory.copy_progress import DEFAULT_HANDOVER_COST
 
 
 def parts(**milliseconds: int) -> tuple[BlackoutPart, ...]:
@@ -13,10 +13,10 @@ def test_waiting_for_pages_is_no_cost_of_a_handover_itself() -> None:
     cost = cost_of(
         0.3,
         parts(Dump=50, SyncFiles=5, SendState=2, Restore=193, TargetReceivePages=100),
-        known=DEFAULT_COST,
+        known=DEFAULT_HANDOVER_COST,
     )
     assert cost.fixed == pytest.approx(0.2)
-    assert cost.beside == pytest.approx(0.15)
+    assert cost.overlap == pytest.approx(0.15)
     assert cost.measured
 
 
@@ -26,17 +26,17 @@ def test_a_restore_that_waited_for_its_own_pages_does_not_make_room_for_more_of_
         handover_stats.note(
             blackout=0.1 + sent / 1e3, parts=parts(SendMemory=sent, SendState=5, Restore=sent)
         )
-    assert handover_stats.cost.beside <= DEFAULT_COST.beside
+    assert handover_stats.cost.overlap <= DEFAULT_HANDOVER_COST.overlap
 
 
 def test_a_restore_that_is_slow_by_itself_does() -> None:
     handover_stats = HandoverStats()
     handover_stats.note(blackout=0.4, parts=parts(SendMemory=30, Restore=300))
-    assert handover_stats.cost.beside == pytest.approx(0.3)
+    assert handover_stats.cost.overlap == pytest.approx(0.3)
 
 
 def test_an_agent_without_experience_says_so() -> None:
-    assert HandoverStats().cost is DEFAULT_COST
+    assert HandoverStats().cost is DEFAULT_HANDOVER_COST
 
 
 def test_one_slow_handover_changes_nothing() -> None:

@@ -48,7 +48,7 @@ def test_the_next_prediction_is_made_from_experience(pair: Pair) -> None:
     assert not pair.b.live.source._deps.handover_stats.cost.measured
 
 
-def test_stop_and_copy_is_foretold_once_the_link_is_known(pair: Pair) -> None:
+def test_stop_and_copy_is_predicted_once_the_link_is_known(pair: Pair) -> None:
     pair.strategy = Strategy.STOP_AND_COPY
     pair.a.live.source._deps.handover_stats.note_rate("node-b", 4096e3)  # 1,000 pages a second
     pair.move()

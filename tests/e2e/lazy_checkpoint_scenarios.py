@@ -34,7 +34,7 @@ from transship.criu.rpc import split
 from transship.linux import pidfds
 from transship.linux.freezer import FreezerState
 from transship.linux.pages import PageRange, batches
-from transship.linux.processes import named
+from transship.linux.processes import lookup
 from transship.memory.page_server.client import PageServerClient, PageServerDead
 from transship.memory.transfer.channel import PageServerEndpoint, connect_to_page_server
 from transship.memory.transfer.sender import PageSender
@@ -111,7 +111,7 @@ def size(paths: Iterable[Path]) -> int:
 def snapshot(dump: Dump, tasks: Iterable[int]) -> Memory:
     """All that the images leave out, read from the frozen tasks."""
     memory: Memory = {}
-    outside = {process.inside: process.outside for process in named(tasks)}
+    outside = {process.inside: process.outside for process in lookup(tasks)}
     for one in pagemaps.read(dump.images):
         with Path(f"/proc/{outside[one.process]}/mem").open("rb", buffering=0) as file:
             for address in range(one.address, one.address + one.pages * PAGE, PAGE):
@@ -140,7 +140,7 @@ async def a_lazy_dump_has_no_memory_and_its_way_back_is_a_thaw(stage: Stage) -> 
             left = sum(one.pages for one in pagemaps.read(dump.images))
             assert left * PAGE > mebibytes << 20
             assert size(dump.images.glob("pages-*.img")) < 1 << 20
-            assert [one.inside for one in named(stage.source.freezer.processes())] == [1]
+            assert [one.inside for one in lookup(stage.source.freezer.processes())] == [1]
             stage.source.freezer.thaw()
             await stage.source.goes_on()
         await stage.source.clear()

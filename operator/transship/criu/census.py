@@ -15,8 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transship.linux import smaps, sockets
-from transship.linux.sockets import Socket
+from transship.criu.hidden_memory import mappings as lazy
+from transship.linux import mappings, pidfds
+from transship.linux.pidfds import Socket
 
 NAMESPACES = ("ipc", "mnt", "net", "pid", "time", "user", "uts")
 
@@ -190,8 +191,8 @@ def mapped_paths(maps: str) -> list[str]:
 
 def _mapped_files(process: Path, maps: str) -> Iterator[MappedFile]:
     """Each file once, shared if one of its mappings is."""
-    found: dict[tuple[str, str], smaps.Area] = {}
-    for each in map(smaps.area, smaps.lines(maps)):
+    found: dict[tuple[str, str], mappings.Area] = {}
+    for each in mappings.areas(maps):
         if each.name.endswith(DELETED):
             key = (each.device, each.inode)
             found[key] = each if each.is_shared else found.get(key, each)
@@ -207,11 +208,11 @@ def _kept_bytes(process: Path, status: Mapping[str, str], maps: str) -> int:
     For smaps the kernel looks at every page (8 ms for 256 MiB); the process's own mmap(2) waits.
     """
     told = sum(_kilobytes(status.get(name, "")) for name in ("VmLck", "HugetlbPages")) << 10
-    areas = map(smaps.area, smaps.lines(maps))
-    written = sum(each.end - each.start for each in areas if each.is_written_copy)
+    areas = mappings.areas(maps)
+    written = sum(each.end - each.start for each in areas if each.is_writable_copy)
     if told + written < LEAST_KEPT_BYTES:
         return 0
-    return smaps.kept_bytes(_text(process / "smaps"))
+    return lazy.bytes_in_images(_text(process / "smaps"))
 
 
 def _kilobytes(value: str) -> int:
@@ -241,7 +242,7 @@ def _descriptor(
     socket = _SOCKET.match(target)
     if socket is not None:
         unlisted = int(socket[1]) not in listed
-        kind = sockets.describe(int(process.name), number) if unlisted else None
+        kind = pidfds.socket_of(int(process.name), number) if unlisted else None
         return Descriptor(number, target, socket=kind)
     details = _text(process / "fdinfo" / str(number))
     found = re.search(r"^mnt_id:\s*(\d+)", details, re.MULTILINE)

@@ -39,7 +39,7 @@ from transship.criu.options import (
 from transship.criu.rpc import Kind, Request
 from transship.criu.worker import CriuFailed, OnNotice, Worker
 from transship.linux.freezer import FREEZE_TIMEOUT_SECONDS, Freezer, FreezerState, freezer_of
-from transship.linux.processes import named
+from transship.linux.processes import lookup
 
 __all__ = ["Dump", "DumpRequest", "Dumper", "Pages"]
 
@@ -161,7 +161,7 @@ class Dumper:
             raise
         criu_seconds = time.monotonic() - asked
         _require_frozen(self._freezer)
-        await self._hidden_memory.lift(self._images, named(self._freezer.processes()))
+        await self._hidden_memory.lift(self._images, lookup(self._freezer.processes()))
         return Dump(
             images=self._images,
             criu_seconds=criu_seconds,

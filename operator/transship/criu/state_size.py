@@ -17,13 +17,16 @@ from transship.api.reasons import Reason
 from transship.criu.census import DELETED, Census, Deleted, MappedFile, Task
 from transship.criu.images.archive import mebibytes
 from transship.criu.options import GHOST_LIMIT_BYTES
-from transship.linux.mappings import LEAST_SHARED_PAGES, SHARED_MEMORY
+from transship.linux.mappings import SHARED_MEMORY
 from transship.linux.pages import PAGE_BYTES
 from transship.strategies import LIVE
 
 # on mounts of the kernel's own: memfd, System V and other shared memory, memfd_secret
 KERNEL_FILES = ("/memfd:", "/SYSV", "/dev/zero", "/secretmem", "/anon_hugepage")
 NAMED_AT_MOST = 3
+
+LEAST_SHARED_PAGES = 256
+"""Of shared memory that is copied ahead of the images; to track less costs more than to send it."""
 
 _MOVING_SHARED_MEMORY_FROZEN = tuple(
     strategy.name for strategy in LIVE if not strategy.copies_shared_memory_ahead

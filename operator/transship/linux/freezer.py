@@ -17,7 +17,7 @@ from pathlib import Path
 
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, NotFound, TransshipError
-from transship.linux import cgroups
+from transship.linux import cgroups, processes
 
 FREEZE_TIMEOUT_SECONDS = 5.0
 """Seen: 0.3 to 0.7 ms. A task in an uninterruptible call (NFS, vfork) can delay it for ever."""
@@ -199,8 +199,7 @@ def _state_v2(path: Path) -> FreezerState:
 
 def _is_stopped(pid: int) -> bool:
     with contextlib.suppress(OSError):
-        text = Path(f"/proc/{pid}/stat").read_text()
-        return text[text.rindex(")") + 2] == "T" or wait_channel(pid) == STOP_WAIT
+        return processes.stat(pid).state == "T" or wait_channel(pid) == STOP_WAIT
     return False
 
 

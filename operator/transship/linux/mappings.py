@@ -1,38 +1,92 @@
-"""Which files processes have in memory such that they can change them without a system call.
-
-A store through a shared, writable mapping moves the file's times only at the first touch after a
-writeback, so the times cannot say whether the file has changed since it was copied.
-"""
+"""The memory areas of a process, as /proc/PID/maps lists them (proc_pid_maps(5))."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 SHARED_MEMORY = ("/dev/zero (deleted)", "/memfd:", "/SYSV")
-"""What mappings of memory that processes share, and that has no file, are called:
-MAP_SHARED | MAP_ANONYMOUS, memfd_create(2), shmget(2). It is copied ahead while it is mapped."""
-LEAST_SHARED_PAGES = 256
-"""Of such memory: less goes whole with CRIU's images, which costs less than looking at it."""
+"""How the names of shared memory without a file begin: MAP_SHARED | MAP_ANONYMOUS, memfd_create(2),
+shmget(2)."""
+
+_KERNEL_AREAS = ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]", "[uprobes]")
 
 
-def shared_writable(maps: str) -> frozenset[str]:
-    """Paths, as the process sees them, of shared writable mappings in /proc/PID/maps (proc(5))."""
-    found = set()
-    for line in maps.splitlines():
-        fields = line.split(maxsplit=5)
-        if len(fields) == 6 and fields[1][1] == "w" and fields[1][3] == "s":  # noqa: SIM102
-            if fields[5].startswith("/") and not fields[5].endswith(" (deleted)"):
-                found.add(fields[5])
-    return frozenset(found)
+@dataclass(frozen=True, slots=True)
+class Area:
+    """One memory area: a line of /proc/PID/maps and its fields."""
+
+    line: str
+    start: int
+    end: int
+    access: str
+    device: str
+    inode: str
+    name: str
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Private and without a file; the kernel's own areas are not."""
+        return self.inode == "0" and self.access.endswith("p") and self.name not in _KERNEL_AREAS
+
+    @property
+    def is_shared(self) -> bool:
+        return self.access.endswith("s")
+
+    @property
+    def is_writable_copy(self) -> bool:
+        """A writable private mapping of a file: pages that the process has written are its own."""
+        return self.inode != "0" and self.access[1] == "w" and not self.is_shared
+
+    def may_continue(self, other: Area) -> bool:
+        """Whether this may be the other area, grown, shrunk, or joined with a neighbour."""
+        same = (self.access, self.inode, self.name) == (other.access, other.inode, other.name)
+        return same and self.start < other.end and other.start < self.end
 
 
-def mapped_files(pids: Iterable[int]) -> frozenset[str]:
-    """The same for all these processes; one that has ended meanwhile maps nothing."""
-    found: set[str] = set()
+def parse_area(line: str) -> Area:
+    """Parse a line of maps, or the first line of an entry in smaps."""
+    fields = line.split(maxsplit=5)
+    start, end = (int(part, 16) for part in fields[0].split("-"))
+    name = fields[5] if len(fields) == 6 else ""
+    return Area(line, start, end, fields[1], fields[3], fields[4], name)
+
+
+def lines(text: str) -> list[str]:
+    """Split maps or smaps at newlines alone: the name of a file may have any other character."""
+    return text.rstrip("\n").split("\n") if text else []
+
+
+def areas(maps: str) -> tuple[Area, ...]:
+    """Parse a /proc/PID/maps."""
+    return tuple(map(parse_area, lines(maps)))
+
+
+def shared_writable_files(maps: str) -> frozenset[str]:
+    """Return the paths of the files that have a shared writable mapping.
+
+    A process changes such a file without a system call. A store moves the file's times only at the
+    first touch after a writeback, so the times do not show whether the file has changed. Paths are
+    as the process sees them.
+    """
+    return frozenset(
+        area.name
+        for area in areas(maps)
+        if area.is_shared
+        and area.access[1] == "w"
+        and area.name.startswith("/")
+        and not area.name.endswith(" (deleted)")
+    )
+
+
+def shared_writable_files_of(pids: Iterable[int]) -> frozenset[str]:
+    """Return the same for several processes; one that has ended has no mappings."""
+    paths: set[str] = set()
     for pid in pids:
         try:
-            found |= shared_writable(Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape"))
+            maps = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape")
         except (FileNotFoundError, ProcessLookupError):
             continue
-    return frozenset(found)
+        paths |= shared_writable_files(maps)
+    return frozenset(paths)

@@ -22,14 +22,6 @@ _ABSENT_RUNS = re.compile(rb"\x00+")
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Process:
-    """A process of a container: its pid inside of it, and on the node."""
-
-    inside: int
-    outside: int
-
-
-@dataclass(frozen=True, slots=True, order=True)
 class PageRange:
     """Neighbouring pages of one process; `pid` is the one inside of the container."""
 

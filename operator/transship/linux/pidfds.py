@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import re
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+SYS_PIDFD_GETFD = 438
+"""The same on all architectures."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
 _SIGNAL = re.compile(r"^(?:SIG)?([A-Z]+[12]?|\d+)([+-]\d+)?$")
 
 
@@ -62,3 +69,28 @@ def signal_number(name: str) -> int:
         return signal.Signals[f"SIG{word}"] + int(offset or 0)
     except KeyError:
         raise ValueError(f"{name!r} is not the name of a signal") from None
+
+
+@dataclass(frozen=True)
+class Socket:
+    """The kind of a socket, in the numbers that socket(2) takes."""
+
+    family: int
+    kind: int
+    protocol: int
+
+
+def socket_of(pid: int, number: int) -> Socket | None:
+    """Return the kind of a socket that another process has as descriptor `number`.
+
+    None when the process or the descriptor is gone, or the kernel refuses access.
+    """
+    with contextlib.suppress(OSError), handle(pid) as process:
+        if process is None:
+            return None
+        duplicate = _libc.syscall(SYS_PIDFD_GETFD, process, number, 0)
+        if duplicate < 0:
+            return None
+        with socket.socket(fileno=duplicate) as copy:
+            return Socket(int(copy.family), int(copy.type), copy.proto)
+    return None

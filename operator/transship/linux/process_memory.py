@@ -17,7 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from transship.linux.pages import PAGE_BYTES, PageRange, Process
+from transship.linux.pages import PAGE_BYTES, PageRange
+from transship.linux.processes import Process
 
 BATCH_PAGES = 256
 """1 MiB: a larger buffer falls out of the processor's cache."""

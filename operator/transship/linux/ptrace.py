@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from transship.common.errors import DeadlineExceeded, Refused
+from transship.linux import mappings, processes
 from transship.linux.pages import PAGE_BYTES
 
 STOP_TIMEOUT_SECONDS = 0.2
@@ -168,7 +169,7 @@ def _in_thread(act: Callable[[], _T]) -> _T:
 def _stopped(pid: int) -> Iterator[Tracee]:
     if not supported():
         raise Refused(f"tracing {pid}: not done on {platform.machine()}")
-    if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "TtZX":
+    if processes.stat(pid).state in processes.STOPPED_STATES + processes.ENDED_STATES:
         raise Refused(f"tracing {pid}: it is stopped or has ended")
     instruction = _syscall_instruction(pid)
     _seize(pid)
@@ -293,14 +294,13 @@ def _wait(pid: int, *, deadline: float | None) -> int:
 
 def _syscall_instruction(pid: int) -> int:
     """Where the kernel's vDSO, mapped everywhere, has one."""
-    for line in Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").splitlines():
-        if line.endswith("[vdso]"):
-            start, end = (int(part, 16) for part in line.split()[0].split("-"))
+    for area in mappings.areas(Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape")):
+        if area.name == "[vdso]":
             with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
-                memory.seek(start)
-                offset = memory.read(end - start).find(_SYSCALL_INSTRUCTION)
+                memory.seek(area.start)
+                offset = memory.read(area.end - area.start).find(_SYSCALL_INSTRUCTION)
             if offset >= 0:
-                return start + offset
+                return area.start + offset
     raise Refused(f"tracing {pid}: it has no vDSO")
 
 

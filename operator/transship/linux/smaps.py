@@ -1,173 +1,84 @@
-"""What a process has mapped, in the words of /proc/PID/maps and smaps. Pure.
+"""The memory areas of a process with their VmFlags, from /proc/PID/smaps. Pure.
 
-The kernel counts every page of a process for its smaps (8 ms for 256 MiB); of all that CRIU wants
-only the line `VmFlags`. maps is made without counting, but does not have it. So the flags are read
-while the process runs, and put to its maps when it stands still.
+To print smaps the kernel counts every page of the process (8 ms for 256 MiB); maps is printed
+without counting, but has no flags. `survey` reads the flags from smaps while the process runs, and
+`flagged` adds them to the maps of the same process when it is stopped.
 
-Flags that change meanwhile without a trace in maps are those of madvise(2) and mlock(2): what they
-advise is then restored as it was at the survey, a moment before. Memory is not affected.
+Only madvise(2) and mlock(2) change flags without a trace in maps. Flags that they change after the
+survey are missed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from collections.abc import Mapping as Map
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+
+from transship.linux.mappings import Area, lines, parse_area
 
 FLAGS = "VmFlags:"
 _HEADING = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")
 
-NOT_LAZY_FLAGS = frozenset({"lo", "ht", "dp", "io", "pf", "ss"})
-"""Locked, huge, droppable, a device's, a shadow stack's: CRIU deals with their pages itself."""
+_PRIVATE = frozenset({"Anonymous", "Swap", "Private_Hugetlb"})
+"""The lines that count a process's own pages."""
 
-_OWN = frozenset({"Anonymous", "Swap", "Private_Hugetlb"})
-"""The lines of smaps that count a process's own pages."""
-
-GROWS_DOWN = "gd"
-LEAST_CUT_BYTES = 4 << 20
-
-_KERNELS = ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]", "[uprobes]")
+Survey = Mapping[str, str]
+"""The line VmFlags of each area by its line in maps, at one moment."""
 
 
 @dataclass(frozen=True, slots=True)
-class Area:
-    """One line of /proc/PID/maps."""
+class Entry:
+    """An area with its flags, and how much of it is the process's own."""
 
-    line: str
-    start: int
-    end: int
-    access: str
-    device: str
-    inode: str
-    name: str
-
-    @property
-    def is_anonymous(self) -> bool:
-        return self.inode == "0" and self.access.endswith("p") and self.name not in _KERNELS
-
-    @property
-    def is_shared(self) -> bool:
-        return self.access.endswith("s")
-
-    @property
-    def is_written_copy(self) -> bool:
-        """Of a file: what a process writes there is its own."""
-        return self.inode != "0" and self.access[1] == "w" and not self.is_shared
-
-    def is_like(self, other: Area) -> bool:
-        """Whether it may be the other one, grown, shrunk, or joined with a neighbour."""
-        same = (self.access, self.inode, self.name) == (other.access, other.inode, other.name)
-        return same and self.start < other.end and other.start < self.end
+    area: Area
+    flags: frozenset[str]
+    private_bytes: int
 
 
-def area(line: str) -> Area:
-    fields = line.split(maxsplit=5)
-    start, end = (int(part, 16) for part in fields[0].split("-"))
-    name = fields[5] if len(fields) == 6 else ""
-    return Area(line, start, end, fields[1], fields[3], fields[4], name)
-
-
-def lines(text: str) -> list[str]:
-    """Ended by a newline alone: a file's name may have any other character."""
-    return text.rstrip("\n").split("\n") if text else []
-
-
-Survey = Map[str, str]
-"""The line of flags of each line of maps, as they were at one moment."""
-
-
-def survey(smaps: str) -> Survey:
-    found: dict[str, str] = {}
-    heading = ""
-    for line in lines(smaps):
-        if line.startswith(FLAGS):
-            found[heading] = line
-        elif _HEADING.match(line):
-            heading = line
-    return found
-
-
-def flagged(maps: str, known: Survey) -> tuple[tuple[Area, str], ...] | None:
-    """Each area with its line of flags; None when those of one cannot be known.
-
-    Neighbours are joined by the kernel only when their flags are the same, so a mapping that has
-    grown has those of what it has grown from.
-    """
-    found = []
-    for line in lines(maps):
-        one = area(line)
-        flags = known.get(line) or _inherited(one, known)
-        if flags is None:
-            return None
-        found.append((one, flags))
-    return tuple(found)
-
-
-def _inherited(one: Area, known: Survey) -> str | None:
-    if not one.is_anonymous:
-        return None
-    flags = {known[line] for line in known if one.is_like(area(line))}
-    return flags.pop() if len(flags) == 1 else None
-
-
-def kept_bytes(smaps: str) -> int:
-    """Private memory that a lazy dump has in its images all the same: of files, locked, huge."""
-    total = own = 0
-    one: Area | None = None
+def entries(smaps: str) -> Iterator[Entry]:
+    """Parse a /proc/PID/smaps."""
+    area: Area | None = None
+    private_bytes = 0
     for line in lines(smaps):
         name, _, value = line.partition(":")
         if _HEADING.match(line):
-            one, own = area(line), 0
-        elif name in _OWN:
-            own += int(value.split()[0]) << 10
-        elif line.startswith(FLAGS) and one is not None:
-            lazy = one.is_anonymous and not set(line.split()) & NOT_LAZY_FLAGS
-            total += 0 if lazy or one.is_shared else own
-    return total
+            area, private_bytes = parse_area(line), 0
+        elif name in _PRIVATE:
+            private_bytes += int(value.split()[0]) << 10
+        elif line.startswith(FLAGS) and area is not None:
+            yield Entry(area, frozenset(line.split()[1:]), private_bytes)
 
 
-@dataclass(frozen=True)
-class HiddenMappings:
-    """A process as CRIU gets to see it.
+def survey(smaps: str) -> Survey:
+    """Read the flags of every area from smaps."""
+    flags: dict[str, str] = {}
+    heading = ""
+    for line in lines(smaps):
+        if line.startswith(FLAGS):
+            flags[heading] = line
+        elif _HEADING.match(line):
+            heading = line
+    return flags
 
-    hidden are ranges in which it finds no pages; ends are the true ends, by start, of mappings that
-    it is shown the beginning of: it sets memory aside for each page that could be in a mapping.
+
+def flagged(maps: str, known: Survey) -> tuple[tuple[Area, str], ...] | None:
+    """Pair each area of maps with its VmFlags line; None when the survey does not tell one.
+
+    The kernel joins neighbours only when their flags are equal, so an area that has grown has the
+    flags of the area that it has grown from.
     """
-
-    smaps: str
-    hidden: tuple[tuple[int, int], ...]
-    ends: Map[int, int]
-
-
-def hidden_mappings(
-    areas: Sequence[tuple[Area, str]], *, shown: Sequence[int], page_bytes: int
-) -> HiddenMappings:
-    """Hide what CRIU would leave to be restored lazily, without the `shown` pages."""
-    hidden: list[tuple[int, int]] = []
-    ends: dict[int, int] = {}
-    lines: list[str] = []
-    for one, line in areas:
-        flags, heading = set(line.split()), one.line
-        if one.is_anonymous and not flags & NOT_LAZY_FLAGS:
-            seen = [page for page in sorted(shown) if one.start <= page < one.end]
-            hidden += _around(one, seen, page_bytes)
-            cut = (seen[-1] if seen else one.start) + page_bytes
-            if one.end - cut >= LEAST_CUT_BYTES and GROWS_DOWN not in flags:
-                ends[one.start] = one.end
-                heading = _shortened(heading, cut)
-        lines.append(f"{heading}\n{line}\n")
-    return HiddenMappings("".join(lines), tuple(hidden), ends)
+    pairs = []
+    for line in lines(maps):
+        area = parse_area(line)
+        flags = known.get(line) or _inherited(area, known)
+        if flags is None:
+            return None
+        pairs.append((area, flags))
+    return tuple(pairs)
 
 
-def _around(one: Area, shown: Sequence[int], page_bytes: int) -> Iterator[tuple[int, int]]:
-    start = one.start
-    for page in (*shown, one.end):
-        if start < page:
-            yield start, page
-        start = page + page_bytes
-
-
-def _shortened(line: str, end: int) -> str:
-    addresses, _, rest = line.partition(" ")
-    return f"{addresses.partition('-')[0]}-{end:x} {rest}"
+def _inherited(area: Area, known: Survey) -> str | None:
+    if not area.is_anonymous:
+        return None
+    flags = {known[line] for line in known if area.may_continue(parse_area(line))}
+    return flags.pop() if len(flags) == 1 else None

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from transship.common.errors import TransshipError
-from transship.linux.pages import PAGE_BYTES, PageRange, PageSet, Process, batches, total
+from transship.linux.pages import PAGE_BYTES, PageRange, PageSet, batches, total
 from transship.linux.process_memory import BATCH_PAGES, MemoryReader, private_pages
+from transship.linux.processes import Process
 from transship.memory.copy_progress import CopyRound
 from transship.memory.tracking.digest_tracker import Tracker
 from transship.memory.transfer.sender import PageSender

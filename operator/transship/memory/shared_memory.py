@@ -16,9 +16,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transship.linux.mappings import LEAST_SHARED_PAGES, SHARED_MEMORY
-from transship.linux.pages import PAGE_BYTES, PageRange, Process
+from transship.criu.state_size import LEAST_SHARED_PAGES
+from transship.linux.mappings import SHARED_MEMORY
+from transship.linux.pages import PAGE_BYTES, PageRange
 from transship.linux.process_memory import BATCH_PAGES
+from transship.linux.processes import Process
 from transship.memory import shared_images
 from transship.memory.shared_images import Image, Part
 from transship.memory.tracking.page_digests import PageDigests, digests

@@ -13,14 +13,13 @@ import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, TransshipError
 from transship.common.processes import run
-from transship.linux import cgroups
+from transship.linux import cgroups, processes
 from transship.runtime import plain_process
 from transship.runtime.layout import Layout
 
@@ -186,9 +185,8 @@ def forget(layout: Layout, *, container_id: str) -> None:
 
 def alive(layout: Layout, container_id: str) -> bool:
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-        stat = Path(f"/proc/{conmon_pid(layout, container_id)}/stat").read_text()
-        name, _, rest = stat.partition("(")[2].rpartition(")")
-        return name == "conmon" and rest.split()[0] not in "ZX"
+        stat = processes.stat(conmon_pid(layout, container_id))
+        return stat.command == "conmon" and stat.state not in processes.ENDED_STATES
     return False
 
 

@@ -15,11 +15,10 @@ from pydantic import BaseModel
 
 from transship.common.errors import CommandFailed, DeadlineExceeded
 from transship.common.processes import Finished, run
-from transship.linux import mounts
+from transship.linux import mounts, processes
 from transship.runtime import plain_process
 
 COMMAND_TIMEOUT_SECONDS = 30.0
-_STARTTIME = 22 - 3  # field 22 of /proc/PID/stat, counted from the state, which is field 3
 
 
 class Status(StrEnum):
@@ -65,7 +64,7 @@ class Runc:
         except FileNotFoundError:
             return RuncState(Status.ABSENT)
         pid = recorded.init_process_pid
-        if start_ticks(pid) != recorded.init_process_start:
+        if not _runs(pid, start_time=recorded.init_process_start):
             return RuncState(Status.STOPPED, pid)
         waiting = (self.root / container_id / "exec.fifo").exists()
         return RuncState(Status.CREATED if waiting else Status.RUNNING, pid)
@@ -119,16 +118,15 @@ class Runc:
         )
 
 
+def _runs(pid: int, *, start_time: int) -> bool:
+    """Whether this process runs: a later one with the same pid has another start time."""
+    try:
+        stat = processes.stat(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.state not in processes.ENDED_STATES and stat.start_time == start_time
+
+
 def _kill_command(pidfile: Path) -> None:
     with contextlib.suppress(OSError, ValueError):
         os.kill(int(pidfile.read_text()), signal.SIGKILL)
-
-
-def start_ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks since the boot; None for one that has ended."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = stat.rpartition(")")[2].split()  # the name may hold spaces and brackets
-    return None if fields[0] in "ZX" else int(fields[_STARTTIME])

@@ -8,7 +8,7 @@ import pytest
 from transship.api.reasons import Reason
 from transship.criu.census import Census, Deleted, Descriptor, Mount, Task
 from transship.criu.obstacles import MOST, obstacles_in
-from transship.linux.sockets import Socket
+from transship.linux.pidfds import Socket
 
 OWN = {"pid": 1, "ipc": 2, "uts": 3, "user": 4, "time": 5, "mnt": 6, "net": 7}
 MOUNTS = {1: Mount("overlay", "/", (0, 50)), 2: Mount("proc", "/proc", (0, 51))}

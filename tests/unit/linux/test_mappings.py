@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from transship.linux.mappings import mapped_files, shared_writable
+from transship.linux.mappings import lines, shared_writable_files, shared_writable_files_of
 
 MAPS = """\
 55d0c0a00000-55d0c0a21000 r--p 00000000 00:2f 1234 /usr/bin/server
@@ -18,7 +18,7 @@ MAPS = """\
 
 
 def test_only_shared_writable_mappings_of_files_with_a_name_count() -> None:
-    assert shared_writable(MAPS) == {"/data/with space/table"}
+    assert shared_writable_files(MAPS) == {"/data/with space/table"}
 
 
 def test_a_process_that_has_ended_maps_nothing() -> None:
@@ -26,4 +26,9 @@ def test_a_process_that_has_ended_maps_nothing() -> None:
     if child == 0:
         os._exit(0)
     os.waitpid(child, 0)
-    assert mapped_files([child]) == frozenset()
+    assert shared_writable_files_of([child]) == frozenset()
+
+
+def test_only_a_newline_ends_a_line() -> None:
+    assert lines("a\x0bb\u2028c\nd\n") == ["a\x0bb\u2028c", "d"]
+    assert lines("") == []

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from transship.linux import processes
-from transship.linux.processes import Process, below, named
+from transship.linux.processes import Process, below, lookup
 
 
 def test_a_process_has_its_own_number_in_its_own_namespace() -> None:
-    assert named([os.getpid()]) == (Process(inside=os.getpid(), outside=os.getpid()),)
+    assert lookup([os.getpid()]) == (Process(inside=os.getpid(), outside=os.getpid()),)
 
 
 def test_a_process_that_is_gone_is_left_out() -> None:
     child = subprocess.Popen(["true"])
     child.wait()
-    assert named([child.pid]) == ()
+    assert lookup([child.pid]) == ()
 
 
 def test_that_a_process_is_gone_is_not_concluded_from_a_shortage(
@@ -29,11 +29,11 @@ def test_that_a_process_is_gone_is_not_concluded_from_a_shortage(
 
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(OSError, match="short"):
-        named([os.getpid()])
+        lookup([os.getpid()])
 
 
 def test_the_innermost_of_several_numbers_counts() -> None:
-    assert processes._innermost("Name:\tcat\nNSpid:\t300\t12\t1\nNSpgid:\t0\n") == 1
+    assert processes.innermost_pid("Name:\tcat\nNSpid:\t300\t12\t1\nNSpgid:\t0\n") == 1
 
 
 def test_descendants_are_found_over_generations() -> None:

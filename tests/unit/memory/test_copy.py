@@ -11,16 +11,9 @@ from pathlib import Path
 import pytest
 
 from fakes.stored import content
-from transship.linux.pages import (
-    CHUNK_BYTES,
-    PAGE_BYTES,
-    PageRange,
-    PageSet,
-    Process,
-    batches,
-    joined,
-)
+from transship.linux.pages import CHUNK_BYTES, PAGE_BYTES, PageRange, PageSet, batches, joined
 from transship.linux.process_memory import BATCH_PAGES, MemoryReader, data_of, private_pages
+from transship.linux.processes import Process
 from transship.memory.copy import LinkMeter, MemoryCopy, selected
 from transship.memory.page_server.page_store import PageStore
 from transship.memory.postcopy.push import MemoryPush

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from transship.linux.pages import Process
+from transship.linux.processes import Process
 from transship.memory.probe import MemoryProbe
 from transship.memory.tracking import write_faults
 from transship.memory.tracking.digest_tracker import DigestTracker

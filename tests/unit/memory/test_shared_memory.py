@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from transship.common.errors import TransshipError
-from transship.linux.mappings import LEAST_SHARED_PAGES as LEAST_PAGES
-from transship.linux.pages import PAGE_BYTES, Process
+from transship.criu.state_size import LEAST_SHARED_PAGES as LEAST_PAGES
+from transship.linux.pages import PAGE_BYTES
+from transship.linux.processes import Process
 from transship.memory import shared_images
 from transship.memory.page_server.page_store import PageStore
 from transship.memory.shared_images import SUFFIX, Image

@@ -21,7 +21,8 @@ from transship.agentapi.predictions import PredictionReply, PredictionRequest
 from transship.agentapi.states import RecordState
 from transship.common.errors import NotFound, Refused
 from transship.files.change_detection import take_snapshot
-from transship.linux.pages import PAGE_BYTES, Process
+from transship.linux.pages import PAGE_BYTES
+from transship.linux.processes import Process
 from transship.memory import prediction as memory_prediction
 from transship.memory.prediction import ChangeSample, Measurements
 from transship.memory.probe import MemoryProbe, ProbeResult

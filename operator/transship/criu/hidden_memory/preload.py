@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from transship.common.tasks import Tasks
+from transship.criu.hidden_memory.mappings import HiddenMappings, hidden_mappings
 from transship.criu.images import mm as mm_images
 from transship.criu.images import pagemap as pagemaps
 from transship.linux import page_scan, smaps
@@ -66,7 +67,7 @@ class HiddenMemory(NothingHidden):
         self._known: Mapping[int, smaps.Survey] = {}
         self._tasks = Tasks()
         self._surveying: asyncio.Task[None] | None = None
-        self._drawn: dict[int, smaps.HiddenMappings] = {}
+        self._drawn: dict[int, HiddenMappings] = {}
         self._looking: asyncio.Future[dict[int, page_scan.Found]] | None = None
         self.environment = {"LD_PRELOAD": str(LIBRARY), "TRANSSHIP_VEIL": str(folder)}
 
@@ -133,12 +134,12 @@ def over(folder: Path, pids: Pids) -> NothingHidden:
     )
 
 
-def _veiled(pid: int, known: smaps.Survey) -> smaps.HiddenMappings | None:
+def _veiled(pid: int, known: smaps.Survey) -> HiddenMappings | None:
     shown = _stack_pages(pid)
     areas = smaps.flagged(Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape"), known)
     if areas is None or shown is None:
         return None
-    return smaps.hidden_mappings(areas, shown=shown, page_bytes=page_scan.PAGE_BYTES)
+    return hidden_mappings(areas, visible=shown, page_bytes=page_scan.PAGE_BYTES)
 
 
 def _survey(pid: int) -> smaps.Survey | None:

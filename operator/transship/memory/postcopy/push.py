@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 
 from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
-from transship.linux.pages import PAGE_BYTES, PageRange, Process, batches, total
+from transship.linux.pages import PAGE_BYTES, PageRange, batches, total
 from transship.linux.process_memory import BATCH_PAGES, MemoryReader
+from transship.linux.processes import Process
 from transship.memory.transfer.sender import PageSender
 
 Processes = Callable[[], Sequence[Process]]

@@ -10,9 +10,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Protocol
 
-from transship.linux.pages import PAGE_BYTES, PageRange, Piece, Process
+from transship.linux.pages import PAGE_BYTES, PageRange, Piece
 from transship.linux.pages import pieces as pieces_of
 from transship.linux.process_memory import data_of, private_pages
+from transship.linux.processes import Process
 from transship.memory.tracking.page_digests import PageDigests, digests
 
 

@@ -16,8 +16,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from transship.linux.pages import PAGE_BYTES, PageRange, Process, joined, total
+from transship.linux.pages import PAGE_BYTES, PageRange, joined, total
 from transship.linux.process_memory import data_of, marked_pages, private_marks, private_pages
+from transship.linux.processes import Process
 
 _CLEAR_SOFT_DIRTY = "4"  # proc_pid_clear_refs(5)
 _ENTRY_BYTES = 8

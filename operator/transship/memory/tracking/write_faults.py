@@ -15,8 +15,9 @@ import platform
 import struct
 
 from transship.linux import ptrace
-from transship.linux.pages import PAGE_BYTES, PageRange, Process
+from transship.linux.pages import PAGE_BYTES, PageRange
 from transship.linux.process_memory import Mapping
+from transship.linux.processes import Process
 
 _SYS_CLOSE, _SYS_USERFAULTFD, _SYS_PIDFD_GETFD = 3, 323, 438
 _USER_MODE_ONLY = 1  # no privilege wanted in the container; writes by the kernel count all the same

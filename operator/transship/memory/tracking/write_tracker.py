@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from loguru import logger
 
 from transship.common.errors import TransshipError
-from transship.linux.pages import PageRange, Process, joined, total
+from transship.linux.pages import PageRange, joined, total
 from transship.linux.process_memory import Mapping, data_of, mappings_of, private_pages
+from transship.linux.processes import Process
 from transship.memory.tracking import soft_dirty, write_faults
 from transship.memory.tracking.digest_tracker import DigestTracker, Tracker
 from transship.memory.tracking.soft_dirty import Pause, SoftDirtyTracker

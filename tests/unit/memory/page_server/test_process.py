@@ -17,7 +17,8 @@ from transship.common.certificates import agent_name, new_authority, write_crede
 from transship.common.errors import DeadlineExceeded, TransshipError
 from transship.common.tls import TlsFiles, client_context
 from transship.linux import pidfds
-from transship.linux.pages import PageRange, Process
+from transship.linux.pages import PageRange
+from transship.linux.processes import Process
 from transship.memory.page_server import client as page_servers
 from transship.memory.page_server import messages
 from transship.memory.page_server.client import PageServerClient, PageServerDead, PageServerSilent

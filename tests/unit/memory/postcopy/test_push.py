@@ -9,7 +9,8 @@ import pytest
 
 from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
-from transship.linux.pages import PageRange, Process
+from transship.linux.pages import PageRange
+from transship.linux.processes import Process
 from transship.memory.postcopy.push import MemoryPush
 
 

@@ -1,7 +1,8 @@
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from transship.linux.pages import PageRange, Process
+from transship.linux.pages import PageRange
+from transship.linux.processes import Process
 from transship.memory.tracking import soft_dirty
 from transship.memory.tracking.soft_dirty import SoftDirtyTracker
 

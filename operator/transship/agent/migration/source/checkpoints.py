@@ -18,7 +18,7 @@ from transship.criu.failures import require_no_missing_pages, still_arriving
 from transship.criu.images import pagemap as pagemaps
 from transship.linux import mounts
 from transship.linux.freezer import Freezer, freezer_of
-from transship.linux.mappings import mapped_files
+from transship.linux.mappings import shared_writable_files_of
 from transship.runtime.layout import Layout
 
 LINK_REMAPS = "remap-fpath.img"
@@ -39,7 +39,7 @@ class NodeCheckpoints:
         self._dumpers: dict[str, Dumper] = {}
 
     def mapped(self, container: str) -> frozenset[str]:
-        return mapped_files(self._freezer(container).processes())
+        return shared_writable_files_of(self._freezer(container).processes())
 
     async def ready(
         self, container: str, *, to: MemoryEndpoint, node: str, options: StreamOptions

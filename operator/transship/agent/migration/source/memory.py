@@ -13,7 +13,8 @@ from typing import Self, TypeVar
 from transship.agent.migration.source.deps import StreamOptions
 from transship.api.migration import MemoryTraffic
 from transship.criu.images.pagemap import LazyRange, SharedImage
-from transship.linux.pages import PAGE_BYTES, PageRange, Process
+from transship.linux.pages import PAGE_BYTES, PageRange
+from transship.linux.processes import Process
 from transship.memory.copy import MemoryCopy
 from transship.memory.copy_progress import CopyRound
 from transship.memory.shared_images import Image

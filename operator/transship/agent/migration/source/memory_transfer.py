@@ -20,7 +20,7 @@ from transship.criu.images import pagemap as pagemaps
 from transship.criu.images.pagemap import SharedImage
 from transship.linux import processes
 from transship.linux.freezer import freezer_of
-from transship.linux.pages import Process
+from transship.linux.processes import Process
 from transship.memory.copy_progress import CopyRound
 from transship.memory.tracking.digest_tracker import Tracker, Untracked
 from transship.memory.tracking.write_tracker import best_tracker
@@ -103,8 +103,7 @@ class NodeMemoryTransfer:
 
     def processes(self, container: str) -> tuple[Process, ...]:
         """The container's processes as they are now."""
-        named = processes.named(freezer_of(self._layout.cgroup(container)).processes())
-        return tuple(Process(process.inside, process.outside) for process in named)
+        return processes.lookup(freezer_of(self._layout.cgroup(container)).processes())
 
     def _memory(self, container: str) -> OutgoingMemory:
         if container not in self._outgoing:

@@ -16,7 +16,7 @@ from transship.criu.failures import CheckpointFailed
 from transship.criu.file_locks import FileLock
 from transship.linux import ptrace
 from transship.linux.freezer import Freezer
-from transship.linux.processes import named
+from transship.linux.processes import lookup
 from transship.linux.ptrace import Tracee
 
 _SYS_FCNTL, _SETLK = 72, 6
@@ -52,7 +52,7 @@ def resume(freezer: Freezer, images: Path) -> None:
 
 def _lost(freezer: Freezer, images: Path) -> Lost:
     locks = file_locks.read(images)
-    return file_locks.lost(locks, named(freezer.processes())) if locks else ()
+    return file_locks.lost(locks, lookup(freezer.processes())) if locks else ()
 
 
 def _setting(found: Lost, pid: int) -> Callable[[Tracee], None]:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import pytest
 
 from transship.agent.migration.source.memory import OutgoingMemory
-from transship.linux.pages import PageRange, Process
+from transship.linux.pages import PageRange
+from transship.linux.processes import Process
 from transship.memory.tracking.digest_tracker import Untracked
 from transship.memory.transfer.sender import PageSender
 

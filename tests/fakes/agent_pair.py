@@ -253,7 +253,7 @@ class Pair:
 
     def __enter__(self) -> Self:
         self._patches.setattr(
-            "transship.agent.migration.source.handover.FileCopy", FakeFileCopy.for_pair(self)
+            "transship.agent.migration.source.preparation.FileCopy", FakeFileCopy.for_pair(self)
         )
         self._patches.setattr("transship.common.durable_files.os.fsync", lambda _: None)
         self.a.up()

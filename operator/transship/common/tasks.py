@@ -163,3 +163,14 @@ async def in_thread(work: Callable[[T], None], about: T) -> None:
     except asyncio.CancelledError:
         await asyncio.wait([thread])
         raise
+
+
+async def together(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
+    """Run both at once; the first failure cancels the other one, and is raised."""
+    tasks = [asyncio.create_task(one), asyncio.create_task(other)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

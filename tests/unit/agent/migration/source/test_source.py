@@ -256,7 +256,7 @@ def test_images_that_turn_out_too_large_are_not_sent_and_it_runs_on(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, strategy: Strategy
 ) -> None:
     monkeypatch.setattr(
-        "transship.agent.migration.source.handover.LARGEST_RESTORE_BODY_BYTES", 1000
+        "transship.agent.migration.source.state_transfer.LARGEST_RESTORE_BODY_BYTES", 1000
     )
     pair.strategy = strategy
     pair.move()

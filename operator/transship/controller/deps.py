@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from transship.common.clock import Clock
 from transship.controller.addresses.claims import AddressBook
@@ -25,5 +25,3 @@ class Deps:
     metrics: Metrics
     limits: MoveLimits
     clock: Clock
-    crowd: set[str] = field(default_factory=set)
-    """The migrations that run now in this process."""

@@ -1,11 +1,12 @@
-"""Places for moves: whom the end of a move wakes, and that nobody overtakes."""
+"""Places for moves: which of the queue can begin, whom the end of a move wakes, and fairness."""
 
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -13,8 +14,14 @@ from fakes.resources import ended, migration
 from transship.api.migration import ContainerMigration
 from transship.common.errors import Unreachable
 from transship.controller.cache import ResourceCache
-from transship.controller.limits import FEWEST_MOVES_PER_NODE, MoveLimits
-from transship.controller.move_queue import Waiter, beginners
+from transship.controller.limits import (
+    FEWEST_MOVES_PER_NODE,
+    MOVES_WITHOUT_THROTTLE,
+    MoveLimits,
+    QueuedMove,
+    full_nodes,
+    startable,
+)
 
 NODES = ("node-a", "node-b", "node-c", "node-d")
 
@@ -37,12 +44,12 @@ class Scene:
     def asks(self, uid: str, source: str, target: str) -> bool:
         """What a placement's pass does: begin, or stand in line."""
         self.cache.wake_of(uid).clear()
-        with self.limits.taken(uid, source=source, target=target) as ours:
+        with self.limits.reserve(uid, source=source, target=target) as ours:
             if ours:
                 self.under_way[uid] = move_of(uid, source, target)
                 self.cache.put(self.under_way[uid])
         if not ours:
-            self.limits.wait(uid, source=source, target=target)
+            self.limits.enqueue(uid, source=source, target=target)
         return ours
 
     def ends(self, uid: str) -> None:
@@ -96,7 +103,7 @@ def test_one_that_wants_no_move_any_more_leaves_its_place_to_the_next() -> None:
     for uid in ("3", "4"):
         assert not scene.asks(uid, "node-a", "node-b")
     scene.ends("1")
-    scene.limits.leave("3")
+    scene.limits.dequeue("3")
     assert scene.woken("4") == {"4"}
 
 
@@ -107,13 +114,66 @@ def test_one_that_cannot_begin_steps_aside_and_keeps_its_position() -> None:
     for uid in ("3", "4", "5"):
         assert not scene.asks(uid, "node-a", "node-b")
     scene.ends("1")
-    with pytest.raises(Unreachable), scene.limits.taken("3", source="node-a", target="node-b"):
+    with pytest.raises(Unreachable), scene.limits.reserve("3", source="node-a", target="node-b"):
         raise Unreachable("the API server is away")
     assert scene.woken("4") == {"4"}
     assert scene.asks("4", "node-a", "node-b")
     assert not scene.asks("3", "node-a", "node-b")
     scene.ends("2")
     assert scene.woken("3", "5") == {"3", "5"} - {"5"}
+
+
+ENDS = ("a", "b", "c", "d")
+
+pairs = st.permutations(ENDS).map(lambda nodes: (nodes[0], nodes[1]))
+queues = st.lists(st.tuples(pairs, st.booleans()), max_size=12).map(
+    lambda moves: [
+        QueuedMove(str(n), *pair, postponed=postponed) for n, (pair, postponed) in enumerate(moves)
+    ]
+)
+places = st.fixed_dictionaries({node: st.integers(-1, 4) for node in ENDS})
+
+
+def test_one_that_cannot_begin_holds_up_nobody_who_can() -> None:
+    queue = [QueuedMove("1", "a", "b"), QueuedMove("2", "c", "d"), QueuedMove("3", "a", "d")]
+    free = {"a": 1, "b": 0, "c": 1, "d": 2}
+    assert [move.uid for move in startable(queue, free=free)] == ["2", "3"]
+
+
+def test_the_first_in_the_queue_gets_the_place_that_two_want() -> None:
+    queue = [QueuedMove("1", "a", "b"), QueuedMove("2", "a", "c")]
+    free = {"a": 1, "b": 1, "c": 1}
+    assert [move.uid for move in startable(queue, free=free)] == ["1"]
+    assert full_nodes(queue[:1], free=free) == {"a", "b"}
+
+
+@given(queues, places)
+def test_no_node_gets_more_moves_than_it_has_places(
+    queue: list[QueuedMove], free: dict[str, int]
+) -> None:
+    moves = startable(queue, free=free)
+    used = Counter(node for move in moves for node in (move.source, move.target))
+    assert all(used[node] <= max(0, free[node]) for node in ENDS)
+
+
+@given(queues, places)
+def test_whoever_waits_lacks_a_place_that_free_ones_and_those_ahead_leave(
+    queue: list[QueuedMove], free: dict[str, int]
+) -> None:
+    moves = startable(queue, free=free)
+    for place, move in enumerate(queue):
+        full = full_nodes(queue[:place], free=free)
+        assert (move in moves) == (not move.postponed and not {move.source, move.target} & full)
+
+
+@given(queues, places)
+def test_nobody_behind_changes_whether_one_can_begin(
+    queue: list[QueuedMove], free: dict[str, int]
+) -> None:
+    for end in range(len(queue)):
+        assert startable(queue, free=free)[: len(startable(queue[:end], free=free))] == (
+            startable(queue[:end], free=free)
+        )
 
 
 class Fairness(RuleBasedStateMachine):
@@ -146,12 +206,12 @@ class Fairness(RuleBasedStateMachine):
         if uids := list(self.waiting):
             uid = uids[choice % len(uids)]
             del self.waiting[uid]
-            self.scene.limits.leave(uid)
+            self.scene.limits.dequeue(uid)
 
     @rule(choice=st.integers(0, 99))
     def one_cannot_begin_and_steps_aside_for_now(self, choice: int) -> None:
         if uids := list(self.waiting):
-            self.scene.limits.step_aside(uids[choice % len(uids)])
+            self.scene.limits.postpone(uids[choice % len(uids)])
             uid = uids[choice % len(uids)]
             self._ask(uid, *self.waiting[uid])
 
@@ -165,10 +225,10 @@ class Fairness(RuleBasedStateMachine):
         else:
             self.waiting[uid] = (source, target)
 
-    def _can_begin(self, uids: list[str]) -> tuple[Waiter, ...]:
+    def _can_begin(self, uids: list[str]) -> tuple[QueuedMove, ...]:
         used = self._used()
         free = {node: FEWEST_MOVES_PER_NODE - used[node] for node in NODES}
-        return beginners([Waiter(uid, *self.waiting[uid]) for uid in uids], free=free)
+        return startable([QueuedMove(uid, *self.waiting[uid]) for uid in uids], free=free)
 
     def _used(self) -> Counter[str]:
         pairs = [(m.spec.source_node, m.spec.target_node) for m in self.scene.under_way.values()]
@@ -189,3 +249,13 @@ class Fairness(RuleBasedStateMachine):
 
 TestFairness = Fairness.TestCase
 TestFairness.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_many_migrations_of_one_process_are_polled_less_often() -> None:
+    limits = MoveLimits(ResourceCache())
+    assert limits.poll_factor() == 1.0
+    with ExitStack() as stack:
+        for count in range(2 * MOVES_WITHOUT_THROTTLE):
+            stack.enter_context(limits.running(f"move-{count}"))
+        assert limits.poll_factor() == 2.0
+    assert limits.poll_factor() == 1.0

@@ -188,7 +188,7 @@ def _locate(observed: ObservedPlacement, owner: Owner) -> Decision:
         return _back_off(failed, pause, wanted, now=observed.now)
     if (left := _clean_up(observed, {wanted})) is not None:
         return left
-    if crowded := {owner.node, wanted} & observed.full:
+    if crowded := {owner.node, wanted} & observed.full_nodes:
         return Decision(Wait(BLOCKED_SECONDS), _crowded(crowded), wanted)
     attempt = next_attempt(observed.migrations, epoch=owner.epoch)
     return Decision(Move(owner.node, wanted, owner.epoch, attempt), wanted=wanted)

@@ -185,7 +185,7 @@ class PlacementEffects:
     async def _move(self, step: Move, observed: ObservedPlacement) -> float:
         uid = observed.placement.metadata.uid
         with (
-            self._deps.limits.taken(uid, source=step.source, target=step.target) as ours,
+            self._deps.limits.reserve(uid, source=step.source, target=step.target) as ours,
             self._deps.cache.reserving(uid, node=step.target),
         ):
             if not ours or self._is_barred(step.target, observed):

@@ -28,12 +28,13 @@ from transship.controller.placement.owner import (
 class ObservedPlacement:
     """All that a decision is made from.
 
-    status: as this operator last wrote it, which may be newer than the placement's. sightings: what
-    agents say of the container, fresh for the owner. full: nodes that take part in as many moves
-    as they may. unheard: agents that did not answer in this
-    very pass, of which nothing may be concluded. fenced: nodes that an administrator declared to
-    run nothing any more (controller.agent_poller). fresh: nothing was ever ordered for it.
-    unknown: registered nodes that may have the container although nobody has heard of it.
+    status: as this operator last wrote it, which may be newer than the placement's.
+    reported_copies: what agents report of the container, asked anew of the owner in this pass.
+    full_nodes: nodes that take part in as many moves as they may.
+    unanswered: agents that did not answer in this pass; nothing may be concluded from that.
+    fenced: nodes that an administrator declared to run nothing any more.
+    never_ordered: no agent was ever ordered to run it.
+    unreported_nodes: registered nodes that may have the container, since no report came from them.
     """
 
     placement: ContainerPlacement
@@ -42,7 +43,7 @@ class ObservedPlacement:
     reported_copies: Sequence[ReportedCopy]
     migrations: Migrations
     now: datetime
-    full: frozenset[str] = frozenset()
+    full_nodes: frozenset[str] = frozenset()
     unanswered: frozenset[str] = frozenset()
     fenced: frozenset[str] = frozenset()
     never_ordered: bool = True

@@ -18,8 +18,8 @@ from transship.api.migration import ContainerMigration
 from transship.api.placement import ContainerPlacement
 from transship.controller.deps import Deps
 from transship.controller.migration.history import is_finished
-from transship.controller.migration.reconciler import MigrationLoop
-from transship.controller.placement.reconciler import PlacementLoop
+from transship.controller.migration.reconciler import MigrationReconciler
+from transship.controller.placement.reconciler import PlacementReconciler
 from transship.controller.reconcile.shutdown import Lifetime
 
 
@@ -68,9 +68,9 @@ class Loops:
         uid = resource.metadata.uid
         match resource:
             case ContainerPlacement():
-                return PlacementLoop(uid, deps=self._deps, lifetime=self._lifetime)
+                return PlacementReconciler(uid, deps=self._deps, lifetime=self._lifetime)
             case ContainerMigration():
-                return MigrationLoop(uid, deps=self._deps, lifetime=self._lifetime)
+                return MigrationReconciler(uid, deps=self._deps, lifetime=self._lifetime)
             case _:
                 return None
 

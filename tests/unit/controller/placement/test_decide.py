@@ -347,8 +347,10 @@ def test_the_end_waits_for_no_former_node_that_is_gone_for_good_or_has_nothing_l
 
 def test_a_move_waits_for_its_turn_on_both_nodes() -> None:
     for full in ({"node-a"}, {"node-b"}):
-        decision = step_of(settled(target_node="node-b"), full=frozenset(full))
+        decision = step_of(settled(target_node="node-b"), full_nodes=frozenset(full))
         assert isinstance(decision.step, Wait)
         assert decision.obstacle is not None
         assert decision.obstacle.reason == Reason.MIGRATION_PENDING
-    assert isinstance(step_of(settled(target_node="node-b"), full=frozenset({"c"})).step, Move)
+    assert isinstance(
+        step_of(settled(target_node="node-b"), full_nodes=frozenset({"c"})).step, Move
+    )

@@ -26,7 +26,7 @@ from transship.api.placement import ContainerPlacement, PlacementPhase
 from transship.common.errors import Unreachable
 from transship.controller.app import fill
 from transship.controller.handlers import register
-from transship.controller.placement.reconciler import PlacementLoop
+from transship.controller.placement.reconciler import PlacementReconciler
 from transship.controller.reconcile.loops import needs_loop
 from transship.controller.settings import KOPF_FINALIZER, configure
 from transship.kube.listing import Unreadable
@@ -158,12 +158,12 @@ async def test_nothing_is_started_before_the_finalizer_is_stored() -> None:
 async def test_a_loop_that_breaks_is_told_of_and_begun_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def broken(self: PlacementLoop) -> None:
+    async def broken(self: PlacementReconciler) -> None:
         raise RuntimeError("nobody thought of this")
 
     async with OperatorWorld("node-a") as world:
         with monkeypatch.context() as patched:
-            patched.setattr(PlacementLoop, "run", broken)
+            patched.setattr(PlacementReconciler, "run", broken)
             world.create(target_node="node-a", metadata={"finalizers": [FINALIZER]})
             await world.settle(2)
         assert len(world.loops.errors) == 1

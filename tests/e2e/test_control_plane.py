@@ -1,6 +1,7 @@
 """The lab's Kubernetes by itself: no nodes, no network of its own."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,14 +29,14 @@ def assets() -> Assets:
 
 
 @pytest.fixture(scope="module")
-def state_dir(tmp_path_factory):
+def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("control-plane")
     yield path
     stop(path)
 
 
 @pytest.fixture
-def control_plane(state_dir, assets) -> Kubeconfigs:
+def control_plane(state_dir: Path, assets: Assets) -> Kubeconfigs:
     return start(state_dir, assets)
 
 
@@ -52,8 +53,8 @@ def kubectl(assets: Assets, kubeconfig: Path, *words: str) -> str:
     return run_blocking([assets.kubectl, "--kubeconfig", kubeconfig, *words]).stdout
 
 
-def test_each_user_is_who_its_kubeconfig_says(control_plane, assets):
-    def whoami(kubeconfig):
+def test_each_user_is_who_its_kubeconfig_says(control_plane: Kubeconfigs, assets: Assets) -> None:
+    def whoami(kubeconfig: Path) -> tuple[str, set[str]]:
         answer = json.loads(kubectl(assets, kubeconfig, "auth", "whoami", "--output=json"))
         user = answer["status"]["userInfo"]
         return user["username"], set(user["groups"]) - {"system:authenticated"}
@@ -66,12 +67,14 @@ def test_each_user_is_who_its_kubeconfig_says(control_plane, assets):
     )
 
 
-def test_an_agent_may_nothing_that_was_not_granted(control_plane, assets):
+def test_an_agent_may_nothing_that_was_not_granted(
+    control_plane: Kubeconfigs, assets: Assets
+) -> None:
     with pytest.raises(CommandFailed, match="Forbidden"):
         kubectl(assets, control_plane.agents["node-a"], "get", "namespaces")
 
 
-def test_an_owned_object_goes_with_its_owner(control_plane, assets):
+def test_an_owned_object_goes_with_its_owner(control_plane: Kubeconfigs, assets: Assets) -> None:
     admin = control_plane.admin
     kubectl(assets, admin, "create", "configmap", "owner")
     uid = kubectl(assets, admin, "get", "configmap", "owner", "--output=jsonpath={.metadata.uid}")
@@ -83,14 +86,18 @@ def test_an_owned_object_goes_with_its_owner(control_plane, assets):
     kubectl(assets, admin, "wait", "--for=delete", "configmap/owned", "--timeout=30s")
 
 
-def test_a_deleted_namespace_goes_with_its_content(control_plane, assets):
+def test_a_deleted_namespace_goes_with_its_content(
+    control_plane: Kubeconfigs, assets: Assets
+) -> None:
     admin = control_plane.admin
     kubectl(assets, admin, "create", "namespace", "short-lived")
     kubectl(assets, admin, "create", "configmap", "content", "--namespace=short-lived")
     kubectl(assets, admin, "delete", "namespace", "short-lived", "--timeout=30s")
 
 
-def test_it_can_be_stopped_and_started_with_its_data(control_plane, state_dir, assets):
+def test_it_can_be_stopped_and_started_with_its_data(
+    control_plane: Kubeconfigs, state_dir: Path, assets: Assets
+) -> None:
     kubectl(assets, control_plane.admin, "create", "configmap", "kept")
     stop(state_dir)
     again = start(state_dir, assets)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,14 +120,14 @@ def make_bare_lab(name: str, count: int) -> BareLab:
 
 
 @pytest.fixture(scope="module")
-def _bare():
+def _bare() -> Iterator[BareLab]:
     made = make_bare_lab("e2e-bare", 3)
     yield made
     remove_lab(made.directory)
 
 
 @pytest.fixture
-def bare(_bare):
+def bare(_bare: BareLab) -> Iterator[BareLab]:
     """All nodes up and the network whole, as every test leaves it or not."""
     yield _bare
     for name in daemon_names(_bare.directory):
@@ -138,7 +139,7 @@ def bare(_bare):
     fault_injection.heal(_bare.directory, _bare.state)
 
 
-def test_a_node_sees_nothing_of_the_machine(bare):
+def test_a_node_sees_nothing_of_the_machine(bare: BareLab) -> None:
     mounts = bare.output("node-a", "cat", "/proc/self/mountinfo")
     roots = [line.split()[4] for line in mounts.splitlines()]
     assert roots.count("/") == 1
@@ -148,7 +149,7 @@ def test_a_node_sees_nothing_of_the_machine(bare):
     assert len(processes) <= 4  # its process 1, the shell, ls
 
 
-def test_a_node_has_a_name_a_disk_and_an_empty_run(bare):
+def test_a_node_has_a_name_a_disk_and_an_empty_run(bare: BareLab) -> None:
     assert bare.output("node-a", "cat", "/proc/sys/kernel/hostname") == "node-a"
     assert bare.output("node-a", "stat", "-f", "-c", "%T", "/run") == "tmpfs"
     assert bare.output("node-a", "stat", "-f", "-c", "%T", "/var/lib/transship") == "ext2/ext3"
@@ -156,7 +157,7 @@ def test_a_node_has_a_name_a_disk_and_an_empty_run(bare):
     assert int(blocks[0]) * int(blocks[1]) > 0.9 * namespace_nodes.DISK_BYTES
 
 
-def test_orphans_are_reaped(bare):
+def test_orphans_are_reaped(bare: BareLab) -> None:
     bare.output("node-a", "sh", "-c", "(sleep 0.05 &) ; true")
     deadline = time.monotonic() + 5
     while "sleep" in bare.output("node-a", "sh", "-c", "cat /proc/[0-9]*/stat 2>&1; true"):
@@ -164,7 +165,7 @@ def test_orphans_are_reaped(bare):
         time.sleep(0.02)
 
 
-def test_everyone_reaches_everyone_the_machine_included(bare):
+def test_everyone_reaches_everyone_the_machine_included(bare: BareLab) -> None:
     for source in ("node-a", "operator"):
         for target in ("node-b", "operator", "machine"):
             assert source == target or bare.reaches(source, target)
@@ -172,7 +173,7 @@ def test_everyone_reaches_everyone_the_machine_included(bare):
         socket.create_connection((str(bare.state.address("node-c")), CLOSED_PORT), timeout=1)
 
 
-def test_a_partition_cuts_two_members_and_nobody_else(bare):
+def test_a_partition_cuts_two_members_and_nobody_else(bare: BareLab) -> None:
     fault_injection.partition(bare.directory, bare.state, source="node-a", target="operator")
     assert not bare.reaches("node-a", "operator")
     assert not bare.reaches("operator", "node-a")
@@ -182,7 +183,7 @@ def test_a_partition_cuts_two_members_and_nobody_else(bare):
     assert bare.reaches("node-a", "operator")
 
 
-def test_partitions_add_up(bare):
+def test_partitions_add_up(bare: BareLab) -> None:
     for target in ("node-b", "node-c"):
         fault_injection.partition(bare.directory, bare.state, source="node-a", target=target)
     assert not bare.reaches("node-b", "node-a")
@@ -190,7 +191,7 @@ def test_partitions_add_up(bare):
     assert bare.reaches("node-b", "node-c")
 
 
-def test_a_partition_of_one_direction_loses_only_what_that_side_sends(bare):
+def test_a_partition_of_one_direction_loses_only_what_that_side_sends(bare: BareLab) -> None:
     listening = bare.serve("node-b", ECHO)
     fault_injection.partition(
         bare.directory, bare.state, source="node-b", target="node-a", one_way=True
@@ -200,7 +201,7 @@ def test_a_partition_of_one_direction_loses_only_what_that_side_sends(bare):
     assert len(bare.state.cuts) == 1
 
 
-def test_a_partition_outlasts_the_restart_of_a_node(bare):
+def test_a_partition_outlasts_the_restart_of_a_node(bare: BareLab) -> None:
     fault_injection.partition(bare.directory, bare.state, source="node-a", target="node-b")
     namespace_nodes.cut_power(bare.directory, bare.state, "node-a")
     namespace_nodes.boot_node(bare.directory, bare.state, "node-a")
@@ -208,7 +209,7 @@ def test_a_partition_outlasts_the_restart_of_a_node(bare):
     assert bare.reaches("node-a", "node-c")
 
 
-def test_a_node_loses_its_power_whatever_has_become_of_its_services(bare):
+def test_a_node_loses_its_power_whatever_has_become_of_its_services(bare: BareLab) -> None:
     """Process 1 must be the one to reap them: nsenter stops for good beside a child that stops."""
     listening = bare.serve("node-a", ECHO)
     pid = daemon_pid(bare.directory, listening)
@@ -223,7 +224,7 @@ def test_a_node_loses_its_power_whatever_has_become_of_its_services(bare):
     assert not namespace_nodes.node_alive(bare.directory, "node-a")
 
 
-def test_nobody_hears_a_last_word_of_a_node_that_lost_power(bare):
+def test_nobody_hears_a_last_word_of_a_node_that_lost_power(bare: BareLab) -> None:
     bare.serve("node-a", ECHO)
     with socket.create_connection(
         (str(bare.state.address("node-a")), ECHO_PORT), timeout=5
@@ -236,7 +237,7 @@ def test_nobody_hears_a_last_word_of_a_node_that_lost_power(bare):
             peer.recv(1)
 
 
-def test_a_node_that_comes_back_has_its_disk_and_a_new_boot_and_nothing_else(bare):
+def test_a_node_that_comes_back_has_its_disk_and_a_new_boot_and_nothing_else(bare: BareLab) -> None:
     before = bare.output("node-a", "cat", "/proc/sys/kernel/random/boot_id")
     bare.output("node-a", "sh", "-c", "echo kept >/var/lib/transship/file; echo lost >/run/file")
     waiting = bare.serve("node-a", ECHO)
@@ -249,7 +250,7 @@ def test_a_node_that_comes_back_has_its_disk_and_a_new_boot_and_nothing_else(bar
     assert bare.reaches("node-a", "node-b")
 
 
-def test_a_node_with_frozen_processes_loses_power_like_any_other(bare):
+def test_a_node_with_frozen_processes_loses_power_like_any_other(bare: BareLab) -> None:
     frozen = bare.serve("node-b", ECHO)
     freeze(f"{bare.state.cgroup_of('node-b')}/{namespace_nodes.SYSTEM_CGROUP}")
     namespace_nodes.cut_power(bare.directory, bare.state, "node-b")
@@ -266,7 +267,7 @@ def freeze(cgroup: str) -> None:
                 file.write_text(value)
 
 
-def test_a_full_disk_is_full_for_its_node_alone(bare):
+def test_a_full_disk_is_full_for_its_node_alone(bare: BareLab) -> None:
     size = namespace_nodes.DISK_BYTES * 2
     done = bare.run("node-a", "fallocate", "-l", str(size), "/var/lib/transship/huge")
     assert "No space left" in done.stderr
@@ -274,7 +275,7 @@ def test_a_full_disk_is_full_for_its_node_alone(bare):
     bare.output("node-b", "sh", "-c", "echo fits >/var/lib/transship/file")
 
 
-def test_a_process_is_dumped_and_restored_on_a_node(bare):
+def test_a_process_is_dumped_and_restored_on_a_node(bare: BareLab) -> None:
     script = """
         set -e
         rm -rf /run/images; mkdir -p /run/images
@@ -291,7 +292,7 @@ def test_a_process_is_dumped_and_restored_on_a_node(bare):
     assert bare.output("node-a", "sh", "-c", script) == "sleep"
 
 
-def test_a_link_rate_holds_in_both_directions_and_goes(bare):
+def test_a_link_rate_holds_in_both_directions_and_goes(bare: BareLab) -> None:
     fault_injection.limit_rate(bare.directory, bare.state, network.parse_rate("100mbit"))
     try:
         assert 80e6 < throughput(bare, "node-a", "node-b") < 105e6
@@ -315,7 +316,7 @@ while time.monotonic() < end:
     return float(said.split("rate")[1])
 
 
-def test_removing_a_lab_leaves_no_trace_and_the_others_alone(bare):
+def test_removing_a_lab_leaves_no_trace_and_the_others_alone(bare: BareLab) -> None:
     before = surroundings()
     other = make_bare_lab("e2e-other", 1)
     assert other.reaches("node-a", "operator")
@@ -326,7 +327,7 @@ def test_removing_a_lab_leaves_no_trace_and_the_others_alone(bare):
     assert bare.reaches("node-a", "node-b")
 
 
-def test_a_lab_is_removed_although_its_record_is_damaged(bare):
+def test_a_lab_is_removed_although_its_record_is_damaged(bare: BareLab) -> None:
     other = make_bare_lab("e2e-other", 1)
     for record in (other.directory / "lab.json", other.directory / "daemons/init-node-a.json"):
         record.write_text("{")
@@ -346,7 +347,7 @@ def surroundings() -> list[str]:
 
 
 @pytest.mark.parametrize("seconds", [0.6, 0.8, 1.0, 1.3, 2.0, 3.5, 6.0])
-def test_a_lab_whose_making_was_killed_is_removed(seconds):
+def test_a_lab_whose_making_was_killed_is_removed(seconds: float) -> None:
     directory = lab_dir("e2e-killed")
     ensure_node_image(lambda _: None)  # else the kill would hit its making
     make = "from transship.cli import main; main()"

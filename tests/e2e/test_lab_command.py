@@ -3,41 +3,46 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
+
+from transship.lab.state import LabState
 
 pytestmark = pytest.mark.lab
 
 PROGRAM = [sys.executable, "-c", "from transship.cli import main; main()"]
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
 
 @pytest.fixture
-def transship(lab):
+def transship(lab: LabState) -> Command:
     """Run `transship lab COMMAND --name LAB WORDS...`."""
 
-    def run(command, *words):
+    def run(command: str, *words: str) -> subprocess.CompletedProcess[str]:
         argv = [*PROGRAM, "lab", command, "--name", lab.name, *words]
         return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
 
     return run
 
 
-def test_the_environment_is_what_a_shell_evaluates(transship, lab):
+def test_the_environment_is_what_a_shell_evaluates(transship: Command, lab: LabState) -> None:
     script = transship("env").stdout + "\necho $KUBECONFIG $TRANSSHIP_REGISTRY"
     said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
     assert said.split() == [str(lab.kubeconfig), lab.registry]
 
 
-def test_the_environment_can_be_had_as_json(transship, lab):
+def test_the_environment_can_be_had_as_json(transship: Command, lab: LabState) -> None:
     assert json.loads(transship("env", "--json").stdout)["registry"] == lab.registry
 
 
-def test_a_command_on_a_node_gives_its_output_and_its_exit_status(transship):
+def test_a_command_on_a_node_gives_its_output_and_its_exit_status(transship: Command) -> None:
     done = transship("exec", "node-a", "--", "sh", "-c", "cat /proc/sys/kernel/hostname; exit 7")
     assert (done.stdout, done.returncode) == ("node-a\n", 7)
 
 
-def test_the_status_says_that_everything_runs(transship, lab):
+def test_the_status_says_that_everything_runs(transship: Command, lab: LabState) -> None:
     done = transship("status", "--json")
     assert done.returncode == 0
     seen = json.loads(done.stdout)
@@ -45,7 +50,7 @@ def test_the_status_says_that_everything_runs(transship, lab):
     assert {"etcd", "kube-apiserver", "registry"} <= {server["name"] for server in seen["servers"]}
 
 
-def test_a_killed_agent_is_reported_until_it_is_restarted(transship):
+def test_a_killed_agent_is_reported_until_it_is_restarted(transship: Command) -> None:
     try:
         assert transship("kill", "agent:node-b").returncode == 0
         done = transship("status", "--json")
@@ -57,7 +62,7 @@ def test_a_killed_agent_is_reported_until_it_is_restarted(transship):
     assert transship("status").returncode == 0
 
 
-def test_the_logs_of_the_parts_can_be_read(transship):
+def test_the_logs_of_the_parts_can_be_read(transship: Command) -> None:
     assert "operator runs" in transship("logs").stdout
     assert "agent serves" in transship("logs", "agent:node-a").stdout
 
@@ -73,14 +78,16 @@ def test_the_logs_of_the_parts_can_be_read(transship):
         (("logs", "nothing"), 1),
     ],
 )
-def test_a_mistake_is_explained_in_one_line_and_changes_nothing(transship, words, status):
+def test_a_mistake_is_explained_in_one_line_and_changes_nothing(
+    transship: Command, words: tuple[str, ...], status: int
+) -> None:
     done = transship(*words)
     assert done.returncode == status
     assert len(done.stderr.splitlines()) == 1
     assert "Traceback" not in done.stderr
 
 
-def test_a_lab_that_does_not_exist_is_said_so():
+def test_a_lab_that_does_not_exist_is_said_so() -> None:
     argv = [*PROGRAM, "lab", "env", "--name", "nowhere"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -18,7 +18,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_within_the_repository_leads_to_a_file_and_a_heading(page):
+def test_every_link_within_the_repository_leads_to_a_file_and_a_heading(page: Path) -> None:
     broken = []
     for link in LINK.findall(CODE.sub("", page.read_text())):
         target, _, anchor = link.partition("#")

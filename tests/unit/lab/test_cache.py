@@ -1,4 +1,5 @@
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -6,14 +7,14 @@ from transship.lab.cache import cache_root, digest, ensure_entry
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
-def test_an_entry_is_made_once():
-    made = []
+def test_an_entry_is_made_once() -> None:
+    made: list[Path] = []
 
-    def make(draft):
+    def make(draft: Path) -> None:
         made.append(draft)
         (draft / "file").write_text("x")
 
@@ -23,8 +24,8 @@ def test_an_entry_is_made_once():
     assert len(made) == 1
 
 
-def test_a_failure_leaves_no_entry_and_no_draft():
-    def fail(draft):
+def test_a_failure_leaves_no_entry_and_no_draft() -> None:
+    def fail(draft: Path) -> None:
         (draft / "half").write_text("x")
         raise OSError("disk full")
 
@@ -33,18 +34,18 @@ def test_a_failure_leaves_no_entry_and_no_draft():
     assert [path.name for path in cache_root().iterdir()] == ["locks"]
 
 
-def test_the_draft_of_a_crashed_maker_is_removed():
+def test_the_draft_of_a_crashed_maker_is_removed() -> None:
     stale = cache_root() / ".thing.abc"
     stale.mkdir(parents=True)
     ensure_entry("thing", lambda draft: None)
     assert not stale.exists()
 
 
-def test_two_that_want_the_same_entry_make_it_once():
-    made = []
+def test_two_that_want_the_same_entry_make_it_once() -> None:
+    made: list[Path] = []
     started, go_on = threading.Event(), threading.Event()
 
-    def make(draft):
+    def make(draft: Path) -> None:
         made.append(draft)
         started.set()
         go_on.wait(5)
@@ -60,6 +61,6 @@ def test_two_that_want_the_same_entry_make_it_once():
     assert len(made) == 1
 
 
-def test_a_digest_tells_apart_what_only_splits_differently():
+def test_a_digest_tells_apart_what_only_splits_differently() -> None:
     assert digest([b"ab", b"c"]) != digest([b"a", b"bc"])
     assert digest([b"ab"]) == digest([b"ab"])

@@ -1,5 +1,6 @@
 import stat
 from base64 import b64decode
+from pathlib import Path
 
 import yaml
 
@@ -7,7 +8,7 @@ from transship.common.certificates import Credentials
 from transship.lab.control_plane.credentials import write_kubeconfig
 
 
-def test_a_kubeconfig_carries_its_certificates_and_is_private(tmp_path):
+def test_a_kubeconfig_carries_its_certificates_and_is_private(tmp_path: Path) -> None:
     path = tmp_path / "configs/operator.yaml"
     write_kubeconfig(
         path,

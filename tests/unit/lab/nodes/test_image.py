@@ -1,10 +1,12 @@
+from pathlib import Path
+
 import pytest
 
 from transship.lab.nodes.image import INPUTS, image_key
 
 
 @pytest.fixture
-def repository(tmp_path):
+def repository(tmp_path: Path) -> Path:
     for name in INPUTS:
         if name != "operator":
             (tmp_path / name).write_text(name)
@@ -14,20 +16,20 @@ def repository(tmp_path):
     return tmp_path
 
 
-def test_a_change_of_the_code_asks_for_another_image(repository):
+def test_a_change_of_the_code_asks_for_another_image(repository: Path) -> None:
     before = image_key(repository)
     (repository / "operator/transship/cli.py").write_text("raise SystemExit\n")
     assert image_key(repository) != before
 
 
-def test_a_moved_file_asks_for_another_image(repository):
+def test_a_moved_file_asks_for_another_image(repository: Path) -> None:
     before = image_key(repository)
     package = repository / "operator/transship"
     (package / "cli.py").rename(package / "main.py")
     assert image_key(repository) != before
 
 
-def test_a_program_that_can_no_longer_be_run_asks_for_another_image(repository):
+def test_a_program_that_can_no_longer_be_run_asks_for_another_image(repository: Path) -> None:
     path = repository / "operator/transship/cli.py"
     path.chmod(0o755)
     before = image_key(repository)
@@ -35,7 +37,7 @@ def test_a_program_that_can_no_longer_be_run_asks_for_another_image(repository):
     assert image_key(repository) != before
 
 
-def test_what_is_not_part_of_the_image_asks_for_none(repository):
+def test_what_is_not_part_of_the_image_asks_for_none(repository: Path) -> None:
     before = image_key(repository)
     (repository / "tests").mkdir()
     (repository / "tests/test_x.py").touch()
@@ -45,6 +47,6 @@ def test_what_is_not_part_of_the_image_asks_for_none(repository):
     assert image_key(repository) == before
 
 
-def test_what_is_added_to_the_image_asks_for_another_one(repository):
+def test_what_is_added_to_the_image_asks_for_another_one(repository: Path) -> None:
     plain = image_key(repository)
     assert image_key(repository, addition="RUN true\n") != plain

@@ -25,7 +25,7 @@ WORD = re.compile(r"^(.+)/(\d) whole (\d+) other (\d+)$", re.MULTILINE)
 @contextmanager
 def program(world: World) -> Iterator[None]:
     """Where containers of `start` have it from."""
-    push_sample_image(world.lab.registry, "programs")
+    push_sample_image(world.registry, "programs")
     world.kubectl("create", "configmap", "memories", f"--from-file={PROGRAM}")
     try:
         yield

@@ -16,6 +16,8 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 ORDERS, TALK, ECHO, BACKLOG = 7100, 7200, 7201, 7202
 BLOCK_WORDS = 8192
@@ -52,7 +54,7 @@ class Talk:
         self.gap_milliseconds = 0.0
         self.error = ""
 
-    def run(self, work) -> None:
+    def run(self, work: Callable[[Talk], None]) -> None:
         try:
             work(self)
         except Exception as e:
@@ -61,10 +63,10 @@ class Talk:
         self.connection.close()
         self.ended.set()
 
-    def start(self, work) -> None:
+    def start(self, work: Callable[[Talk], None]) -> None:
         threading.Thread(target=self.run, args=(work,), daemon=True).start()
 
-    def report(self) -> dict:
+    def report(self) -> dict[str, Any]:
         if not self.ended.is_set():
             self.info = tcp_info(self.connection)
         return {
@@ -119,7 +121,7 @@ class Talk:
         self.connection.shutdown(socket.SHUT_WR)
 
 
-def tcp_info(connection: socket.socket) -> dict:
+def tcp_info(connection: socket.socket) -> dict[str, Any]:
     if connection.type != socket.SOCK_STREAM:
         return {}
     raw = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
@@ -340,7 +342,7 @@ class Talker:
         self.served: dict[str, Talk] = {}
         self.stopped = threading.Event()
 
-    def open(self, name: str, kind: str, address: str) -> dict:
+    def open(self, name: str, kind: str, address: str) -> dict[str, Any]:
         if kind in DATAGRAMS:
             connection = connect((address, ECHO), socket.SOCK_DGRAM)
         else:
@@ -351,20 +353,20 @@ class Talker:
         self.clients[name].start({**CLIENTS, **DATAGRAMS}[kind])
         return {}
 
-    def look(self) -> dict:
+    def look(self) -> dict[str, Any]:
         return {
             "clients": {name: talk.report() for name, talk in self.clients.items()},
             "served": {name: talk.report() for name, talk in self.served.items()},
         }
 
-    def stop(self) -> dict:
+    def stop(self) -> dict[str, Any]:
         """Let the conversations that this side ends come to their end."""
         self.stopped.set()
         for talk in [*self.clients.values(), *self.served.values()]:
             talk.stopped.set()
         return {}
 
-    def finish(self) -> dict:
+    def finish(self) -> dict[str, Any]:
         """Wait for the end of all, and say what became of them."""
         late = time.monotonic() + END_SECONDS
         for talk in [*self.clients.values(), *self.served.values()]:

@@ -68,8 +68,7 @@ def on_members(world: World, *nodes: str) -> Iterator[list[Place]]:
 @contextmanager
 def _talking(argv: list[str]) -> Iterator[None]:
     """A process that ends with its standard input, wherever it was started from."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(argv, **pipes) as process:
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == talker.READY

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -55,6 +56,10 @@ def refusal(world: World, *words: str, stdin: str | None = None) -> str:
     with pytest.raises(CommandFailed) as failure:
         world.kubectl(*words, stdin=stdin)
     return failure.value.output
+
+
+def has_reason(world: World, name: str, reason: str) -> bool:
+    return bool(row(world, name)["REASON"] == reason)
 
 
 def row(world: World, name: str, namespace: str = "default") -> dict[str, str]:
@@ -214,9 +219,7 @@ def test_a_target_that_cannot_be_had_shows_in_columns_conditions_and_to_the_doct
     try:
         for node, reason in (("nowhere", "NodeNotFound"), ("node-b", "NodeUnschedulable")):
             world.move("counter", node)
-            world.until(
-                lambda wanted=reason: row(world, "counter")["REASON"] == wanted, f"{reason} shows"
-            )
+            world.until(partial(has_reason, world, "counter", reason), f"{reason} shows")
             shown = row(world, "counter")
             assert (shown["NODE"], shown["TARGET"]) == ("node-a", node)
             assert shown["PHASE"] == "Running"
@@ -238,7 +241,7 @@ def python(world: World, code: str, **words: Any) -> dict[str, Any]:
 
 
 def test_the_doctor_finds_every_placement_that_is_not_what_its_spec_says(world: World) -> None:
-    push_sample_image(world.lab.registry, "programs")
+    push_sample_image(world.registry, "programs")
     image, never = world.image("counter"), {"tcpSocket": {"port": 9}, "periodSeconds": 1}
     secret = {"secretKeyRef": {"name": "no-such", "key": "k"}}
     broken: dict[str, tuple[str, dict[str, Any]]] = {
@@ -266,6 +269,6 @@ def test_the_doctor_finds_every_placement_that_is_not_what_its_spec_says(world: 
     world.await_running("good", node="node-a")
     world.until(lambda: row(world, "done")["PHASE"] == "Stopped", "it is done")
     for name, reason in reasons.items():
-        world.until(lambda n=name, r=reason: row(world, n)["REASON"] == r, f"{name}: {reason}")
+        world.until(partial(has_reason, world, name, reason), f"{name}: {reason}")
     found = {subject: problem.partition(":")[0] for subject, problem in doctor(world).items()}
     assert found == {f"default/{name}": reason for name, reason in reasons.items()}

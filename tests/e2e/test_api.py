@@ -29,7 +29,9 @@ def created(kubectl: Kubectl) -> Iterator[Callable[[Object], Object]]:
 
     def create(document: Object) -> Object:
         named = as_named(document, f"test-api-{uuid.uuid4().hex[:8]}")
-        stored = json.loads(kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps(named)))
+        stored: Object = json.loads(
+            kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps(named))
+        )
         made.append(stored)
         return stored
 

@@ -24,7 +24,7 @@ def _node(world: World) -> Iterator[None]:
 
 
 def ready(world: World, node: str) -> bool:
-    found = {each["metadata"]["name"]: each for each in world.list("nodeagent")}
+    found = {each["metadata"]["name"]: each for each in world.resources("nodeagent")}
     return node in found and condition(found[node].get("status", {}), "Ready")["status"] == "True"
 
 

@@ -39,7 +39,7 @@ while True:
 
 @pytest.fixture(scope="module", autouse=True)
 def _image(lab: LabState) -> None:
-    push_sample_image(lab.registry, "programs")
+    push_sample_image(str(lab.registry), "programs")
 
 
 def test_nobody_takes_a_lock_from_its_holder_in_a_move(world: World) -> None:

@@ -17,7 +17,7 @@ from transship.lab.state import lab_dir
 pytestmark = pytest.mark.lab
 
 PYTHON = "/opt/transship/bin/python"
-VOLUME = {
+VOLUME: dict[str, Any] = {
     "volumes": [{"name": "data", "emptyDir": {}}],
     "container": {"volumeMounts": [{"name": "data", "mountPath": "/data"}]},
 }

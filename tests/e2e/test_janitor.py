@@ -108,7 +108,7 @@ def test_a_torn_record_is_told_and_nothing_of_its_container_is_touched(
 
     def ails() -> bool:
         status = world.get("nagent", "node-a")["status"]
-        return condition(status, "Healthy")["reason"] == "Quarantined"
+        return bool(condition(status, "Healthy")["reason"] == "Quarantined")
 
     world.until(ails, "the node says so")
     code, found = doctor(world)

@@ -101,6 +101,7 @@ async def test_what_a_writer_leaves_out_is_removed(
 async def test_a_condition_of_another_writer_stays(
     client: KubeClient, migration: ContainerMigration
 ) -> None:
+    status = MigrationStatus()
     for kind in ("TestA", "TestB"):
         own = MigrationStatus(conditions=(condition(kind, True, reason="Held", now=NOW),))
         status = await apply(client, migration, own, f"test-{kind.lower()}")
@@ -169,7 +170,8 @@ async def test_only_the_object_that_was_meant_is_deleted(
     name = migration.metadata.name
     with pytest.raises(Conflict):
         await client.delete(ContainerMigration, name=name, namespace="default", uid="other")
-    assert await client.get(ContainerMigration, name=name, namespace="default")
+    still = await client.get(ContainerMigration, name=name, namespace="default")
+    assert still.metadata.uid == migration.metadata.uid
 
 
 async def test_a_pools_status_is_replaced_once_per_version(

@@ -216,10 +216,10 @@ def test_a_node_loses_its_power_whatever_has_become_of_its_services(bare: BareLa
     for number, state in ((signal.SIGSTOP, "T"), (signal.SIGCONT, "S")):
         signal_daemon(bare.directory, listening, number)
         deadline = time.monotonic() + 5
-        while (fields := stat_of(pid))[0] != state:
+        while stat_of(pid)[0] != state:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-    assert int(fields[1]) == namespace_nodes.node_pid(bare.directory, "node-a")
+    assert int(stat_of(pid)[1]) == namespace_nodes.node_pid(bare.directory, "node-a")
     namespace_nodes.cut_power(bare.directory, bare.state, "node-a")
     assert not namespace_nodes.node_alive(bare.directory, "node-a")
 

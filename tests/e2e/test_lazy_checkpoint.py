@@ -33,7 +33,7 @@ module.main(*sys.argv[1:])
 @pytest.mark.parametrize("scenario", lazy_checkpoint_scenarios.SCENARIOS)
 def test_on_a_node(lab: LabState, scenario: str) -> None:
     modules = {
-        module.__name__: Path(module.__file__).read_text()
+        module.__name__: Path(str(module.__file__)).read_text()
         for module in (checkpoint_scenarios, lazy_checkpoint_scenarios)
     }
     words = [*enter_words(lab_dir(lab.name), NODE), PYTHON, "-", scenario]

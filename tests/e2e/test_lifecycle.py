@@ -42,7 +42,7 @@ def await_phase(world: World, phase: str, *, node: str) -> dict[str, Any]:
 
 def phase(migration: dict[str, Any]) -> str:
     """Empty for one that the operator has only just made."""
-    return migration.get("status", {}).get("phase", "")
+    return str(migration.get("status", {}).get("phase", ""))
 
 
 def runs(world: World, *, node: str) -> int:

@@ -26,7 +26,8 @@ def moved(world: World, name: str, *, to: str) -> dict[str, Any]:
     """The status of the last migration, when it is over and the container runs there."""
     world.move(name, to)
     world.await_running(name, node=to)
-    return world.migrations(name)[-1]["status"]
+    status: dict[str, Any] = world.migrations(name)[-1]["status"]
+    return status
 
 
 def quota(world: World, node: str, name: str) -> str:

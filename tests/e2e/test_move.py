@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from functools import partial
 
 import pytest
 from world import World, condition
@@ -226,7 +227,7 @@ def test_the_percentage_that_a_user_watches_never_falls(world: World) -> None:
         for name in names:
             world.await_running(name, node="node-b")
         for name in names:
-            world.until(lambda name=name: f"{name} 100 Succeeded\n" in seen, f"{name}: the end")
+            world.until(partial(seen.__contains__, f"{name} 100 Succeeded\n"), f"{name}: the end")
     for name in names:
         every = [line.split() for line in seen if line.startswith(f"{name} ")]
         rows = [row for row in every if len(row) == 3]  # the first has no status yet

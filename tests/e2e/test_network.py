@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import TypeVar
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.lab
 T = TypeVar("T")
 MACHINE, NODE_A, NODE_B = "machine", "node-a", "node-b"
 MEMBERS = {MACHINE: 1, NODE_A: 11, NODE_B: 12}
-V4 = ip_address("10.222.128.5")
+V4 = IPv4Address("10.222.128.5")
 V6 = ip_address("fd00:222::8005")
 OTHER_V4 = ip_address("10.222.0.99")
 NEIGHBOUR_V4 = ip_address("10.222.128.6")
@@ -58,9 +59,9 @@ class Lan:
         for name in MEMBERS:
             namespaces.create(directory / name, prepare=lambda: None)
             descriptor = os.open(directory / name, os.O_RDONLY)
-            self.inside("switch", lambda n=name, fd=descriptor: plug_in(n, namespace=fd))
+            self.inside("switch", partial(plug_in, name, namespace=descriptor))
             os.close(descriptor)
-            self.inside(name, lambda n=name: configure(n))
+            self.inside(name, partial(configure, name))
         for name in (NODE_A, NODE_B):
             self.start(name)
 
@@ -94,7 +95,7 @@ class Lan:
                 family = socket.AF_INET if address.version == 4 else socket.AF_INET6
                 for each in routing.get_neighbours(family=family):
                     if each.get_attr("NDA_DST") == str(address):
-                        return each.get_attr("NDA_LLADDR")
+                        return str(each.get_attr("NDA_LLADDR"))
             return None
 
         return self.inside(name, look)
@@ -103,7 +104,7 @@ class Lan:
         def look() -> str:
             with IPRoute() as routing:
                 (link,) = routing.get_links(ifname="eth0")
-                return link.get_attr("IFLA_ADDRESS")
+                return str(link.get_attr("IFLA_ADDRESS"))
 
         return self.inside(name, look)
 
@@ -184,11 +185,11 @@ class Box:
         got: list[bytes] = []
         with selectors.DefaultSelector() as ready:
             for each in self.udp:
-                ready.register(each, selectors.EVENT_READ)
+                ready.register(each, selectors.EVENT_READ, data=each)
             while len(got) < count:
                 readable = ready.select(IDLE_TIMEOUT_SECONDS)
                 assert readable, f"{len(got)} of {count} datagrams came"
-                got += [key.fileobj.recv(2048) for key, _ in readable]
+                got += [key.data.recv(2048) for key, _ in readable]
         return got
 
     def hears_nothing(self) -> bool:
@@ -466,7 +467,7 @@ def test_what_a_diverted_copy_has_not_taken_up_is_known(
     b.create(ID, [V4, V6])
     a.serve(ID)
     assert not a.untaken(ID)
-    clients = [lan.inside(MACHINE, lambda t=t: socket.create_connection(t, 5)) for t in TARGETS]
+    clients = [lan.inside(MACHINE, partial(socket.create_connection, t, 5)) for t in TARGETS]
     say(lan, MACHINE, b"hello", to=V6)
     assert within(IDLE_TIMEOUT_SECONDS, lambda: a.untaken(ID).connections == 2)
     assert within(IDLE_TIMEOUT_SECONDS, lambda: a.untaken(ID).datagram_bytes > 0)
@@ -851,7 +852,7 @@ async def test_the_steps_of_a_handover_are_quick_on_an_event_loop(
     a.create(ID, [V4, V6])
     b.create(ID, [V4, V6])
     a.serve(ID)
-    steps: dict[str, Callable[[], None]] = {
+    steps: dict[str, Callable[[], object]] = {
         "hold": lambda: b.hold(ID),
         "divert": lambda: a.divert(ID, via=TO_B),
         "untaken": lambda: a.untaken(ID),

@@ -21,7 +21,7 @@ def start(world: World) -> None:
 
 def phase(world: World) -> str:
     moves = world.migrations("counter")
-    return moves[-1].get("status", {}).get("phase", "") if moves else ""
+    return str(moves[-1].get("status", {}).get("phase", "")) if moves else ""
 
 
 def drains(world: World) -> bool:
@@ -47,14 +47,15 @@ def test_the_memory_follows_and_the_connection_goes_on(world: World) -> None:
         world.goes_on(client)
 
 
+def migration_reason(world: World) -> str:
+    [migration] = world.migrations("counter")
+    return str(condition(migration["status"], "Succeeded")["reason"])
+
+
 def cut_off(world: World) -> None:
     world.partition("node-a", "node-b")
 
-    def said() -> bool:
-        [migration] = world.migrations("counter")
-        return condition(migration["status"], "Succeeded")["reason"] == "AwaitingMemory"
-
-    world.until(said, "the migration says what it waits for")
+    world.until(lambda: migration_reason(world) == "AwaitingMemory", "it waits for its memory")
     assert phase(world) == "Draining"
     world.heal()
     world.limit_rate(SLOW)
@@ -63,11 +64,7 @@ def cut_off(world: World) -> None:
 def restart_source(world: World) -> None:
     world.kill("agent:node-a")
 
-    def said() -> bool:
-        [migration] = world.migrations("counter")
-        return condition(migration["status"], "Succeeded")["reason"] == "MemoryUnreachable"
-
-    world.until(said, "the migration says whom it waits for")
+    world.until(lambda: migration_reason(world) == "MemoryUnreachable", "its source is missing")
     world.restart("agent:node-a")
 
 
@@ -138,5 +135,5 @@ def test_where_the_rest_is_lost_with_its_node_the_container_is_started_anew(
 
 
 def is_ready(world: World, node: str) -> bool:
-    found = [each for each in world.list("nodeagent") if each["metadata"]["name"] == node]
+    found = [each for each in world.resources("nodeagent") if each["metadata"]["name"] == node]
     return bool(found) and condition(found[0].get("status", {}), "Ready")["status"] == "True"

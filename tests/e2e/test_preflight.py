@@ -32,7 +32,7 @@ for path in pathlib.Path("/var/lib/transship/journal").iterdir():
 
 @pytest.fixture(scope="module", autouse=True)
 def _image(lab: LabState, _session_world: World) -> Iterator[None]:
-    push_sample_image(lab.registry, "programs")
+    push_sample_image(str(lab.registry), "programs")
     with _session_world.privileged():
         yield
 

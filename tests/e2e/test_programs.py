@@ -21,7 +21,7 @@ OPERATIONS = 20
 
 @pytest.fixture(scope="module", autouse=True)
 def _image(lab: LabState) -> None:
-    push_sample_image(lab.registry, "programs")
+    push_sample_image(str(lab.registry), "programs")
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)

@@ -180,7 +180,7 @@ spec: {{cidr: {base}.250.0/30}}
 def reason(world: World, name: str) -> str:
     status = world.status(name)
     found = condition(status, "Reconciling")["reason"] or condition(status, "Stalled")["reason"]
-    return found or condition(status, "Ready")["reason"]
+    return str(found or condition(status, "Ready")["reason"])
 
 
 def test_a_targets_agent_killed_at_the_resume_costs_the_container_nothing(world: World) -> None:

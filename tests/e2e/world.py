@@ -1,4 +1,4 @@
-"""What a user of the lab does and sees: kubectl, clients, faults. Waits for conditions only."""
+"""The lab as the tests use it: kubectl, clients, faults. It waits for conditions only."""
 
 from __future__ import annotations
 
@@ -30,32 +30,39 @@ COUNTER_READY = {"tcpSocket": {"port": 7000}, "periodSeconds": 1}
 
 
 class World:
-    """One lab, seen from outside."""
+    """One lab, used from outside like a cluster."""
 
     def __init__(
-        self, lab: LabState, *, kubectl: Path, patience_seconds: float = TIMEOUT_SECONDS
+        self, lab: LabState, *, kubectl: Path, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> None:
         self.lab = lab
-        self._patience = patience_seconds
+        self._timeout = timeout_seconds
         self._kubectl = kubectl
         self._directory = lab_dir(lab.name)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        argv = [self._kubectl, "--kubeconfig", self.lab.kubeconfig, *arguments]
+        argv: list[str | Path] = [self._kubectl, *self._kubeconfig(), *arguments]
         return run_blocking(argv, stdin=None if stdin is None else stdin.encode()).stdout
 
     @contextmanager
     def watching(self, kind: str, jsonpath: str) -> Iterator[list[str]]:
-        """What the jsonpath gives for every version of every such object, while this lasts."""
-        seen: list[str] = []
+        """Collect the output of the jsonpath for every version of every object of a kind."""
+        lines: list[str] = []
         output = f'-o=jsonpath={jsonpath}{{"\\n"}}'
-        argv = [self._kubectl, "--kubeconfig", self.lab.kubeconfig, "get", kind, "--watch", output]
+        argv: list[str | Path] = [
+            self._kubectl,
+            *self._kubeconfig(),
+            "get",
+            kind,
+            "--watch",
+            output,
+        ]
         with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            reader = threading.Thread(target=seen.extend, args=(process.stdout,))
+            reader = threading.Thread(target=lines.extend, args=(process.stdout,))
             reader.start()
             try:
-                yield seen
+                yield lines
             finally:
                 process.terminate()
                 reader.join()
@@ -75,11 +82,16 @@ class World:
             body["spec"]["targetNode"] = node
         self.kubectl("apply", "-f", "-", stdin=json.dumps(body))
 
+    @property
+    def registry(self) -> str:
+        assert self.lab.registry is not None
+        return self.lab.registry
+
     def image(self, name: str) -> str:
-        return f"{self.lab.registry}/{name}:1"
+        return f"{self.registry}/{name}:1"
 
     def move(self, name: str, node: str) -> None:
-        """Edit the placement; returns at once."""
+        """Edit the target node. Does not wait."""
         self.patch(name, {"targetNode": node})
 
     def patch(self, name: str, spec: dict[str, Any]) -> None:
@@ -87,20 +99,22 @@ class World:
 
     @contextmanager
     def privileged(self, namespace: str = "default") -> Iterator[None]:
-        """Allow hostPath volumes, nfs and capabilities in a namespace for a while."""
+        """Allow hostPath volumes, nfs and capabilities in a namespace, inside the `with`."""
         self.label(namespace, f"{LABEL}={PRIVILEGED}")
-        self.until(lambda: self.takes_host_paths(namespace), f"{namespace} takes hostPath volumes")
+        self.until(
+            lambda: self.allows_host_paths(namespace), f"{namespace} allows hostPath volumes"
+        )
         try:
             yield
         finally:
             self.label(namespace, f"{LABEL}-")
-            self.until(lambda: not self.takes_host_paths(namespace), f"{namespace} takes none")
+            self.until(lambda: not self.allows_host_paths(namespace), f"{namespace} allows none")
 
     def label(self, namespace: str, label: str) -> None:
         self.kubectl("label", "namespace", namespace, label, "--overwrite")
 
-    def takes_host_paths(self, namespace: str) -> bool:
-        """What the API server says: it sees a label a moment after it is set."""
+    def allows_host_paths(self, namespace: str) -> bool:
+        """Whether admission accepts hostPath; the API server sees a new label after a moment."""
         body = {
             "apiVersion": "transship.dev/v1alpha1",
             "kind": "ContainerPlacement",
@@ -119,30 +133,35 @@ class World:
         return True
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
-        return json.loads(self.kubectl("get", kind, name, "-o", "json"))
+        resource: dict[str, Any] = json.loads(self.kubectl("get", kind, name, "-o", "json"))
+        return resource
 
-    def list(self, kind: str) -> list[dict[str, Any]]:
-        return json.loads(self.kubectl("get", kind, "-o", "json"))["items"]
+    def resources(self, kind: str) -> list[dict[str, Any]]:
+        resources: list[dict[str, Any]] = json.loads(self.kubectl("get", kind, "-o", "json"))[
+            "items"
+        ]
+        return resources
 
     def status(self, name: str) -> dict[str, Any]:
-        return self.get("placement", name).get("status", {})
+        status: dict[str, Any] = self.get("placement", name).get("status", {})
+        return status
 
     def migrations(self, name: str) -> list[dict[str, Any]]:
-        """Of one placement, oldest first."""
-        found = [m for m in self.list("cmig") if m["spec"]["placementName"] == name]
-        return sorted(found, key=lambda m: (m["spec"]["epoch"], m["spec"].get("attempt", 1)))
+        """The migrations of one placement, oldest first."""
+        migrations = [m for m in self.resources("cmig") if m["spec"]["placementName"] == name]
+        return sorted(migrations, key=lambda m: (m["spec"]["epoch"], m["spec"].get("attempt", 1)))
 
     def delete(self, name: str) -> None:
         self.kubectl("delete", "placement", name, "--wait=false", "--ignore-not-found")
 
     def await_gone(self, name: str) -> None:
         self.until(
-            lambda: name not in [p["metadata"]["name"] for p in self.list("placement")],
+            lambda: name not in [p["metadata"]["name"] for p in self.resources("placement")],
             f"{name} is gone",
         )
 
     def await_running(self, name: str, *, node: str) -> dict[str, Any]:
-        """Wait until it runs there, settled: Ready, nothing reconciling."""
+        """Wait until it runs on the node, is Ready and no longer Reconciling."""
 
         def settled() -> bool:
             status = self.status(name)
@@ -160,7 +179,7 @@ class World:
         return CounterClient(self.status(name)["address"])
 
     def goes_on(self, client: CounterClient, *, replies: int = 20) -> None:
-        """The same connection answers from now on, with the right numbers."""
+        """Wait for further replies on the client's one connection; it must not break."""
         before = client.number
 
         def answered() -> bool:
@@ -170,31 +189,31 @@ class World:
         self.until(answered, "the client's connection goes on")
 
     def until(self, holds: Callable[[], bool], what: str, *, seconds: float | None = None) -> None:
-        seconds = seconds or self._patience
+        seconds = seconds or self._timeout
         deadline = time.monotonic() + seconds
         while not holds():
             if time.monotonic() > deadline:
-                seen = self.kubectl("get", "placements,containermigrations", "-A", "-o", "yaml")
-                raise AssertionError(f"not within {seconds:g} s: {what}\n{seen}")
+                state = self.kubectl("get", "placements,containermigrations", "-A", "-o", "yaml")
+                raise AssertionError(f"not within {seconds:g} s: {what}\n{state}")
             time.sleep(POLL_SECONDS)
 
     def on_node(self, node: str, *command: str) -> str:
         return run_blocking([*enter_words(self._directory, node), *command]).stdout
 
     def output(self, name: str) -> str:
-        """What the container has said, as the node that it is on has noted it."""
+        """The container's log file, read on its node."""
         placement = self.get("placement", name)
         node, uid = placement["status"].get("node", ""), placement["metadata"]["uid"]
         return self.on_node(node, "cat", f"/var/lib/transship/containers/{uid}/container.log")
 
     def logs(self, name: str) -> str:
-        """The same as a user has it, also from a node that is a virtual machine."""
+        """`transship logs`; works for nodes that are virtual machines as well."""
         result = CliRunner().invoke(app, ["logs", name, "--kubeconfig", str(self.lab.kubeconfig)])
         assert result.exit_code == 0, result.output
         return result.stdout
 
     def copies(self, name: str) -> dict[str, int]:
-        """How many processes of the container live on each node, whatever anybody says of them."""
+        """How many processes of the container each node has, by the kernel."""
         uid = self.get("placement", name)["metadata"]["uid"]
         return {node: len(self.processes(node, uid)) for node in self.lab.nodes}
 
@@ -203,23 +222,23 @@ class World:
         return self.on_node(node, "sh", "-c", script).split()
 
     def await_one_copy(self, name: str, *, node: str) -> None:
-        """Processes there and nowhere else."""
+        """Wait until it has processes on this node and on no other."""
 
         def alone() -> bool:
-            found = self.copies(name)
-            return found[node] > 0 and sum(found.values()) == found[node]
+            processes = self.copies(name)
+            return processes[node] > 0 and sum(processes.values()) == processes[node]
 
         self.until(alone, f"{name} has processes on {node} only")
 
     def leftovers(self, uid: str) -> dict[str, str]:
-        """What is still on the nodes of a container that is gone."""
+        """What the nodes still have of a container that is gone, by node."""
         script = (
             f"ls -d /var/lib/transship/containers/{uid} /var/lib/transship/journal/{uid}.json "
             f"/run/transship/runc/{uid} /run/transship/netns/{uid} 2>/dev/null; "
             f"grep {uid} /proc/self/mountinfo; grep -l {uid} /proc/[0-9]*/cgroup 2>/dev/null; true"
         )
-        found = {node: self.on_node(node, "sh", "-c", script) for node in self.lab.nodes}
-        return {node: text for node, text in found.items() if text.strip()}
+        outputs = {node: self.on_node(node, "sh", "-c", script) for node in self.lab.nodes}
+        return {node: text for node, text in outputs.items() if text.strip()}
 
     def kill(self, target: str) -> None:
         fault_injection.kill(
@@ -235,7 +254,7 @@ class World:
         fault_injection.partition(self._directory, self._state(), source=one, target=other)
 
     def limit_rate(self, rate: str | None) -> None:
-        """Shape every node's link, such as 100mbit; healing frees them."""
+        """Limit every node's link, such as to 100mbit; `heal` removes the limit."""
         bits = None if rate is None else parse_rate(rate)
         fault_injection.limit_rate(self._directory, self._state(), bits)
 
@@ -247,11 +266,15 @@ class World:
     def clear(self) -> None:
         """Delete all placements and wait until they are gone, with their migrations.
 
-        A control plane that has just begun collects no garbage of ours for half a minute.
+        The garbage collector of a new control plane ignores custom resources for half a minute.
         """
         self.kubectl("delete", "placements", "--all", "--wait=false")
-        self.until(lambda: not self.list("placement"), "all placements are gone")
-        self.until(lambda: not self.list("cmig"), "their migrations are gone")
+        self.until(lambda: not self.resources("placement"), "all placements are gone")
+        self.until(lambda: not self.resources("cmig"), "their migrations are gone")
+
+    def _kubeconfig(self) -> tuple[str, Path]:
+        assert self.lab.kubeconfig is not None
+        return "--kubeconfig", self.lab.kubeconfig
 
     def _state(self) -> LabState:
         return load_state(self._directory)

@@ -80,8 +80,8 @@ def _wanted(case: Case, options: argparse.Namespace) -> bool:
 
 def _is_mine(case: Case, options: argparse.Namespace) -> bool:
     """Shard by a hash of the case: the file of results changes while the labs start."""
-    number = zlib.crc32(str(case).encode()) % options.labs
-    return options.labs == 1 or number == options.shard - 1
+    labs: int = options.labs
+    return labs == 1 or zlib.crc32(str(case).encode()) % labs == options.shard - 1
 
 
 def work(cases: list[Case], options: argparse.Namespace) -> bool:

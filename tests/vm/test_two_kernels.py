@@ -37,7 +37,7 @@ def world() -> Iterator[World]:
     left = find_state(lab_dir(LAB)) if keep else None
     try:
         lab = left or cluster.up(LAB, 2, say=_say, machines=True)
-        yield World(lab, kubectl=ensure_assets(_say).kubectl, patience_seconds=IDLE_TIMEOUT_SECONDS)
+        yield World(lab, kubectl=ensure_assets(_say).kubectl, timeout_seconds=IDLE_TIMEOUT_SECONDS)
     finally:
         if not keep:
             cluster.down(LAB)

@@ -17,16 +17,28 @@ def cast(*events: tuple[float, str], width: int = 40, height: int = 3) -> str:
     return "\n".join([json.dumps(header), *(json.dumps([at, "o", text]) for at, text in events)])
 
 
+def required(pattern: str, text: str) -> re.Match[str]:
+    match = re.search(pattern, text, re.MULTILINE)
+    assert match is not None, pattern
+    return match
+
+
+def duration(style: str) -> float:
+    """Of the animation, in seconds."""
+    return float(required(r"animation-duration:([\d.]+)s", style)[1])
+
+
 def screen_at(picture: str, seconds: float) -> list[str]:
     """The rows of the picture at a moment, worked out as a browser would."""
     root = ET.fromstring(picture)
-    style = root.find(f"{SVG}style").text
-    length = float(re.search(r"animation-duration:([\d.]+)s", style)[1])
+    style = root.findtext(f"{SVG}style", "")
+    length = duration(style)
     return [_row_at(row, style, seconds / length * 100) for row in root.findall(f"{SVG}svg")]
 
 
 def _row_at(row: ET.Element, style: str, percent: float) -> str:
     strip = row.find(f"{SVG}g")
+    assert strip is not None
     frames = re.search(rf"@keyframes {strip.get('id')}{{(.*?}})}}", style)
     offset = 0
     for at, shift in re.findall(
@@ -36,9 +48,9 @@ def _row_at(row: ET.Element, style: str, percent: float) -> str:
     texts = [
         text
         for text in strip.findall(f"{SVG}text")
-        if offset <= int(text.get("y")) < offset + LINE_HEIGHT
+        if offset <= int(text.get("y", "")) < offset + LINE_HEIGHT
     ]
-    return " ".join(text.text.replace("\xa0", " ") for text in texts)
+    return " ".join((text.text or "").replace("\xa0", " ") for text in texts)
 
 
 def test_each_moment_shows_what_the_terminal_showed() -> None:
@@ -87,11 +99,11 @@ def test_the_published_picture_is_small_and_shows_a_move_without_a_broken_connec
 def test_the_answers_go_on_through_the_whole_recording(published: str) -> None:
     """The client's number rises from each second to the next: the move did not stop it."""
     root = ET.fromstring(published)
-    length = float(re.search(r"animation-duration:([\d.]+)s", root.find(f"{SVG}style").text)[1])
+    length = duration(root.findtext(f"{SVG}style", ""))
     seconds = range(1, int(length - HOLD_SECONDS))
     rows = ["\n".join(screen_at(published, at)) for at in seconds]
     numbers = [
-        int(re.search(r"([\d,]+) answers|^ *([\d,]+)$", row, re.M)[0].split()[0].replace(",", ""))
+        int(required(r"([\d,]+) answers|^ *([\d,]+)$", row)[0].split()[0].replace(",", ""))
         for row in rows
     ]
     assert numbers == sorted(set(numbers))

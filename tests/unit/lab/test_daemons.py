@@ -101,7 +101,9 @@ def test_a_daemon_that_has_ended_can_be_started_again(lab: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [{"start_ticks": 1}, {"boot_id": "another"}])
-def test_another_process_with_the_recorded_pid_is_left_alone(lab: Path, other) -> None:
+def test_another_process_with_the_recorded_pid_is_left_alone(
+    lab: Path, other: dict[str, object]
+) -> None:
     pid = start_daemon(lab, "waiter", WAITS)
     record = find_record(lab, "waiter")
     assert record is not None

@@ -51,6 +51,10 @@ def step(
     return Step(title, title, usual_seconds, done=lambda: done, make=make)
 
 
+def must_not_run(_: Say) -> None:
+    pytest.fail("a step ran that should not")
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0 s"), (45, "45 s"), (300, "5 min"), (312.2, "5 min 12 s")]
 )
@@ -67,7 +71,7 @@ def test_in_a_log_each_missing_step_is_one_line_with_its_place_and_when_it_began
 ) -> None:
     stream = io.StringIO()
 
-    def slow(say: str) -> None:
+    def slow(_: Say) -> None:
         clock.now += 70
 
     steps = [step("apples", slow, usual_seconds=60), step("pears", done=True), step("plums")]
@@ -83,7 +87,7 @@ def test_in_a_log_each_missing_step_is_one_line_with_its_place_and_when_it_began
 
 def test_where_nothing_is_missing_nothing_is_made(clock: Clock) -> None:
     stream = io.StringIO()
-    Progress(stream, clock=clock).run([step("apples", pytest.fail, done=True)])
+    Progress(stream, clock=clock).run([step("apples", must_not_run, done=True)])
     assert stream.getvalue() == "everything is there already\n"
 
 
@@ -102,7 +106,7 @@ def test_on_a_terminal_the_seconds_and_the_log_go_on_while_a_step_works(
     screen = Screen()
     new_log("apples").write_text("a line of an earlier build\n")
 
-    def work(say: str) -> None:
+    def work(_: Say) -> None:
         clock.now += 7
         until_drawn(screen, "[1/1]         7 s (usually 5 s)  apples")
         new_log("apples").write_text("compiling core\n\n")
@@ -120,7 +124,7 @@ def test_a_line_is_never_wider_than_the_terminal(
     monkeypatch.setattr("transship.lab.progress.TICK_SECONDS", 0.01)
     screen = Screen()
 
-    def work(say: str) -> None:
+    def work(_: Say) -> None:
         new_log("apples").write_text("x" * 200)
         until_drawn(screen, "xxx")
 
@@ -133,12 +137,12 @@ def test_of_a_failure_the_last_lines_and_the_log_are_shown_and_nothing_follows(
 ) -> None:
     stream = io.StringIO()
 
-    def fail(say: str) -> None:
+    def fail(_: Say) -> None:
         run_logged(["sh", "-c", "seq 100; echo no space left >&2; exit 3"], log=new_log("apples"))
 
     broken = step("apples", fail)
     with pytest.raises(CommandFailed):
-        Progress(stream, clock=clock).run([broken, step("pears", pytest.fail)])
+        Progress(stream, clock=clock).run([broken, step("pears", must_not_run)])
     lines = stream.getvalue().splitlines()
     assert lines[2] == "[1/2] apples: failed after 0 s"
     assert lines[3:5] == ["  | 82", "  | 83"]
@@ -150,7 +154,7 @@ def test_of_a_failure_the_last_lines_and_the_log_are_shown_and_nothing_follows(
 def test_a_failure_without_output_shows_what_it_says_and_what_to_do(clock: Clock) -> None:
     stream = io.StringIO()
 
-    def fail(say: str) -> None:
+    def fail(_: Say) -> None:
         raise NotFound("running buildah: it is not installed", hint="make setup")
 
     with pytest.raises(NotFound):
@@ -164,7 +168,7 @@ def test_a_failure_without_output_shows_what_it_says_and_what_to_do(clock: Clock
 def test_an_interrupted_step_is_called_so(clock: Clock) -> None:
     stream = io.StringIO()
 
-    def interrupt(say: str) -> None:
+    def interrupt(_: Say) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

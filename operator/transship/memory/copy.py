@@ -17,7 +17,7 @@ from transship.linux.pages import PAGE_BYTES, PageRange, PageSet, batches, total
 from transship.linux.process_memory import BATCH_PAGES, MemoryReader, private_pages
 from transship.linux.processes import Process
 from transship.memory.copy_progress import CopyRound
-from transship.memory.tracking.digest_tracker import Tracker
+from transship.memory.tracking.tracker import Tracker
 from transship.memory.transfer.sender import PageSender
 
 ROOM_PAGES = 4096

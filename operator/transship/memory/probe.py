@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from transship.linux.pages import PAGE_BYTES, PageRange, batches, total
 from transship.linux.process_memory import BATCH_PAGES, MemoryReader
 from transship.linux.processes import Process
-from transship.memory.tracking.digest_tracker import DigestTracker, Tracker
+from transship.memory.tracking.digest_tracker import DigestTracker
+from transship.memory.tracking.tracker import Tracker
 from transship.memory.transfer.packing import Packer
 from transship.memory.transfer.sender import zero_marks
 

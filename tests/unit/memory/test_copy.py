@@ -18,7 +18,8 @@ from transship.memory.copy import LinkMeter, MemoryCopy, selected
 from transship.memory.page_server.page_store import PageStore
 from transship.memory.postcopy.push import MemoryPush
 from transship.memory.tracking import write_faults
-from transship.memory.tracking.digest_tracker import DigestTracker, Untracked
+from transship.memory.tracking.digest_tracker import DigestTracker
+from transship.memory.tracking.tracker import Untracked
 from transship.memory.tracking.write_tracker import WriteTracker
 from transship.memory.transfer.receiver import PageReceiver
 from transship.memory.transfer.sender import PageSender

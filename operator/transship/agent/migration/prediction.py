@@ -26,7 +26,7 @@ from transship.linux.processes import Process
 from transship.memory import prediction as memory_prediction
 from transship.memory.prediction import ChangeSample, Measurements
 from transship.memory.probe import MemoryProbe, ProbeResult
-from transship.memory.tracking.digest_tracker import Tracker
+from transship.memory.tracking.tracker import Tracker
 from transship.streams import link_rate
 
 Processes = Callable[[str], Sequence[Process]]

@@ -1,4 +1,5 @@
-"""The process on the target that keeps a container's pages and gives them to the restored copy.
+"""The page server: the process on the target that stores a container's pages and serves its faults.
 
-It outlives its agent. `client` is the agent's hold on it, `process` is the process itself.
+It outlives the agent that started it. `process` is the process itself, `client` is what agents use.
+What `process` imports must not import pydantic: the page server has to start fast.
 """

@@ -1,7 +1,7 @@
-"""The address spaces that get their pages lazily: what each of them still lacks.
+"""The address spaces that get their pages lazily, and the pages that each of them still misses.
 
-One per process of the restored container, and per child that it forks meanwhile. All that happens
-to them stands in the event log, so that another server finds them as they are.
+There is one per restored process, and one per child that these fork meanwhile. Everything that
+happens to them is in the event log, so that the next worker can rebuild them.
 """
 
 from __future__ import annotations
@@ -16,46 +16,46 @@ from transship.memory.page_server.event_log import Entry, EventLog, NoteKind
 from transship.memory.page_server.lazy_areas import LazyArea, LazyAreas
 
 LazyPages = Callable[[int], Iterable[PageRange]]
-"""The pages that the images leave to be given later, by the pid in the images."""
+"""Returns the pages that CRIU's images leave out, for a pid as the images have it."""
 
 
 @dataclass
 class AddressSpace:
-    """One address space. `pid` is the one in the images: a child has its ancestor's."""
+    """One address space. `pid` is the pid in the images; a child has its ancestor's."""
 
     number: int
     fd: int
     pid: int
     areas: LazyAreas
     waiting: set[int] = field(default_factory=set)
-    """Addresses of pages that some thread of it waits for."""
+    """Addresses of the pages that its threads wait for."""
 
 
 class AddressSpaces:
-    """All of them, by the number of the log's entry that began each."""
+    """All address spaces, by the number of the log entry that added each."""
 
     def __init__(self, log: EventLog, lazy_pages: LazyPages) -> None:
-        """As the log tells; an earlier server may have written it."""
+        """Rebuild the state from the log, which an earlier worker may have written."""
         self._log = log
         self._lazy_pages = lazy_pages
         self.alive: dict[int, AddressSpace] = {}
         self.forked: set[int] = set()
-        """Of these in the images there are, or were, several: a page may be wanted twice."""
+        """Pids that were forked: several address spaces may need the same page."""
         self.restore_finished = False
-        """The restore is: all of them are known, but for children to come."""
+        """Every restored process is known. Children may still be added."""
         for entry in log.entries():
             self._replay(entry)
 
     def add(self, pid: int, fd: int) -> AddressSpace:
-        """A process that is being restored."""
+        """Add a process that is being restored, with its userfaultfd."""
         return self._begin(self._log.note(NoteKind.ADDED, words=(pid, fd)), pid, fd)
 
     def read(self, space: AddressSpace) -> Event | None:
-        """Take one message of the kernel for it; None when there is none."""
+        """Read one message from its userfaultfd; None when there is none."""
         return self._log.read(space.fd, process=space.number)
 
     def apply(self, space: AddressSpace, event: Event) -> AddressSpace | None:
-        """What was just read has happened to it; returns a child."""
+        """Apply the event that was just read. Returns the child of a fork."""
         if event.kind is EventKind.FORK:
             return self._fork(space, self._log.keep(), event.descriptor)
         if _alter(space.areas, event.kind, event.words) or space.pid in self.forked:
@@ -63,18 +63,18 @@ class AddressSpaces:
         return None
 
     def remove(self, space: AddressSpace) -> None:
-        """Its process has ended; the descriptor may be closed now."""
-        self._log.note(NoteKind.GONE, process=space.number)
+        """Remove it after its process has ended. Its descriptor may be closed then."""
+        self._log.note(NoteKind.REMOVED, process=space.number)
         self.alive.pop(space.number, None)
 
     def finish_restore(self) -> None:
         if not self.restore_finished:
-            self._log.note(NoteKind.FINISHED)
+            self._log.note(NoteKind.RESTORE_FINISHED)
         self.restore_finished = True
 
     @property
     def complete(self) -> bool:
-        """Nobody lacks a page any more."""
+        """No address space misses a page any more."""
         return self.restore_finished and not any(space.areas for space in self.alive.values())
 
     def _begin(self, number: int, pid: int, fd: int) -> AddressSpace:
@@ -93,9 +93,9 @@ class AddressSpaces:
         match entry.kind:
             case NoteKind.ADDED:
                 self._begin(entry.number, entry.words[0], entry.words[1])
-            case NoteKind.GONE:
+            case NoteKind.REMOVED:
                 self.alive.pop(entry.process, None)
-            case NoteKind.FINISHED:
+            case NoteKind.RESTORE_FINISHED:
                 self.restore_finished = True
             case EventKind.FORK:
                 fd = Event(entry.kind, entry.words).descriptor
@@ -107,7 +107,7 @@ class AddressSpaces:
 
 
 def _alter(areas: LazyAreas, kind: EventKind, words: tuple[int, int, int]) -> bool:
-    """Whether any page that is still lacking was moved or dropped."""
+    """Apply a remap, remove or unmap. Returns whether it concerned any page still missing."""
     if kind is EventKind.REMAP:
         start, to, size = words
         return areas.move(start, to, size)

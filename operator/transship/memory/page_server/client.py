@@ -31,25 +31,25 @@ from transship.runtime.layout import Layout
 LOG_NAME = "page-server.log"
 END_TIMEOUT_SECONDS = 5.0
 RETRY_SECONDS = 0.05
-"""A server that was killed is followed by another within this time or so."""
+"""The guard replaces a worker that was killed in about this time."""
 STATE_TIMEOUT_SECONDS = 10.0
-"""For an answer that is given at once: a millisecond, and a tenth of a second after a kill."""
+"""The answer to STATE takes a millisecond, or a tenth of a second after the worker was killed."""
 CHECK_SECONDS = 2.0
-"""Between looks whether a page server still answers that has been asked for the end of its work."""
+"""Between checks that the page server still answers, while waiting for the end of its work."""
 
 
 class PageServerDead(TransshipError):
-    """Guard and server were both killed: what was missing of the container's memory is lost.
+    """Guard and worker were both killed: the pages that the container still misses are lost.
 
-    The only proof is that nobody holds the control socket's listener any more. No answer, a broken
-    one and one that cannot be read prove nothing: see PageServerSilent.
+    The only proof is that no process listens on the control socket any more. An answer that is
+    missing, incomplete or unreadable proves nothing: see PageServerSilent.
     """
 
     reason = Reason.PAGES_LOST
 
 
 class PageServerSilent(DeadlineExceeded):
-    """It lives, but has given no answer that can be read in time."""
+    """It lives, but did not give a readable answer in time."""
 
     reason = Reason.PAGE_SERVER_SILENT
 
@@ -58,18 +58,18 @@ class PageServerClient:
     """The page server of one container's pages."""
 
     def __init__(self, work: Path, process: subprocess.Popen[bytes] | None = None) -> None:
-        """`process` is the guard, where it is this agent's child."""
+        """`process` is the guard, if this agent started it."""
         self._work = work
         self._process = process
-        self._last_error = ""  # with the last question
+        self._last_error = ""
 
     @classmethod
     async def start(
         cls, layout: Layout, container: str, *, address: str, files: TlsFiles, peer: str
     ) -> tuple[Self, int]:
-        """Also returns the port on which it awaits the source's stream.
+        """Start a page server. Returns its client, and the port for the source's page streams.
 
-        A restore can connect from now on.
+        From then on a restore can connect to it.
         """
         images = layout.images(container)
         work = images / "work"
@@ -95,31 +95,31 @@ class PageServerClient:
         return page_server, port
 
     def _let_begin(self) -> None:
-        """Only what can be found again, and is apart from the agent, goes on without it."""
+        """Let the guard begin, now that it is detached from the agent and can be found again."""
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError), self._process.stdin as words:
                 words.write(messages.BEGIN)
 
     @classmethod
     def find(cls, layout: Layout, container: str) -> Self | None:
-        """The one that is still at work for a container, or has died at it."""
+        """Return the page server that works for a container, or has died at that work."""
         work = layout.images(container) / "work"
         return cls(work) if (work / messages.SOCKET_NAME).exists() else None
 
     @classmethod
     def leftover(cls, layout: Layout, container: str) -> Self:
-        """Whatever there is of one, to be closed."""
+        """Return whatever is left of a container's page server, to be closed."""
         return cls(layout.images(container) / "work")
 
     async def wait_all_stored(self, *, timeout_seconds: float) -> None:
-        """Return when every page of the dump is here. Raises TransshipError when it will not be.
+        """Wait until every page of the dump is stored. Raises TransshipError if that cannot be.
 
-        The time is how long no page may have come.
+        timeout_seconds: how long the wait goes on without a new page.
         """
         await self._wait_for(Question.ALL_STORED, timeout_seconds)
 
     async def wait_final(self, *, timeout_seconds: float) -> None:
-        """Return when nothing stale is here any more, however much is still to come."""
+        """Wait until no stored page is stale any more. Pages may still be missing then."""
         await self._wait_for(Question.FINAL, timeout_seconds)
 
     async def _wait_for(self, question: Question, timeout_seconds: float) -> None:
@@ -135,7 +135,7 @@ class PageServerClient:
             )
 
     async def compose(self, *, timeout_seconds: float) -> None:
-        """Have the images of shared memory made whole. Raises TransshipError."""
+        """Have the images of shared memory completed. Raises TransshipError."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 answer = await self._answer(Question.COMPOSE)
@@ -145,11 +145,11 @@ class PageServerClient:
             raise TransshipError(answer.error, reason=Reason.PAGES_LOST)
 
     async def received(self) -> int:
-        """A number that changes as pages come. Raises PageServerDead and PageServerSilent."""
+        """Return a number that changes with every page. Raises PageServerDead, PageServerSilent."""
         return (await self.state()).received
 
     async def state(self) -> Answer:
-        """How far it is. Raises PageServerDead and PageServerSilent."""
+        """Ask for its progress. Raises PageServerDead and PageServerSilent."""
         try:
             async with asyncio.timeout(STATE_TIMEOUT_SECONDS):
                 return _checked(await self._answer(Question.STATE))
@@ -160,9 +160,9 @@ class PageServerClient:
             ) from e
 
     async def wait_done(self) -> None:
-        """Wait until the container has all of its pages, however long that takes.
+        """Wait until the container has all of its pages, without a limit of time.
 
-        Raises PageServerDead when it never will, and PageServerSilent when nobody knows.
+        Raises PageServerDead if it never will have them, PageServerSilent if that is not known.
         """
         _checked(await unless_failed(self._answer(Question.END), self._while_it_answers()))
 
@@ -172,22 +172,23 @@ class PageServerClient:
             await self.state()
 
     async def _answer(self, question: Question) -> Answer:
-        """Ask until there is an answer, of this server or of one that follows it.
+        """Ask until there is an answer, from this worker or from the next one.
 
         Has no deadline of its own. Raises PageServerDead.
         """
-        pause = 0.0  # at first: a container whose page server is dead must not run on for so long
+        # no pause at first: a container whose page server is dead must be ended soon
+        pause = 0.0
         self._last_error = "no answer"
         while True:
             try:
                 return await self._ask(question)
             except FileNotFoundError:
-                return Answer()  # it has done its work
-            except ConnectionRefusedError as e:  # the guard would hold the listener
+                return Answer()  # its work is done
+            except ConnectionRefusedError as e:  # a living guard would keep the listener open
                 raise PageServerDead(
                     "giving a container its memory: its page server was killed"
                 ) from e
-            except (OSError, ValueError) as e:  # perhaps the server was killed, another follows
+            except (OSError, ValueError) as e:  # perhaps the worker was killed: another follows
                 self._last_error = str(e) or "no answer"
             await asyncio.sleep(pause)
             pause = RETRY_SECONDS
@@ -204,7 +205,7 @@ class PageServerClient:
         return messages.decode(line)
 
     async def close(self) -> None:
-        """End it whatever it does. Never while a copy that is to live waits for its pages."""
+        """Kill it. Not to be called while a container that is to live still misses pages."""
         await asyncio.to_thread(kill_leftover, self._work)
         if self._process is not None:
             if self._process.stdin is not None:
@@ -213,14 +214,14 @@ class PageServerClient:
 
 
 def kill_leftover(work: Path) -> None:
-    """End the page server of a copy that is dead or to be discarded, or that has done its work."""
+    """Kill what is left of a page server: its container is dead or discarded, or has all pages."""
     (work / messages.SOCKET_NAME).unlink(missing_ok=True)
     with contextlib.suppress(OSError, ValueError):
         pid, started = map(int, (work / messages.PIDFILE_NAME).read_text().split())
         with contextlib.suppress(OSError):
             if start_time(pid) != started:
-                return  # the number is another's by now: so nothing of the page server is left
-        # guard and server: a group of their own, named after the guard also when that is gone
+                return  # the pid was reused: nothing of the page server is left
+        # guard and worker are one process group, which has the guard's pid even without the guard
         os.killpg(pid, signal.SIGKILL)
         (work / messages.PIDFILE_NAME).unlink()
 
@@ -242,7 +243,7 @@ def _command_line(images: Path, files: TlsFiles, peer: str) -> list[str]:
 def _spawn(
     words: list[str], listeners: Mapping[str, socket.socket], log: IO[bytes]
 ) -> subprocess.Popen[bytes]:
-    """In a session of its own: it outlives the agent."""
+    """Start it in a session of its own: it outlives the agent."""
     for flag, listener in listeners.items():
         words += [flag, str(listener.fileno())]
     return subprocess.Popen(
@@ -270,7 +271,7 @@ def _listener(folder: Path, name: str) -> socket.socket:
 
 @contextmanager
 def _path_to(folder: Path, name: str) -> Iterator[str]:
-    """A short way to a socket: an address has 108 bytes, and containers have long names."""
+    """Yield a short path of a socket: an address has at most 108 bytes, and names are long."""
     fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{fd}/{name}"

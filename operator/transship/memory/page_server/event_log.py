@@ -1,10 +1,10 @@
-"""What has become of the processes that get lazy pages, in a memory file that outlives its writer.
+"""A log of what happens to the processes that get lazy pages, in a memory file.
 
-Entries are of 40 bytes: which process (by the number of the entry that began it) and a message of
-its userfaultfd, in the kernel's form; or, in the same form, what the writer itself notes. The
-kernel's message is read right into the log: the process goes on as soon as it was read, so that
-there must be no moment in which it stands nowhere else. A page that a process has dropped would
-otherwise come back.
+The file outlives the worker that writes it. An entry has 40 bytes: the process, by the number of
+the entry that added it, and a message of its userfaultfd in the kernel's format. Notes of the
+worker itself have the same format. A message is read straight into the log, because the process
+continues as soon as it was read: a worker that dies then must not lose it. Otherwise a page that
+the process has dropped would come back.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transship.linux import userfaultfd
 from transship.linux.userfaultfd import EVENT_BYTES, EventKind
 
 CAPACITY = 1 << 22
-"""Entries; only those are kept that change which pages a process still has to get."""
+"""In entries. Only those are kept that change which pages a process still misses."""
 
 _COUNT = struct.Struct("=Q")
 _PROCESS = struct.Struct("=Q")
@@ -30,16 +30,16 @@ _FIRST = mmap.PAGESIZE
 
 
 class NoteKind(IntEnum):
-    """What the writer notes, beside the kernel's events."""
+    """Notes of the worker, besides the kernel's events."""
 
     ADDED = 0x80  # words: pid in the images, descriptor
-    GONE = 0x81
-    FINISHED = 0x82  # the restore is: pages may be given before they are asked for
+    REMOVED = 0x81
+    RESTORE_FINISHED = 0x82  # from now on pages may be given before a process touches them
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry; `number` names the process that it began, if it did."""
+    """One entry. `number` identifies the process that the entry added, if it did."""
 
     number: int
     process: int
@@ -48,7 +48,7 @@ class Entry:
 
 
 class EventLog:
-    """One writer at a time."""
+    """The log of one page server. Only one worker writes at a time."""
 
     def __init__(self, fd: int) -> None:
         size = _FIRST + CAPACITY * _ENTRY_BYTES
@@ -59,7 +59,7 @@ class EventLog:
         self._recover()
 
     def _recover(self) -> None:
-        """What an earlier writer had read and not kept yet."""
+        """Keep what an earlier worker had read, and had not kept yet."""
         kind = self._map[self._tail + _PROCESS.size]
         if kind in set(EventKind) - {EventKind.FAULT}:
             self.keep()
@@ -69,7 +69,7 @@ class EventLog:
         return _FIRST + self._count * _ENTRY_BYTES
 
     def read(self, fd: int, *, process: int) -> userfaultfd.Event | None:
-        """Take a message off a userfaultfd; None when there is none. Forgotten unless kept."""
+        """Read a message of a userfaultfd; None when there is none. Lost unless `keep` follows."""
         at = self._tail + _PROCESS.size
         self._map[at] = 0
         _PROCESS.pack_into(self._map, self._tail, process)
@@ -81,19 +81,19 @@ class EventLog:
         return userfaultfd.event(message)
 
     def keep(self) -> int:
-        """Keep what was read last; returns its number."""
+        """Keep the message that was read last. Returns its number."""
         self._count += 1
         _COUNT.pack_into(self._map, 0, self._count)
         return self._count - 1
 
     def note(self, kind: NoteKind, *, process: int = 0, words: tuple[int, int] = (0, 0)) -> int:
-        """Write an entry of our own; returns its number."""
+        """Write a note. Returns its number."""
         _PROCESS.pack_into(self._map, self._tail, process)
         _NOTE.pack_into(self._map, self._tail + _PROCESS.size, kind, *words, 0)
         return self.keep()
 
     def entries(self) -> Iterator[Entry]:
-        """All that was kept, the oldest first."""
+        """Yield what was kept, the oldest first."""
         for number in range(self._count):
             at = _FIRST + number * _ENTRY_BYTES
             (process,) = _PROCESS.unpack_from(self._map, at)

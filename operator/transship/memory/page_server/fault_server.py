@@ -1,11 +1,11 @@
-"""Gives restored processes their pages: those that they wait for at once, all others by and by.
+"""Serves the page faults of restored processes from the page store, and gives the rest unasked.
 
-What CRIU's lazy-pages daemon does, from a page store. One thread: the kernel refuses to fill while
-an event is unread, so events come first, then faults, then what is given unasked, in steps between
-which it listens. That begins when the restore is finished, with what has arrived last: the pages
-that the container was using before its freeze.
+It does what CRIU's lazy-pages daemon does. It is one thread: the kernel refuses to fill a page
+while an event is unread, so events come first, then faults, then pages that no process waits for.
+Those are given in small steps, once the restore is finished. The pages that arrived last come
+first: the container was using them before its freeze.
 
-A page that a process is to have is never given as zeros because it is missing: its process waits.
+A page that is missing is never filled with zeros: its process waits.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ from transship.memory.page_server.page_index import Milestone
 from transship.memory.page_server.page_store import PageStore
 
 STEP_PAGES = 512
-"""Given unasked between two looks at what is waited for: 0.3 ms."""
+"""Given unasked between two checks for faults: 0.3 ms."""
 CHECK_SECONDS = 1.0
-"""Between looks at whether processes are still there that nothing is heard of."""
+"""Between checks whether idle processes have ended."""
 NO_MEMORY_SECONDS = 0.02
+"""The pause after the kernel had no memory for a page."""
 
 
 class FaultServer:
-    """Serves one restore. `notify` may be called by any thread, all else by the server's own."""
+    """Serves one restore. Any thread may call `notify`; only one thread calls the rest."""
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class FaultServer:
         page_request: Callable[[PageRange], None],
         on_finished: Callable[[], None] = lambda: None,
     ) -> None:
-        """`demand` is told of pages that are waited for and not in the store."""
+        """`page_request` is called for pages that a process waits for and the store misses."""
         self._store = store
         self._address_spaces = address_spaces
         self._filler = PageFiller(store, address_spaces, page_request=page_request)
@@ -69,13 +70,13 @@ class FaultServer:
             self._watch(space)
 
     def notify(self) -> None:
-        """Something has come into the store. From any thread, also after the end."""
+        """Tell the server that the store has new pages. From any thread, also after the end."""
         with self._closing:
             if self._wakeup >= 0:
                 os.eventfd_write(self._wakeup, 1)
 
     def run(self) -> None:
-        """Serve until nobody lacks a page any more."""
+        """Serve until no process misses a page any more."""
         while not self._address_spaces.complete:
             ready = self._poll.poll(self._poll_seconds() * 1000)
             self._pause_seconds = 0.0
@@ -87,12 +88,12 @@ class FaultServer:
                 self._remove_ended()
 
     def close(self) -> None:
-        """Let go of the processes: the kernel serves their faults again, with zeros."""
+        """Close the userfaultfds: from then on the kernel serves faults itself, with zeros."""
         for space in list(self._address_spaces.alive.values()):
             self._gone(space)
         if self._restore is not None:
             self._restore.close()
-        with self._closing:  # the stream that brought the last page is told of it right now
+        with self._closing:  # the stream that brought the last page may be calling notify
             os.close(self._wakeup)
             self._wakeup = -1
 
@@ -132,7 +133,7 @@ class FaultServer:
                 self._watch(self._address_spaces.add(pid, fd))
             case CriuRestoreFinished():
                 self._address_spaces.finish_restore()
-                self._store.note(Milestone.FINISHED)
+                self._store.note(Milestone.RESTORE_FINISHED)
                 self._on_finished()
             case CriuClosed():
                 self._poll.unregister(channel)
@@ -142,7 +143,7 @@ class FaultServer:
                 pass
 
     def _read_events(self, space: AddressSpace) -> None:
-        """All that the kernel has to say about a process."""
+        """Read and handle all events of a process."""
         while (event := self._address_spaces.read(space)) is not None:
             if event.kind is EventKind.FAULT:
                 self._filler.serve_fault(space, event.address)
@@ -150,10 +151,10 @@ class FaultServer:
             child = self._address_spaces.apply(space, event)
             if child is not None:
                 self._watch(child)
-            self._filler.serve_waiting(space)  # for what it has just dropped, perhaps
+            self._filler.serve_waiting(space)  # perhaps for a page that it has just dropped
 
     def _step(self) -> None:
-        """Give some pages unasked."""
+        """Give up to STEP_PAGES pages unasked."""
         given = 0
         while self._store.arrivals and given < STEP_PAGES:
             hint = self._store.arrivals.pop()
@@ -175,7 +176,7 @@ class FaultServer:
             self._sweeps[number] = area.end
 
     def _attempt(self, space: AddressSpace, work: Callable[[AddressSpace], None]) -> bool:
-        """Do something for a process that may be interrupted; False when it was."""
+        """Do some filling for a process. Returns False when it was interrupted."""
         try:
             work(space)
         except FillInterrupted as e:

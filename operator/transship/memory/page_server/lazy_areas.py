@@ -1,7 +1,6 @@
-"""Which pages a process still has to get, and under which addresses they are known. Pure.
+"""The pages that a process still misses, by its own addresses and by those in the images. Pure.
 
-An area is a run of pages at `start` that the images call by `image`: the two part when the process
-moves its memory (mremap). Areas are sorted and never overlap.
+The two addresses differ once the process has moved its memory (mremap).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _START = attrgetter("start")
 
 @dataclass(frozen=True, slots=True)
 class LazyArea:
-    """Pages from `start` to `end`; the first is the images' page at `image`."""
+    """Pages from `start` to `end`. The first one is at the address `image` in the images."""
 
     start: int
     end: int
@@ -30,13 +29,13 @@ class LazyArea:
         return (self.end - self.start) // PAGE_BYTES
 
     def cut(self, start: int, end: int) -> LazyArea:
-        """The part of it that lies in these bounds; at least one page of it does."""
+        """Return the part within these bounds. At least one page must be."""
         first, last = max(start, self.start), min(end, self.end)
         return LazyArea(first, last, self.image + first - self.start)
 
 
 class LazyAreas:
-    """The areas of one process."""
+    """The areas of one process. They are sorted and never overlap."""
 
     def __init__(self, areas: Iterable[LazyArea] = ()) -> None:
         self._areas = sorted(areas, key=_START)
@@ -45,12 +44,12 @@ class LazyAreas:
         return type(self)(self._areas)
 
     def within(self, start: int, end: int) -> list[LazyArea]:
-        """The parts of areas in these bounds."""
+        """Return the parts of areas within these bounds."""
         first, last = self._bounds(start, end)
         return [area.cut(start, end) for area in self._areas[first:last]]
 
     def after(self, address: int, *, pages: int) -> LazyArea | None:
-        """The first part of an area at or after an address, of so many pages at most."""
+        """Return the first part of an area at or after an address, at most so many pages."""
         first, _ = self._bounds(address, address + PAGE_BYTES)
         if first == len(self._areas):
             return None
@@ -59,13 +58,13 @@ class LazyAreas:
         return area.cut(begin, begin + pages * PAGE_BYTES)
 
     def drop(self, start: int, end: int) -> bool:
-        """Forget these pages; whether there were any."""
+        """Remove these pages. Returns whether there were any."""
         first, last = self._bounds(start, end)
         self._areas[first:last] = self._rests(first, last, start, end)
         return first != last
 
     def move(self, start: int, to: int, size: int) -> bool:
-        """The process has moved its memory; whether any of these pages were in it."""
+        """Follow an mremap. Returns whether it moved any of these pages."""
         end = start + size
         moved = self.within(start, end)
         self.drop(start, end)
@@ -74,7 +73,7 @@ class LazyAreas:
         return bool(moved)
 
     def _rests(self, first: int, last: int, start: int, end: int) -> Iterator[LazyArea]:
-        """What of the areas `first` to `last` lies outside of the bounds."""
+        """Yield the parts of the areas `first` to `last` that are outside of the bounds."""
         if first == last:
             return
         if (left := self._areas[first]).start < start:
@@ -86,7 +85,7 @@ class LazyAreas:
         self._areas.insert(bisect_left(self._areas, area.start, key=_START), area)
 
     def _bounds(self, start: int, end: int) -> tuple[int, int]:
-        """Where the areas begin and end that have a page between `start` and `end`."""
+        """Return the slice of the areas that have a page between `start` and `end`."""
         first = bisect_right(self._areas, start, key=_START)
         if first and self._areas[first - 1].end > start:
             first -= 1
@@ -96,7 +95,7 @@ class LazyAreas:
         return iter(self._areas)
 
     def __len__(self) -> int:
-        """How many pages."""
+        """The number of pages."""
         return sum(area.pages for area in self._areas)
 
     def __bool__(self) -> bool:

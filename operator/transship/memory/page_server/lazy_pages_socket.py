@@ -1,7 +1,8 @@
-"""What CRIU says to whoever gives its processes their pages, on the socket `lazy-pages.socket`.
+"""The messages of CRIU to a lazy-pages daemon, on the socket `lazy-pages.socket` (criu/uffd.c).
 
-For each process an int: its pid as the images have it (negative for a zombie, which has no memory),
-then its userfaultfd; near the end of the restore one more int (criu/uffd.c). CRIU awaits no answer.
+For each process CRIU sends an int, its pid in the images, and then its userfaultfd. The pid of a
+zombie is negative: it has no memory and no userfaultfd. Near the end of the restore CRIU sends one
+more int. It waits for no answer.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 from transship.common.errors import TransshipError
 
 SOCKET_NAME = "lazy-pages.socket"
-HEAR_TIMEOUT_SECONDS = 5.0
-"""For the second half of a message, which CRIU sends with the first."""
+RECEIVE_TIMEOUT_SECONDS = 5.0
+"""For the second half of a message, which CRIU sends right after the first."""
 
 _NUMBER = struct.Struct("=i")
 _FINISHED = 0x52535446
@@ -23,7 +24,7 @@ _FINISHED = 0x52535446
 
 @dataclass(frozen=True)
 class CriuProcess:
-    """A process with its userfaultfd."""
+    """A process that is being restored, with its userfaultfd."""
 
     pid: int
     fd: int
@@ -31,7 +32,7 @@ class CriuProcess:
 
 @dataclass(frozen=True)
 class CriuRestoreFinished:
-    """Every process was told of, and all of their memory is mapped."""
+    """All processes have been sent, and all of their memory is mapped."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +42,20 @@ class CriuClosed:
 
 @dataclass(frozen=True)
 class CriuZombie:
-    """A process without memory."""
+    """A zombie: a process without memory."""
 
 
 CriuMessage = CriuProcess | CriuRestoreFinished | CriuClosed | CriuZombie
 
 
 def receive_message(channel: socket.socket) -> CriuMessage:
-    """Read one message. Raises TransshipError for one that is not CRIU's."""
-    channel.settimeout(HEAR_TIMEOUT_SECONDS)
+    """Read one message. Raises TransshipError if it is incomplete."""
+    channel.settimeout(RECEIVE_TIMEOUT_SECONDS)
     data = channel.recv(_NUMBER.size, socket.MSG_WAITALL)
     if not data:
         return CriuClosed()
     if len(data) < _NUMBER.size:
-        raise TransshipError("restoring lazily: CRIU broke off within a message")
+        raise TransshipError("restoring lazily: CRIU closed the connection within a message")
     (number,) = _NUMBER.unpack(data)
     if number == _FINISHED:
         return CriuRestoreFinished()
@@ -62,6 +63,6 @@ def receive_message(channel: socket.socket) -> CriuMessage:
         return CriuZombie()
     _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
     if not descriptors:
-        raise TransshipError(f"restoring lazily: no userfaultfd came for process {number}")
+        raise TransshipError(f"restoring lazily: CRIU sent no userfaultfd of process {number}")
     os.set_inheritable(descriptors[0], False)
     return CriuProcess(number, descriptors[0])

@@ -1,4 +1,4 @@
-"""What an agent and a page server say to each other on the page server's control socket."""
+"""The messages between an agent and a page server, on the page server's control socket."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ SOCKET_NAME = "page-server.socket"
 PIDFILE_NAME = "page-server.pid"
 
 BEGIN = b"begin\n"
-"""What the guard awaits on its standard input; without it, it ends."""
+"""The guard waits for this on its standard input. Without it, the guard ends."""
 
 
 class Question(StrEnum):
-    """What an agent asks."""
+    """What an agent asks. The answer comes once the condition holds, or with an error."""
 
-    # Both are answered once the restore is finished too, or with an error.
-    ALL_STORED = "AllStored"  # every page of the dump is here
-    FINAL = "Final"  # the source is frozen, and nothing stale is here any more
-    END = "End"  # answered once the processes have all of their pages
-    COMPOSE = "Compose"  # answered once the images beside it are whole (memory.shared_images)
+    # both wait for the end of the restore as well
+    ALL_STORED = "AllStored"  # every page of the dump is stored
+    FINAL = "Final"  # the source is frozen, and no stored page is stale any more
+    END = "End"  # the processes have all of their pages
+    COMPOSE = "Compose"  # the images of shared memory are complete (memory.shared_images)
     STATE = "State"  # answered at once
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How far it is; `error` says why what was asked for will not be.
+    """The progress of a page server. `error` says why the condition cannot hold any more.
 
-    received: pages that this server has stored, repeated ones too.
+    missing: pages of the dump that are not stored. received: pages that this worker has stored,
+    repeated ones too. guarded: the guard lives.
     """
 
     missing: int = 0
@@ -43,15 +44,15 @@ def encode(answer: Answer) -> bytes:
 
 
 def decode(line: bytes) -> Answer:
-    """Raises ValueError for what is no whole answer.
+    """Raises ValueError if this is not a complete answer.
 
     A page server may be older or newer than the agent that asks it: unknown fields are ignored.
     """
     if not line.endswith(b"\n"):
-        raise ValueError("the connection has ended before the answer")
+        raise ValueError("the connection was closed before the answer was complete")
     found = json.loads(line)
     if not isinstance(found, dict):
-        raise ValueError("the answer is no object")  # noqa: TRY004 - what was read is no argument
+        raise ValueError("the answer is not a JSON object")  # noqa: TRY004 - it is input
     given = {field.name: found[field.name] for field in fields(Answer) if field.name in found}
     for name, value in given.items():
         if type(value) is not type(getattr(Answer(), name)):

@@ -1,4 +1,4 @@
-"""Fills pages of processes from the store: with what is there, as far as the kernel lets it."""
+"""Fills pages of processes from the store, by the userfaultfds of the processes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from transship.memory.page_server.lazy_areas import LazyArea
 from transship.memory.page_server.page_store import PageStore, Run
 
 AROUND_PAGES = 32
-"""Given at a fault: 15 us of copying against 50 us for each fault that is saved."""
+"""Filled around a faulting page: it costs 15 us, and each fault that it saves costs 50 us."""
 HINT_PAGES = 16
-"""Given around pages that have arrived last: one system call instead of many."""
+"""Filled around pages that arrived last: one system call instead of many."""
 
 
 class FillInterrupted(Exception):
-    """Filling cannot go on now: an event is to be read first, the process is gone, no memory."""
+    """Filling cannot continue: an event is unread, the process has ended, or there is no memory."""
 
     def __init__(self, why: Filled) -> None:
         super().__init__(why.value)
@@ -29,7 +29,7 @@ class FillInterrupted(Exception):
 
 
 class PageFiller:
-    """Every call but `resume` may raise FillInterrupted; what was given until then is given."""
+    """Fills pages. Every method but `resume` may raise FillInterrupted after a part of its work."""
 
     def __init__(
         self,
@@ -43,7 +43,11 @@ class PageFiller:
         self._page_request = page_request
 
     def resume(self, space: AddressSpace) -> None:
-        """Go on where another server has ended, with pages it has given and faults it has read."""
+        """Continue where another worker ended.
+
+        Pages that it has filled are not filled again. Threads whose faults it has read are woken,
+        so that they fault again.
+        """
         for area in list(space.areas):
             for to, run in self._runs(space, area):
                 if run.mark == page_index.SPENT:
@@ -52,7 +56,7 @@ class PageFiller:
             userfaultfd.wake(space.fd, start=area.start, pages=area.pages)
 
     def serve_fault(self, space: AddressSpace, address: int) -> None:
-        """Give the page that a thread waits for, or note that it does."""
+        """Fill the page that a thread waits for, or note that it waits."""
         space.waiting.add(address)
         wanted = space.areas.within(address, address + PAGE_BYTES)
         if not wanted:
@@ -61,17 +65,18 @@ class PageFiller:
             self._serve_area(space, wanted[0])
 
     def serve_waiting(self, space: AddressSpace) -> None:
+        """Fill the pages that its threads wait for, as far as they have arrived."""
         for address in tuple(space.waiting):
             self.serve_fault(space, address)
 
     def give(self, space: AddressSpace, pages: PageRange) -> None:
-        """Give what there is around pages that the images know by this range."""
+        """Fill what is stored of these pages and around them. The addresses are the images'."""
         start, end = _around(pages.address, pages.end, HINT_PAGES)
         for area in space.areas.within(start, end):
             self.give_area(space, area)
 
     def give_area(self, space: AddressSpace, area: LazyArea) -> None:
-        """Give what there is of an area."""
+        """Fill what is stored of an area."""
         for to, run in self._runs(space, area):
             if run.mark == page_index.SPENT:
                 self._given(space, to, run.pages.pages)
@@ -79,7 +84,7 @@ class PageFiller:
                 self._fill(space, to, run)
 
     def _serve_area(self, space: AddressSpace, wanted: LazyArea) -> None:
-        """`wanted` is one page."""
+        """Serve a fault at `wanted`, which is one page."""
         start, end = _around(wanted.start, wanted.end, AROUND_PAGES)
         self.give_area(space, wanted)
         missing: list[PageRange] = []
@@ -91,7 +96,7 @@ class PageFiller:
                 self._page_request(one)
 
     def _give_zeros(self, space: AddressSpace, address: int) -> None:
-        """Memory that nothing was ever written to, or that the process has dropped."""
+        """Fill memory that was never written to, or that the process has dropped."""
         _, why = userfaultfd.zero(space.fd, to=address, pages=1)
         _require(why, {Filled.ALL, Filled.THERE, Filled.UNKNOWN})
         if why is not Filled.ALL:
@@ -104,12 +109,12 @@ class PageFiller:
             userfaultfd.zero(space.fd, to=address + PAGE_BYTES, pages=rest // PAGE_BYTES)
 
     def _runs(self, space: AddressSpace, area: LazyArea) -> Iterator[tuple[int, Run]]:
-        """What the store has of an area, and where that belongs."""
+        """Yield what the store has of an area, each with its address in the process."""
         for run in self._store.runs(PageRange(space.pid, area.image, area.pages)):
             yield area.start + run.pages.address - area.image, run
 
     def _fill(self, space: AddressSpace, to: int, run: Run) -> None:
-        """Give stored pages. The kernel wants them within one mapping: they are halved until so."""
+        """Fill stored pages. A call that spans two mappings is halved until it does not."""
         at, span = 0, run.pages.pages
         while at < run.pages.pages:
             size = min(span, run.pages.pages - at)
@@ -128,13 +133,13 @@ class PageFiller:
             at, span = at + done, max(span, run.pages.pages - at)
 
     def _pass_over(self, space: AddressSpace, address: int, why: Filled) -> int:
-        """A page that cannot be given: how many to go on after. Raises FillInterrupted."""
+        """Skip a page that cannot be filled. Returns 1. Raises FillInterrupted."""
         _require(why, {Filled.THERE, Filled.UNKNOWN})
         if why is Filled.UNKNOWN:
             if not self._address_spaces.restore_finished:
                 raise FillInterrupted(why)  # its mapping is not ready yet
             log = logger.bind(pid=space.pid, address=f"{address:#x}")
-            log.warning("a page belongs to memory that is not there")
+            log.warning("a page belongs to memory that is not mapped")
         userfaultfd.wake(space.fd, start=address, pages=1)
         return 1
 
@@ -154,6 +159,6 @@ def _require(why: Filled, tolerated: set[Filled]) -> None:
 
 
 def _around(start: int, end: int, pages: int) -> tuple[int, int]:
-    """The bounds of the blocks of so many pages that these addresses lie in."""
+    """Return the bounds of the blocks of so many pages that contain these addresses."""
     block = pages * PAGE_BYTES
     return start // block * block, -(-end // block) * block

@@ -1,7 +1,8 @@
-"""What a page store has, in a memory file of its own: it outlives the process that writes it.
+"""The index of a page store, in a memory file that outlives the worker.
 
-A header, then for each slot of the store (2 MiB, a chunk) which chunk of which process it has, then
-a mark per page. Marks are changed by translation tables, at the interpreter's own C speed.
+The file has a header, then a key per slot of the store, then a mark per page. A slot is 2 MiB; its
+key says which chunk of which process it stores. Marks are changed by translation tables, because
+bytes.translate runs at the speed of C.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from transship.common.errors import TransshipError
 from transship.linux.pages import CHUNK_BYTES, CHUNK_PAGES
 
 ABSENT, STORED, ZERO, SPENT = range(4)
-"""Marks: SPENT was given to all who want it, and its content is no longer kept."""
+"""Marks of a page. SPENT: every process that needs it has it, and its content is not kept."""
 EXPECTED = 4
-"""Added to a mark: some process is to get this page."""
+"""Added to the mark of a page that a process needs."""
 
 _HEADER_BYTES = mmap.PAGESIZE
 _COUNT = struct.Struct("=Q")
@@ -25,12 +26,12 @@ _KEY = struct.Struct("=QQ")
 
 
 class Milestone(IntEnum):
-    """Where in the header a byte tells that something has happened."""
+    """The offset of a byte in the header that is 1 once something has happened."""
 
-    FINAL = 8  # the source is frozen: what is stored is the pages' last content
-    ENDED = 9  # the source sends no more
-    EXPECTED = 10  # which pages are wanted is known
-    FINISHED = 11  # the restore is: all processes that want pages are known
+    FINAL = 8  # the source is frozen: stored pages have their last content
+    ENDED = 9  # the source has ended its stream
+    EXPECTED = 10  # the pages that processes need are known
+    RESTORE_FINISHED = 11  # all restored processes are known
 
 
 def _becoming(mark: int, *, only: tuple[int, ...]) -> bytes:
@@ -50,7 +51,7 @@ TO_EXPECTED = bytes(mark | EXPECTED for mark in range(256))
 
 
 class PageIndex:
-    """HandoverQueue and marks for a store of `capacity` bytes, in the memory file `fd`."""
+    """Keys and marks of a store of `capacity` bytes, in the memory file `fd`."""
 
     def __init__(self, fd: int, *, capacity: int) -> None:
         self._slots = capacity // CHUNK_BYTES
@@ -61,18 +62,18 @@ class PageIndex:
         self._map = mmap.mmap(fd, size)
 
     def keys(self) -> list[tuple[int, int]]:
-        """Process and chunk number, by slot."""
+        """Return the pid and chunk number of each slot."""
         (count,) = _COUNT.unpack_from(self._map)
         end = self._keys_at + count * _KEY.size
         return [(pid, chunk) for pid, chunk in _KEY.iter_unpack(self._map[self._keys_at : end])]
 
     def append(self, key: tuple[int, int]) -> int:
-        """A new slot for a chunk."""
+        """Add a slot for a chunk. Returns its number."""
         (slot,) = _COUNT.unpack_from(self._map)
         if slot >= self._slots:
             raise TransshipError("storing pages: the store is full", reason="PagesLost")
         _KEY.pack_into(self._map, self._keys_at + slot * _KEY.size, *key)
-        _COUNT.pack_into(self._map, 0, slot + 1)  # last: only a whole entry counts
+        _COUNT.pack_into(self._map, 0, slot + 1)  # last: only a complete entry counts
         return int(slot)
 
     def marks(self, slot: int, first: int = 0, pages: int = CHUNK_PAGES) -> bytes:
@@ -80,7 +81,7 @@ class PageIndex:
         return self._map[at : at + pages]
 
     def change(self, slot: int, first: int, pages: int, *, table: bytes) -> tuple[bytes, bytes]:
-        """Translate marks; what they were, and what they are."""
+        """Translate marks. Returns the old and the new ones."""
         at = self._marks_at + slot * CHUNK_PAGES + first
         before = self._map[at : at + pages]
         after = before.translate(table)

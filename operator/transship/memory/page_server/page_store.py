@@ -1,11 +1,11 @@
-"""The target's store of a container's pages, before and after its restore.
+"""The target's store of a container's pages, before and after the restore.
 
-One memory file (memfd), mapped once and far larger than what it will hold: only pages that were
-written take memory, and closing it frees everything. Data is received straight into the mapping,
-and given to processes straight from it. What it has stands in an index, a memory file as well: a
-process that inherits both goes on with them.
+It is one memory file (memfd), mapped once, and far larger than its content: only pages that were
+written take memory, and closing it frees all of it. Pages are received straight into the mapping
+and filled into processes straight from it. The index is a memory file as well: a worker that
+inherits both continues with them.
 
-Until `final` a page may be stored again and again; from then on the first content of a page stays.
+Until the store is `final`, a page may be stored repeatedly. From then on its first content stays.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from transship.memory.page_server import page_index
 from transship.memory.page_server.page_index import ABSENT, EXPECTED, Milestone, PageIndex
 
 CAPACITY_BYTES = 1 << 40
-"""Of address space alone: a sparse file that nothing was written to takes no memory."""
+"""Only address space: what was not written of a sparse file takes no memory."""
 ARRIVALS_KEPT = 1 << 16
 
 _MADV_REMOVE = 9
@@ -41,7 +41,7 @@ _MADV_HUGEPAGE = 14
 _MADV_POPULATE_WRITE = 23  # Linux 5.14
 _MISSING = ABSENT | EXPECTED
 _NEEDED = re.compile(rb"[\x04\x05]")
-"""Expected pages that are stored, or may just be coming into their room."""
+"""Expected pages that are stored, or may be arriving at this moment."""
 _RUN_OF_MISSING = re.compile(rb"\x04+")
 _RUN_OF_ABSENT = re.compile(rb"[\x00\x04]+")
 _RUN = re.compile(rb"[\x00\x04]+|[\x01\x05]+|[\x02\x06]+|[\x03\x07]+")
@@ -53,7 +53,7 @@ _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Neighbouring pages of one mark (of page_index); `content` is where the first one lies."""
+    """Neighbouring pages with the same mark. `content` is the address of the first one."""
 
     pages: PageRange
     mark: int
@@ -61,12 +61,12 @@ class Run:
 
 
 class PageStore:
-    """Pages by process and address. Several threads may store, one gives them away."""
+    """Pages by process and address. Several threads may store pages, one may spend them."""
 
     def __init__(
         self, *, fd: int | None = None, index_fd: int | None = None, capacity: int = CAPACITY_BYTES
     ) -> None:
-        """With descriptors of an earlier store it has what that one had."""
+        """With the descriptors of an earlier store, it has the content of that one."""
         self.fd = os.memfd_create("transship-pages") if fd is None else fd
         self.index_fd = os.memfd_create("transship-index") if index_fd is None else index_fd
         os.ftruncate(self.fd, capacity)
@@ -80,18 +80,18 @@ class PageStore:
         self._lock = threading.Lock()
         self._missing = sum(self._index.marks(slot).count(_MISSING) for slot in range(len(self)))
         self.arrivals: deque[PageRange] = deque(maxlen=ARRIVALS_KEPT)
-        """What has come, the newest last: to be taken by whoever gives it away."""
+        """Pages that arrived, the newest last. Whoever fills them takes them out."""
         self.received = 0
-        """Pages that were kept here, repeated ones too."""
+        """The number of pages that were stored, repeated ones too."""
 
     def __len__(self) -> int:
         return len(self._slots)
 
     def reserve(self, ranges: Sequence[PageRange]) -> None:
-        """Have memory at hand for these pages: a store into fresh memory is several times slower.
+        """Allocate memory for these pages: writing into fresh memory is several times slower.
 
-        Measured for 256 MiB: 740 MB/s without, 3,600 (small pages) and more (huge ones) after it.
-        A chunk that will be filled for its greater part gets a huge page where the kernel has one.
+        Measured for 256 MiB: 740 MB/s without, 3,600 MB/s with small pages, more with huge ones. A
+        chunk of which more than half will be filled gets a huge page, if the kernel has one.
         """
         wanted: dict[tuple[int, int], int] = {}
         for piece in _pieces(ranges):
@@ -104,9 +104,10 @@ class PageStore:
             self._advise(offset, piece.pages * PAGE_BYTES, _MADV_POPULATE_WRITE)
 
     def room(self, pages: PageRange) -> list[memoryview]:
-        """Where to put the content of these pages; they count as missing until `keep`.
+        """Return where to write the content of these pages. They are missing until `keep`.
 
-        Once final, pages that are there already stay as they are: their room is thrown away.
+        Once the store is final, stored pages stay as they are: what is written for them is
+        discarded.
         """
         found: list[memoryview] = []
         for piece in pieces(pages):
@@ -131,31 +132,31 @@ class PageStore:
             yield _DISCARDED[: (piece.pages - at) * PAGE_BYTES]
 
     def keep(self, pages: PageRange) -> None:
-        """What was put into the room of these pages is their content."""
+        """Mark these pages as stored: their content was written into their `room`."""
         self._change_all([pages], page_index.TO_STORED)
         self._note_arrival(pages)
 
     def keep_zero(self, pages: PageRange) -> None:
-        """These pages are known to be all zeros."""
+        """Mark these pages as zeros."""
         table = page_index.ABSENT_TO_ZERO if self.final else page_index.TO_ZERO
         self._change_all([pages], table)
         self._note_arrival(pages)
 
     def _note_arrival(self, pages: PageRange) -> None:
         self.arrivals.append(pages)
-        self.received += pages.pages  # a sign of progress: two threads at once may lose one
+        self.received += pages.pages  # only shows progress: concurrent threads may lose an update
 
     def forget(self, ranges: Sequence[PageRange]) -> None:
-        """What is stored of these pages is not what they are any more."""
+        """Mark these pages as absent: their stored content is stale."""
         self._change_all(ranges, page_index.TO_ABSENT)
 
     def expect(self, ranges: Iterable[PageRange]) -> None:
-        """These are all the pages that processes will ask for."""
+        """Set the pages that processes need. These are all of them."""
         self._change_all(ranges, page_index.TO_EXPECTED)
         self._index.note(Milestone.EXPECTED)
 
     def note(self, milestone: Milestone) -> None:
-        """After FINAL nothing replaces what is stored."""
+        """Record a milestone. After FINAL the content of a stored page is never replaced."""
         self._index.note(milestone)
 
     @property
@@ -164,21 +165,21 @@ class PageStore:
 
     @property
     def ended(self) -> bool:
-        """The source sends no more."""
+        """The source has ended its stream."""
         return self._index.noted(Milestone.ENDED)
 
     @property
     def expecting(self) -> bool:
-        """Which pages are wanted is known."""
+        """The pages that processes need are known."""
         return self._index.noted(Milestone.EXPECTED)
 
     @property
     def missing(self) -> int:
-        """How many of the expected pages are missing."""
+        """The number of expected pages that are not stored."""
         return self._missing
 
     def missing_ranges(self) -> tuple[PageRange, ...]:
-        """Which of the expected pages are missing."""
+        """The expected pages that are not stored."""
         with self._lock:
             slots = list(self._slots.items())
         found: list[PageRange] = []
@@ -188,11 +189,11 @@ class PageStore:
         return joined(found)
 
     def not_stored(self, ranges: Sequence[PageRange]) -> tuple[PageRange, ...]:
-        """Those of the pages that are not stored."""
+        """Return the pages of these ranges that are not stored, expected or not."""
         return joined(run.pages for one in ranges for run in self.runs(one) if run.mark == ABSENT)
 
     def runs(self, pages: PageRange) -> Iterator[Run]:
-        """What there is of these pages, in order."""
+        """Yield these pages in order, in runs with the same mark."""
         for piece in pieces(pages):
             slot = self._slots.get(piece.chunk)
             if slot is None:
@@ -206,12 +207,12 @@ class PageStore:
                 yield Run(found, marks[run.start()] & ~EXPECTED, where)
 
     def content(self, run: Run) -> memoryview:
-        """What is stored of a run."""
+        """Return the content of a stored run."""
         offset = run.content - self._base
         return self._view[offset : offset + run.pages.bytes]
 
     def spend(self, pages: PageRange) -> None:
-        """All who want these pages have them. Frees the chunks of which nothing is left to give."""
+        """Every process that needs these pages has them. Frees chunks that no process needs."""
         for piece in pieces(pages):
             slot = self._slot(piece.chunk)
             self._change(slot, piece, page_index.TO_SPENT)
@@ -219,7 +220,7 @@ class PageStore:
                 self._advise(slot * CHUNK_BYTES, CHUNK_BYTES, _MADV_REMOVE)
 
     def close(self) -> None:
-        """Free everything, or as soon as the last view is gone (a broken stream may hold some)."""
+        """Free everything, at the latest with the last view (a broken stream may have some)."""
         if self.fd >= 0:
             self._view.release()
             with contextlib.suppress(BufferError):
@@ -230,7 +231,7 @@ class PageStore:
             self.fd = -1
 
     def _advise(self, offset: int, size: int, advice: int) -> None:
-        """Best effort: an older kernel refuses, and the pages come one by one as they are used."""
+        """Best effort: an older kernel refuses, and then allocates pages as they are used."""
         _madvise(self._base + offset, size, advice)
 
     def _slot(self, chunk: tuple[int, int]) -> int:

@@ -1,18 +1,18 @@
-"""The process that has a restored container's pages until the container has them all.
+"""The process that stores a container's pages until the restored container has all of them.
 
 The target's agent starts one per incoming migration, before the freeze. It receives the source's
-page stream into a store and fills the restored processes' memory from there. It is a process of
-its own because the container depends on it from its resume to its last page (0.2 s for 256 MiB),
-which the agent's end must not cut short; and because its threads then share no interpreter with
-the agent.
+page streams into a store, and fills the memory of the restored processes from there. It is a
+process of its own for two reasons. The container depends on it from its resume to its last page
+(0.2 s for 256 MiB), and an agent that ends must not cut that short. And its threads do not share an
+interpreter with the agent.
 
-It is two processes. The first, the guard, holds and waits. The second, the server, does all the
-work; the two share one table of open files, and what the server knows stands in memory files. When
-it is killed, userfaultfds, pages and knowledge are still there, and the guard starts another, which
-goes on: the container waits meanwhile. The death of the guard alone changes nothing for the
-container; the server notes it.
+It consists of two processes. The guard only waits. The worker does all the work. They share one
+table of open files, and the state of the worker is in memory files. When the worker is killed, its
+userfaultfds, pages and state still exist, and the guard starts another worker, which continues;
+until then the container waits for its pages. When only the guard is killed, the worker logs that
+and continues.
 
-It is asked on its control socket (see messages), by any agent of this node.
+Any agent of this node can ask it on its control socket (see messages).
 """
 
 from __future__ import annotations
@@ -49,25 +49,28 @@ from transship.memory.page_server.streams import PageStreams
 from transship.memory.postcopy.page_requests import PageRequests
 
 RESTART_SECONDS = 0.05
-"""Between servers: one that always fails must not take the processor from the container."""
+"""Between workers: one that always fails must not take the CPU from the container."""
 
 LINGER_SECONDS = 5.0
-"""For the source to hear that all it has sent was stored, and to say that this was all."""
+"""For the source to learn that all pages were stored, and to end its streams."""
 QUESTION_SECONDS = 10.0
-"""For a question to come on a connection that was made for it."""
+"""For the question on a new control connection."""
 LONGEST_QUESTION = 100
+"""In bytes."""
 ANSWER_SECONDS = 1.0
-"""For those who have asked for the end to be told of it."""
+"""For the answers to those who asked for the end."""
 
 
 @dataclass(frozen=True)
 class SharedResources:
-    """What outlives a server: descriptors, and where things are."""
+    """What outlives a worker: descriptors, paths, and the guard's pid."""
 
-    pages: int  # listeners: for the source's streams, the restore, agents
+    # listeners for the source's streams, for CRIU's restore, and for agents
+    pages: int
     restore: int
     control: int
-    store: int  # memory files
+    # memory files
+    store: int
     index: int
     log: int
     images: Path
@@ -83,7 +86,7 @@ class SharedResources:
 
 
 class PageServerWorker:
-    """One server."""
+    """Does the work of a page server, from where the worker before it ended."""
 
     def __init__(self, resources: SharedResources) -> None:
         self._resources = resources
@@ -117,7 +120,7 @@ class PageServerWorker:
         self._conversations: set[threading.Thread] = set()
 
     def run(self) -> None:
-        """Serve to the end."""
+        """Serve until every process has all of its pages."""
         self._page_streams.listen(socket.socket(fileno=self._resources.pages))
         control = socket.socket(fileno=self._resources.control)
         begin_for_ever(lambda: self._listen(control), name="answering")
@@ -139,7 +142,7 @@ class PageServerWorker:
         return self._lazy_ranges.get(pid, [])
 
     def _read_expected_pages(self) -> None:
-        """Read what CRIU's images leave to be given later; they are complete by now."""
+        """Read from CRIU's images, which are complete by now, which pages they leave out."""
         with self._reading:
             if self._lazy_ranges:
                 return
@@ -158,9 +161,9 @@ class PageServerWorker:
             self._progress.notify_all()
 
     def _wait_until(self, done: Callable[[], bool]) -> str:
-        """Wait for something, and for the end of the restore; else why the first will not be.
+        """Wait for `done` and for the end of the restore. Returns an error if `done` cannot hold.
 
-        After both another server can go on from here (see `guard`), and not before.
+        Another worker can continue only after both (see `run_guard`).
         """
         with self._progress:
             self._progress.wait_for(
@@ -177,7 +180,7 @@ class PageServerWorker:
             poll.register(guard, select.POLLIN)
             poll.poll()
         self._guarded = False
-        logger.warning("the guard has died: from now on this server's death is the container's")
+        logger.warning("the guard was killed: if this worker is killed too, pages are lost")
 
     def _listen(self, control: socket.socket) -> None:
         while True:
@@ -200,7 +203,7 @@ class PageServerWorker:
             self._conversations.discard(threading.current_thread())
 
     def _reply(self, line: bytes) -> Answer:
-        """Always an answer: where a connection ends without one, the agent asks again."""
+        """Return an answer in any case: the agent asks again if it gets none."""
         try:
             return self._answer(Question(line.decode().strip()))
         except Exception as e:
@@ -221,7 +224,7 @@ class PageServerWorker:
                 self._read_expected_pages()
                 error = self._wait_until(lambda: self._store.ended)
                 if self._store.ended and self._store.missing:
-                    error = "the source has sent no more"
+                    error = "the source has ended its stream"
             case Question.FINAL:
                 self._read_expected_pages()
                 error = self._wait_until(lambda: self._store.final)
@@ -240,7 +243,7 @@ class PageServerWorker:
 
 
 def run_guard(resources: SharedResources) -> int:
-    """Start servers until one has done the work; returns the exit status."""
+    """Start workers until one has done the work. Returns the exit status."""
     index = PageIndex(resources.index, capacity=CAPACITY_BYTES)
     while True:
         pid = fork_sharing_files()
@@ -249,9 +252,9 @@ def run_guard(resources: SharedResources) -> int:
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if status == 0:
             return 0
-        logger.warning("the server has ended with {}", status)
-        if not (index.noted(Milestone.FINAL) and index.noted(Milestone.FINISHED)):
-            return 1  # nobody has said Held yet: the move is undone
+        logger.warning("the worker has ended with {}", status)
+        if not (index.noted(Milestone.FINAL) and index.noted(Milestone.RESTORE_FINISHED)):
+            return 1  # the target has not reported Held yet: the migration is rolled back
         time.sleep(RESTART_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""The page server's end of the source's streams: who may connect, and what has become of them."""
+"""The page server's end of the source's page streams: accepting, receiving, and their ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from transship.memory.transfer.receiver import PageReceiver
 
 
 class PageStreams:
-    """Receives into a store, in threads. Until the pages are final there is one stream."""
+    """Receives page streams into a store, each in a thread. There is one until pages are final."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class PageStreams:
         on_stored: Callable[[], None],
         page_requests: PageRequests,
     ) -> None:
-        """`peer` is the common name of the source's certificate; `news` is called at each batch."""
+        """`peer`: the common name of the source's certificate. `on_stored`: called per batch."""
         self._store = store
         self._context = context
         self._peer = peer
@@ -41,14 +41,14 @@ class PageStreams:
         self._lock = threading.Lock()
         self._begun = False
         self.broken = ""
-        """Why the last stream has ended before its end."""
+        """Why the last stream broke; empty if it did not."""
 
     def listen(self, listener: socket.socket) -> None:
-        """Accept streams for ever, in a thread."""
+        """Accept streams in a thread, without an end."""
         begin_for_ever(lambda: self._accept(listener), name="accepting page streams")
 
     def wait_ended(self, seconds: float) -> None:
-        """Wait for the end of the streams that are open: the source wants to hear that all came."""
+        """Wait for the end of open streams: the source waits to learn that all pages arrived."""
         deadline = time.monotonic() + seconds
         for thread in tuple(self._streams):
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -84,7 +84,7 @@ class PageStreams:
         except (TransshipError, OSError) as e:
             logger.warning("a page stream has broken off: {}", e)
             self.broken = str(e)
-        except Exception as e:  # what no source sends
+        except Exception as e:  # something that no source sends
             self.broken = f"{type(e).__name__}: {e}"
             raise
         else:

@@ -32,10 +32,10 @@ class MemoryPush:
             sender.flush()
         sender.end()
 
-    def answer(self, sender: PageSender) -> None:
+    def serve_page_requests(self, sender: PageSender) -> None:
         """Answer the target's demands, until it says that it has no more."""
         buffer = bytearray(0)
-        sender.serve_requests()
+        sender.begin_page_requests()
         while wanted := sender.next_page_request():
             size = total(wanted) * PAGE_BYTES
             if len(buffer) < size:
@@ -58,4 +58,4 @@ class MemoryPush:
 def _lost(what: str) -> TransshipError:
     """Nobody thaws the copy: what cannot be read now never can."""
     reason = Reason.PAGES_LOST
-    return TransshipError(f"draining memory: {what}", reason=reason, hint=reason.hint)
+    return TransshipError(f"pushing memory: {what}", reason=reason, hint=reason.hint)

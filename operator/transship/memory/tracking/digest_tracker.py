@@ -8,73 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Protocol
 
 from transship.linux.pages import PAGE_BYTES, PageRange, Piece
 from transship.linux.pages import pieces as pieces_of
-from transship.linux.process_memory import data_of, private_pages
+from transship.linux.process_memory import private_pages
 from transship.linux.processes import Process
 from transship.memory.tracking.page_digests import PageDigests, digests
-
-
-class Tracker(Protocol):
-    """Knows which pages may differ from what was sent.
-
-    A page is asked for in this order: `candidates` (from then on its changes count anew), reading
-    it, `differing` with what was read, sending it. What changes after `candidates` is a candidate
-    of the next time.
-    """
-
-    def candidates(self, process: Process) -> tuple[PageRange, ...]:
-        """Pages that may have changed; all of a process seen for the first time. It runs."""
-        ...
-
-    def final_candidates(
-        self, process: Process, ranges: Sequence[PageRange]
-    ) -> tuple[PageRange, ...]:
-        """The same of a frozen process; only its `ranges` matter. They may be fewer or more."""
-        ...
-
-    def candidates_during_dump(self, process: Process) -> tuple[PageRange, ...]:
-        """Those of a frozen process's candidates that its dump leaves alone, as far as is known.
-
-        They are asked for beside the dump; what is missing among them is found by final_candidates.
-        """
-        ...
-
-    def count_changed(self, process: Process) -> int | None:
-        """How many pages would be candidates now; None where only reading them tells."""
-        ...
-
-    def differing(self, ranges: Sequence[PageRange], data: bytearray) -> bytes | None:
-        """A byte per page that was read, 1 for those to be sent; None for all of them."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class Untracked:
-    """Every page, every time: for a copy without rounds."""
-
-    def candidates(self, process: Process) -> tuple[PageRange, ...]:
-        return private_pages(process)
-
-    def final_candidates(
-        self, process: Process, ranges: Sequence[PageRange]
-    ) -> tuple[PageRange, ...]:
-        return tuple(ranges)
-
-    def candidates_during_dump(self, process: Process) -> tuple[PageRange, ...]:
-        return private_pages(process, data_of(process))
-
-    def count_changed(self, process: Process) -> int | None:
-        return None
-
-    def differing(self, ranges: Sequence[PageRange], data: bytearray) -> bytes | None:
-        return None
-
-    def close(self) -> None:
-        pass
 
 
 class DigestTracker:

@@ -20,8 +20,9 @@ from transship.linux.pages import PageRange, joined, total
 from transship.linux.process_memory import Mapping, data_of, mappings_of, private_pages
 from transship.linux.processes import Process
 from transship.memory.tracking import soft_dirty, write_faults
-from transship.memory.tracking.digest_tracker import DigestTracker, Tracker
+from transship.memory.tracking.digest_tracker import DigestTracker
 from transship.memory.tracking.soft_dirty import Pause, SoftDirtyTracker
+from transship.memory.tracking.tracker import Tracker
 from transship.memory.tracking.write_faults import NotTracked, WriteFaults
 
 

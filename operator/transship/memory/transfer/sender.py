@@ -109,7 +109,7 @@ class PageSender:
             found += ranges
         return tuple(found)
 
-    def serve_requests(self) -> None:
+    def begin_page_requests(self) -> None:
         """From now on this stream is for what the target demands."""
         self._channel.settimeout(None)  # it demands when it has to; a dead host is noticed by TCP
         self._send(wire_format.encode(MessageKind.SERVE_REQUESTS))

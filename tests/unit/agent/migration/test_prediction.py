@@ -19,7 +19,7 @@ from transship.agentapi.predictions import PredictionRequest
 from transship.common.errors import NotFound, Refused
 from transship.linux.pages import PAGE_BYTES
 from transship.memory.probe import ProbeResult
-from transship.memory.tracking.digest_tracker import Untracked
+from transship.memory.tracking.tracker import Untracked
 
 TARGET = Peer(node="node-b", address="10.0.0.2", endpoint="https://x")
 SEEN = ProbeResult(pages=1000, zero_share=0.5, compressed_share=0.4, changes=((1.0, 10),))

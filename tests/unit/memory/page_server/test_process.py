@@ -146,13 +146,13 @@ async def test_who_asks_hears_the_source_end_after_the_process_has_everything(no
     await node.page_server.wait_done()
 
 
-async def test_a_source_that_sends_too_little_is_told_of(node: Node) -> None:
+async def test_missing_pages_are_reported_when_the_source_ends_its_stream(node: Node) -> None:
     sender = node.sender()
     node.send(sender, 0, PAGES - 3)
     sender.final()
     sender.end()
     node.process.ask("finish()")
-    with pytest.raises(TransshipError, match="3 have not arrived: the source has sent no"):
+    with pytest.raises(TransshipError, match="3 have not arrived: the source has ended its"):
         await node.page_server.wait_all_stored(timeout_seconds=20)
 
 
@@ -341,16 +341,16 @@ async def test_memory_that_follows_is_demanded_pushed_and_asked_for_anew(node: N
     node.process.ask("finish()")
     await node.page_server.wait_final(timeout_seconds=20)
     source = Source(node.process.address)
-    drain = MemoryPush(lambda: [Process(PID, source.pid)])
+    push = MemoryPush(lambda: [Process(PID, source.pid)])
     loop = asyncio.get_running_loop()
-    answering = loop.run_in_executor(None, drain.answer, node.sender())
+    answering = loop.run_in_executor(None, push.serve_page_requests, node.sender())
     assert await asyncio.to_thread(node.process.ask, "words(2000, 2010)") == numbered(2000, 2010)
     assert (await node.page_server.state()).missing > 1000
     await node.killed(node.server)
     with pytest.raises(TransshipError):
         await answering
-    again = loop.run_in_executor(None, drain.answer, node.sender())
-    await asyncio.to_thread(drain.push, node.sender())
+    again = loop.run_in_executor(None, push.serve_page_requests, node.sender())
+    await asyncio.to_thread(push.push, node.sender())
     await node.page_server.wait_done()
     await asyncio.wait_for(again, 20)  # it was told that nothing is wanted any more
     assert node.process.ask(f"words(0, {PAGES})") == numbered(0, PAGES)

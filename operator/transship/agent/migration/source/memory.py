@@ -19,7 +19,7 @@ from transship.memory.copy import MemoryCopy
 from transship.memory.copy_progress import CopyRound
 from transship.memory.shared_images import Image
 from transship.memory.shared_memory import SharedMemory
-from transship.memory.tracking.digest_tracker import Tracker
+from transship.memory.tracking.tracker import Tracker
 from transship.memory.transfer.channel import PageServerEndpoint, connect_to_page_server
 from transship.memory.transfer.sender import PageSender
 

@@ -22,7 +22,7 @@ from transship.linux import processes
 from transship.linux.freezer import freezer_of
 from transship.linux.processes import Process
 from transship.memory.copy_progress import CopyRound
-from transship.memory.tracking.digest_tracker import Tracker, Untracked
+from transship.memory.tracking.tracker import Tracker, Untracked
 from transship.memory.tracking.write_tracker import best_tracker
 from transship.memory.transfer.channel import PageServerEndpoint
 from transship.runtime.layout import Layout

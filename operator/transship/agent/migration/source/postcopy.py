@@ -37,7 +37,7 @@ class PostcopySource:
     async def answer(self) -> None:
         """Have the target's demands answered from now on. Raises Unreachable."""
         if self._answering is None or self._answering.done():
-            self._answering = await self._begin(self._push_memory.answer)
+            self._answering = await self._begin(self._push_memory.serve_page_requests)
             self._answering.add_done_callback(_ignore_outcome)
 
     async def push_memory(self) -> MemoryTraffic:
@@ -51,7 +51,7 @@ class PostcopySource:
         try:
             ended, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             if pushing not in ended and any(one.exception() for one in ended):
-                raise Unreachable("draining memory: the stream of demands has broken")
+                raise Unreachable("pushing memory: the stream of page requests has broken")
             await pushing
         finally:
             await self._break_off()

@@ -12,7 +12,7 @@ import pytest
 from transship.agent.migration.source.memory import OutgoingMemory
 from transship.linux.pages import PageRange
 from transship.linux.processes import Process
-from transship.memory.tracking.digest_tracker import Untracked
+from transship.memory.tracking.tracker import Untracked
 from transship.memory.transfer.sender import PageSender
 
 

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import kopf
 from loguru import logger
 
 from transship.agentapi.client.agent import AgentClient
-from transship.api.migration import ContainerMigration
-from transship.api.node_agent import NodeAgent
-from transship.api.placement import ContainerPlacement
 from transship.common import logs
 from transship.common.clock import Clock, SystemClock
 from transship.common.errors import TransshipError
@@ -32,7 +25,7 @@ from transship.controller.agent_poller import AgentPoller
 from transship.controller.cache import ResourceCache
 from transship.controller.deps import Deps
 from transship.controller.events import KubeConfigData, KubeRecorder, KubeTaints
-from transship.controller.handlers import POOLS, register
+from transship.controller.handlers import register
 from transship.controller.health import (
     Answer,
     ApiContact,
@@ -45,30 +38,19 @@ from transship.controller.leader import Leadership, LeadersTransport
 from transship.controller.limits import MoveLimits
 from transship.controller.metrics import Metrics
 from transship.controller.node.heartbeats import NodeWatch
+from transship.controller.options import Options, parse
 from transship.controller.placement.resolver import Resolver
 from transship.controller.ports import Heartbeats, Taints
 from transship.controller.reconcile.loops import Loops
-from transship.controller.reconcile.shutdown import ProcessLifetime, wait_for_any
-from transship.controller.settings import configure
+from transship.controller.reconcile.shutdown import ProcessLifetime
+from transship.controller.relist import fill, keep_listing, keep_pools, keep_taints
+from transship.controller.settings import configure, login
 from transship.kube.client import KubeClient
 from transship.kube.events import EventRecorder
 from transship.kube.leases import Leases
 from transship.kube.transport import ApiServer
 
-RELIST_SECONDS = 60.0  # what a broken watch has missed, above all deletions
-STARTUP_RETRY_SECONDS = 1.0
 END_SECONDS = 15.0  # kopf gives what it has begun 5 s
-
-
-@dataclass(frozen=True)
-class Options:
-    kubeconfig: Path | None
-    tls: TlsFiles
-    name: str
-    leader_elect: bool
-    health_port: int | None
-    metrics_port: int | None
-    log_level: str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,32 +66,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 0
     return 0
-
-
-def parse(argv: Sequence[str] | None) -> Options:
-    parser = argparse.ArgumentParser(
-        prog="python -m transship.controller", description="The operator of Transship."
-    )
-    parser.add_argument("--kubeconfig", type=Path, help="default: $KUBECONFIG, then the pod's own")
-    parser.add_argument("--ca", type=Path, required=True, help="authority of agents and operator")
-    parser.add_argument("--cert", type=Path, required=True, help="the operator's certificate")
-    parser.add_argument("--key", type=Path, required=True, help="the operator's private key")
-    parser.add_argument("--name", default=f"{socket.gethostname()}-{os.getpid()}",
-                        help="of this process, in leases and events")  # fmt: skip
-    parser.add_argument("--leader-elect", action="store_true", help="act only while leading")
-    parser.add_argument("--health-port", type=int, help="serve /healthz on this port")
-    parser.add_argument("--metrics-port", type=int, help="serve /metrics on this port")
-    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING"])
-    given = parser.parse_args(argv)
-    return Options(
-        kubeconfig=given.kubeconfig,
-        tls=TlsFiles(given.ca, given.cert, given.key),
-        name=given.name,
-        leader_elect=given.leader_elect,
-        health_port=given.health_port,
-        metrics_port=given.metrics_port,
-        log_level=given.log_level,
-    )
 
 
 async def serve(options: Options) -> None:
@@ -253,10 +209,10 @@ async def run(
     loops, background = Loops(deps, ProcessLifetime(stop)), Background(stop)
     register(registry, deps, loops)
     background.keep(deps.agent_poller.run, name="fleet")
-    background.keep(partial(_relist, deps, loops, stop), name="relist")
-    background.keep(partial(_keep_pools, deps), name="pools")
+    background.keep(partial(keep_listing, deps, loops, stop), name="relist")
+    background.keep(partial(keep_pools, deps), name="pools")
     background.keep(NodeWatch(deps, heartbeats).run, name="node watch")
-    background.keep(partial(_keep_taints, deps.cache, taints), name="taints")
+    background.keep(partial(keep_taints, deps.cache, taints), name="taints")
 
     # at its end kopf waits 5 s for tasks that go on, its own waiter for the stop flag among them
     @kopf.on.cleanup(registry=registry)
@@ -279,82 +235,3 @@ async def run(
         ready.clear()
         await asyncio.gather(loops.end(), background.close(), return_exceptions=True)
     background.raise_failure()
-
-
-def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-    """Choose the cluster as transship.kube.transport does."""
-    if os.environ.get("KUBECONFIG"):
-        return kopf.login_with_kubeconfig(**kwargs)
-    found = kopf.login_with_service_account(**kwargs)
-    if found is None:
-        return kopf.login_with_kubeconfig(**kwargs)
-    # kopf's is a name: the cluster's DNS may be down
-    return replace(found, server=_in_cluster() or found.server)
-
-
-def _in_cluster() -> str | None:
-    """The API server's URL, as the kubelet tells it to each container."""
-    host = os.environ.get("KUBERNETES_SERVICE_HOST")
-    port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
-    if not host:
-        return None
-    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-
-
-async def fill(deps: Deps) -> None:
-    """Know everything before anything is decided: a loop must not take a late list for a lack."""
-    while True:
-        try:
-            await _list_all(deps)
-        except TransshipError as e:
-            logger.bind(error=str(e)).warning("the cluster cannot be read yet")
-            await asyncio.sleep(STARTUP_RETRY_SECONDS)
-        else:
-            return
-
-
-async def _list_all(deps: Deps) -> None:
-    for model in (NodeAgent, ContainerPlacement, ContainerMigration):
-        known = deps.cache.uids(model)
-        deps.cache.keep_only(model, await deps.cluster.listing(model), instead_of=known)
-
-
-async def _relist(deps: Deps, loops: Loops, stop: asyncio.Event) -> None:
-    """Make up for what a broken watch missed; end the process when kopf no longer watches at all.
-
-    A watch of kopf's that ends is not begun again (nolar/kopf#1276). New placements are therefore
-    taken on by kopf's events alone: that they are not tells of such a watch.
-    """
-    while not stop.is_set():
-        await asyncio.sleep(RELIST_SECONDS)
-        try:
-            await _list_all(deps)
-        except TransshipError as e:
-            logger.bind(error=str(e)).warning("the cluster was not listed")
-            continue
-        loops.resume()
-        now = deps.clock.monotonic()
-        if unseen := deps.cache.without_loop(at=now, with_loop=loops.with_loop):
-            logger.bind(placements=unseen).error("new placements are not seen any more, ending")
-            stop.set()
-
-
-async def _keep_taints(cache: ResourceCache, taints: Taints) -> None:
-    """As with our own kinds: events are fast, and a list makes up for those that were missed."""
-    while True:
-        try:
-            cache.put_out_of_service(await taints.out_of_service())
-        except TransshipError as e:
-            logger.bind(error=str(e)).warning("the nodes were not listed")
-        await asyncio.sleep(RELIST_SECONDS)
-
-
-async def _keep_pools(deps: Deps) -> None:
-    changed = deps.cache.wake_of(POOLS)
-    while True:
-        changed.clear()
-        try:
-            await deps.addresses.update_sizes(now=deps.clock.now())
-        except TransshipError as e:
-            logger.bind(error=str(e)).warning("the address pools were not looked at")
-        await wait_for_any(changed, seconds=RELIST_SECONDS)

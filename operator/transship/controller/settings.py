@@ -1,7 +1,9 @@
-"""Settings of kopf that differ from its defaults, each with the reason."""
+"""Settings of kopf that differ from its defaults, each with the reason, and its login."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from typing import Any
 
 import kopf
@@ -25,3 +27,23 @@ def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.watching.initial_streaming = False  # refused where etcd is older than 3.5.13
     settings.queueing.worker_limit = PARALLEL_WORKERS
     settings.scanning.disabled = True  # our kinds are known; no right to list all CRDs is needed
+
+
+def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+    """Choose the cluster as transship.kube.transport does."""
+    if os.environ.get("KUBECONFIG"):
+        return kopf.login_with_kubeconfig(**kwargs)
+    found = kopf.login_with_service_account(**kwargs)
+    if found is None:
+        return kopf.login_with_kubeconfig(**kwargs)
+    # kopf's is a name: the cluster's DNS may be down
+    return replace(found, server=_in_cluster() or found.server)
+
+
+def _in_cluster() -> str | None:
+    """The API server's URL, as the kubelet tells it to each container."""
+    host = os.environ.get("KUBERNETES_SERVICE_HOST")
+    port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    if not host:
+        return None
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"

@@ -19,7 +19,7 @@ from transship.api.placement import ContainerPlacement
 from transship.api.reasons import Reason
 from transship.common.errors import Refused, TransshipError, Unreachable
 from transship.controller.deps import Deps
-from transship.controller.migration.decide import HANDOVER_POLL_SECONDS, SHORT_POLL_SECONDS
+from transship.controller.migration.polling import HANDOVER_POLL_SECONDS, SHORT_POLL_SECONDS
 from transship.controller.migration.status import Method
 from transship.controller.migration.steps import (
     AbortSource,

@@ -9,7 +9,8 @@ from transship.agentapi.containers import ContainerReport
 from transship.agentapi.migrations import MigrationReport
 from transship.agentapi.states import SideState, Verdict
 from transship.api.migration import MigrationSpec
-from transship.api.obstacle import Obstacle
+from transship.api.obstacle import Obstacle, obstacle
+from transship.api.reasons import Reason
 
 
 class Outcome(StrEnum):
@@ -130,3 +131,7 @@ Step = (
     | Wait
     | Finish
 )
+
+
+def no_answer(side: Side) -> Obstacle:
+    return obstacle(Reason.AGENT_UNREACHABLE, f"the agent of node {side.node} does not answer")

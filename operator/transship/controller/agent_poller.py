@@ -42,6 +42,8 @@ class _Known:
     heard: bool = False
     silent: bool = False
     reports: Mapping[str, ContainerReport] = field(default_factory=dict)
+    noted: dict[str, ContainerReport | None] = field(default_factory=dict)
+    """Single answers since the list was last asked for: the list may be older."""
 
 
 class AgentPoller:
@@ -117,8 +119,10 @@ class AgentPoller:
         known = self._known.get(node)
         if known is None:
             return
-        others = {other: said for other, said in known.reports.items() if other != id}
-        known.reports = others if report is None else {**others, id: report}
+        known.noted[id] = report
+        before, known.reports = known.reports.get(id), _with(known.reports, known.noted)
+        if before != report:
+            self._cache.wake({id})
 
     async def run(self) -> None:
         """Keep one poll per registered agent going, until cancelled."""
@@ -149,6 +153,7 @@ class AgentPoller:
     async def ask(self, node: str) -> None:
         """One question and what follows from its answer."""
         known = self._known.setdefault(node, _Known(heard_at=self._clock.monotonic()))
+        known.noted = {}
         try:
             reports = await self.agent(node).containers()
         except Exception as e:
@@ -157,7 +162,8 @@ class AgentPoller:
             self._not_heard(node, known, e)
             return
         known.heard_at, known.heard = self._clock.monotonic(), True
-        self._heard(node, known, {report.id: report for report in reports})
+        listed = {report.id: report for report in reports}
+        self._heard(node, known, _with(listed, known.noted))
 
     def _heard(self, node: str, known: _Known, reports: Mapping[str, ContainerReport]) -> None:
         changed = {
@@ -179,3 +185,11 @@ class AgentPoller:
         logger.bind(node=node).warning("agent does not answer: {}", error)
         known.silent = True
         self._cache.wake(self._cache.interested_in(node))
+
+
+def _with(
+    reports: Mapping[str, ContainerReport], noted: Mapping[str, ContainerReport | None]
+) -> Mapping[str, ContainerReport]:
+    """The reports of a list, with what single answers have said since."""
+    together = {**reports, **noted}
+    return {id: report for id, report in together.items() if report is not None}

@@ -13,6 +13,7 @@ from fakes.api_server import FakeApiServer, holder
 from fakes.clock import FakeClock
 from fakes.cluster import FakeCluster, FakeData
 from fakes.resources import NOW, UID, ended, migration, node_agent, placement, report
+from transship.agentapi.containers import ContainerReport
 from transship.api import FINALIZER
 from transship.api.address_pool import AddressPool
 from transship.api.container import Volume
@@ -179,6 +180,27 @@ class TestAgentPoller:
         assert [s.report.ready for s in agent_poller.reported_copies(UID)] == [True]
         agent_poller.note("node-a", UID, None)
         assert agent_poller.reported_copies(UID) == ()
+
+    async def test_a_list_that_is_older_than_a_single_answer_does_not_undo_it(self) -> None:
+        """A new owner was asked for its container while the poll of its node was on its way."""
+        cache = ResourceCache()
+        cache.put(node_agent("node-a"))
+        newer = report(ready=True)
+
+        class Slow:
+            async def containers(self) -> tuple[ContainerReport, ...]:
+                agent_poller.note("node-a", UID, newer)
+                return (report(ready=False),)
+
+        class ToSlow:
+            def to(self, agent: NodeAgent) -> Any:
+                return Slow()
+
+        agent_poller = AgentPoller(cache, ToSlow(), clock=FakeClock())
+        woken = cache.wake_of(UID)
+        await agent_poller.ask("node-a")
+        assert [s.report for s in agent_poller.reported_copies(UID)] == [newer]
+        assert woken.is_set()
 
     async def test_an_answer_that_nobody_thought_of_is_none_and_the_next_one_counts(self) -> None:
         cache, clock, agents = ResourceCache(), FakeClock(), FakeAgents()

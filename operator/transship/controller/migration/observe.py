@@ -23,7 +23,6 @@ from transship.controller.migration.steps import GiveUp, ObservedMigration, Side
 from transship.controller.node.nodes import named
 from transship.controller.placement.orders import order_is_current
 from transship.controller.placement.scheduling import entrance
-from transship.controller.ports import Agent
 
 
 async def find_placement(migration: ContainerMigration, deps: Deps) -> ContainerPlacement | None:
@@ -130,9 +129,9 @@ async def ask_source(
         agent = agent_poller.agent(node)
         report = await agent.outgoing(uid)
         if report is not None:
-            side = await _side(agent, node, report, migration)
+            side = await _side(agent_poller, node, report, migration)
             return side, report.verdict
-        side = await _side(agent, node, None, migration)
+        side = await _side(agent_poller, node, None, migration)
         # a restarted agent keeps a decided move in its record alone
         return side, (await agent.verdict(uid)).verdict
     except TransshipError:
@@ -143,17 +142,25 @@ async def ask_target(agent_poller: AgentPoller, migration: ContainerMigration) -
     node, uid = migration.spec.target_node, migration.metadata.uid
     try:
         agent = agent_poller.agent(node)
-        return await _side(agent, node, await agent.incoming(uid), migration)
+        return await _side(agent_poller, node, await agent.incoming(uid), migration)
     except TransshipError:
         return Side(node, answered=False, fenced=agent_poller.fenced(node))
 
 
 async def _side(
-    agent: Agent, node: str, report: MigrationReport | None, migration: ContainerMigration
+    agent_poller: AgentPoller,
+    node: str,
+    report: MigrationReport | None,
+    migration: ContainerMigration,
 ) -> Side:
-    """The container's record is asked for where the report does not say who owns it."""
+    """The container's record is asked for where the report does not say who owns it.
+
+    The poller notes it: the placement's status never reports anything older of its new owner.
+    """
     busy = {SideState.PREPARING, SideState.PREPARED, SideState.COPYING, SideState.FROZEN}
     if report is not None and report.state in busy:
         return Side(node, answered=True, report=report)
-    container = await agent.container(migration.spec.placement_uid)
+    uid = migration.spec.placement_uid
+    container = await agent_poller.agent(node).container(uid)
+    agent_poller.note(node, uid, container)
     return Side(node, answered=True, report=report, container=container)

@@ -53,7 +53,7 @@ def contained(world: World, name: str, *, node: str) -> Place:
 
 
 @contextmanager
-def on_members(world: World, *nodes: str) -> Iterator[list[Place]]:
+def on_hosts(world: World, *nodes: str) -> Iterator[list[Place]]:
     """Talkers on nodes, beside the containers, and the last one on the machine."""
     enters = [enter_words(lab_dir(world.lab.name), node) for node in nodes]
     with ExitStack() as running:

@@ -6,7 +6,7 @@ See talker for what each kind of conversation is, and talkers.harm for how a los
 from __future__ import annotations
 
 import pytest
-from talkers import Conversations, contained, on_members
+from talkers import Conversations, contained, on_hosts
 from world import World
 
 pytestmark = pytest.mark.lab
@@ -24,7 +24,7 @@ def test_no_conversation_notices_a_move(world: World, *, ipv6: bool) -> None:
     there = contained(world, "there", node="node-b")
     third = contained(world, "third", node="node-c")
     talks = Conversations(ipv6=ipv6)
-    with on_members(world, "node-a", "node-b", "node-c") as (*nodes, machine):
+    with on_hosts(world, "node-a", "node-b", "node-c") as (*nodes, machine):
         for kind in (*QUIET, *BULK, "dial"):
             talks.open(kind, machine, moved)
             talks.open(kind, moved, third)
@@ -51,7 +51,7 @@ def test_two_that_talk_to_each_other_change_places(world: World, *, ipv6: bool) 
 def test_conversations_outlast_ten_moves_in_a_row(world: World) -> None:
     moved = contained(world, "moved", node="node-a")
     families = [Conversations(ipv6=False), Conversations(ipv6=True)]
-    with on_members(world) as (machine,):
+    with on_hosts(world) as (machine,):
         for talks in families:
             for kind in ("ask", "idle", "both", "udp_ask"):
                 talks.open(kind, machine, moved)
@@ -68,7 +68,7 @@ def test_a_connection_that_nobody_has_accepted_yet_is_not_given_up_for_a_move(
 ) -> None:
     moved = contained(world, "moved", node="node-a")
     talks = Conversations(ipv6=False)
-    with on_members(world) as (machine,):
+    with on_hosts(world) as (machine,):
         talks.open("queued", machine, moved)
         for kind in (*BULK, "unsent", "dial"):  # repeat what they lose, as at an abort a handshake
             talks.open(kind, machine, moved)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import file_scenes
+import file_trees
 import pytest
 from world import World
 
@@ -38,7 +38,7 @@ def root(world: World, name: str) -> tuple[str, str]:
 def scene(world: World, name: str, task: str) -> str:
     node, path = root(world, name)
     words = [*enter_words(lab_dir(world.lab.name), node), PYTHON, "-", task, path]
-    source = Path(file_scenes.__file__).read_bytes()
+    source = Path(file_trees.__file__).read_bytes()
     return run_blocking(words, stdin=source, timeout_seconds=120).stdout
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from transship.lab import cluster
-from transship.lab.cleanup import remove_lab, traces
+from transship.lab.cleanup import leftovers, remove_lab
 from transship.lab.daemons import (
     daemon_alive,
     daemon_names,
@@ -64,8 +64,8 @@ class BareLab:
     def state(self) -> LabState:
         return load_state(self.directory)
 
-    def run(self, member: str, *words: str) -> subprocess.CompletedProcess[str]:
-        argv = [*namespace_nodes.enter_words(self.directory, member), *words]
+    def run(self, host: str, *words: str) -> subprocess.CompletedProcess[str]:
+        argv = [*namespace_nodes.enter_words(self.directory, host), *words]
         return subprocess.run(
             argv,
             env=namespace_nodes.ENVIRONMENT,
@@ -75,8 +75,8 @@ class BareLab:
             check=False,
         )
 
-    def output(self, member: str, *words: str) -> str:
-        done = self.run(member, *words)
+    def output(self, host: str, *words: str) -> str:
+        done = self.run(host, *words)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -87,11 +87,11 @@ class BareLab:
         assert "ConnectionRefusedError" in said or "TimeoutError" in said, said
         return "ConnectionRefusedError" in said
 
-    def serve(self, member: str, program: str) -> str:
+    def serve(self, host: str, program: str) -> str:
         """Start a program on a node and wait until it listens; the name of its log."""
-        name = f"server-{member}-{time.monotonic_ns()}"
+        name = f"server-{host}-{time.monotonic_ns()}"
         argv = ["python3", "-c", program]
-        namespace_nodes.start_in_node(self.directory, self.state, member, name=name, argv=argv)
+        namespace_nodes.start_in_node(self.directory, self.state, host, name=name, argv=argv)
         self.await_log(name, "listens")
         return name
 
@@ -112,10 +112,10 @@ def make_bare_lab(name: str, count: int) -> BareLab:
     directory = lab_dir(name)
     remove_lab(directory)
     image = ensure_node_image(lambda _: None)
-    state = cluster.claim(directory, node_names(count), link_rate=None, image=image)
+    state = cluster.reserve_network(directory, node_names(count), link_rate=None, image=image)
     network.create_network(directory, state)
-    for member in (*state.nodes, "operator"):
-        namespace_nodes.boot_node(directory, state, member)
+    for host in (*state.nodes, "operator"):
+        namespace_nodes.boot_node(directory, state, host)
     return BareLab(directory)
 
 
@@ -173,7 +173,7 @@ def test_everyone_reaches_everyone_the_machine_included(bare: BareLab) -> None:
         socket.create_connection((str(bare.state.address("node-c")), CLOSED_PORT), timeout=1)
 
 
-def test_a_partition_cuts_two_members_and_nobody_else(bare: BareLab) -> None:
+def test_a_partition_cuts_two_hosts_and_nobody_else(bare: BareLab) -> None:
     fault_injection.partition(bare.directory, bare.state, source="node-a", target="operator")
     assert not bare.reaches("node-a", "operator")
     assert not bare.reaches("operator", "node-a")
@@ -322,7 +322,7 @@ def test_removing_a_lab_leaves_no_trace_and_the_others_alone(bare: BareLab) -> N
     assert other.reaches("node-a", "operator")
     assert not other.state.network.overlaps(bare.state.network)
     remove_lab(other.directory)
-    assert traces(other.directory) == []
+    assert leftovers(other.directory) == []
     assert surroundings() == before
     assert bare.reaches("node-a", "node-b")
 
@@ -332,7 +332,7 @@ def test_a_lab_is_removed_although_its_record_is_damaged(bare: BareLab) -> None:
     for record in (other.directory / "lab.json", other.directory / "daemons/init-node-a.json"):
         record.write_text("{")
     remove_lab(other.directory)
-    assert traces(other.directory) == []
+    assert leftovers(other.directory) == []
 
 
 def surroundings() -> list[str]:
@@ -357,4 +357,4 @@ def test_a_lab_whose_making_was_killed_is_removed(seconds: float) -> None:
     starter.send_signal(signal.SIGKILL)
     starter.wait()
     cluster.down(directory.name)
-    assert traces(directory) == []
+    assert leftovers(directory) == []

@@ -1,6 +1,6 @@
 """Two nodes and a machine on one link, each in a network namespace of the test's own.
 
-What the members of the link see of a container's address while it is created, held, diverted,
+What the hosts of the link see of a container's address while it is created, held, diverted,
 released, given back.
 """
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.lab
 
 T = TypeVar("T")
 MACHINE, NODE_A, NODE_B = "machine", "node-a", "node-b"
-MEMBERS = {MACHINE: 1, NODE_A: 11, NODE_B: 12}
+HOSTS = {MACHINE: 1, NODE_A: 11, NODE_B: 12}
 V4 = IPv4Address("10.222.128.5")
 V6 = ip_address("fd00:222::8005")
 OTHER_V4 = ip_address("10.222.0.99")
@@ -45,18 +45,18 @@ SHORT_SECONDS = 0.3  # long enough for an answer that must not come
 
 
 def node_addresses(name: str) -> list[Address]:
-    number = MEMBERS[name]
+    number = HOSTS[name]
     return [ip_address(f"10.222.0.{number}"), ip_address(f"fd00:222::{number:x}")]
 
 
 class Lan:
-    """The members' namespaces and the switch that joins them."""
+    """The hosts' namespaces and the switch that joins them."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.networks: dict[str, ContainerNetwork] = {}
         namespaces.create(directory / "switch", prepare=make_switch)
-        for name in MEMBERS:
+        for name in HOSTS:
             namespaces.create(directory / name, prepare=lambda: None)
             descriptor = os.open(directory / name, os.O_RDONLY)
             self.inside("switch", partial(plug_in, name, namespace=descriptor))
@@ -80,7 +80,7 @@ class Lan:
             for container_id in network.list():
                 network.destroy(container_id)
             network.close()
-        for name in ("switch", *MEMBERS):
+        for name in ("switch", *HOSTS):
             namespaces.delete(self.directory / name)
 
     def socket(self, name: str, kind: socket.SocketKind, *, ipv6: bool = False) -> socket.socket:
@@ -88,7 +88,7 @@ class Lan:
         return self.inside(name, lambda: socket.socket(family, kind))
 
     def neighbour(self, name: str, address: Address = V4) -> str | None:
-        """The hardware address that a member has for the address."""
+        """The hardware address that a host has for the address."""
 
         def look() -> str | None:
             with IPRoute() as routing:
@@ -223,7 +223,7 @@ def say(lan: Lan, name: str, *words: bytes, to: Address = V4) -> None:
 
 
 class Wire:
-    """All that passes one member's link."""
+    """All that passes one host's link."""
 
     def __init__(self, lan: Lan, name: str) -> None:
         self._socket = lan.inside(
@@ -287,13 +287,13 @@ def connecting(lan: Lan, name: str) -> socket.socket:
 
 
 @pytest.mark.parametrize("address", [V4, V6], ids=["IPv4", "IPv6"])
-@pytest.mark.parametrize("member", MEMBERS)
-def test_a_served_container_is_reached_by_every_member(
-    lan: Lan, a: ContainerNetwork, boxes: Callable[..., Box], member: str, address: Address
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_served_container_is_reached_by_every_host(
+    lan: Lan, a: ContainerNetwork, boxes: Callable[..., Box], host: str, address: Address
 ) -> None:
     box = boxes(a)
     a.serve(ID)
-    say(lan, member, b"hello", to=address)
+    say(lan, host, b"hello", to=address)
     assert box.received(1) == [b"hello"]
 
 
@@ -352,10 +352,10 @@ def test_a_created_copy_attracts_nothing(
 ) -> None:
     running, copy = boxes(a), boxes(b)
     a.serve(ID)
-    for member in MEMBERS:
+    for host in HOSTS:
         for address in (V4, V6):
-            say(lan, member, member.encode(), to=address)
-    assert sorted(running.received(6)) == sorted([m.encode() for m in MEMBERS] * 2)
+            say(lan, host, host.encode(), to=address)
+    assert sorted(running.received(6)) == sorted([m.encode() for m in HOSTS] * 2)
     assert copy.hears_nothing()
     assert lan.neighbour(MACHINE) == lan.mac(NODE_A)
 
@@ -372,9 +372,9 @@ def test_what_is_sent_while_held_arrives_in_order_and_nobody_is_refused(
     words = [i.to_bytes(4, "big") + bytes(1020) for i in range(2000)]
     for i in range(0, len(words), 50):
         say(lan, MACHINE, *words[i : i + 50])
-    for member in (NODE_A, NODE_B):
+    for host in (NODE_A, NODE_B):
         for address in (V4, V6):
-            say(lan, member, *[member.encode()] * 10, to=address)
+            say(lan, host, *[host.encode()] * 10, to=address)
     assert target.hears_nothing()
     b.release(ID)
     got = target.received(len(words) + 40)
@@ -391,7 +391,7 @@ def test_a_connection_that_is_opened_while_held_waits_and_is_accepted_at_once(
     a.serve(ID)
     b.hold(ID)
     a.divert(ID, via=TO_B)
-    clients = [connecting(lan, member) for member in MEMBERS]
+    clients = [connecting(lan, host) for host in HOSTS]
     assert target.hears_nothing()
     b.release(ID)
     released = time.monotonic()
@@ -405,14 +405,14 @@ def test_a_connection_that_is_opened_while_held_waits_and_is_accepted_at_once(
         client.close()
 
 
-@pytest.mark.parametrize("member", [MACHINE, NODE_A])
+@pytest.mark.parametrize("host", [MACHINE, NODE_A])
 def test_a_dying_copy_is_not_heard(
-    lan: Lan, a: ContainerNetwork, b: ContainerNetwork, boxes: Callable[..., Box], member: str
+    lan: Lan, a: ContainerNetwork, b: ContainerNetwork, boxes: Callable[..., Box], host: str
 ) -> None:
     source = boxes(a)
     boxes(b)
     a.serve(ID)
-    client = lan.inside(member, lambda: socket.create_connection((str(V4), PORT), 5))
+    client = lan.inside(host, lambda: socket.create_connection((str(V4), PORT), 5))
     connection, _ = source.tcp[0].accept()
     b.hold(ID)
     a.divert(ID, via=TO_B)
@@ -429,13 +429,13 @@ def test_a_dying_copy_is_not_heard(
 
 @pytest.mark.parametrize("address", [V4, V6], ids=["IPv4", "IPv6"])
 @pytest.mark.parametrize("filtering", ["0", "1", "2"])
-@pytest.mark.parametrize("member", [MACHINE, NODE_A])
+@pytest.mark.parametrize("host", [MACHINE, NODE_A])
 def test_a_diverted_copy_is_heard_until_it_is_shut(
     lan: Lan,
     a: ContainerNetwork,
     b: ContainerNetwork,
     boxes: Callable[..., Box],
-    member: str,
+    host: str,
     filtering: str,
     address: Address,
 ) -> None:
@@ -444,7 +444,7 @@ def test_a_diverted_copy_is_heard_until_it_is_shut(
     a.prepare_node()
     source = boxes(a)
     a.serve(ID)
-    client = lan.inside(member, lambda: socket.create_connection((str(address), PORT), 5))
+    client = lan.inside(host, lambda: socket.create_connection((str(address), PORT), 5))
     connection, _ = source.tcp[[V4, V6].index(address)].accept()
     b.create(ID, [V4, V6])
     b.hold(ID)
@@ -557,7 +557,7 @@ def test_an_abort_loses_nothing_in_either_direction(
     client.close()
 
 
-def test_members_that_ask_while_held_are_told_of_the_target(
+def test_hosts_that_ask_while_held_are_told_of_the_target(
     lan: Lan, a: ContainerNetwork, b: ContainerNetwork, boxes: Callable[..., Box]
 ) -> None:
     boxes(a)
@@ -572,7 +572,7 @@ def test_members_that_ask_while_held_are_told_of_the_target(
 
 
 @pytest.mark.parametrize("address", [V4, V6], ids=["IPv4", "IPv6"])
-def test_a_member_that_has_just_learned_the_source_follows_the_announcement(
+def test_a_host_that_has_just_learned_the_source_follows_the_announcement(
     lan: Lan, a: ContainerNetwork, b: ContainerNetwork, boxes: Callable[..., Box], address: Address
 ) -> None:
     source, target = boxes(a), boxes(b)
@@ -590,7 +590,7 @@ def test_a_member_that_has_just_learned_the_source_follows_the_announcement(
     assert b"again" in target.received(1)
 
 
-def test_a_member_that_gave_the_address_up_learns_it_from_the_announcement(
+def test_a_host_that_gave_the_address_up_learns_it_from_the_announcement(
     lan: Lan, a: ContainerNetwork
 ) -> None:
     say(lan, MACHINE, b"nobody there")
@@ -623,11 +623,11 @@ def test_a_container_can_go_back_and_forth(
         here = boxes(target)
         target.hold(ID)
         source.divert(ID, via=there)
-        for member in MEMBERS:
-            say(lan, member, f"{turn} {member}".encode())
+        for host in HOSTS:
+            say(lan, host, f"{turn} {host}".encode())
         target.release(ID)
         source.forward(ID, via=there)
-        assert sorted(here.received(3)) == sorted(f"{turn} {m}".encode() for m in MEMBERS)
+        assert sorted(here.received(3)) == sorted(f"{turn} {m}".encode() for m in HOSTS)
         assert [each.list() for each in (source, target)] == [(), (ID,)]
         assert target.forwards() == ()
         assert {each.address for each in source.forwards()} == {V4, V6}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hindered import HINDERED, MOVABLE, QUEUE, Hindered, python
+from unmovable import MOVABLE, QUEUE, UNMOVABLE, Unmovable, python
 from world import World, condition
 
 from transship.lab.images.sample_images import push_sample_image
@@ -38,23 +38,23 @@ def _image(lab: LabState, _session_world: World) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def hindered(_session_world: World, _image: None) -> Iterator[World]:
+def unmovable(_session_world: World, _image: None) -> Iterator[World]:
     """All containers of the table, asked to move and not moved."""
     world = _session_world
-    for each in HINDERED:
+    for each in UNMOVABLE:
         world.apply(each.name, container=each.container(world.image("programs")))
-    for each in HINDERED:
+    for each in UNMOVABLE:
         world.await_running(each.name, node="node-a")
         await_migratable(world, each.name, "False")
-    for each in HINDERED:
+    for each in UNMOVABLE:
         world.move(each.name, "node-b")
     yield world
     world.clear()
 
 
-@pytest.mark.parametrize("case", HINDERED, ids=lambda case: case.name)
-def test_it_is_refused_by_name_before_the_freeze(hindered: World, case: Hindered) -> None:
-    world, name = hindered, case.name
+@pytest.mark.parametrize("case", UNMOVABLE, ids=lambda case: case.name)
+def test_it_is_refused_by_name_before_the_freeze(unmovable: World, case: Unmovable) -> None:
+    world, name = unmovable, case.name
     world.until(lambda: bool(ended(world, name)), "the move is refused")
     [migration, *_] = ended(world, name)
     status = migration["status"]

@@ -28,7 +28,7 @@ app = typer.Typer(no_args_is_help=True, help="A whole cluster on this machine, f
 
 Name = Annotated[str, typer.Option("--name", envvar="TRANSSHIP_LAB", help="Which lab.")]
 What = Annotated[str, typer.Argument(help="operator, agent:NODE or node:NODE")]
-Member = Annotated[str, typer.Argument(help="a node, operator, or machine")]
+Host = Annotated[str, typer.Argument(help="a node, operator, or machine")]
 Node = Annotated[str, typer.Argument(help="a node, or operator")]
 
 DEFAULT = "lab"
@@ -129,13 +129,13 @@ def resume(what: What, name: Name = DEFAULT) -> None:
 
 @app.command()
 def partition(
-    one: Member,
-    other: Member,
+    one: Host,
+    other: Host,
     name: Name = DEFAULT,
     one_way: Annotated[bool, typer.Option(help="Only what ONE sends is lost.")] = False,
     percent: Annotated[int, typer.Option(min=1, max=100, help="How much of it is lost.")] = 100,
 ) -> None:
-    """Cut two members of the lab's network from each other, in addition to earlier cuts."""
+    """Cut two hosts of the lab's network from each other, in addition to earlier cuts."""
     _require_root()
     with cluster.changing(name) as (directory, state):
         fault_injection.partition(

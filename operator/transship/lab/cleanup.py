@@ -38,10 +38,10 @@ def remove_lab(directory: Path) -> None:
     cgroups.remove(state.cgroup)
 
 
-def traces(directory: Path) -> list[str]:
+def leftovers(directory: Path) -> list[str]:
     """What is left of a lab, for people and for tests; empty when all of it is gone."""
     state = _state_or_guess(directory)
-    found = [f"process {pid}" for pid in sorted(cgroups.members(state.cgroup))]
+    found = [f"process {pid}" for pid in sorted(cgroups.processes(state.cgroup))]
     found += [f"mount {mount}" for mount in mounts_below(directory)]
     found += [f"loop device {device}" for device in _disks(directory)]
     if network.network_exists(state):

@@ -45,7 +45,7 @@ THREADS = 8  # they wait for children and for answers; two cores do the work
 
 
 @dataclass(frozen=True)
-class Ingredients:
+class Prerequisites:
     """What is made once for all labs."""
 
     assets: Assets
@@ -69,11 +69,11 @@ def up(
     directory, names = lab_dir(name), node_names(count)
     with locked(directory, timeout_seconds=UP_LOCK_TIMEOUT_SECONDS):
         remove_lab(directory)
-        ingredients = _gather(say, machines=machines, addition=addition)
-        state = claim(directory, names, link_rate=link_rate, image=ingredients.image)
+        prerequisites = _ensure_prerequisites(say, machines=machines, addition=addition)
+        state = reserve_network(directory, names, link_rate=link_rate, image=prerequisites.image)
         state = save_state(directory, state.model_copy(update={"machines": machines}))
         network.create_network(directory, state)
-        return _Making(directory, ingredients, say).run(state)
+        return _LabBuilder(directory, prerequisites, say).run(state)
 
 
 def down(name: str) -> None:
@@ -92,36 +92,37 @@ def changing(name: str) -> Iterator[tuple[Path, LabState]]:
         yield directory, load_state(directory)
 
 
-class _Making:
+class _LabBuilder:
     """The steps that run side by side, and what each of them waits for."""
 
-    def __init__(self, directory: Path, ingredients: Ingredients, say: Say) -> None:
-        self.directory, self.assets, self.say = directory, ingredients.assets, say
-        self.kernel = ingredients.kernel
+    def __init__(self, directory: Path, prerequisites: Prerequisites, say: Say) -> None:
+        self.directory, self.assets, self.say = directory, prerequisites.assets, say
+        self.kernel = prerequisites.kernel
         self.authority = services.lab_authority(directory)
 
     def run(self, state: LabState) -> LabState:
         with ThreadPoolExecutor(THREADS) as pool:
-            control_plane = pool.submit(self.kubernetes, state)
-            registry = pool.submit(self.registry, state)
+            control_plane = pool.submit(self.start_kubernetes, state)
+            registry = pool.submit(self.start_registry, state)
             # the main thread alone makes namespaces: the netlink library forks to enter them
-            self.hosts(state)
+            self.boot_hosts(state)
             servers = {
                 "registry": registry.result(),
                 "kubeconfig": control_plane.result().admin,
                 "kubectl": self.assets.kubectl,
             }
             state = save_state(self.directory, state.model_copy(update=servers))
-            images = pool.submit(self.images, state)
+            images = pool.submit(self.push_images, state)
             started = [
-                pool.submit(self.agent, state, node, control_plane.result()) for node in state.nodes
+                pool.submit(self.start_agent, state, node, control_plane.result())
+                for node in state.nodes
             ]
-            started.append(pool.submit(self.operator, state, control_plane.result()))
+            started.append(pool.submit(self.start_operator, state, control_plane.result()))
             _first_failure([*started, images])
         self.await_ready(state)
         return state
 
-    def kubernetes(self, state: LabState) -> Kubeconfigs:
+    def start_kubernetes(self, state: LabState) -> Kubeconfigs:
         control_plane = start_control_plane(
             self.directory,
             self.assets,
@@ -135,25 +136,25 @@ class _Making:
         self.say("definitions and roles are installed")
         return control_plane
 
-    def registry(self, state: LabState) -> str:
+    def start_registry(self, state: LabState) -> str:
         address = str(state.address(MACHINE))
         registry = start_registry(self.directory, self.assets, address=address)
         self.say(f"the registry is up at {registry}")
         return registry
 
-    def hosts(self, state: LabState) -> None:
+    def boot_hosts(self, state: LabState) -> None:
         booted = [] if self.kernel else state.nodes
-        for member in (*booted, OPERATOR):
-            namespace_nodes.boot_node(self.directory, state, member)
+        for host in (*booted, OPERATOR):
+            namespace_nodes.boot_node(self.directory, state, host)
         if self.kernel:
             virtual_machines.make_image(self.directory, state)  # they boot with their agents
         self.say(f"{len(booted)} nodes are up")
 
-    def images(self, state: LabState) -> None:
+    def push_images(self, state: LabState) -> None:
         if state.registry is not None:
             sample_images.push_sample_images(state.registry, say=self.say)
 
-    def agent(self, state: LabState, node: str, control_plane: Kubeconfigs) -> None:
+    def start_agent(self, state: LabState, node: str, control_plane: Kubeconfigs) -> None:
         configuration = services.agent_configuration(
             state, node, authority=self.authority, kubeconfig=control_plane.agents[node]
         )
@@ -169,7 +170,7 @@ class _Making:
         namespace_nodes.configure_node(self.directory, node, configuration)
         services.start_agent(self.directory, state, node)
 
-    def operator(self, state: LabState, control_plane: Kubeconfigs) -> None:
+    def start_operator(self, state: LabState, control_plane: Kubeconfigs) -> None:
         services.configure_operator(
             self.directory, authority=self.authority, kubeconfig=control_plane.operator
         )
@@ -191,15 +192,15 @@ class _Making:
         self.say("the agents are ready")
 
 
-def _gather(say: Say, *, machines: bool, addition: str) -> Ingredients:
+def _ensure_prerequisites(say: Say, *, machines: bool, addition: str) -> Prerequisites:
     with ThreadPoolExecutor(2) as pool:
         assets = pool.submit(ensure_assets, say)
         image = pool.submit(ensure_node_image, say, addition=addition)
         kernel = ensure_kernel(say) if machines else None
-        return Ingredients(assets.result(), image.result(), kernel)
+        return Prerequisites(assets.result(), image.result(), kernel)
 
 
-def claim(
+def reserve_network(
     directory: Path, names: tuple[str, ...], *, link_rate: int | None, image: Path
 ) -> LabState:
     """Take a network of its own for the lab, and say so before anything of it is made."""
@@ -209,7 +210,7 @@ def claim(
             name=directory.name, index=index, nodes=names, link_rate=link_rate, image=image
         )
         save_state(directory, state)
-    cgroups.claim(directory, state.cgroup)
+    cgroups.record_cgroup(directory, state.cgroup)
     return state
 
 

@@ -67,7 +67,7 @@ def start_daemon(
         _spawn(gate, stdin=theirs.fileno(), log=_log(state_dir, name), env=env)
         theirs.close()
         pid = _pid_at_gate(ours, name)
-        cgroups.join(cgroup or cgroups.of_daemons(state_dir), pid=pid)
+        cgroups.join(cgroup or cgroups.daemon_cgroup(state_dir), pid=pid)
         _write(state_dir, _record(name, pid, words))
         ours.sendall(b"go\n")
     return pid

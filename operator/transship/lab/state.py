@@ -95,19 +95,19 @@ class LabState(BaseModel):
         return list(self.network_v6.subnets())[1]
 
     @property
-    def members(self) -> tuple[str, ...]:
+    def hosts(self) -> tuple[str, ...]:
         """Everything that has a port on the lab's network."""
         return (MACHINE, OPERATOR, *self.nodes)
 
-    def address(self, member: str) -> IPv4Address:
-        return self.network[self._number(member)]
+    def address(self, host: str) -> IPv4Address:
+        return self.network[self._number(host)]
 
-    def address_v6(self, member: str) -> IPv6Address:
-        return self.network_v6[self._number(member)]
+    def address_v6(self, host: str) -> IPv6Address:
+        return self.network_v6[self._number(host)]
 
-    def mac(self, member: str) -> str:
+    def mac(self, host: str) -> str:
         """Fixed, so that neighbours who remember a node reach it again after its restart."""
-        return f"02:54:53:{self.index:02x}:00:{self._number(member):02x}"
+        return f"02:54:53:{self.index:02x}:00:{self._number(host):02x}"
 
     @property
     def machine_link(self) -> str:
@@ -121,17 +121,17 @@ class LabState(BaseModel):
     def cgroup(self) -> str:
         return f"/transship-{self.name}"
 
-    def cgroup_of(self, member: str) -> str:
-        return f"{self.cgroup}/{member}"
+    def cgroup_of(self, host: str) -> str:
+        return f"{self.cgroup}/{host}"
 
-    def _number(self, member: str) -> int:
-        if member in self.nodes:
-            return 11 + self.nodes.index(member)
+    def _number(self, host: str) -> int:
+        if host in self.nodes:
+            return 11 + self.nodes.index(host)
         try:
-            return {MACHINE: 1, OPERATOR: 2}[member]
+            return {MACHINE: 1, OPERATOR: 2}[host]
         except KeyError as e:
             raise NotFound(
-                f"lab {self.name} has no {member}", hint=f"it has {', '.join(self.members)}"
+                f"lab {self.name} has no {host}", hint=f"it has {', '.join(self.hosts)}"
             ) from e
 
 

@@ -56,7 +56,7 @@ class LabStatus(BaseModel):
 
 
 def lab_status(directory: Path, state: LabState) -> LabStatus:
-    hosts = tuple(_host(directory, state, member) for member in (*state.nodes, OPERATOR))
+    hosts = tuple(_host(directory, state, host) for host in (*state.nodes, OPERATOR))
     inside = {host.service for host in hosts} | {
         namespace_nodes.init_daemon(host.name) for host in hosts
     }
@@ -78,12 +78,12 @@ def lab_status(directory: Path, state: LabState) -> LabStatus:
     )
 
 
-def _host(directory: Path, state: LabState, member: str) -> HostStatus:
-    service = OPERATOR if member == OPERATOR else services.agent_daemon(member)
+def _host(directory: Path, state: LabState, host: str) -> HostStatus:
+    service = OPERATOR if host == OPERATOR else services.agent_daemon(host)
     return HostStatus(
-        name=member,
-        address=state.address(member),
-        running=namespace_nodes.node_alive(directory, member),
+        name=host,
+        address=state.address(host),
+        running=namespace_nodes.node_alive(directory, host),
         service=service,
         service_running=daemon_alive(directory, service),
         log=log_path(directory, service),

@@ -24,28 +24,28 @@ def state() -> LabState:
     return LabState(name="lab", index=3, nodes=("node-a", "node-b"))
 
 
-def test_every_member_has_an_address_of_its_own(state: LabState) -> None:
-    addresses = [state.address(member) for member in state.members]
+def test_every_host_has_an_address_of_its_own(state: LabState) -> None:
+    addresses = [state.address(host) for host in state.hosts]
     assert addresses == [IPv4Address(f"10.203.0.{n}") for n in (1, 2, 11, 12)]
 
 
-def test_every_member_has_an_ipv6_address_that_no_other_lab_has(state: LabState) -> None:
-    addresses = [state.address_v6(member) for member in state.members]
+def test_every_host_has_an_ipv6_address_that_no_other_lab_has(state: LabState) -> None:
+    addresses = [state.address_v6(host) for host in state.hosts]
     assert addresses[2] == IPv6Address("fd54:7368:6970:3::b")
     assert len(set(addresses)) == 4
     assert state.containers_v6 == IPv6Network("fd54:7368:6970:3:8000::/65")
     assert all(address not in state.containers_v6 for address in addresses)
 
 
-def test_hardware_addresses_differ_between_members_and_between_labs(state: LabState) -> None:
+def test_hardware_addresses_differ_between_hosts_and_between_labs(state: LabState) -> None:
     other = state.model_copy(update={"index": 4})
-    found = {lab.mac(member) for lab in (state, other) for member in state.members}
+    found = {lab.mac(host) for lab in (state, other) for host in state.hosts}
     assert len(found) == 8
 
 
-def test_containers_get_the_half_of_the_network_that_has_no_members(state: LabState) -> None:
+def test_containers_get_the_half_of_the_network_that_has_no_hosts(state: LabState) -> None:
     assert state.containers == IPv4Network("10.203.128.0/17")
-    assert all(state.address(member) not in state.containers for member in state.members)
+    assert all(state.address(host) not in state.containers for host in state.hosts)
 
 
 def test_a_stranger_has_no_address(state: LabState) -> None:

@@ -23,7 +23,7 @@ KILL_TIMEOUT_SECONDS = 30.0
 POLL_SECONDS = 0.01
 
 
-def of_daemons(state_dir: Path) -> str | None:
+def daemon_cgroup(state_dir: Path) -> str | None:
     """The cgroup of the daemons of this directory's lab; None where no lab has claimed it."""
     try:
         return (state_dir / MARKER).read_text().strip()
@@ -31,7 +31,7 @@ def of_daemons(state_dir: Path) -> str | None:
         return None
 
 
-def claim(state_dir: Path, cgroup: str) -> None:
+def record_cgroup(state_dir: Path, cgroup: str) -> None:
     """Say which cgroup is the lab's, before there is one: its daemons join it from now on.
 
     They get a leaf of their own: v2 allows no processes in a cgroup that hands on controllers.
@@ -50,7 +50,7 @@ def hierarchies() -> list[Path]:
     return found
 
 
-def freezing() -> Path:
+def freezer_hierarchy() -> Path:
     """The hierarchy by which tasks are frozen: looking there alone finds all of them, quickly."""
     roots = hierarchies()
     return next((root for root in roots if root.name == "freezer"), roots[0])
@@ -76,7 +76,7 @@ def join(cgroup: str | None, *, pid: int) -> None:
         (root / cgroup.strip("/") / "cgroup.procs").write_text(str(pid))
 
 
-def members(cgroup: str, *, root: Path | None = None) -> set[int]:
+def processes(cgroup: str, *, root: Path | None = None) -> set[int]:
     """Every process in it or below it, in any hierarchy, or in that of `root`."""
     found: set[int] = set()
     for group in _groups(cgroup) if root is None else _groups_below(root / cgroup.strip("/")):
@@ -88,7 +88,7 @@ def members(cgroup: str, *, root: Path | None = None) -> set[int]:
 def kill(cgroup: str) -> None:
     """End every process in it or below it, frozen ones too; done when none is left."""
     deadline = time.monotonic() + KILL_TIMEOUT_SECONDS
-    while pids := members(cgroup):
+    while pids := processes(cgroup):
         if os.getpid() in pids:
             raise TransshipError(f"killing cgroup {cgroup}: this very process is in it")
         for pid in pids:

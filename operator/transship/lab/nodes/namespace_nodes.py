@@ -23,7 +23,7 @@ from transship.lab.daemons import (
     program,
     start_daemon,
 )
-from transship.lab.nodes import boot, cgroups, limits, network
+from transship.lab.nodes import boot, cgroups, criu_wrapper, network
 from transship.lab.state import MACHINE, OPERATOR, LabState
 
 DISK_BYTES = 20 << 30  # sparse: costs what is written
@@ -40,48 +40,48 @@ ENVIRONMENT = {
 }
 
 
-def node_dir(state_dir: Path, member: str) -> Path:
-    return state_dir / "nodes" / member
+def node_dir(state_dir: Path, host: str) -> Path:
+    return state_dir / "nodes" / host
 
 
-def boot_node(state_dir: Path, state: LabState, member: str) -> None:
+def boot_node(state_dir: Path, state: LabState, host: str) -> None:
     """Start a node, with the root and the disk that it had before, and connect it."""
     if state.image is None:
-        raise TransshipError(f"booting {member}: the lab has no node image yet")
-    folder = prepare_node(state_dir, state, member)
+        raise TransshipError(f"booting {host}: the lab has no node image yet")
+    folder = prepare_node(state_dir, state, host)
     pid = start_daemon(
         state_dir,
-        init_daemon(member),
-        [sys.executable, "-I", boot.__file__, folder, state.image, member],
+        init_daemon(host),
+        [sys.executable, "-I", boot.__file__, folder, state.image, host],
         env=ENVIRONMENT,
         enter=[program("unshare"), "--mount", "--uts", "--ipc", "--net", "--pid", "--fork"],
-        cgroup=_system_cgroup(state, member),
+        cgroup=_system_cgroup(state, host),
     )
-    network.attach(state_dir, state, member, pid=pid)
-    _await_boot(state_dir, member, pid=pid)
+    network.attach(state_dir, state, host, pid=pid)
+    _await_boot(state_dir, host, pid=pid)
 
 
-def cut_power(state_dir: Path, state: LabState, member: str) -> None:
+def cut_power(state_dir: Path, state: LabState, host: str) -> None:
     """End a node at once: nobody hears from it again, and nothing in it runs on."""
-    network.detach(state_dir, member)
-    _end(state_dir, state, member)
+    network.detach(state_dir, host)
+    _end(state_dir, state, host)
 
 
-def node_alive(state_dir: Path, member: str) -> bool:
-    return daemon_alive(state_dir, init_daemon(member))
+def node_alive(state_dir: Path, host: str) -> bool:
+    return daemon_alive(state_dir, init_daemon(host))
 
 
-def node_pid(state_dir: Path, member: str) -> int:
+def node_pid(state_dir: Path, host: str) -> int:
     """The machine's pid of the node's process 1."""
-    if not node_alive(state_dir, member):
-        raise NotFound(f"{member} is not running", hint=f"transship lab restart node:{member}")
-    return daemon_pid(state_dir, init_daemon(member))
+    if not node_alive(state_dir, host):
+        raise NotFound(f"{host} is not running", hint=f"transship lab restart node:{host}")
+    return daemon_pid(state_dir, init_daemon(host))
 
 
 def start_in_node(
     state_dir: Path,
     state: LabState,
-    member: str,
+    host: str,
     *,
     name: str,
     argv: Sequence[str | Path],
@@ -95,24 +95,24 @@ def start_in_node(
         env={**ENVIRONMENT, **(env or {})},
         # a child of the node's process 1: nsenter stops for good beside a child that is stopped,
         # and the kernel does not end a pid namespace before all in it are reaped
-        enter=[*enter_words(state_dir, member), "setsid", "--fork"],
-        cgroup=_system_cgroup(state, member),
+        enter=[*enter_words(state_dir, host), "setsid", "--fork"],
+        cgroup=_system_cgroup(state, host),
     )
 
 
-def enter_words(state_dir: Path, member: str) -> list[str]:
+def enter_words(state_dir: Path, host: str) -> list[str]:
     """The command that runs the words after it inside a node."""
     spaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd"]
-    return [program("nsenter"), "--target", str(node_pid(state_dir, member)), *spaces, "--"]
+    return [program("nsenter"), "--target", str(node_pid(state_dir, host)), *spaces, "--"]
 
 
-def configure_node(state_dir: Path, member: str, files: Mapping[str, bytes]) -> None:
+def configure_node(state_dir: Path, host: str, files: Mapping[str, bytes]) -> None:
     """Place files into a node's /etc/transship, before it boots or while it runs."""
-    if node_alive(state_dir, member):
+    if node_alive(state_dir, host):
         # the kernel leaves changes below a mounted overlay undefined: go through the node
-        root = Path(f"/proc/{node_pid(state_dir, member)}/root")
+        root = Path(f"/proc/{node_pid(state_dir, host)}/root")
     else:
-        root = node_dir(state_dir, member) / "upper"
+        root = node_dir(state_dir, host) / "upper"
     folder = root / CONFIGURATION
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -122,43 +122,43 @@ def configure_node(state_dir: Path, member: str, files: Mapping[str, bytes]) -> 
         draft.replace(folder / name)
 
 
-def prepare_node(state_dir: Path, state: LabState, member: str) -> Path:
+def prepare_node(state_dir: Path, state: LabState, host: str) -> Path:
     """Everything of a node that is on the machine's disk."""
-    folder = node_dir(state_dir, member)
+    folder = node_dir(state_dir, host)
     for name in ("upper/etc", "work", "root"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     etc = folder / "upper" / "etc"
-    (etc / "hostname").write_text(f"{member}\n")
-    (etc / "hosts").write_text(hosts(state))
+    (etc / "hostname").write_text(f"{host}\n")
+    (etc / "hosts").write_text(hosts_file(state))
     # no name server: a name that is not in hosts is refused at once instead of timing out
     (etc / "resolv.conf").write_text("")
-    limits.lend(folder / "upper")
+    criu_wrapper.install(folder / "upper")
     disk = folder / "disk.img"
-    if member != OPERATOR and not disk.exists():
+    if host != OPERATOR and not disk.exists():
         _make_disk(disk)
     return folder
 
 
-def hosts(state: LabState) -> str:
+def hosts_file(state: LabState) -> str:
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost"]
     names = {MACHINE: f"{MACHINE} registry kubernetes"}
-    lines += [f"{state.address(member)} {names.get(member, member)}" for member in state.members]
+    lines += [f"{state.address(host)} {names.get(host, host)}" for host in state.hosts]
     return "\n".join(lines) + "\n"
 
 
-def _end(state_dir: Path, state: LabState, member: str) -> None:
+def _end(state_dir: Path, state: LabState, host: str) -> None:
     """The kernel ends a pid namespace with its process 1, but waits for frozen tasks to thaw."""
-    init = init_daemon(member)
+    init = init_daemon(host)
     if daemon_alive(state_dir, init):
         os.kill(daemon_pid(state_dir, init), signal.SIGKILL)
     deadline = time.monotonic() + END_TIMEOUT_SECONDS
     while True:  # a restore may freeze its tasks just after they were thawed
-        cgroups.kill(state.cgroup_of(member))
-        cgroups.remove(state.cgroup_of(member))
+        cgroups.kill(state.cgroup_of(host))
+        cgroups.remove(state.cgroup_of(host))
         if not daemon_alive(state_dir, init):
             return
         if time.monotonic() > deadline:
-            raise DeadlineExceeded(f"ending {member}: not done in {END_TIMEOUT_SECONDS:g} s")
+            raise DeadlineExceeded(f"ending {host}: not done in {END_TIMEOUT_SECONDS:g} s")
         time.sleep(BOOT_POLL_SECONDS)
 
 
@@ -171,21 +171,21 @@ def _make_disk(disk: Path) -> None:
     draft.rename(disk)
 
 
-def _await_boot(state_dir: Path, member: str, *, pid: int) -> None:
+def _await_boot(state_dir: Path, host: str, *, pid: int) -> None:
     deadline = time.monotonic() + BOOT_TIMEOUT_SECONDS
     while not Path(f"/proc/{pid}/root", boot.BOOTED).exists():
-        if not node_alive(state_dir, member):
-            log = log_path(state_dir, init_daemon(member))
+        if not node_alive(state_dir, host):
+            log = log_path(state_dir, init_daemon(host))
             tail = log.read_text(errors="replace")[-1000:] if log.exists() else ""
-            raise TransshipError(f"booting {member}: it ended: {tail.strip()}")
+            raise TransshipError(f"booting {host}: it ended: {tail.strip()}")
         if time.monotonic() > deadline:
-            raise DeadlineExceeded(f"booting {member}: not done in {BOOT_TIMEOUT_SECONDS:g} s")
+            raise DeadlineExceeded(f"booting {host}: not done in {BOOT_TIMEOUT_SECONDS:g} s")
         time.sleep(BOOT_POLL_SECONDS)
 
 
-def init_daemon(member: str) -> str:
-    return f"init-{member}"
+def init_daemon(host: str) -> str:
+    return f"init-{host}"
 
 
-def _system_cgroup(state: LabState, member: str) -> str:
-    return f"{state.cgroup_of(member)}/{SYSTEM_CGROUP}"
+def _system_cgroup(state: LabState, host: str) -> str:
+    return f"{state.cgroup_of(host)}/{SYSTEM_CGROUP}"

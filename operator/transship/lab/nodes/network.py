@@ -2,7 +2,7 @@
 
 The bridge has a network namespace of its own, so that neither the machine's packet filter nor its
 other links touch the lab. A process holds the namespace: ending it removes the bridge with every
-port. All is made by netlink, but for the packet filter that cuts members apart: it needs a program,
+port. All is made by netlink, but for the packet filter that cuts hosts apart: it needs a program,
 nft, which the node image has.
 """
 
@@ -63,35 +63,35 @@ def create_network(directory: Path, state: LabState) -> None:
         _configure(machine, state, MACHINE, link=state.machine_link)
 
 
-def attach(directory: Path, state: LabState, member: str, *, pid: int) -> None:
-    """Give a member, in the network namespace of process `pid`, its port and its address."""
-    _add_port(directory, state, member, link=UNDERLAY, pid=pid)
+def attach(directory: Path, state: LabState, host: str, *, pid: int) -> None:
+    """Give a host, in the network namespace of process `pid`, its port and its address."""
+    _add_port(directory, state, host, link=UNDERLAY, pid=pid)
     with _inside(pid) as inside:
         inside.link("set", index=_index(inside, "lo"), state="up")
-        _configure(inside, state, member, link=UNDERLAY)
+        _configure(inside, state, host, link=UNDERLAY)
         inside.route("add", dst="default", gateway=str(state.address(MACHINE)))
         if has_ipv6():
             gateway = str(state.address_v6(MACHINE))
             inside.route("add", dst="default", family=socket.AF_INET6, gateway=gateway)
     if state.link_rate is not None:
-        set_rate(directory, state, member, pid=pid)
+        set_rate(directory, state, host, pid=pid)
 
 
-def join_tap(directory: Path, member: str) -> bool:
+def join_tap(directory: Path, host: str) -> bool:
     """Connect the tap that qemu has made for a virtual machine; False while it is not there."""
     with _switch(directory) as switch:
-        for index in switch.link_lookup(ifname=member):
+        for index in switch.link_lookup(ifname=host):
             switch.link("set", index=index, master=_index(switch, BRIDGE), state="up")
             return True
     return False
 
 
-def detach(directory: Path, member: str) -> None:
-    """Pull a member's cable: nothing that it still sends, a last FIN say, reaches anyone."""
+def detach(directory: Path, host: str) -> None:
+    """Pull a host's cable: nothing that it still sends, a last FIN say, reaches anyone."""
     if not daemon_alive(directory, SWITCH):
         return
     with _switch(directory) as switch:
-        for index in switch.link_lookup(ifname=member):
+        for index in switch.link_lookup(ifname=host):
             switch.link("del", index=index)
 
 
@@ -111,10 +111,10 @@ def network_exists(state: LabState) -> bool:
         return bool(machine.link_lookup(ifname=state.machine_link))
 
 
-def set_rate(directory: Path, state: LabState, member: str, *, pid: int) -> None:
+def set_rate(directory: Path, state: LabState, host: str, *, pid: int) -> None:
     """Shape both directions of a node's link to the lab's rate, or set it free."""
     with _switch(directory) as switch:
-        _shape(switch, member, rate=state.link_rate)
+        _shape(switch, host, rate=state.link_rate)
     with _inside(pid) as inside:
         _shape(inside, UNDERLAY, rate=state.link_rate)
 
@@ -129,7 +129,7 @@ def apply_cuts(directory: Path, state: LabState) -> None:
 
 
 def cut_rules(cuts: Iterable[Cut]) -> str:
-    """The whole filter, in nft's language; every port has its member's name."""
+    """The whole filter, in nft's language; every port has its host's name."""
     drops = [f"    {rule}" for cut in cuts for rule in _drops(cut)]
     chain = ["  chain forward {", "    type filter hook forward priority 0; policy accept;"]
     # the first line lets the second succeed where there is no table yet
@@ -162,20 +162,20 @@ def parse_rate(text: str) -> int:
     return rate
 
 
-def _add_port(directory: Path, state: LabState, member: str, *, link: str, pid: int) -> None:
-    peer = {"ifname": link, "address": state.mac(member), "net_ns_pid": pid}
+def _add_port(directory: Path, state: LabState, host: str, *, link: str, pid: int) -> None:
+    peer = {"ifname": link, "address": state.mac(host), "net_ns_pid": pid}
     with _switch(directory) as switch:
-        switch.link("add", ifname=member, kind="veth", peer=peer)
+        switch.link("add", ifname=host, kind="veth", peer=peer)
         bridge = _index(switch, BRIDGE)
-        switch.link("set", index=_index(switch, member), master=bridge, state="up")
+        switch.link("set", index=_index(switch, host), master=bridge, state="up")
 
 
-def _configure(namespace: IPRoute, state: LabState, member: str, *, link: str) -> None:
+def _configure(namespace: IPRoute, state: LabState, host: str, *, link: str) -> None:
     index = _index(namespace, link)
-    address, prefix = str(state.address(member)), state.network.prefixlen
+    address, prefix = str(state.address(host)), state.network.prefixlen
     namespace.addr("add", index=index, address=address, prefixlen=prefix)
     if has_ipv6():
-        address, prefix = str(state.address_v6(member)), state.network_v6.prefixlen
+        address, prefix = str(state.address_v6(host)), state.network_v6.prefixlen
         # nobody else can have it: without the flag it could not be spoken from for a second
         namespace.addr("add", index=index, address=address, prefixlen=prefix, flags=IFA_F_NODAD)
     namespace.link("set", index=index, state="up")

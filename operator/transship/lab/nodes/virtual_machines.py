@@ -131,7 +131,7 @@ def _configure(
     for name, content in configuration.items():
         (place / name).touch(mode=0o600)
         (place / name).write_bytes(content)
-    (place / "hosts").write_text(namespace_nodes.hosts(state))
+    (place / "hosts").write_text(namespace_nodes.hosts_file(state))
     start = START.format(path=namespace_nodes.ENVIRONMENT["PATH"], agent=shlex.join(argv))
     (place / "start").write_text(start)
 

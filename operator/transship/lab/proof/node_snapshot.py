@@ -105,7 +105,7 @@ def _attribute(message: Mapping[str, Any], attribute: str) -> str:
 def _processes(cgroup: str) -> Iterator[str]:
     """The first words of each command line, numbered where several are the same."""
     counts: dict[str, int] = {}
-    for pid in cgroups.members(cgroup):
+    for pid in cgroups.processes(cgroup):
         with suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
             name = " ".join(Path(word).name for word in words[:3])

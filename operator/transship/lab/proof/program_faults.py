@@ -54,7 +54,7 @@ class ProcessInterceptor:
         *,
         children: bool = False,
     ) -> None:
-        self._cgroup, self._root = state.cgroup_of(node), cgroups.freezing()
+        self._cgroup, self._root = state.cgroup_of(node), cgroups.freezer_hierarchy()
         self._words = [word.encode() for word in words]
         self._action = action
         self._children = children
@@ -79,7 +79,7 @@ class ProcessInterceptor:
             self._scan()
 
     def _scan(self) -> None:
-        for pid in cgroups.members(self._cgroup, root=self._root) - self.matched:
+        for pid in cgroups.processes(self._cgroup, root=self._root) - self.matched:
             with suppress(OSError):
                 if self._matches(pid) and (not self._children or self._matches(_parent(pid))):
                     self._action(pid)

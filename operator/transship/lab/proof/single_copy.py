@@ -37,7 +37,7 @@ PROGRAM = "witness"
 
 def processes(state: LabState, node: str, container: str) -> frozenset[int]:
     """The pids, in the machine's pid namespace, of a container's processes on a node."""
-    return frozenset(cgroups.members(f"{state.cgroup_of(node)}/{container}"))
+    return frozenset(cgroups.processes(f"{state.cgroup_of(node)}/{container}"))
 
 
 def nodes_with_copies(state: LabState, container: str) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ class SingleCopyMonitor:
 
     def __init__(self, state: LabState, containers: Sequence[str]) -> None:
         self._histories = {container: RunHistory() for container in containers}
-        root = cgroups.freezing()
+        root = cgroups.freezer_hierarchy()
         self._groups = {
             (container, node): root / f"{state.cgroup_of(node)}/{container}".strip("/")
             for container in containers

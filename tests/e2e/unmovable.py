@@ -36,7 +36,7 @@ QUEUE = f'queue = call(240, b"jobs", os.O_CREAT | os.O_RDWR, 0o600, {ATTRIBUTES}
 
 
 @dataclass(frozen=True)
-class Hindered:
+class Unmovable:
     """`message` is what the culprit has to be called."""
 
     name: str
@@ -62,16 +62,16 @@ def python(image: str, code: str) -> dict[str, Any]:
     }
 
 
-HINDERED = (
-    Hindered("queue-open", QUEUE, Reason.MESSAGE_QUEUE, "/jobs"),
-    Hindered("queue-closed", f"{QUEUE}; os.close(queue)", Reason.MESSAGE_QUEUE, "/jobs"),
-    Hindered(
+UNMOVABLE = (
+    Unmovable("queue-open", QUEUE, Reason.MESSAGE_QUEUE, "/jobs"),
+    Unmovable("queue-closed", f"{QUEUE}; os.close(queue)", Reason.MESSAGE_QUEUE, "/jobs"),
+    Unmovable(
         "traced",
         "traced = child(); time.sleep(0.3); assert libc.ptrace(16, traced.pid, 0, 0) == 0",
         Reason.TRACED,
         "(sleep) is traced by process 1 (python3)",
     ),
-    Hindered(
+    Unmovable(
         "leaderless",
         """
 if os.fork() == 0:
@@ -82,45 +82,47 @@ time.sleep(0.3)
         Reason.MAIN_THREAD_ENDED,
         "main thread",
     ),
-    Hindered(
+    Unmovable(
         "watch-proc",
         'fd = libc.inotify_init(); libc.inotify_add_watch(fd, b"/proc/self/status", 2)',
         Reason.FILE_WATCH,
         "/proc",
     ),
-    Hindered(
+    Unmovable(
         "watch-sys",
         'fd = libc.inotify_init(); libc.inotify_add_watch(fd, b"/sys/class", 0x100)',
         Reason.FILE_WATCH,
         "/sys",
     ),
-    Hindered(
+    Unmovable(
         "process-directory",
         'fd = os.open("/proc/self", os.O_RDONLY)',
         Reason.UNSUPPORTED_FILE,
         "/proc/1",
     ),
-    Hindered(
+    Unmovable(
         "thread-handle",
         "handle = call(434, os.getpid(), os.O_EXCL)",
         Reason.UNSUPPORTED_FILE,
         "a thread",
     ),
-    Hindered("packet-pipe", "pipe = os.pipe2(os.O_DIRECT)", Reason.UNSUPPORTED_FILE, "packet mode"),
-    Hindered(
+    Unmovable(
+        "packet-pipe", "pipe = os.pipe2(os.O_DIRECT)", Reason.UNSUPPORTED_FILE, "packet mode"
+    ),
+    Unmovable(
         "renamed",
         'f = open("/tmp/a", "w"); os.link("/tmp/a", "/tmp/b"); os.unlink("/tmp/a")',
         Reason.LINK_LOST,
         "/tmp/a",
     ),
-    Hindered(
+    Unmovable(
         "large-deleted",
         'f = open("/tmp/a", "wb"); [f.write(bytes(1 << 20)) for _ in range(260)]; f.flush(); '
         'os.unlink("/tmp/a")',
         Reason.DELETED_FILE_TOO_LARGE,
         "/tmp/a",
     ),
-    Hindered(
+    Unmovable(
         "tunnel",
         'os.makedirs("/dev/net", exist_ok=True); '
         'os.mknod("/dev/net/tun", 0o20600, os.makedev(10, 200)); '
@@ -128,28 +130,28 @@ time.sleep(0.3)
         Reason.UNSUPPORTED_FILE,
         "/dev/net/tun (10:200)",
     ),
-    Hindered(
+    Unmovable(
         "nested",
         "libc.unshare(0x20000000); inner = child()",
         Reason.NESTED_NAMESPACE,
         "a pid namespace of its own",
         privileged=True,
     ),
-    Hindered(
+    Unmovable(
         "perf",
         'fd = call(298, struct.pack("IIQQQQQ", 1, 128, 0, 0, 0, 0, 0) + bytes(80), 0, -1, -1, 0)',
         Reason.UNSUPPORTED_FILE,
         "perf_event",
         privileged=True,
     ),
-    Hindered(
+    Unmovable(
         "bpf",
         'fd = call(321, 0, struct.pack("IIIII", 2, 4, 4, 10, 0) + bytes(100), 72)',
         Reason.UNSUPPORTED_FILE,
         "bpf-map",
         privileged=True,
     ),
-    Hindered(
+    Unmovable(
         "overlay",
         'for each in "luwm": os.makedirs(f"/dev/shm/{each}")\n'
         'assert libc.mount(b"x", b"/dev/shm/m", b"overlay", 0, '
@@ -158,7 +160,7 @@ time.sleep(0.3)
         "/dev/shm/m",
         privileged=True,
     ),
-    Hindered(
+    Unmovable(
         "detached",
         'tree = call(428, -100, b"/etc", 1); f = os.open("passwd", os.O_RDONLY, dir_fd=tree)',
         Reason.FOREIGN_FILE,

@@ -26,11 +26,11 @@ LD_PRELOAD="/{LIBRARY}${{LD_PRELOAD:+:$LD_PRELOAD}}" exec /usr/sbin/criu "$@"
 """
 
 
-def lend(root: Path) -> None:
+def install(root: Path) -> None:
     """Put library and wrapper below a node's root, before it is mounted, if they are needed."""
-    if allowed(Path("/proc/self/status").read_text()):
+    if has_sys_resource(Path("/proc/self/status").read_text()):
         return
-    library = _built()
+    library = _ensure_library()
     if library is None:
         return
     for name in (LIBRARY, PROGRAM):
@@ -40,13 +40,13 @@ def lend(root: Path) -> None:
     (root / PROGRAM).chmod(0o755)
 
 
-def allowed(status: str) -> bool:
+def has_sys_resource(status: str) -> bool:
     """Whether a process has the capability, by its /proc/PID/status."""
     effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
     return bool(int(effective.split()[1], 16) >> CAP_SYS_RESOURCE & 1)
 
 
-def _built() -> Path | None:
+def _ensure_library() -> Path | None:
     source = SOURCE.read_bytes()
 
     def make(draft: Path) -> None:

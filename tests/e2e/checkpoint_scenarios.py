@@ -27,6 +27,7 @@ from transship.criu import restore
 from transship.criu import worker as criu
 from transship.criu.dump import Dump, Dumper, DumpRequest, Pages
 from transship.criu.failures import CheckpointFailed
+from transship.criu.gate.client import criu_freezer
 from transship.criu.restore import Restorer
 from transship.criu.selftest import run_selftest
 from transship.linux import mounts
@@ -143,9 +144,9 @@ class Corner:
         """Of a restore but files; what ends by itself may take a moment."""
         await until(lambda: not conmon.alive(self.layout, NAME))
         await restore.discard(self.layout, NAME)
-        refuge = Freezer(self.freezer.path.with_name(f"{NAME}.criu"), unified=self.freezer.unified)
-        assert self.freezer.processes() == refuge.processes() == ()
-        assert not refuge.path.exists()
+        criu = criu_freezer(self.freezer)
+        assert self.freezer.processes() == criu.processes() == ()
+        assert not criu.path.exists()
         assert not (self.layout.runc_root / NAME).exists()
         assert (self.layout.rootfs(NAME) / "usr").is_dir()
         assert self.numbers() == []

@@ -1,7 +1,8 @@
-"""A criu that plays a restore by a list of steps, and writes down what it was told.
+"""A fake criu that plays a restore from a list of steps, and records what it receives.
 
-Started as `criu swrk FD` like the real one; the folder of the executable has `steps`, a line each:
-a stage's name (with a pid), `succeed`, `fail` or `die`. It leaves `request` and `told` there.
+Started as `criu swrk FD` like the real one. The folder of the executable has the file `steps`, one
+a line: the script of a notification (and a pid), `succeed`, `fail` or `die`. It writes the
+`request` and the `replies` to its notifications there.
 """
 
 # ruff: noqa: RUF009 - numbered() is a field specifier
@@ -64,9 +65,9 @@ def play(folder: Path, channel: socket.socket) -> None:
             case _:
                 stage = Stage(name, int(pid or 0))
                 channel.send(Message(kind=Kind.NOTIFY, success=True, notify=stage).encode())
-                agrees = rpc.agrees(channel.recv(1 << 16))
-                with (folder / "told").open("a") as told:
-                    told.write(f"{name} {agrees}\n")
+                success = rpc.is_success(channel.recv(1 << 16))
+                with (folder / "replies").open("a") as replies:
+                    replies.write(f"{name} {success}\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, NotFound, TransshipError
-from transship.criu.gate.client import refuge_of
+from transship.criu.gate.client import criu_freezer
 from transship.linux import cgroups, mounts, pidfds
 from transship.linux.freezer import Freezer, freezer_of
 from transship.linux.processes import descendants
@@ -41,7 +41,7 @@ async def discard(layout: Layout, container: str) -> None:
         await asyncio.to_thread(_unmount_leftovers, place, keep=rootfs)
     if (layout.runc_root / container).exists():
         await Runc(layout.runc_root).delete(container)
-    cgroups.remove(cgroups.detect(), layout.refuge_cgroup(container))
+    cgroups.remove(cgroups.detect(), layout.criu_cgroup(container))
 
 
 async def _end_members(freezer: Freezer) -> None:
@@ -49,13 +49,13 @@ async def _end_members(freezer: Freezer) -> None:
 
     Frozen first: a task that loses its tracer goes on. It dies when it is thawed, before that.
     """
-    refuge = refuge_of(freezer)
+    criu = criu_freezer(freezer)
     deadline = time.monotonic() + END_TIMEOUT_SECONDS
-    while freezer.processes() or refuge.processes():
+    while freezer.processes() or criu.processes():
         with contextlib.suppress(NotFound):
             freezer.request_freeze()
         _kill(freezer.processes())
-        _kill(refuge.processes())
+        _kill(criu.processes())
         with contextlib.suppress(NotFound):
             freezer.thaw()
         if time.monotonic() > deadline:

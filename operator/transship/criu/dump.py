@@ -37,7 +37,7 @@ from transship.criu.options import (
     lazy_dump_config,
 )
 from transship.criu.rpc import Kind, Request
-from transship.criu.worker import CriuFailed, OnNotice, Worker
+from transship.criu.worker import CriuFailed, OnNotify, Worker
 from transship.linux.freezer import FREEZE_TIMEOUT_SECONDS, Freezer, FreezerState, freezer_of
 from transship.linux.processes import lookup
 
@@ -181,7 +181,7 @@ class Dumper:
     def _log(self) -> Path:
         return self._images / "work" / DUMP_LOG_NAME
 
-    async def _ask(self, freezer: Freezer | None, on_notice: OnNotice | None) -> None:
+    async def _ask(self, freezer: Freezer | None, on_notify: OnNotify | None) -> None:
         layout, container = self._request.layout, self._request.container
         state = externals.read_runc_state(layout.runc_root, container)
         with (
@@ -198,7 +198,7 @@ class Dumper:
                 work_fd=work_fd,
                 config=self._configure(),
             )
-            await self._criu.ask(Request(kind=Kind.DUMP, options=options), on_notice=on_notice)
+            await self._criu.ask(Request(kind=Kind.DUMP, options=options), on_notify=on_notify)
         await self._criu.wait()
 
     def _configure(self) -> Path | None:

@@ -22,9 +22,8 @@ from transship.criu import externals, failures, options
 from transship.criu import worker as criu
 from transship.criu.discard import discard
 from transship.criu.failures import CheckpointFailed
-from transship.criu.gate import client as gate_entry
-from transship.criu.gate.client import GateEntry
-from transship.criu.gate.messages import Said
+from transship.criu.gate.client import GateConnection, restore_setup
+from transship.criu.gate.messages import MessageKind
 from transship.criu.options import Pages
 from transship.linux import cgroups
 from transship.linux.freezer import Freezer, FreezerState, freezer_of
@@ -66,10 +65,10 @@ class Restored:
 class Restorer:
     """One restore, through a conmon, runc and CRIU that are started beforehand (see criu_gate)."""
 
-    def __init__(self, request: RestoreRequest, entry: GateEntry) -> None:
+    def __init__(self, request: RestoreRequest, gate: GateConnection) -> None:
         self._request = request
-        self._entry = entry
-        self._launching = asyncio.create_task(_launch(request, entry))
+        self._gate = gate
+        self._launching = asyncio.create_task(_launch(request, gate))
 
     @classmethod
     async def ready(cls, request: RestoreRequest) -> Self:
@@ -78,12 +77,12 @@ class Restorer:
         Raises CheckpointFailed; nothing is left then.
         """
         freezer = _prepare(request)
-        entry = GateEntry.open(_work(request))
-        restorer = cls(request, entry)
+        gate = GateConnection.listen(_work(request))
+        restorer = cls(request, gate)
         async with restorer._or_nothing(READY_TIMEOUT_SECONDS):
-            orders = gate_entry.orders(request.layout, request.container, freezer=freezer)
-            await restorer._unless_over(entry.meet(orders))
-            await restorer._unless_over(entry.hear(Said.READY))
+            setup = restore_setup(request.layout, request.container, freezer=freezer)
+            await restorer._unless_over(gate.accept(setup))
+            await restorer._unless_over(gate.expect(MessageKind.READY))
         return restorer
 
     async def restore(
@@ -94,10 +93,10 @@ class Restorer:
         Its time is over so long after the last `progress` of what it may be waiting for.
         """
         async with self._or_nothing(timeout_seconds, progress):
-            await self._entry.say(Said.GO)
-            word = await self._unless_over(self._entry.hear(Said.HELD))
+            await self._gate.send(MessageKind.GO)
+            held = await self._unless_over(self._gate.expect(MessageKind.HELD))
             _require_held(freezer_of(self._request.layout.cgroup(self._request.container)))
-        return Restored(word.pid)
+        return Restored(held.pid)
 
     async def settle(self) -> None:
         """Wait for conmon and runc, which note the copy while it is held, or runs already.
@@ -105,7 +104,7 @@ class Restorer:
         A runc that is killed then is like a conmon that dies: the copy runs on without it. (conmon
         itself would wait until the container writes to its stderr, and take that for runc's words.)
         """
-        self._entry.close()
+        self._gate.close()
         await asyncio.wait([self._launching], timeout=NOTE_TIMEOUT_SECONDS)
         if not self._launching.done():
             conmon.kill(self._request.layout, self._request.container)
@@ -115,11 +114,11 @@ class Restorer:
             log.warning("the restored container is without its supervisor")
         with contextlib.suppress(TransshipError):  # a gate that lingers: the janitor's, then
             layout, container = self._request.layout, self._request.container
-            cgroups.remove(cgroups.detect(), layout.refuge_cgroup(container))
+            cgroups.remove(cgroups.detect(), layout.criu_cgroup(container))
 
     async def close(self) -> None:
         """Leave nothing of the copy, held or not; can be repeated."""
-        self._entry.close()
+        self._gate.close()
         await asyncio.wait([self._launching], timeout=END_TIMEOUT_SECONDS)
         await discard(self._request.layout, self._request.container)
         self._launching.cancel()
@@ -172,7 +171,7 @@ def _prepare(request: RestoreRequest) -> Freezer:
     layout, container = request.layout, request.container
     hierarchies = cgroups.detect()
     cgroups.create(hierarchies, layout.cgroup_parent)
-    cgroups.create(hierarchies, layout.refuge_cgroup(container))
+    cgroups.create(hierarchies, layout.criu_cgroup(container))
     _start_images(request).mkdir(parents=True, exist_ok=True, mode=0o700)
     (_work(request) / options.RESTORE_LOG_NAME).unlink(missing_ok=True)
     # no standard stream is known by name yet: the gate adds those that the dump names
@@ -187,7 +186,7 @@ def _start_images(request: RestoreRequest) -> Path:
     return _work(request) / "start"
 
 
-async def _launch(request: RestoreRequest, entry: GateEntry) -> int:
+async def _launch(request: RestoreRequest, gate: GateConnection) -> int:
     """Start conmon, runc and the gate; returns when runc has noted the restored container."""
     runc_options = [*options.RUNC_RESTORE_OPTIONS, f"--work-path={_work(request)}"]
     if request.pages is Pages.LAZY:
@@ -200,7 +199,7 @@ async def _launch(request: RestoreRequest, entry: GateEntry) -> int:
         console=request.console,
         extra=["--restore", images, *(f"--runtime-opt={option}" for option in runc_options)],
         before=criu.inside(network),
-        environment=entry.environment(request.layout),
+        environment=gate.environment(request.layout),
         answer_seconds=None,
     )
 

@@ -1,8 +1,8 @@
 """CRIU's RPC messages as bytes: the few of them that Transship sends and reads. Pure.
 
 The format is protocol buffers; field numbers are those of CRIU's images/rpc.proto. RPC is used
-instead of the command line because only it has orphan pseudo-terminals, reports the port of a page
-server, says in words what failed, and stops at `post-dump` for an answer.
+instead of the command line because only RPC has orphan pseudo-terminals, reports an error message,
+and waits at `post-dump` for a reply. Standard library only: the gate imports it.
 """
 
 # ruff: noqa: RUF009 - numbered() is a field specifier
@@ -41,7 +41,7 @@ class NetworkLock(IntEnum):
 
 
 def numbered(number: int) -> Any:
-    """Give a dataclass's field its number on the wire."""
+    """Define a dataclass field with its number in the message."""
     return field(default=None, metadata={"number": number})
 
 
@@ -53,7 +53,7 @@ class Features:
 
 @dataclass(frozen=True)
 class InheritedFile:
-    """What CRIU takes for a file of the images: a descriptor that it has inherited itself."""
+    """inherit_fd: an inherited descriptor that CRIU uses for the file `key` of the images."""
 
     key: str | None = numbered(1)
     fd: int | None = numbered(2)
@@ -61,7 +61,7 @@ class InheritedFile:
 
 @dataclass(frozen=True)
 class Options:
-    """criu_opts; None is left out, which is CRIU's own default."""
+    """criu_opts; None omits a field, for CRIU's default."""
 
     images_dir_fd: int | None = numbered(1)
     pid: int | None = numbered(2)
@@ -84,7 +84,8 @@ class Options:
     timeout_seconds: int | None = numbered(45)
     lazy_pages: bool | None = numbered(48)
     orphan_pts_master: bool | None = numbered(50)
-    config_file: str | None = numbered(51)  # for the few options that RPC does not have
+    config_file: str | None = numbered(51)
+    """For the few options that RPC does not have."""
     network_lock: NetworkLock | None = numbered(64)
 
 
@@ -103,8 +104,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """criu_resp, where Transship stands for CRIU."""
+class RestoreDone:
+    """criu_resp to a restore, which the gate sends in place of CRIU."""
 
     kind: Kind | None = numbered(1)
     success: bool | None = numbered(2)
@@ -115,19 +116,21 @@ class Answer:
 
 @dataclass(frozen=True)
 class Response:
-    """criu_resp: what of it is read."""
+    """The part of criu_resp that is read."""
 
     kind: int
     success: bool
     error: str = ""
-    notice: str = ""  # the name of the script that CRIU waits for
-    pid: int = 0  # with some notices: the container's process 1
+    script: str = ""
+    """Of a notification: the script whose turn it is; CRIU waits for the reply."""
+    pid: int = 0
+    """Of some notifications: the container's process 1."""
     features: Features = Features()
     version: tuple[int, int, int] = (0, 0, 0)
 
 
 def decode(message: bytes) -> Response:
-    """Read a response. Raises TransshipError when it is none."""
+    """Decode a response. Raises TransshipError."""
     try:
         return _response(parse(message))
     except (IndexError, ValueError, AttributeError, TypeError) as e:
@@ -135,19 +138,20 @@ def decode(message: bytes) -> Response:
 
 
 def kind_of(request: bytes) -> int:
-    """criu_req_type of a request. Raises IndexError or ValueError when it is none."""
+    """Return the criu_req_type of a request. Raises IndexError or ValueError."""
     return number_in(parse(request), 1)
 
 
-def agrees(answer: bytes) -> bool:
-    """Whether an answer to a notice is a yes. Raises IndexError or ValueError when it is none."""
-    return bool(number_in(parse(answer), 3))
+def is_success(reply: bytes) -> bool:
+    """Whether a reply to a notification says success. Raises IndexError or ValueError."""
+    return bool(number_in(parse(reply), 3))
 
 
 def with_options(request: bytes, more: Options) -> bytes:
-    """Add options to a request; one that it has already is replaced, a list is made longer.
+    """Add options to a request.
 
-    That is how protocol buffers are merged: of a field that comes twice, the last one counts.
+    An option that it has already is replaced and a list gets longer: when a field of a protocol
+    buffer comes twice, the last one counts.
     """
     options = _bytes(parse(request), 2) + _encode(more)
     head = Request(kind=Kind(kind_of(request))).encode()
@@ -157,36 +161,36 @@ def with_options(request: bytes, more: Options) -> bytes:
 Parsed = dict[int, "int | bytes"]
 
 
-def _response(seen: Parsed) -> Response:
-    notice, features, version = (_inner(seen, number) for number in (5, 8, 10))
+def _response(message: Parsed) -> Response:
+    notify, features, version = (_inner(message, number) for number in (5, 8, 10))
     return Response(
-        kind=number_in(seen, 1),
-        success=bool(number_in(seen, 2)),
-        error=_bytes(seen, 9).decode(errors="replace"),
-        notice=_bytes(notice, 1).decode(),
-        pid=number_in(notice, 2),
+        kind=number_in(message, 1),
+        success=bool(number_in(message, 2)),
+        error=_bytes(message, 9).decode(errors="replace"),
+        script=_bytes(notify, 1).decode(),
+        pid=number_in(notify, 2),
         features=Features(*(bool(number_in(features, number)) for number in (1, 2))),
         version=(number_in(version, 1), number_in(version, 2), number_in(version, 4)),
     )
 
 
-def number_in(seen: Parsed, number: int) -> int:
-    """A number's value, 0 when it is missing. Raises ValueError when it is none."""
-    value = seen.get(number, 0)
+def number_in(message: Parsed, number: int) -> int:
+    """Return the value of a field, 0 when it is missing. Raises ValueError when it is no number."""
+    value = message.get(number, 0)
     if isinstance(value, bytes):
-        raise ValueError(number)  # noqa: TRY004 - the caller wants one kind of error
+        raise ValueError(number)  # noqa: TRY004 - one kind of error for the caller
     return value
 
 
-def _bytes(seen: Parsed, number: int) -> bytes:
-    value = seen.get(number, b"")
+def _bytes(message: Parsed, number: int) -> bytes:
+    value = message.get(number, b"")
     if isinstance(value, int):
-        raise ValueError(number)  # noqa: TRY004 - the caller wants one kind of error
+        raise ValueError(number)  # noqa: TRY004 - one kind of error for the caller
     return value
 
 
-def _inner(seen: Parsed, number: int) -> Parsed:
-    return parse(_bytes(seen, number))
+def _inner(message: Parsed, number: int) -> Parsed:
+    return parse(_bytes(message, number))
 
 
 def _encode(message: Any) -> bytes:
@@ -199,18 +203,20 @@ def _fields(message: Any) -> Iterator[bytes]:
         if value is None:
             continue
         number = entry.metadata["number"]
-        for one in value if isinstance(value, tuple) else (value,):
-            yield _field(number, one)
+        for item in value if isinstance(value, tuple) else (value,):
+            yield _field(number, item)
 
 
 def _field(number: int, value: Any) -> bytes:
-    if isinstance(value, int):  # bool and IntEnum too
+    # bool and IntEnum are int
+    if isinstance(value, int):
         return number_field(number, value)
     return bytes_field(number, value.encode() if isinstance(value, str) else _encode(value))
 
 
 def varint(value: int) -> bytes:
-    value &= (1 << 64) - 1  # a negative int32 goes as ten bytes
+    """Encode a number; a negative int32 takes ten bytes."""
+    value &= (1 << 64) - 1
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
@@ -220,12 +226,12 @@ def varint(value: int) -> bytes:
 
 
 def parse(message: bytes) -> Parsed:
-    """Fields by number, of one repeated the last. Raises IndexError or ValueError."""
+    """Return the fields by number, of a repeated one the last. Raises IndexError or ValueError."""
     return {number: value for number, value, _ in split(message)}
 
 
 def split(message: bytes) -> Iterator[tuple[int, int | bytes, bytes]]:
-    """Number, value and bytes of each field in order. Raises IndexError or ValueError."""
+    """Yield number, value and bytes of each field in order. Raises IndexError or ValueError."""
     at = 0
     while at < len(message):
         begin = at

@@ -33,8 +33,8 @@ MARK = {"TRANSSHIP_CRIU": "worker"}
 
 ORPHAN_POLL_SECONDS = 0.01
 
-OnNotice = Callable[[str], Awaitable[None]]
-"""Called with the name of each script that CRIU stops for; raising makes CRIU fail and undo."""
+OnNotify = Callable[[str], Awaitable[None]]
+"""Called with the script of each notification; CRIU undoes the dump if it raises TransshipError."""
 
 
 class CriuFailed(TransshipError):
@@ -102,25 +102,25 @@ class Worker:
             theirs.close()
         return cls(process, ours)
 
-    async def ask(self, request: Request, *, on_notice: OnNotice | None = None) -> Response:
-        """Send a request and answer CRIU's notices until its response comes.
+    async def ask(self, request: Request, *, on_notify: OnNotify | None = None) -> Response:
+        """Send a request and reply to CRIU's notifications until its response comes.
 
-        Raises CriuFailed when the response says no, or when CRIU dies instead of answering.
+        Raises CriuFailed for a response without success, and when CRIU dies.
         """
         await self._send(request)
         while True:
             response = await self._receive()
             if response.kind == Kind.NOTIFY:
-                await self._notice(response.notice, on_notice)
+                await self._reply(response.script, on_notify)
             elif not response.success:
                 raise CriuFailed("CRIU failed", first_error=response.error)
             else:
                 return response
 
-    async def _notice(self, name: str, on_notice: OnNotice | None) -> None:
+    async def _reply(self, script: str, on_notify: OnNotify | None) -> None:
         try:
-            if on_notice is not None:
-                await on_notice(name)
+            if on_notify is not None:
+                await on_notify(script)
         except TransshipError:
             await self._send(Request(kind=Kind.NOTIFY, notify_success=False))
             raise

@@ -185,7 +185,7 @@ class Runtime:
         await volumes.withdraw(container_id=container_id, layout=layout)
         for path in (layout.container(container_id), layout.persist(container_id), *foreign):
             await asyncio.to_thread(mounts.remove_tree, path)
-        for cgroup in (layout.cgroup(container_id), layout.refuge_cgroup(container_id)):
+        for cgroup in (layout.cgroup(container_id), layout.criu_cgroup(container_id)):
             cgroups.remove(self.hierarchies, cgroup)
         logger.bind(container=container_id).info("container removed")
 

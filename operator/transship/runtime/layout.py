@@ -123,6 +123,9 @@ class Layout:
         """The container's cgroup, relative to each controller's root."""
         return f"{self.cgroup_parent}/{container_id}"
 
-    def refuge_cgroup(self, container_id: str) -> str:
-        """For those that restore the container: they must not be frozen with it."""
+    def criu_cgroup(self, container_id: str) -> str:
+        """The cgroup of the gate and the CRIU that restore the container.
+
+        They must not be frozen with it.
+        """
         return f"{self.cgroup(container_id)}.criu"

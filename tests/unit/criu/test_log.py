@@ -8,6 +8,7 @@ import pytest
 from transship.api.reasons import Reason
 from transship.criu import log as criu_log
 from transship.criu.log import RULES, diagnose, log_tail, read_log
+from transship.criu.log_rules import Rule
 
 CASES = {
     "io_uring": (
@@ -355,6 +356,6 @@ def test_of_a_huge_log_the_end_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.reason)
-def test_every_message_is_filled_by_its_own_pattern(rule: criu_log.Rule) -> None:
+def test_every_message_is_filled_by_its_own_pattern(rule: Rule) -> None:
     names = {name for name in re.findall(r"{(\w+)}", rule.message) if name != "line"}
     assert names <= set(re.compile(rule.pattern).groupindex)

@@ -41,9 +41,9 @@ def test_a_negative_number_takes_ten_bytes() -> None:
     assert Request(pid=-1).encode() == b"\x30" + b"\xff" * 9 + b"\x01"
 
 
-def test_a_notice_names_its_script() -> None:
+def test_a_notification_names_its_script() -> None:
     seen = decode(b"\x08\x06\x10\x01\x2a\x0b\x0a\x09post-dump")
-    assert (seen.kind, seen.success, seen.notice) == (Kind.NOTIFY, True, "post-dump")
+    assert (seen.kind, seen.success, seen.script) == (Kind.NOTIFY, True, "post-dump")
 
 
 def test_a_failure_carries_its_words() -> None:

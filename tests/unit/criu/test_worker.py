@@ -50,16 +50,16 @@ async def test_a_node_is_asked_what_it_can_do() -> None:
 
 
 @pytest.mark.usefixtures("fake")
-async def test_criu_waits_for_the_answer_to_a_notice() -> None:
-    notices = []
+async def test_criu_waits_for_the_reply_to_a_notification() -> None:
+    scripts = []
 
     async def answer(name: str) -> None:
-        notices.append(name)
+        scripts.append(name)
 
     async with await Worker.start() as worker:
         request = Request(kind=Kind.DUMP, options=Options(pid=1))
-        assert (await worker.ask(request, on_notice=answer)).success
-    assert notices == ["post-dump"]
+        assert (await worker.ask(request, on_notify=answer)).success
+    assert scripts == ["post-dump"]
 
 
 @pytest.mark.usefixtures("fake")
@@ -69,7 +69,7 @@ async def test_an_answer_that_fails_is_told_to_criu_and_to_the_caller() -> None:
 
     async with await Worker.start() as worker:
         with pytest.raises(TransshipError, match="not frozen"):
-            await worker.ask(Request(kind=Kind.DUMP), on_notice=answer)
+            await worker.ask(Request(kind=Kind.DUMP), on_notify=answer)
         await worker.wait()
 
 

@@ -1,7 +1,7 @@
-"""What the agent and the gate of a restore (criu_gate) say to each other: JSON, one packet each.
+"""The messages between the agent and the gate of a restore: JSON, one packet each.
 
-The agent answers the gate's connection by its orders; then each speaks as `Said` has it, in that
-order. Standard library only, and little of it: the gate is started for each restore.
+The gate connects, the agent replies with a RestoreSetup; after that each side sends Messages, in
+the order of MessageKind. Standard library only.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from enum import StrEnum
 
 PACKET_BYTES = 1 << 16
 SOCKET_VARIABLE = "TRANSSHIP_GATE"
-"""Names the socket that the agent waits at."""
+"""The environment variable with the path of the agent's socket."""
 CRIU_VARIABLE = "TRANSSHIP_GATE_CRIU"
-"""The path of the real criu."""
+"""The environment variable with the path of the real criu."""
 
 
 @dataclass(frozen=True)
-class Orders:
-    """Paths of one restore; `root` is where the container's root file system will be mounted.
+class RestoreSetup:
+    """Where one restore takes place.
 
-    `cgroup` is the copy's, in v1 that of the freezer. CRIU is moved to `refuge`, beside it; the
-    gate to `refuges`, the same in every hierarchy.
+    `root` is the mount point of the container's root file system. `cgroup` is the container's, in
+    v1 the one of the freezer controller, and `control_file` to `frozen_line` are how to freeze it
+    (see linux.freezer). CRIU is moved to `criu_cgroup`, beside it; the gate is moved to
+    `gate_cgroups`, the same cgroup in every hierarchy.
     """
 
     images: str
@@ -34,39 +36,43 @@ class Orders:
     freeze_word: str
     state_file: str
     frozen_line: str
-    refuge: str
-    refuges: tuple[str, ...]
+    criu_cgroup: str
+    gate_cgroups: tuple[str, ...]
 
     def packet(self) -> bytes:
         return json.dumps(asdict(self)).encode()
 
     @classmethod
-    def read(cls, packet: bytes) -> Orders:
-        """Raises ValueError or TypeError."""
-        words = json.loads(packet)
-        return cls(**{**words, "refuges": tuple(words["refuges"])})
+    def parse(cls, packet: bytes) -> RestoreSetup:
+        """Raises ValueError, KeyError or TypeError."""
+        fields = json.loads(packet)
+        return cls(**{**fields, "gate_cgroups": tuple(fields["gate_cgroups"])})
 
 
-class Said(StrEnum):
-    READY = "ready"  # the gate: CRIU waits for its request
-    GO = "go"  # the agent: images, root file system and the server of the pages are there
-    HELD = "held"  # the gate: the copy is complete and frozen; `pid` is its process 1
-    FAILED = "failed"  # the gate: nothing is left that could run; `message` says why
+class MessageKind(StrEnum):
+    READY = "ready"
+    """The gate: CRIU waits for its request."""
+    GO = "go"
+    """The agent: images, root file system and page server are there."""
+    HELD = "held"
+    """The gate: the container is restored and frozen; `pid` is its process 1."""
+    FAILED = "failed"
+    """The gate: no restored task is left; `error` has the cause."""
 
 
 @dataclass(frozen=True)
-class Word:
-    """One word of either side."""
+class Message:
+    """One message of either side."""
 
-    said: Said
+    kind: MessageKind
     pid: int = 0
-    message: str = ""
+    error: str = ""
 
     def packet(self) -> bytes:
         return json.dumps(asdict(self)).encode()
 
     @classmethod
-    def read(cls, packet: bytes) -> Word:
+    def parse(cls, packet: bytes) -> Message:
         """Raises ValueError, KeyError or TypeError."""
-        words = json.loads(packet)
-        return cls(**{**words, "said": Said(words["said"])})
+        fields = json.loads(packet)
+        return cls(**{**fields, "kind": MessageKind(fields["kind"])})

@@ -9,6 +9,7 @@ import tarfile
 import threading
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from hypothesis import given
@@ -114,11 +115,11 @@ async def test_the_event_loop_reads_no_file(source: Path, monkeypatch: pytest.Mo
     readers: set[int] = set()
     opened = Path.open
 
-    def noted(path: Path, *args: str) -> object:
+    def recording(path: Path, mode: str) -> IO[Any]:
         readers.add(threading.get_ident())
-        return opened(path, *args)
+        return opened(path, mode)
 
-    monkeypatch.setattr(Path, "open", noted)
+    monkeypatch.setattr(Path, "open", recording)
     await packed(source)
     assert readers
     assert threading.get_ident() not in readers

@@ -26,8 +26,15 @@ def image(*mappings: tuple[int, int]) -> bytes:
 
 
 def mappings_in(image: bytes) -> list[tuple[int, int, int]]:
-    found = [parse(value) for number, value, _ in split(image[12:]) if number == MAPPINGS]
-    return [tuple(number_in(one, field) for field in (START, END, STATUS)) for one in found]  # type: ignore[misc]
+    mappings = [
+        parse(value)
+        for number, value, _ in split(image[12:])
+        if number == MAPPINGS and isinstance(value, bytes)
+    ]
+    return [
+        (number_in(entry, START), number_in(entry, END), number_in(entry, STATUS))
+        for entry in mappings
+    ]
 
 
 def test_nothing_to_correct_leaves_the_image_as_it_is() -> None:

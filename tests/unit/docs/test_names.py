@@ -35,9 +35,9 @@ def paths_in(page: Path) -> Iterator[str]:
 def dotted_in(page: Path) -> Iterator[str]:
     """Return what looks like a module of the package, or a name in one."""
     for name in named_in(page):
-        if re.fullmatch(r"\w+(\.\w+)+", name) and name.split(".")[0] in SUBPACKAGES:
-            if not name.endswith(SUFFIXES):
-                yield name
+        is_dotted = re.fullmatch(r"\w+(\.\w+)+", name) and not name.endswith(SUFFIXES)
+        if is_dotted and name.split(".")[0] in SUBPACKAGES:
+            yield name
 
 
 @cache

@@ -24,7 +24,7 @@ from model.world import (
     with_node,
 )
 from transship.agent.containers import decide as supervision
-from transship.agent.containers.decide import Seen, Situation
+from transship.agent.containers.decide import ObservedContainer, Situation
 from transship.agent.journal.recovery import RecoveryStep
 from transship.agentapi.states import RunState
 
@@ -151,7 +151,7 @@ class Nodes:
         def rule() -> supervision.Step:
             found = self._scene.ledger.record(record)
             step: supervision.Step = self._scene.rules.next_instance_step(
-                Situation(found, Seen(RUN_STATES[copy]), boot=BOOT, fetched=True)
+                Situation(found, ObservedContainer(RUN_STATES[copy]), boot=BOOT, fetched=True)
             )
             return step
 

@@ -15,6 +15,7 @@ from transship.agent.containers.deps import SupervisorDeps
 from transship.agent.containers.node_containers import NodeContainers
 from transship.agent.containers.probes import Outcome, Prober
 from transship.agent.journal import transitions
+from transship.agent.journal.record import LONG_AGO
 from transship.agent.journal.store import Journal
 from transship.agentapi.containers import ContainerReport, ProbeState
 from transship.agentapi.migrations import Lifecycle
@@ -453,7 +454,7 @@ async def test_the_next_instance_has_to_become_ready_itself(node: Node) -> None:
     assert not report.ready
 
 
-LAST_EXIT = LastExit(exit_code=3, time=transitions.LONG_AGO, reason="Error")
+LAST_EXIT = LastExit(exit_code=3, time=LONG_AGO, reason="Error")
 
 
 def arrive_ended(node: Node, lifecycle: Lifecycle, *, policy: RestartPolicy) -> None:

@@ -197,7 +197,7 @@ class Handovers(RuleBasedStateMachine):
         self.pair.pass_time(5.0)  # what an abort could not give back at once
         assert self.pair.world.slowed == {}
         for each in (self.pair.a, self.pair.b):
-            place = each.live.slots.enter()
+            place = each.live.handover_queue.enter()
             assert place.has_turn
             place.leave()
         for each in (self.pair.a, self.pair.b):

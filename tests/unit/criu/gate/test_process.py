@@ -221,8 +221,10 @@ def test_a_criu_that_cannot_leave_the_cgroup_is_killed_with_what_it_made(stand: 
     assert here.replies() == ["orphan-pts-master True"]
 
 
-@pytest.mark.parametrize("answer", [NO, None]) def
-test_a_restore_that_runc_does_not_take_over_fails(stand: MakeStand, answer: bytes | None) -> None:
+@pytest.mark.parametrize("answer", [NO, None])
+def test_a_restore_that_runc_does_not_take_over_fails(
+    stand: MakeStand, answer: bytes | None
+) -> None:
     here = stand(*STAGES, "succeed")
     here.start_restore()
     here.runc.recv(PACKET_BYTES)
@@ -248,9 +250,10 @@ def test_a_runc_that_ends_after_the_copy_is_held_does_not_undo_it(stand: MakeSta
         member.kill()
 
 
-@pytest.mark.parametrize("steps", [("die",), ("fail",), ("pre-resume", "die")]) def
-test_a_criu_that_fails_leaves_nothing_that_could_run(stand: MakeStand, steps: tuple[str, ...]) ->
-None:
+@pytest.mark.parametrize("steps", [("die",), ("fail",), ("pre-resume", "die")])
+def test_a_criu_that_fails_leaves_nothing_that_could_run(
+    stand: MakeStand, steps: tuple[str, ...]
+) -> None:
     here = stand(*steps)
     here.request_restore()
     with subprocess.Popen(["sleep", "60"]) as member:

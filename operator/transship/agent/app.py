@@ -36,13 +36,11 @@ from transship.agent.migration.source.source import Source, SourceDeps
 from transship.agent.migration.target.restores import NodeRestores, PageServerTls
 from transship.agent.migration.target.target import Target, TargetDeps
 from transship.agent.node import health
-from transship.agent.node.cluster import KubeCluster
 from transship.agent.node.credentials import Credentials
 from transship.agent.node.facts import Identity, NodeFacts, read_boot_id
-from transship.agent.node.garbage_collection import GarbageCollector
-from transship.agent.node.leftovers import NodeLeftovers
+from transship.agent.node.garbage_collection import GarbageCollector, NodeLeftovers
 from transship.agent.node.network_resync import NetworkResync
-from transship.agent.node.registration import Registration
+from transship.agent.node.registration import KubeCluster, Registration
 from transship.agent.node.stale_routes import StaleRoutes
 from transship.agentapi.client.peer import PeerClient
 from transship.agentapi.paths import STREAM_PORT

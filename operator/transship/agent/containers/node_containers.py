@@ -38,7 +38,7 @@ class NodeContainers:
         self._journal = deps.journal
         self._instances = deps.instances
         self._supervisors: dict[str, Supervisor] = {}
-        self.migratability_scan = MigratabilityScan(deps)
+        self.migratability_scan = MigratabilityScan(deps.journal, deps.instances)
 
     def begin(self) -> None:
         """Look after everything that the journal says is ours; after the roles have recovered."""

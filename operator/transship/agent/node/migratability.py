@@ -11,7 +11,8 @@ import asyncio
 
 from loguru import logger
 
-from transship.agent.containers.deps import SupervisorDeps
+from transship.agent.containers.deps import Instances
+from transship.agent.journal.store import Journal
 from transship.agentapi.states import RecordState, RunState
 from transship.api.obstacle import Obstacle
 from transship.common.errors import TransshipError
@@ -25,9 +26,8 @@ RESCAN_SECONDS = 0.2
 class MigratabilityScan:
     """What is known of each container; a look at one disturbs nothing."""
 
-    def __init__(self, deps: SupervisorDeps) -> None:
-        self._journal = deps.journal
-        self._instances = deps.instances
+    def __init__(self, journal: Journal, instances: Instances) -> None:
+        self._journal, self._instances = journal, instances
         self._obstacles: dict[str, tuple[Obstacle, ...]] = {}
 
     def obstacles(self, container: str) -> tuple[Obstacle, ...]:

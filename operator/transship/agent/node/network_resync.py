@@ -6,25 +6,19 @@ A link that goes down and up, or loses an address, takes with it what was set fo
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
 
 from loguru import logger
 
 from transship.common.errors import TransshipError
+from transship.network import ContainerNetwork
 
 RESYNC_SECONDS = 2.0
-
-
-class Mendable(Protocol):
-    """The node's network, as far as its upkeep goes: network.ContainerNetwork."""
-
-    def refresh(self) -> tuple[str, ...]: ...
 
 
 class NetworkResync:
     """Looks now and then; where all is as it should be that disturbs nothing."""
 
-    def __init__(self, network: Mendable) -> None:
+    def __init__(self, network: ContainerNetwork) -> None:
         self._network = network
 
     async def run(self) -> None:

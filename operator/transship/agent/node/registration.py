@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 
 from loguru import logger
@@ -22,6 +24,8 @@ from transship.api.node_agent import NodeAgentStatus
 from transship.api.reasons import Reason
 from transship.common.clock import Clock
 from transship.common.errors import TransshipError
+from transship.kube.client import KubeClient
+from transship.kube.leases import Leases, agent_lease
 
 RENEW_SECONDS = 10.0  # as the kubelet
 LEASE_SECONDS = 40  # as the kubelet: three renewals may get lost
@@ -36,6 +40,44 @@ class Cluster(Protocol):
     async def register(self, status: NodeAgentStatus) -> None: ...
 
     async def renew(self, *, duration_seconds: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Connection:
+    client: KubeClient
+    leases: Leases
+
+
+class KubeCluster:
+    """registration.Cluster on a real API server."""
+
+    def __init__(self, node: str, *, kubeconfig: Path | None) -> None:
+        self._node = node
+        self._kubeconfig = kubeconfig
+        self._connection: _Connection | None = None
+
+    async def register(self, status: NodeAgentStatus) -> None:
+        connection = await self._connect()
+        await connection.client.apply_node_agent(name=self._node, status=status)
+
+    async def renew(self, *, duration_seconds: int) -> None:
+        connection = await self._connect()
+        await connection.leases.renew(
+            agent_lease(self._node), holder=self._node, duration_seconds=duration_seconds
+        )
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            await self._connection.client.close()
+
+    async def _connect(self) -> _Connection:
+        if self._connection is None:
+            client = await KubeClient.connect(self._kubeconfig)
+            if self._connection is None:  # the other write may have been faster
+                self._connection = _Connection(client, Leases(client))
+            else:
+                await client.close()
+        return self._connection
 
 
 class Registration:

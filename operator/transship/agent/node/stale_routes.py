@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from ipaddress import ip_address
-from typing import Protocol
 
 from loguru import logger
 
 from transship.agent.journal.store import Journal
 from transship.common.clock import Clock
 from transship.common.errors import TransshipError
+from transship.network import ContainerNetwork
 from transship.network.addresses import Address
 from transship.network.container_network import Forward
 
@@ -23,18 +23,10 @@ KEPT_SECONDS = 10.0  # announcements are repeated for 5 s
 SWEEP_SECONDS = 2.0
 
 
-class Detours(Protocol):
-    """The node's network, as far as detours go: network.ContainerNetwork."""
-
-    def forwards(self) -> tuple[Forward, ...]: ...
-
-    def forget_forward(self, addresses: tuple[Address, ...]) -> None: ...
-
-
 class StaleRoutes:
     """Ends each detour some time after the journal has nothing about its address any more."""
 
-    def __init__(self, network: Detours, *, journal: Journal, clock: Clock) -> None:
+    def __init__(self, network: ContainerNetwork, *, journal: Journal, clock: Clock) -> None:
         self._network, self._journal, self._clock = network, journal, clock
         self._since: dict[Forward, float] = {}
         self._stuck: set[Forward] = set()

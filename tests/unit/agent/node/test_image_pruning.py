@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from transship.agent.node.leftovers import NodeLeftovers
+from transship.agent.node.garbage_collection import NodeLeftovers
 from transship.api.container import Container
 from transship.common.errors import Refused
 from transship.runtime import orders

@@ -11,7 +11,6 @@ from fakes.clock import FakeClock
 from fakes.instances import FakeInstances
 from fakes.orders import BOOT, ID, running_record
 from transship.agent.containers.decide import ObservedContainer
-from transship.agent.containers.deps import SupervisorDeps
 from transship.agent.journal import transitions
 from transship.agent.journal.record import Record
 from transship.agent.journal.store import Journal
@@ -50,9 +49,7 @@ def made(
         journal.load()
     for record in journaled:
         journal.put(record)
-    return MigratabilityScan(
-        SupervisorDeps(journal, instances, clock, lambda *_, **__: pytest.fail("no probes"))
-    )
+    return MigratabilityScan(journal, instances)
 
 
 async def test_what_is_there_twice_counts(tmp_path: Path) -> None:

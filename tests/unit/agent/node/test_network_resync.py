@@ -5,6 +5,7 @@ import pytest
 from transship.agent.node import network_resync
 from transship.agent.node.network_resync import NetworkResync
 from transship.common.errors import NotFound
+from transship.network import ContainerNetwork
 
 
 class Enough(BaseException):
@@ -15,17 +16,20 @@ async def test_the_network_is_looked_after_also_when_its_link_was_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answers = iter([(), NotFound("no link"), NotFound("no link"), ("c-1",)])
-    looked = []
+    refreshed: list[tuple[str, ...]] = []
 
-    class Network:
+    class Network(ContainerNetwork):
+        def __init__(self) -> None:
+            """Without the node's links."""
+
         def refresh(self) -> tuple[str, ...]:
             answer = next(answers, Enough())
-            looked.append(answer)
             if isinstance(answer, BaseException):
                 raise answer
+            refreshed.append(answer)
             return answer
 
     monkeypatch.setattr(network_resync, "RESYNC_SECONDS", 0)
     with pytest.raises(Enough):
         await NetworkResync(Network()).run()
-    assert ("c-1",) in looked
+    assert ("c-1",) in refreshed

@@ -1,4 +1,6 @@
+from collections.abc import Sequence
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
@@ -8,47 +10,53 @@ from transship.agent.journal import transitions
 from transship.agent.journal.store import Journal
 from transship.agent.node.stale_routes import KEPT_SECONDS, StaleRoutes
 from transship.common.errors import Refused
+from transship.network import Address, ContainerNetwork
 from transship.network.container_network import Forward
 
 LEFT = Forward(ip_address("10.200.128.1"), ip_address("10.200.0.12"))
 
 
-class Network:
-    """Detours as the kernel has them."""
+class Network(ContainerNetwork):
+    """Forwarding routes as the kernel has them."""
 
     def __init__(self) -> None:
         self.kept = [LEFT]
+        self.refused: set[Address] = set()
 
-    def forwards(self):
+    def forwards(self) -> tuple[Forward, ...]:
         return tuple(self.kept)
 
-    def forget_forward(self, addresses):
+    def forget_forward(self, addresses: Sequence[Address]) -> None:
+        if self.refused.intersection(addresses):
+            raise Refused("the kernel refuses it")
         self.kept = [forward for forward in self.kept if forward.address not in addresses]
 
 
 @pytest.fixture
-def clock():
+def clock() -> FakeClock:
     return FakeClock()
 
 
 @pytest.fixture
-def journal(tmp_path):
+def journal(tmp_path: Path) -> Journal:
     made = Journal(tmp_path, boot="b")
     made.load()
     return made
 
 
 @pytest.fixture
-def network():
+def network() -> Network:
     return Network()
 
 
 @pytest.fixture
-def forwards(network, journal, clock):
+def forwards(network: Network, journal: Journal, clock: FakeClock) -> StaleRoutes:
     return StaleRoutes(network, journal=journal, clock=clock)
 
 
-def test_a_detour_is_kept_for_those_who_have_not_heard_and_then_ended(forwards, network, clock):
+def test_a_detour_is_kept_for_those_who_have_not_heard_and_then_ended(
+    forwards: StaleRoutes, network: Network, clock: FakeClock
+) -> None:
     forwards.sweep(network.forwards())
     clock.pass_time(KEPT_SECONDS - 1)
     forwards.sweep(network.forwards())
@@ -58,7 +66,9 @@ def test_a_detour_is_kept_for_those_who_have_not_heard_and_then_ended(forwards, 
     assert network.kept == []
 
 
-def test_a_detour_lasts_while_the_journal_has_the_container(forwards, network, journal, clock):
+def test_a_detour_lasts_while_the_journal_has_the_container(
+    forwards: StaleRoutes, network: Network, journal: Journal, clock: FakeClock
+) -> None:
     record = journal.put(transitions.ordered(None, order(), boot="b"))
     for _ in range(2):
         forwards.sweep(network.forwards())
@@ -69,7 +79,9 @@ def test_a_detour_lasts_while_the_journal_has_the_container(forwards, network, j
     assert network.kept == [LEFT]  # its time begins only now
 
 
-def test_a_detour_that_was_made_anew_has_its_whole_time(forwards, network, clock):
+def test_a_detour_that_was_made_anew_has_its_whole_time(
+    forwards: StaleRoutes, network: Network, clock: FakeClock
+) -> None:
     forwards.sweep(network.forwards())
     network.kept = []
     forwards.sweep(network.forwards())
@@ -79,17 +91,12 @@ def test_a_detour_that_was_made_anew_has_its_whole_time(forwards, network, clock
     assert network.kept == [LEFT]
 
 
-def test_a_detour_that_cannot_be_ended_keeps_no_other_from_its_end(forwards, network, clock):
+def test_a_detour_that_cannot_be_ended_keeps_no_other_from_its_end(
+    forwards: StaleRoutes, network: Network, clock: FakeClock
+) -> None:
     another = Forward(ip_address("10.200.128.2"), ip_address("10.200.0.12"))
     network.kept = [LEFT, another]
-    forget = network.forget_forward
-
-    def refusing(addresses):
-        if LEFT.address in addresses:
-            raise Refused("the kernel refuses it")
-        forget(addresses)
-
-    network.forget_forward = refusing
+    network.refused = {LEFT.address}
     forwards.sweep(network.forwards())
     clock.pass_time(KEPT_SECONDS)
     forwards.sweep(network.forwards())

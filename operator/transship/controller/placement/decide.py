@@ -90,9 +90,9 @@ def _order_owner(observed: ObservedPlacement, owner: Owner) -> Decision | None:
     if any(claim.node == owner.node for claim in observed.claims):
         return ownership.disputed(observed)
     behind = copy is None or (copy.owns and copy.report.epoch < owner.epoch)
-    if behind and (bar := ownership.bar_to_start(observed)) is not None:
-        return bar
     forgotten = copy is None or copy.report.reason == Reason.AWAITING_ORDER
+    if (behind or forgotten) and (bar := ownership.bar_to_start(observed)) is not None:
+        return bar
     if behind or forgotten or told != observed.digest:
         return Decision(Order(owner.node, owner.epoch, observed.digest))
     return None

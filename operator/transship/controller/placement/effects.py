@@ -94,13 +94,13 @@ class PlacementEffects:
         return entrance(node, nodes=self._deps.agent_poller.nodes(), wanted=wanted) is not None
 
     async def _write_owner(self, step: RecordOwner, observed: ObservedPlacement) -> float:
-        await self._writer.flush()
+        # not a flush: while the API server is away, what was decided from would grow old
+        await self._writer.current_write()
         present = self._deps.cache.placement(observed.placement.metadata.uid) or observed.placement
         status = with_owner(self._writer.current, step, observed)
         try:
             await self._writer.write(status, resource_version=present.metadata.resource_version)
         except Conflict:
-            self._writer.current = observed.status
             meta = observed.placement.metadata
             self._deps.cache.put(
                 await self._deps.cluster.get(

@@ -49,10 +49,13 @@ class StatusWriter(Generic[R, S]):
             self._task = self._tasks.begin(self._catch_up(), name=f"status {self._meta.name}")
 
     async def write(self, status: S, *, resource_version: str | None = None) -> None:
-        """Write now. With a version: Conflict when the object has changed since."""
-        self.current = status
+        """Write now. With a version: Conflict when the object has changed since.
+
+        What could not be written is not `current`: nobody acts on it, and nothing writes it later.
+        """
         async with self._lock:
             await self._send(status, resource_version=resource_version)
+            self.current = status
 
     async def close(self) -> None:
         """Write nothing more."""
@@ -65,6 +68,11 @@ class StatusWriter(Generic[R, S]):
         """Wait until what was offered is written, or cannot be."""
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
+
+    async def current_write(self) -> None:
+        """Wait for the end of the one request that may be under way."""
+        async with self._lock:
+            pass
 
     async def _catch_up(self) -> None:
         while self.current != self._written:

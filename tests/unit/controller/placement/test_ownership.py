@@ -14,6 +14,8 @@ from transship.api.conditions import find
 from transship.api.migration import ContainerMigration, MigrationPhase
 from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement, PlacementPhase, PlacementStatus
+from transship.common.errors import Unreachable
+from transship.controller.migration.history import source_was_fenced
 from transship.controller.ports import DataKind
 
 pytestmark = pytest.mark.timeout(20)
@@ -363,3 +365,88 @@ async def test_a_taint_does_not_fence_a_node_that_answers() -> None:
         succeeded = [MigrationPhase.SUCCEEDED]
         await world.until(lambda: [m.status.phase for m in world.moves] == succeeded)
         assert world.agents.runners(UID) == ["node-b"]
+
+
+class TestWhatCouldNotBeWritten:
+    """An owner or a fence counts from when it is written down, not from when that was tried."""
+
+    async def test_nobody_is_ordered_before_the_new_owner_is_written_down(self) -> None:
+        async with OperatorWorld("node-a", "node-b") as world:
+            await running_on_a(world, target_node=None)
+            world.agents.silent.add("node-a")
+            await world.until(lambda: words(world, "Reconciling")[0] == "NodeLost")
+            world.agents.at("node-a").reboot()
+            world.agents.at("node-a").records[UID].state = RecordState.STOPPED
+            world.cluster.failing["apply_status"] = Unreachable("away", reason="Unreachable")
+            taint(world, "node-a")
+            await world.settle(200)
+            assert world.agents.at("node-b").orders == []
+            world.cluster.failing.clear()
+            await world.until(lambda: world.agents.runners(UID) == ["node-b"])
+            assert (world.web.status.node, world.web.status.epoch) == ("node-b", 2)
+
+    async def test_a_claim_that_failed_is_not_written_later_by_the_way(self) -> None:
+        async with OperatorWorld("node-a", "node-b") as world:
+            await running_on_a(world, target_node=None)
+            world.agents.silent.add("node-a")
+            await world.until(lambda: words(world, "Reconciling")[0] == "NodeLost")
+            world.cluster.failing["apply_status"] = Unreachable("away", reason="Unreachable")
+            taint(world, "node-a")
+            await world.settle(200)
+            taint(world)
+            world.agents.silent.clear()
+            await world.settle()
+            world.cluster.failing.clear()
+            await world.until(lambda: world.web.status.phase == PlacementPhase.RUNNING)
+            await world.settle()
+            assert (world.web.status.node, world.web.status.epoch) == ("node-a", 1)
+            assert world.agents.holders(UID) == ["node-a"]
+
+    async def test_a_held_copy_runs_only_once_the_fence_is_written_down(self) -> None:
+        async with OperatorWorld("node-a", "node-b") as world:
+            await held_on_b(world)
+            world.cluster.failing["apply_status"] = Unreachable("away", reason="Unreachable")
+            taint(world, "node-a")
+            await world.settle(200)
+            assert world.agents.runners(UID) == []
+            world.cluster.failing.clear()
+            await world.until(lambda: world.agents.runners(UID) == ["node-b"])
+            assert source_was_fenced(world.moves[0])
+
+
+async def held_on_b(world: OperatorWorld) -> None:
+    """node-a has lost power in the middle of a handover to node-b."""
+    await running_on_a(world)
+    world.agents.stop_at = SideState.FROZEN
+    world.move("node-b")
+    source, target = world.agents.at("node-a"), world.agents.at("node-b")
+    await world.until(
+        lambda: [d.state for d in source.outgoing_migrations.values()] == [SideState.FROZEN]
+    )
+    world.agents.silent.add("node-a")
+    [move] = world.moves
+    target.records[UID].state = RecordState.HELD
+    target._arrive(move.metadata.uid, SideState.HELD)
+    source.reboot()
+    source.records[UID].state = RecordState.STOPPED
+
+
+async def test_an_owner_that_awaits_its_order_gets_none_while_another_claims_it() -> None:
+    """A backup that is older than the fencing is restored, and the fenced node comes back."""
+    async with OperatorWorld("node-a", "node-b") as world:
+        await running_on_a(world, target_node=None)
+        backup = world.web
+        world.agents.silent.add("node-a")
+        await world.until(lambda: words(world, "Reconciling")[0] == "NodeLost")
+        world.agents.at("node-a").reboot()
+        taint(world, "node-a")
+        world.agents.at("node-a").records[UID].state = RecordState.STOPPED
+        await world.until(lambda: world.agents.runners(UID) == ["node-b"])
+        await world.kill()
+        world.cluster.put(backup)
+        world.agents.silent.clear()
+        world.start()
+        await world.until(lambda: disputed(world))
+        await world.settle()
+        assert world.agents.runners(UID) == ["node-b"]
+        assert len(world.agents.at("node-a").orders) == 1

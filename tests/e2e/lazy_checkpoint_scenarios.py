@@ -182,7 +182,7 @@ async def images_are_the_same_whether_criu_sees_the_memory_or_not(stage: Stage) 
         preload.LIBRARY = library
         dump = await lazy_dump(stage.source)
         await stage.source.stands_still()
-        assert any(dump.images.glob("work/veil/*.hidden")) == library.exists()
+        assert any(dump.images.glob("work/hidden/*.hidden")) == library.exists()
         pages = {
             (one.address, one.address + one.pages * PAGE) for one in pagemaps.read(dump.images)
         }

@@ -74,12 +74,12 @@ class Dumper:
         *,
         criu: Worker,
         criu_end: socket.socket,
-        behind: NothingHidden,
+        hidden_memory: NothingHidden,
     ) -> None:
         self._request = request
         self._freezer = freezer_of(request.layout.cgroup(request.container))
         self._criu = criu
-        self._hidden_memory = behind
+        self._hidden_memory = hidden_memory
         self._frozen = False
         self._stopped: tuple[int, ...] = ()
         self._seized, self._may_dump = asyncio.Event(), asyncio.Event()
@@ -96,21 +96,21 @@ class Dumper:
         freezer = freezer_of(request.layout.cgroup(request.container))
         await asyncio.to_thread(failures.require_no_missing_pages, freezer.processes())
         criu_end = _hung_up()
-        behind = _hidden_memory(request, freezer.processes)
+        hidden_memory = _hidden_memory(request, freezer.processes)
         try:
-            await behind.begin()
+            await hidden_memory.start_survey()
             spec = externals.read_spec(request.layout.bundle(request.container))
             network = externals.network(spec)
             criu = await Worker.start(
                 pass_fds=(criu_end.fileno(),),
                 network=network,
-                environment=behind.environment,
+                environment=hidden_memory.environment,
             )
         except BaseException:
-            behind.close()
+            hidden_memory.close()
             criu_end.close()
             raise
-        return cls(request, criu=criu, criu_end=criu_end, behind=behind)
+        return cls(request, criu=criu, criu_end=criu_end, hidden_memory=hidden_memory)
 
     async def freeze(self) -> None:
         """Stop all tasks of the container; it may be frozen already. Raises DeadlineExceeded."""
@@ -140,7 +140,7 @@ class Dumper:
         request = self._request
         if not self._frozen:
             await self.freeze()  # frozen by other hands: a stopped task may hide in there
-        self._hidden_memory.draw()
+        self._hidden_memory.hide()
         asked = time.monotonic()
         self._may_dump.set()
         if self._asking is None:
@@ -161,7 +161,7 @@ class Dumper:
             raise
         criu_seconds = time.monotonic() - asked
         _require_frozen(self._freezer)
-        await self._hidden_memory.lift(self._images, lookup(self._freezer.processes()))
+        await self._hidden_memory.complete_images(self._images, lookup(self._freezer.processes()))
         return Dump(
             images=self._images,
             criu_seconds=criu_seconds,
@@ -262,7 +262,7 @@ class Dumper:
 def _hidden_memory(request: DumpRequest, pids: preload.Pids) -> NothingHidden:
     if request.pages is not Pages.LAZY:
         return NothingHidden()
-    return preload.over(request.layout.images(request.container) / "work" / "veil", pids)
+    return preload.hidden_memory(request.layout.images(request.container) / "work" / "hidden", pids)
 
 
 def _hung_up() -> socket.socket:

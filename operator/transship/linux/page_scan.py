@@ -1,9 +1,9 @@
-"""Which anonymous pages of a process CRIU would dump: the same PAGEMAP_SCAN that it does.
+"""Finds the anonymous pages of a process by PAGEMAP_SCAN, an ioctl of /proc/PID/pagemap.
 
-Pages in memory or swapped out, but for the one page of zeros, and guard pages (which read as
-swapped out). Works for running and for frozen processes. CRIU leaves out pages of files too:
-anonymous memory has none, and a kernel that is asked for them looks each page up, which makes it
-five times slower (4 GiB: 90 ms instead of 17, on a busy machine).
+Pages in memory or in swap, without the kernel's page of zeros; and guard pages, which look as if in
+swap. For running and frozen processes. It does not ask for the category of file pages, of which
+anonymous memory has none: the kernel would look each page up, five times slower (4 GiB: 90 ms
+instead of 17 ms, on a busy machine).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _REGION = struct.Struct("=3Q")
 _REGIONS = 4096
 
 SLICE_BYTES, SLICES = 64 << 20, 256
-"""Scanned in one go, 0.3 ms: CRIU's own calls in the process wait for the end of each. At most so
-many, for what is reserved by the terabyte and hardly used."""
+"""One call scans a slice, 0.3 ms: other readers of the page map wait until it ends. A range has at
+most so many slices, since some programs reserve terabytes and hardly use them."""
 
 Range = tuple[int, int]
-"""From an address to the one behind its end."""
+"""Start and end address; the end is outside."""
 
 
 @functools.cache
 def supported() -> bool:
-    """Whether this kernel has it, and tells guard pages: Linux 6.16 or newer."""
+    """Whether this kernel has PAGEMAP_SCAN with guard pages: Linux 6.16 or newer."""
     try:
         scan(os.getpid(), [(0, PAGE_BYTES)])
     except OSError:
@@ -43,22 +43,22 @@ def supported() -> bool:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Runs of pages of each kind."""
+class Pages:
+    """Ranges of pages: in memory or in swap, and guard pages."""
 
-    pages: tuple[Range, ...] = ()
+    present: tuple[Range, ...] = ()
     guards: tuple[Range, ...] = ()
 
 
-def scan(pid: int, within: Iterable[Range]) -> Found:
-    """Look through anonymous ranges of a process. Raises OSError, also for one that has ended."""
+def scan(pid: int, within: Iterable[Range]) -> Pages:
+    """Scan anonymous ranges of a process. Raises OSError, also when the process has ended."""
     fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     try:
         regions = [region for start, end in within for region in _scan(fd, start, end)]
     finally:
         os.close(fd)
-    return Found(
-        pages=tuple((start, end) for start, end, kind in regions if not kind & _GUARD),
+    return Pages(
+        present=tuple((start, end) for start, end, kind in regions if not kind & _GUARD),
         guards=tuple((start, end) for start, end, kind in regions if kind & _GUARD),
     )
 
@@ -68,16 +68,16 @@ def _scan(fd: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     piece = max(SLICE_BYTES, (end - start) // SLICES)
     while start < end:
         stop = min(end, start + piece)
-        asked = bytearray(
+        argument = bytearray(
             _ARGUMENT.pack(
                 *(_ARGUMENT.size, 0, start, stop, 0),
                 *(ctypes.addressof(regions), _REGIONS, 0),
                 *(_ZERO, _ZERO, _PRESENT | _SWAPPED, _GUARD),
             )
         )
-        count = fcntl.ioctl(fd, _PAGEMAP_SCAN, asked)
-        # Linux 6.18 says to go on before the last of the runs that it has found: once is enough
-        start = _ARGUMENT.unpack(asked)[4]
+        count = fcntl.ioctl(fd, _PAGEMAP_SCAN, argument)
+        # Linux 6.18 may return a walk_end before the end of its last region: yield no page twice
+        start = _ARGUMENT.unpack(argument)[4]
         for first, last, kind in _REGION.iter_unpack(regions.raw[: count * _REGION.size]):
             if first < start:
                 yield first, min(last, start), kind

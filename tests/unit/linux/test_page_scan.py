@@ -28,7 +28,7 @@ def test_pages_that_were_written_are_found(area: tuple[mmap.mmap, int]) -> None:
     for page in pages:
         made[page * PAGE_BYTES] = 1
     made[10 * PAGE_BYTES]  # reads the page of zeros
-    found = page_scan.scan(os.getpid(), [(start, start + len(made))]).pages
+    found = page_scan.scan(os.getpid(), [(start, start + len(made))]).present
     covered = [at for first, last in found for at in range(first, last, PAGE_BYTES)]
     assert covered == [start + page * PAGE_BYTES for page in pages]
 
@@ -37,7 +37,7 @@ def test_more_runs_than_fit_into_one_answer_are_all_found(area: tuple[mmap.mmap,
     made, start = area
     for page in range(0, 10_000, 2):
         made[page * PAGE_BYTES] = 1
-    found = page_scan.scan(os.getpid(), [(start, start + len(made))]).pages
+    found = page_scan.scan(os.getpid(), [(start, start + len(made))]).present
     assert found == tuple(
         (start + page * PAGE_BYTES, start + (page + 1) * PAGE_BYTES) for page in range(0, 10_000, 2)
     )
@@ -50,7 +50,7 @@ def test_guard_pages_are_told_apart(area: tuple[mmap.mmap, int]) -> None:
     libc = ctypes.CDLL(None)
     assert libc.madvise(guard, ctypes.c_size_t(2 * PAGE_BYTES), MADV_GUARD_INSTALL) == 0
     found = page_scan.scan(os.getpid(), [(start, start + len(made))])
-    assert found.pages == ((start, start + PAGE_BYTES),)
+    assert found.present == ((start, start + PAGE_BYTES),)
     assert found.guards == ((start + 8 * PAGE_BYTES, start + 10 * PAGE_BYTES),)
 
 

@@ -1,4 +1,5 @@
 """Hides from CRIU the memory that the agents move themselves.
 
-A preloaded library (`library/`) and its Python side.
+`library` is preloaded into CRIU (C), `preload` is its Python side, `mappings` decides what is
+hidden.
 """

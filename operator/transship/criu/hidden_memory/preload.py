@@ -1,10 +1,11 @@
-"""Keeps CRIU from looking at memory that the agents move themselves.
+"""Hides from CRIU the memory that the agents move themselves.
 
-In a lazy dump CRIU looks at every page of a container and puts it into a pipe, from which nobody
-takes it: 0.4 us for each, on a busy machine ten times that. A small library, preloaded into CRIU
-(veil_library/veil.c), shows it the large processes without those pages. Afterwards they are put
-into its images, which are then what they would have been: a dump takes the same time whatever the
-memory. Where library or kernel do not offer that, CRIU does all of it by itself.
+In a lazy dump CRIU looks at every page of a container and puts it into a pipe that nobody reads:
+0.4 us for each page, ten times that on a busy machine. A small library, preloaded into CRIU
+(library/hidden_memory.c), shows it large processes without those pages. After the dump they are
+added to the images, which are then what they would have been without the library. So a dump takes
+the same time whatever the size of the memory. Without the library, or on an older kernel, CRIU
+looks at all pages itself.
 """
 
 from __future__ import annotations
@@ -24,54 +25,57 @@ from transship.linux import page_scan, smaps
 from transship.linux.processes import Process
 
 LIBRARY = Path("/usr/local/lib/transship-hidden-memory.so")
+FOLDER_VARIABLE = "TRANSSHIP_HIDDEN_MEMORY"
+"""The environment variable by which the library finds its files."""
 
 LEAST_PAGES = 1024
-"""Of a process's own: below, drawing the veil (0.5 ms) takes longer than looking."""
+"""Private pages of a process: to hide fewer takes longer (0.5 ms) than CRIU's look at them."""
 LEAST_ADDRESSES = 1 << 18
-"""In pages, used or not: CRIU sets memory aside for each, 10 ns (Go and Java reserve a lot)."""
+"""Mapped pages, present or not: CRIU allocates memory for each, 10 ns (Go reserves a lot)."""
 SURVEY_SHARE = 0.05
-"""Of one processor, for keeping what is known of the running processes fresh."""
+"""The share of one CPU for repeating the survey of the running processes."""
 SURVEY_SECONDS = 0.25
 
 _RANGE = struct.Struct("=QQ")
 
 
 Pids = Callable[[], Iterable[int]]
-"""The container's processes as they are now."""
+"""Returns the container's processes as they are now."""
 
 
 class NothingHidden:
-    """Where CRIU is to see everything."""
+    """CRIU sees all memory."""
 
     environment: Mapping[str, str] = MappingProxyType({})
+    """For CRIU."""
 
-    async def begin(self) -> None:
-        """Begin to follow what the running processes have mapped."""
+    async def start_survey(self) -> None:
+        """Start to follow the memory areas of the running processes."""
 
-    def draw(self) -> None:
-        """Hide the memory of the processes, which stand still from here on."""
+    def hide(self) -> None:
+        """Hide the memory of the processes, which are frozen from here on."""
 
-    async def lift(self, images: Path, processes: Iterable[Process]) -> None:
-        """Put what was hidden into the images of the dump."""
+    async def complete_images(self, images: Path, processes: Iterable[Process]) -> None:
+        """Add the hidden memory to the images of the dump."""
 
     def close(self) -> None:
-        """Follow the processes no more. Can be repeated."""
+        """Stop the survey. Can be repeated."""
 
 
 class HiddenMemory(NothingHidden):
-    """The veil over one container: survey while it runs, draw when frozen, lift after the dump."""
+    """The memory of one container, hidden from its dump; `folder` is for the library's files."""
 
     def __init__(self, folder: Path, pids: Pids) -> None:
         self._folder = folder
         self._pids = pids
-        self._known: Mapping[int, smaps.Survey] = {}
+        self._surveys: Mapping[int, smaps.Survey] = {}
         self._tasks = Tasks()
         self._surveying: asyncio.Task[None] | None = None
-        self._drawn: dict[int, HiddenMappings] = {}
-        self._looking: asyncio.Future[dict[int, page_scan.Found]] | None = None
-        self.environment = {"LD_PRELOAD": str(LIBRARY), "TRANSSHIP_VEIL": str(folder)}
+        self._hidden: dict[int, HiddenMappings] = {}
+        self._scan: asyncio.Future[dict[int, page_scan.Pages]] | None = None
+        self.environment = {"LD_PRELOAD": str(LIBRARY), FOLDER_VARIABLE: str(folder)}
 
-    async def begin(self) -> None:
+    async def start_survey(self) -> None:
         pause = await asyncio.to_thread(self._survey)
         self._surveying = self._tasks.begin(self._keep_surveying(pause), name="survey memory")
 
@@ -81,52 +85,50 @@ class HiddenMemory(NothingHidden):
             pause = await asyncio.to_thread(self._survey)
 
     def _survey(self) -> float:
-        """Returns when it is to be repeated. 8 ms for each 256 MiB."""
+        """Survey all processes, 8 ms for each 256 MiB; return the seconds until the next survey."""
         began = time.monotonic()
-        self._known = {pid: seen for pid in self._pids() if (seen := _survey(pid)) is not None}
+        surveys = {pid: _survey(pid) for pid in self._pids()}
+        self._surveys = {pid: survey for pid, survey in surveys.items() if survey is not None}
         return max(SURVEY_SECONDS, (time.monotonic() - began) / SURVEY_SHARE)
 
-    def draw(self) -> None:
+    def hide(self) -> None:
         self.close()
-        known = self._known
+        surveys = self._surveys
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._drawn = {
-            pid: drawn
-            for pid in self._pids()
-            if pid in known and (drawn := _veiled(pid, known[pid])) is not None
-        }
-        for pid, drawn in self._drawn.items():
-            text = drawn.smaps.encode(errors="surrogateescape")
-            (self._folder / f"{pid}.smaps").write_bytes(text)
-            ranges = b"".join(_RANGE.pack(*one) for one in drawn.hidden)
-            (self._folder / f"{pid}.hidden").write_bytes(ranges)
-        self._looking = asyncio.ensure_future(asyncio.to_thread(self.look))
+        for pid in self._pids():
+            if pid in surveys and (mappings := _hidden_mappings(pid, surveys[pid])) is not None:
+                self._hidden[pid] = mappings
+                text = mappings.smaps.encode(errors="surrogateescape")
+                (self._folder / f"{pid}.smaps").write_bytes(text)
+                ranges = b"".join(_RANGE.pack(start, end) for start, end in mappings.hidden)
+                (self._folder / f"{pid}.hidden").write_bytes(ranges)
+        self._scan = asyncio.ensure_future(asyncio.to_thread(self.scan))
 
-    def look(self) -> dict[int, page_scan.Found]:
-        """What is hidden. 1 ms for each 256 MiB, beside CRIU's dump."""
-        return {pid: page_scan.scan(pid, one.hidden) for pid, one in self._drawn.items()}
+    def scan(self) -> dict[int, page_scan.Pages]:
+        """Find the hidden pages, by pid: 1 ms for each 256 MiB, at the same time as CRIU's dump."""
+        return {pid: page_scan.scan(pid, one.hidden) for pid, one in self._hidden.items()}
 
-    async def lift(self, images: Path, processes: Iterable[Process]) -> None:
-        found = {} if self._looking is None else await self._looking
-        for one in processes:
-            mappings = images / f"mm-{one.inside}.img"
-            # there is one for all processes that share their memory
-            if one.outside in found and mappings.exists():
-                pages, ends = found[one.outside], self._drawn[one.outside].ends
-                corrected = mm_images.corrected(
-                    mappings.read_bytes(), ends=ends, guards=pages.guards
+    async def complete_images(self, images: Path, processes: Iterable[Process]) -> None:
+        pages_by_pid = {} if self._scan is None else await self._scan
+        for process in processes:
+            pages = pages_by_pid.get(process.outside)
+            mappings = images / f"mm-{process.inside}.img"
+            # processes that share their memory share one image
+            if pages is not None and mappings.exists():
+                ends = self._hidden[process.outside].ends
+                mappings.write_bytes(
+                    mm_images.corrected(mappings.read_bytes(), ends=ends, guards=pages.guards)
                 )
-                mappings.write_bytes(corrected)
-                page_map = images / f"pagemap-{one.inside}.img"
-                page_map.write_bytes(pagemaps.with_lazy(page_map.read_bytes(), pages.pages))
+                page_map = images / f"pagemap-{process.inside}.img"
+                page_map.write_bytes(pagemaps.with_lazy(page_map.read_bytes(), pages.present))
 
     def close(self) -> None:
         if self._surveying is not None:
             self._surveying.cancel()
 
 
-def over(folder: Path, pids: Pids) -> NothingHidden:
-    """What library and kernel of this node offer."""
+def hidden_memory(folder: Path, pids: Pids) -> NothingHidden:
+    """Return HiddenMemory where this node has the library and the kernel for it."""
     return (
         HiddenMemory(folder, pids)
         if LIBRARY.exists() and page_scan.supported()
@@ -134,19 +136,20 @@ def over(folder: Path, pids: Pids) -> NothingHidden:
     )
 
 
-def _veiled(pid: int, known: smaps.Survey) -> HiddenMappings | None:
-    shown = _stack_pages(pid)
-    areas = smaps.flagged(Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape"), known)
-    if areas is None or shown is None:
+def _hidden_mappings(pid: int, survey: smaps.Survey) -> HiddenMappings | None:
+    """None when the survey or the kernel does not tell enough about the process."""
+    stack_pages = _stack_pages(pid)
+    areas = smaps.flagged(Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape"), survey)
+    if areas is None or stack_pages is None:
         return None
-    return hidden_mappings(areas, visible=shown, page_bytes=page_scan.PAGE_BYTES)
+    return hidden_mappings(areas, visible=stack_pages, page_bytes=page_scan.PAGE_BYTES)
 
 
 def _survey(pid: int) -> smaps.Survey | None:
-    """None for a process that is small, or has ended."""
+    """None for a process that is small or has ended."""
     try:
-        words = Path(f"/proc/{pid}/statm").read_text().split()
-        size, resident, shared = (int(word) for word in words[:3])
+        fields = Path(f"/proc/{pid}/statm").read_text().split()
+        size, resident, shared = (int(field) for field in fields[:3])
         if resident - shared < LEAST_PAGES and size < LEAST_ADDRESSES:
             return None
         return smaps.survey(Path(f"/proc/{pid}/smaps").read_text(errors="surrogateescape"))
@@ -155,15 +158,15 @@ def _survey(pid: int) -> smaps.Survey | None:
 
 
 def _stack_pages(pid: int) -> list[int] | None:
-    """The page of each thread's stack that is in use, which CRIU always dumps itself.
+    """Find the page of each thread's stack pointer, which CRIU always dumps itself.
 
-    None when the kernel does not tell: a thread that runs has no such thing.
+    None when the kernel does not tell: /proc/PID/syscall has no stack pointer of a running thread.
     """
     mask = ~(page_scan.PAGE_BYTES - 1)
-    found = []
+    pages = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        words = (task / "syscall").read_text().split()
-        if len(words) < 3:
+        fields = (task / "syscall").read_text().split()
+        if len(fields) < 3:
             return None
-        found.append(int(words[-2], 16) & mask)
-    return found
+        pages.append(int(fields[-2], 16) & mask)
+    return pages

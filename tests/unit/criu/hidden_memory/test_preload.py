@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from transship.criu.hidden_memory import preload
-from transship.criu.hidden_memory.preload import HiddenMemory, NothingHidden
+from transship.criu.hidden_memory.preload import FOLDER_VARIABLE, HiddenMemory, NothingHidden
 from transship.linux import page_scan
 
 SOURCE = Path(preload.__file__).parent / "library" / "hidden_memory.c"
 PAGE = page_scan.PAGE_BYTES
 
 # Asks as CRIU does: for smaps by openat64 in the folder of the process, for pages by an ioctl.
-LOOKING = """
+READER = """
 import ctypes, json, os, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
 pid, room = int(sys.argv[1]), int(sys.argv[2])
@@ -87,7 +87,7 @@ def subject() -> Iterator[Subject]:
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("veil") / "veil.so"
+    path = tmp_path_factory.mktemp("library") / "hidden-memory.so"
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("needs a C compiler")
@@ -97,10 +97,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def look(
+def what_criu_sees(
     subject: Subject, environment: Mapping[str, str], *, ranges: object, room: int = 4096
 ) -> tuple[str, str, list[int]]:
-    argv = [sys.executable, "-c", LOOKING, str(subject.pid), str(room), json.dumps(ranges)]
+    argv = [sys.executable, "-c", READER, str(subject.pid), str(room), json.dumps(ranges)]
     done = subprocess.run(
         argv, env={**os.environ, **environment}, check=True, capture_output=True, text=True
     )
@@ -120,9 +120,9 @@ def test_pages_outside_of_the_hidden_ranges_are_found_and_no_others(
     start, end = subject.start, subject.start + 4096 * PAGE
     middle = (start + 100 * PAGE, start + 300 * PAGE)
     hide(tmp_path, subject, (start, start + 10 * PAGE), middle, (end - 50 * PAGE, end + PAGE))
-    environment = {"LD_PRELOAD": str(library), "TRANSSHIP_VEIL": str(tmp_path)}
+    environment = {"LD_PRELOAD": str(library), FOLDER_VARIABLE: str(tmp_path)}
     asked = [(start, end)] if room > 1 else [(start, start + 400 * PAGE)]
-    _, _, found = look(subject, environment, ranges=asked, room=room)
+    _, _, found = what_criu_sees(subject, environment, ranges=asked, room=room)
     shown = [*range(10, 100, 2), *range(300, 4096 - 50 if room > 1 else 400, 2)]
     assert found == [start + page * PAGE for page in shown]
 
@@ -130,46 +130,49 @@ def test_pages_outside_of_the_hidden_ranges_are_found_and_no_others(
 def test_a_process_of_which_nothing_is_hidden_is_seen_as_it_is(
     library: Path, subject: Subject, tmp_path: Path
 ) -> None:
-    environment = {"LD_PRELOAD": str(library), "TRANSSHIP_VEIL": str(tmp_path)}
-    smaps, _, found = look(
+    environment = {"LD_PRELOAD": str(library), FOLDER_VARIABLE: str(tmp_path)}
+    smaps, _, found = what_criu_sees(
         subject, environment, ranges=[(subject.start, subject.start + 4096 * PAGE)]
     )
     assert found == subject.pages
     assert "VmFlags:" in smaps
 
 
-def test_smaps_and_nothing_else_comes_from_the_veil(
+def test_smaps_and_nothing_else_comes_from_the_folder(
     library: Path, subject: Subject, tmp_path: Path
 ) -> None:
     (tmp_path / f"{subject.pid}.smaps").write_text("less")
-    environment = {"LD_PRELOAD": str(library), "TRANSSHIP_VEIL": str(tmp_path)}
-    smaps, status, _ = look(subject, environment, ranges=[])
+    environment = {"LD_PRELOAD": str(library), FOLDER_VARIABLE: str(tmp_path)}
+    smaps, status, _ = what_criu_sees(subject, environment, ranges=[])
     assert smaps == "less"
     assert status == Path(f"/proc/{subject.pid}/statm").read_text()
 
 
-async def test_what_the_veil_hides_is_all_found_behind_it(
+async def test_all_hidden_pages_are_found_by_the_scan(
     library: Path, subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preload, "LIBRARY", library)
-    over = preload.over(tmp_path, lambda: [subject.pid])
-    assert isinstance(over, HiddenMemory)
-    await over.begin()
-    over.draw()
+    memory = preload.hidden_memory(tmp_path, lambda: [subject.pid])
+    assert isinstance(memory, HiddenMemory)
+    await memory.start_survey()
+    memory.hide()
     whole = [(subject.start, subject.start + 4096 * PAGE)]
-    smaps, _, found = await asyncio.to_thread(look, subject, over.environment, ranges=whole)
+    smaps, _, found = await asyncio.to_thread(
+        what_criu_sees, subject, memory.environment, ranges=whole
+    )
     assert found == []
     assert f"{subject.start:x}-{subject.start + PAGE:x} rw-p" in smaps
-    behind = over.look()[subject.pid].pages
-    assert {page for first, last in behind for page in range(first, last, PAGE)} >= {*subject.pages}
+    ranges = memory.scan()[subject.pid].present
+    pages = {page for start, end in ranges for page in range(start, end, PAGE)}
+    assert pages >= {*subject.pages}
 
 
 async def test_a_small_process_is_left_alone(tmp_path: Path) -> None:
     child = await asyncio.create_subprocess_exec("/bin/sleep", "100")
     try:
-        over = HiddenMemory(tmp_path, lambda: [child.pid])
-        await over.begin()
-        over.draw()
+        memory = HiddenMemory(tmp_path, lambda: [child.pid])
+        await memory.start_survey()
+        memory.hide()
         assert list(tmp_path.iterdir()) == []
     finally:
         child.kill()
@@ -180,6 +183,6 @@ def test_without_the_library_criu_sees_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preload, "LIBRARY", tmp_path / "missing")
-    over = preload.over(tmp_path, tuple)
-    assert type(over) is NothingHidden
-    assert not over.environment
+    memory = preload.hidden_memory(tmp_path, tuple)
+    assert type(memory) is NothingHidden
+    assert not memory.environment

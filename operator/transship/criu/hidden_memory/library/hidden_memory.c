@@ -1,14 +1,14 @@
 /*
- * Preloaded into CRIU for a dump whose memory the agents move themselves (criu/hidden_memory/preload.py).
+ * Preloaded into CRIU for a dump whose memory the agents move themselves: see preload.py.
  *
  * For every page that a container has, CRIU walks page tables three times and fills a pipe, although
- * nobody will ever ask it for that page: 0.4 us each, half a second for 4 GiB, in the blackout. Here
- * it is told less. In the folder $TRANSSHIP_VEIL there may be, for a process PID,
+ * nobody asks it for that page: 0.4 us each, half a second for 4 GiB, in the blackout. This library
+ * shows CRIU less. The folder $TRANSSHIP_HIDDEN_MEMORY may have two files for a process PID:
  *
- *   PID.smaps   what CRIU gets to read as /proc/PID/smaps
- *   PID.hidden  pairs of 64-bit addresses, in order: in there, PAGEMAP_SCAN finds nothing
+ *   PID.smaps   what CRIU reads as /proc/PID/smaps
+ *   PID.hidden  pairs of 64-bit addresses, in order: between them, PAGEMAP_SCAN finds no pages
  *
- * Whatever is missing there is as it was. The agent puts what was hidden into CRIU's images.
+ * Without its files a process looks as it is. The agent adds the hidden pages to CRIU's images.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -43,11 +43,11 @@ struct hidden {
 typedef int (*ioctl_call)(int, unsigned long, ...);
 typedef int (*openat_call)(int, const char *, int, ...);
 
-/* Open the veil's file for the process that `fd` is /proc/PID, or a file in it, of; or -1. */
-static int veil_open(int fd, const char *in, const char *what)
+/* Open the file `kind` of a process, whose /proc/PID (or a file `in` there) `fd` is; or return -1. */
+static int open_file(int fd, const char *in, const char *kind)
 {
 	static openat_call next;
-	const char *folder = getenv("TRANSSHIP_VEIL");
+	const char *folder = getenv("TRANSSHIP_HIDDEN_MEMORY");
 	char link[64], target[PATH_BYTES], format[32], path[PATH_BYTES];
 	ssize_t size;
 	int pid, end = 0;
@@ -64,17 +64,17 @@ static int veil_open(int fd, const char *in, const char *what)
 	snprintf(format, sizeof(format), "/proc/%%d%s%%n", in);
 	if (sscanf(target, format, &pid, &end) != 1 || end != size)
 		return -1;
-	snprintf(path, sizeof(path), "%s/%d.%s", folder, pid, what);
+	snprintf(path, sizeof(path), "%s/%d.%s", folder, pid, kind);
 	return next(AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
 }
 
-/* The hidden ranges of the process whose page map `fd` is; what was mapped last is kept. */
-static const struct hidden *veil_hidden(int fd, size_t *count)
+/* The hidden ranges of the process whose page map `fd` is; the file mapped last stays mapped. */
+static const struct hidden *hidden_ranges(int fd, size_t *count)
 {
 	static const struct hidden *ranges;
 	static struct stat known;
 	struct stat now;
-	int file = veil_open(fd, "/pagemap", "hidden");
+	int file = open_file(fd, "/pagemap", "hidden");
 
 	*count = 0;
 	if (file < 0)
@@ -95,7 +95,7 @@ static const struct hidden *veil_hidden(int fd, size_t *count)
 	return ranges;
 }
 
-/* Scan the parts of what is asked for that are not hidden, one after the other. */
+/* Scan the parts of the requested range that are not hidden, one after the other. */
 static int scan_around(ioctl_call next, int fd, struct scan *asked, const struct hidden *hidden,
 		       size_t count)
 {
@@ -150,7 +150,7 @@ int ioctl(int fd, unsigned long request, ...)
 	asked = word;
 	if (request != SCAN_PAGEMAP || !asked->vec_len)
 		return next(fd, request, word);
-	hidden = veil_hidden(fd, &count);
+	hidden = hidden_ranges(fd, &count);
 	if (!count)
 		return next(fd, request, word);
 	return scan_around(next, fd, asked, hidden, count);
@@ -168,7 +168,7 @@ int openat64(int folder, const char *path, int flags, ...)
 	mode = va_arg(list, int);
 	va_end(list);
 	if (strcmp(path, "smaps") == 0) {
-		file = veil_open(folder, "", "smaps");
+		file = open_file(folder, "", "smaps");
 		if (file >= 0)
 			return file;
 	}

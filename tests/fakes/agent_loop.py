@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import selectors
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -91,7 +91,8 @@ def owned(
 
 def _note_owner(
     loop: asyncio.AbstractEventLoop,
-    work: Coroutine[Any, Any, T],
+    work: Coroutine[Any, Any, T] | Generator[Any, None, T],
+    *,
     context: contextvars.Context | None = None,
 ) -> asyncio.Task[T]:
     task = asyncio.Task(work, loop=loop, context=context)

@@ -391,7 +391,7 @@ class Pair:
             self.call(source.abort(migration, container=ID), on=node)
             self.call(source.forget(migration), on=node)
 
-    # Looking.
+    # Observation.
 
     def sides(self, epoch: int) -> tuple[Node, Node]:
         """Odd epochs are node-a's."""

@@ -1,6 +1,6 @@
 """What there is of one container on all nodes, and the ports through which an agent changes it.
 
-The world outlives agents. It notes every violation of what must never happen, for tests to look at:
+The world outlives agents. It notes every violation of what must never happen, for tests to check:
 an exception could be swallowed by the very code under test.
 """
 
@@ -307,9 +307,9 @@ class FakeMemoryTransfer:
         return traffic
 
     async def push(self, container: str, *, to: MemoryEndpoint, node: str) -> MemoryTraffic:
-        await self.at.step("drain")
+        await self.at.step("push_memory")
         if self.at.copy.state is not State.FROZEN:
-            self.at.world.violations.append(f"{self.at.node} drains memory that is not frozen")
+            self.at.world.violations.append(f"{self.at.node} pushes memory that is not frozen")
         self.at.world.unsent.pop(self.at.node, None)
         return MemoryTraffic(page_bytes=100, wire_bytes=100)
 
@@ -387,7 +387,7 @@ class FakeCpuThrottle:
         self.at.world.slowed[self.at.node] = share
 
     def release(self, container: str) -> None:
-        self.at.quick_step("brake_release")
+        self.at.quick_step("throttle_release")
         self.at.world.slowed.pop(self.at.node, None)
 
     def release_all(self) -> None:
@@ -466,7 +466,7 @@ class FakeMigrationNetwork:
         self._turn("leave", "away", makes=True)
 
     def remove(self, record: Record) -> None:
-        self.at.quick_step("remove_wires")
+        self.at.quick_step("remove_network")
         self.at.world.network.pop(self.at.node, None)
 
 
@@ -481,13 +481,13 @@ class FakeResidents:
     attached: bool = False
     quiet: bool = False
     obstacles: tuple[Obstacle, ...] = ()
-    looking: asyncio.Task[None] | None = None
+    supervising: asyncio.Task[None] | None = None
     waiting_seconds: float = 0.0  # of a back-off; a test lets them pass
 
     def begin(self) -> None:
         if any(record.state in OWNED for record in self.journal.all()):
             self.cared_for = True
-            self._look()
+            self._supervise()
 
     def adopt(self, record: Record, *, pid: int | None, lifecycle: Lifecycle | None) -> None:
         self.waiting_seconds = 0.0 if lifecycle is None else lifecycle.waiting_seconds
@@ -536,7 +536,7 @@ class FakeResidents:
         self.at.lifetime.must_live()
         self.cared_for = self.attached = True
         self.quiet = False
-        self._look()
+        self._supervise()
 
     async def start(self, record: Record) -> None:
         if record.order.state is not DesiredState.STOPPED:
@@ -557,13 +557,13 @@ class FakeResidents:
         self.at.world.network[self.at.node] = "serving"
         self.at.world.start(self.at.node)
 
-    def _look(self) -> None:
-        if self.looking is None or self.looking.done():
-            self.looking = asyncio.create_task(self._mend())
+    def _supervise(self) -> None:
+        if self.supervising is None or self.supervising.done():
+            self.supervising = asyncio.create_task(self._mend())
 
     async def _mend(self) -> None:
-        """One look after a while, as a real one has it every 15 s."""
-        await self.at.step("look")
+        """One pass after a while, as a real supervisor makes one every 15 s."""
+        await self.at.step("supervise")
         for record in self.journal.all():
             if self.cared_for and record.state in OWNED:
                 self._mend_one(record)

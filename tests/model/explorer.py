@@ -11,7 +11,7 @@ from model.rules import Rules
 from model.scene import NODES, Scene
 from model.source import Source
 from model.target import Target
-from model.world import DOWN, Copy, Move, Said, Step, World, has
+from model.world import DOWN, Copy, Fact, Move, Step, World, has
 from transship.agent.journal.record import OWNED
 from transship.agentapi.states import RecordState
 
@@ -87,7 +87,7 @@ class Explorer:
         for at in (0, 1):
             yield from self._nodes.steps(world, at)
         for move in self.scene.moves:
-            if has(world, move, Said.CREATED):
+            if has(world, move, Fact.CREATED):
                 yield from self._source.steps(world, move)
                 yield from self._target.steps(world, move)
             yield from self._overseer.steps(world, move)
@@ -107,14 +107,14 @@ class Explorer:
             if node.copy == Copy.RUNNING and state in FORBIDDEN:
                 return f"{NODES[at]} runs a copy, and its record says {state}"
         for move in self.scene.moves:
-            permitted = has(world, move, Said.PROMISED | Said.FENCED)
-            if has(world, move, Said.ARRIVED) and not permitted:
+            permitted = has(world, move, Fact.PROMISED | Fact.FENCED)
+            if has(world, move, Fact.ARRIVED) and not permitted:
                 return f"the target of {move.name} owns the container without a release"
             waits = move.follows and self.scene.awaits_memory(world, move.target)
             source = world.nodes[move.source]
             if waits and source.copy != Copy.FROZEN and not source.rebooted:
                 return "a copy waits for memory that nobody has any more"
-            if has(world, move, Said.LOST):
+            if has(world, move, Fact.LOST):
                 return "the container is started from its image although no node lost power"
         return ""
 

@@ -124,7 +124,7 @@ def _operator_does_not_wait_for_memory(observed: ObservedMigration) -> Step:
     return migration_plan.next_step(observed)
 
 
-def _releases_without_draining(record: Record, **release: Any) -> Record:
+def _releases_without_memory(record: Record, **release: Any) -> Record:
     return transitions.released(record, epoch=release["epoch"])
 
 
@@ -180,7 +180,7 @@ MUTANTS: dict[str, tuple[Rules, Bounds]] = {
         A_POST_COPY,
     ),
     "a restarted source forgets that memory has to follow": (
-        replace(REAL, released=_releases_without_draining), A_POST_COPY,
+        replace(REAL, released=_releases_without_memory), A_POST_COPY,
     ),
     "the operator takes silence for fencing": (
         replace(REAL, next_migration_step=_takes_silence_for_fencing), ONE_MOVE,

@@ -10,18 +10,18 @@ from model.rules import NONE
 from model.scene import BOOT, NODES, Scene
 from model.world import (
     DOWN,
-    Coming,
     Copy,
+    Fact,
     Fencing,
-    Leaving,
-    Said,
+    Incoming,
+    Outgoing,
     Step,
     World,
-    comes,
     has,
-    leaves,
-    says,
+    with_fact,
+    with_incoming,
     with_node,
+    with_outgoing,
 )
 from transship.agent.containers import decide as supervision
 from transship.agent.containers.decide import ObservedContainer, Situation
@@ -35,7 +35,7 @@ RUN_STATES = {
     Copy.HELD: RunState.FROZEN,
 }
 DISOWNED = (
-    Leaving.FREEZING, Leaving.FROZEN, Leaving.UNSURE, Leaving.ROLLING_BACK, Leaving.THAWING,
+    Outgoing.FREEZING, Outgoing.FROZEN, Outgoing.UNSURE, Outgoing.ROLLING_BACK, Outgoing.THAWING,
 )  # fmt: skip
 
 
@@ -49,7 +49,7 @@ class Nodes:
     def steps(self, world: World, at: int) -> Iterator[Step]:
         if self._scene.is_up(world, at):
             yield Step((NODES[at], "agent is killed"), self._ended(world, at), fair=False)
-            yield from self._look_after(world, at)
+            yield from self._supervise(world, at)
         else:
             yield from self._starts(world, at)
         if self._power_fails and world.nodes[at].fencing != Fencing.GONE:
@@ -65,7 +65,7 @@ class Nodes:
         A target that is gone takes what was released to it along: there is nothing to explore.
         """
         never = world.nodes[at].fencing == Fencing.NEVER
-        created = [move for move in self._scene.moves if has(world, move, Said.CREATED)]
+        created = [move for move in self._scene.moves if has(world, move, Fact.CREATED)]
         return never and all(move.source == at for move in created)
 
     def _starts(self, world: World, at: int) -> Iterator[Step]:
@@ -80,9 +80,9 @@ class Nodes:
         """What is in memory is gone; copies stay as they are."""
         for move in self._scene.moves:
             if move.source == at:
-                world = leaves(world, move, Leaving.NONE)
+                world = with_outgoing(world, move, Outgoing.NONE)
             else:
-                world = comes(world, move, Coming.NONE)
+                world = with_incoming(world, move, Incoming.NONE)
         return with_node(world, at, world.nodes[at]._replace(memory=DOWN))
 
     def _power_lost(self, world: World, at: int) -> World:
@@ -91,22 +91,26 @@ class Nodes:
         aged = self._scene.aged(node.disk)
         for move in self._scene.moves:
             if move.follows and move.target == at and node.copy != Copy.ABSENT:
-                world = says(world, move, Said.WHOLE)  # nobody waits for memory any more
+                world = with_fact(world, move, Fact.WHOLE)  # nobody waits for memory any more
         return with_node(world, at, node._replace(disk=aged, copy=Copy.ABSENT, rebooted=True))
 
     def _started(self, world: World, at: int) -> World:
         """The journal is read and obeyed: Source.recover, Target.recover."""
         disk = world.nodes[at].disk
         world = with_node(world, at, world.nodes[at]._replace(memory=disk))
-        world = self._scene.told(world, at)
+        world = self._scene.with_known(world, at)
         recovery_step = self._recovery_step(disk)
         for move in self._scene.moves:
             if not self._scene.is_of(disk, move):
                 continue
             if move.source == at:
-                world = leaves(world, move, _LEAVING_AFTER.get(recovery_step, Leaving.NONE))
+                world = with_outgoing(
+                    world, move, _OUTGOING_AFTER.get(recovery_step, Outgoing.NONE)
+                )
             else:
-                world = comes(world, move, _COMING_AFTER.get(recovery_step, Coming.NONE))
+                world = with_incoming(
+                    world, move, _INCOMING_AFTER.get(recovery_step, Incoming.NONE)
+                )
         return world
 
     def _recovery_step(self, record: int) -> RecoveryStep:
@@ -121,7 +125,7 @@ class Nodes:
         )
         return known
 
-    def _look_after(self, world: World, at: int) -> Iterator[Step]:
+    def _supervise(self, world: World, at: int) -> Iterator[Step]:
         node = world.nodes[at]
         if node.memory == NONE or self._is_disowned(world, at):
             return
@@ -131,19 +135,21 @@ class Nodes:
             case supervision.Step.START:
                 record = self._scene.started(node.memory)
                 if not any(each.rebooted for each in world.nodes):
-                    world = says(world, self._scene.moves[0], Said.LOST)
+                    world = with_fact(world, self._scene.moves[0], Fact.LOST)
                 world = self._scene.write(world, at, record)
                 yield self._step(at, "starts it from its image", world, copy=Copy.RUNNING)
             case supervision.Step.RECORD_EXIT:
                 record = self._scene.restarting(node.memory)
                 world = self._scene.write(world, at, record)
                 yield self._step(at, "notes its end", world, copy=Copy.ABSENT)
+            case _:
+                return
 
     def _is_disowned(self, world: World, at: int) -> bool:
         return any(
-            world.leaving[move.number] in DISOWNED
+            world.outgoing[move.number] in DISOWNED
             if move.source == at
-            else world.coming[move.number] == Coming.GOING
+            else world.incoming[move.number] == Incoming.GOING
             for move in self._scene.moves
         )
 
@@ -163,5 +169,5 @@ class Nodes:
         return Step((NODES[at], name), done, fair=True)
 
 
-_LEAVING_AFTER = {RecoveryStep.KEEP: Leaving.ROLLING_BACK, RecoveryStep.FINISH: Leaving.RELEASED}
-_COMING_AFTER = {RecoveryStep.DISCARD: Coming.DISCARDING, RecoveryStep.ASK: Coming.HELD}
+_OUTGOING_AFTER = {RecoveryStep.KEEP: Outgoing.ROLLING_BACK, RecoveryStep.FINISH: Outgoing.RELEASED}
+_INCOMING_AFTER = {RecoveryStep.DISCARD: Incoming.DISCARDING, RecoveryStep.ASK: Incoming.HELD}

@@ -18,16 +18,16 @@ from model.source import Source
 from model.target import Target
 from model.world import (
     DOWN,
-    Coming,
     Copy,
+    Fact,
     Fencing,
-    Leaving,
+    Incoming,
     Move,
-    Said,
+    Outgoing,
     Step,
     World,
     has,
-    says,
+    with_fact,
     with_node,
 )
 from transship.agent.containers import decide as supervision
@@ -55,39 +55,39 @@ from transship.controller.migration.steps import Step as PlanStep
 from transship.controller.placement.owner import OWNING
 
 A_LONG_TIME_SECONDS = 1000.0
-Told = tuple[int, int, int]
+Observation = tuple[int, int, int]
 """What an agent has in its memory: the phase, the record, the copy."""
 WITHDRAWN = GiveUp(
     Outcome.CANCELLED, obstacle(Reason.MIGRATION_SUPERSEDED, "the edit was taken back")
 )
 
 _SOURCE_STATES = {
-    Leaving.NONE: None,
-    Leaving.COPYING: SideState.COPYING,
-    Leaving.FREEZING: SideState.FROZEN,
-    Leaving.FROZEN: SideState.FROZEN,
-    Leaving.UNSURE: SideState.FROZEN,
-    Leaving.ROLLING_BACK: SideState.FROZEN,
-    Leaving.THAWING: SideState.FROZEN,
-    Leaving.OWING: SideState.FAILED,
-    Leaving.RELEASED: SideState.RELEASED,
-    Leaving.HEARD: SideState.RELEASED,
-    Leaving.FORGETTING: SideState.RELEASED,
-    Leaving.DONE: SideState.DONE,
-    Leaving.OVER: SideState.FAILED,
+    Outgoing.NONE: None,
+    Outgoing.COPYING: SideState.COPYING,
+    Outgoing.FREEZING: SideState.FROZEN,
+    Outgoing.FROZEN: SideState.FROZEN,
+    Outgoing.UNSURE: SideState.FROZEN,
+    Outgoing.ROLLING_BACK: SideState.FROZEN,
+    Outgoing.THAWING: SideState.FROZEN,
+    Outgoing.OWING: SideState.FAILED,
+    Outgoing.RELEASED: SideState.RELEASED,
+    Outgoing.HEARD: SideState.RELEASED,
+    Outgoing.FORGETTING: SideState.RELEASED,
+    Outgoing.DONE: SideState.DONE,
+    Outgoing.OVER: SideState.FAILED,
 }
 _TARGET_STATES = {
-    Coming.NONE: None,
-    Coming.VACATING: SideState.PREPARING,
-    Coming.PREPARING: SideState.PREPARING,
-    Coming.PREPARED: SideState.PREPARED,
-    Coming.RESTORING: SideState.PREPARED,
-    Coming.HELD: SideState.HELD,
-    Coming.GOING: SideState.HELD,
-    Coming.RUNNING: SideState.RUNNING,
-    Coming.DISCARDING: SideState.PREPARED,
-    Coming.REMOVING: SideState.PREPARED,
-    Coming.OVER: SideState.CANCELLED,
+    Incoming.NONE: None,
+    Incoming.VACATING: SideState.PREPARING,
+    Incoming.PREPARING: SideState.PREPARING,
+    Incoming.PREPARED: SideState.PREPARED,
+    Incoming.RESTORING: SideState.PREPARED,
+    Incoming.HELD: SideState.HELD,
+    Incoming.GOING: SideState.HELD,
+    Incoming.RUNNING: SideState.RUNNING,
+    Incoming.DISCARDING: SideState.PREPARED,
+    Incoming.REMOVING: SideState.PREPARED,
+    Incoming.OVER: SideState.CANCELLED,
 }
 
 
@@ -98,25 +98,25 @@ class Overseer:
         self._scene, self._source, self._target, self._nodes = scene, source, target, nodes
 
     def steps(self, world: World, move: Move) -> Iterator[Step]:
-        if not has(world, move, Said.CREATED):
+        if not has(world, move, Fact.CREATED):
             if self._may_create(world, move):
-                yield _step("creates", move, says(world, move, Said.CREATED), fair=False)
+                yield _step("creates", move, with_fact(world, move, Fact.CREATED), fair=False)
             return
         planned, may_finish = self._plans(world, move)
         yield from self._orders(world, move, planned)
-        if has(world, move, Said.OVER):
+        if has(world, move, Fact.OVER):
             yield from self._tidies(world, move)
         elif may_finish:
-            over = says(world, move, Said.OVER)
+            over = with_fact(world, move, Fact.OVER)
             yield _step("notes the end", move, over, fair=Finish in planned)
         yield from self._orders_container(world, move)
         yield from self._removes_superseded(world, move)
 
     def _may_create(self, world: World, move: Move) -> bool:
         """One at a time, from the owner that the agents tell of."""
-        created = [m for m in self._scene.moves if has(world, m, Said.CREATED)]
-        owner = max([1, *(m.epoch + 1 for m in created if has(world, m, Said.KNOWN))])
-        return owner == move.epoch and all(has(world, m, Said.OVER) for m in created)
+        created = [m for m in self._scene.moves if has(world, m, Fact.CREATED)]
+        owner = max([1, *(m.epoch + 1 for m in created if has(world, m, Fact.KNOWN))])
+        return owner == move.epoch and all(has(world, m, Fact.OVER) for m in created)
 
     def _orders(
         self, world: World, move: Move, planned: dict[type[PlanStep], PlanStep]
@@ -127,7 +127,7 @@ class Overseer:
         )
         if target and (done := self._target.begin(world, move)):
             yield _step("orders the target to prepare", move, done, fair=Prepare in planned)
-        late = has(world, move, Said.OVER)
+        late = has(world, move, Fact.OVER)
         if late and world.nodes[move.source].fencing == Fencing.RETURNED:
             source = False  # what was under way to a node did not outlive its loss of power
         if source and (done := self._source.begin(world, move)):
@@ -142,7 +142,7 @@ class Overseer:
         self, world: World, move: Move, planned: dict[type[PlanStep], PlanStep]
     ) -> Iterator[Step]:
         if RecordFence in planned:
-            yield _step("notes the fence", move, says(world, move, Said.FENCED), fair=True)
+            yield _step("notes the fence", move, with_fact(world, move, Fact.FENCED), fair=True)
         relay = planned.get(RelayVerdict)
         if self._scene.is_up(world, move.target) and isinstance(relay, RelayVerdict):
             for name, done in self._target.decide(world, move, relay.verdict):
@@ -163,7 +163,7 @@ class Overseer:
         """Orders of every owner that the operator has ever known may arrive at any time."""
         if move.number == 0:
             yield from self._order(world, move.source, epoch=1)
-        if has(world, move, Said.KNOWN | Said.FENCED):
+        if has(world, move, Fact.KNOWN | Fact.FENCED):
             yield from self._order(world, move.target, epoch=move.epoch + 1)
 
     def _order(self, world: World, at: int, *, epoch: int) -> Iterator[Step]:
@@ -182,7 +182,7 @@ class Overseer:
 
     def _removes_superseded(self, world: World, move: Move) -> Iterator[Step]:
         """controller.placement.owner's superseded: a fenced node has come back."""
-        if not has(world, move, Said.FENCED):
+        if not has(world, move, Fact.FENCED):
             return
         here, there = world.nodes[move.source], world.nodes[move.target]
         memories = [node.memory for node in (here, there)]
@@ -199,7 +199,7 @@ class Overseer:
     def _is_lost(self, world: World) -> bool:
         """A move from a fenced node is over, and its target threw away what it had."""
         return any(
-            has(world, m, Said.FENCED) and has(world, m, Said.OVER) for m in self._scene.moves
+            has(world, m, Fact.FENCED) and has(world, m, Fact.OVER) for m in self._scene.moves
         )
 
     def _awaits_order(self, record: int, copy: int) -> bool:
@@ -211,11 +211,11 @@ class Overseer:
         A fence that was written down counts most: the target owns, whatever either has by then.
         """
         memories = [node.memory for node in world.nodes]
-        known = [m.epoch + 1 for m in self._scene.moves if has(world, m, Said.KNOWN)]
+        known = [m.epoch + 1 for m in self._scene.moves if has(world, m, Fact.KNOWN)]
         if DOWN not in memories:
             owning = [m for m in memories if self._scene.state(m) in OWNING]
             known = [self._scene.ledger.record(m).epoch for m in owning] or known
-        fenced = [m.epoch + 1 for m in self._scene.moves if has(world, m, Said.FENCED)]
+        fenced = [m.epoch + 1 for m in self._scene.moves if has(world, m, Fact.FENCED)]
         return epoch == max([1, *known, *fenced])
 
     # What it sees and decides.
@@ -226,11 +226,11 @@ class Overseer:
         It may have heard one side only, waited for long or not, with or without a wish to give up.
         """
         here, there = world.nodes[move.source], world.nodes[move.target]
-        source = (world.leaving[move.number], here.memory, here.copy)
-        target = (world.coming[move.number], there.memory, there.copy)
+        source = (world.outgoing[move.number], here.memory, here.copy)
+        target = (world.incoming[move.number], there.memory, there.copy)
         gone = (here.fencing == Fencing.GONE, there.fencing == Fencing.GONE)
         awaits = self._scene.awaits_memory(world, move.target)
-        noted = has(world, move, Said.FENCED)
+        noted = has(world, move, Fact.FENCED)
 
         def plans() -> tuple[dict[type[PlanStep], PlanStep], bool]:
             seen = (gone, awaits, noted)
@@ -249,8 +249,8 @@ class Overseer:
         return found
 
     def _plan(
-        self, move: Move, source: Told | None, target: Told | None, gone: tuple[bool, bool],
-        awaits: bool, noted: bool,
+        self, move: Move, source: Observation | None, target: Observation | None,
+        gone: tuple[bool, bool], awaits: bool, noted: bool,
         *, waited: bool, give_up: bool,
     ) -> PlanStep:  # fmt: skip
         step: PlanStep = self._scene.rules.next_migration_step(
@@ -266,35 +266,42 @@ class Overseer:
         )
         return step
 
-    def _verdict(self, move: Move, source: Told | None) -> Verdict | None:
+    def _verdict(self, move: Move, source: Observation | None) -> Verdict | None:
         if source is None or source[1] == DOWN:
             return None
         match source[0]:
-            case Leaving.NONE:
+            case Outgoing.NONE:
                 return self._scene.verdict(source[1], move)
-            case Leaving.RELEASED | Leaving.HEARD | Leaving.FORGETTING | Leaving.DONE:
+            case Outgoing.RELEASED | Outgoing.HEARD | Outgoing.FORGETTING | Outgoing.DONE:
                 return Verdict.RELEASED
-            case Leaving.THAWING | Leaving.OWING | Leaving.OVER:
+            case Outgoing.THAWING | Outgoing.OWING | Outgoing.OVER:
                 return Verdict.ABORTED
             case _:
                 return Verdict.UNDECIDED
 
-    def _source_side(self, move: Move, told: Told | None) -> Side:
-        if told is None or told[1] == DOWN:
+    def _source_side(self, move: Move, observation: Observation | None) -> Side:
+        if observation is None or observation[1] == DOWN:
             return Side(NODES[move.source], answered=False)
-        verdict = self._verdict(move, told) or Verdict.UNDECIDED
-        return self._side(move, NODES[move.source], _SOURCE_STATES[told[0]], told, verdict)
+        verdict = self._verdict(move, observation) or Verdict.UNDECIDED
+        return self._side(
+            move, NODES[move.source], _SOURCE_STATES[observation[0]], observation, verdict
+        )
 
-    def _target_side(self, move: Move, told: Told | None) -> Side:
-        if told is None or told[1] == DOWN:
+    def _target_side(self, move: Move, observation: Observation | None) -> Side:
+        if observation is None or observation[1] == DOWN:
             return Side(NODES[move.target], answered=False)
-        state = _TARGET_STATES[told[0]]
-        return self._side(move, NODES[move.target], state, told, Verdict.UNDECIDED)
+        state = _TARGET_STATES[observation[0]]
+        return self._side(move, NODES[move.target], state, observation, Verdict.UNDECIDED)
 
     def _side(
-        self, move: Move, node: str, state: SideState | None, told: Told, verdict: Verdict
+        self,
+        move: Move,
+        node: str,
+        state: SideState | None,
+        observation: Observation,
+        verdict: Verdict,
     ) -> Side:
-        _, record, copy = told
+        _, record, copy = observation
         found = self._scene.ledger.maybe(record)
         report = container = None
         if state is not None:

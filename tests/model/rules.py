@@ -20,23 +20,24 @@ NONE = 0
 """The number of no record."""
 
 Rule = Callable[..., Any]
+RecordRule = Callable[..., Record]
 
 
 @dataclass(frozen=True)
 class Rules:
     """As the agents and the operator run them."""
 
-    ordered: Rule = transitions.ordered
-    outgoing: Rule = transitions.outgoing
-    frozen: Rule = transitions.frozen
-    released: Rule = transitions.released
-    memory_sent: Rule = transitions.memory_sent
-    aborted: Rule = transitions.aborted
-    incoming: Rule = transitions.incoming
-    held: Rule = transitions.held
-    running: Rule = transitions.running
-    started: Rule = transitions.started
-    restarting: Rule = transitions.restarting
+    ordered: RecordRule = transitions.ordered
+    outgoing: RecordRule = transitions.outgoing
+    frozen: RecordRule = transitions.frozen
+    released: RecordRule = transitions.released
+    memory_sent: RecordRule = transitions.memory_sent
+    aborted: RecordRule = transitions.aborted
+    incoming: RecordRule = transitions.incoming
+    held: RecordRule = transitions.held
+    running: RecordRule = transitions.running
+    started: RecordRule = transitions.started
+    restarting: RecordRule = transitions.restarting
     verdict: Rule = transitions.verdict
     after_restart: Rule = recovery.after_restart
     on_verdict: Rule = recovery.on_verdict

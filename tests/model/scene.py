@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fakes.orders import ID, order
 from model.rules import NONE, Ledger, Rules
-from model.world import DOWN, Copy, Fencing, Move, Node, Said, World, has, says, with_node
+from model.world import DOWN, Copy, Fact, Fencing, Move, Node, World, has, with_fact, with_node
 from transship.agent.journal.record import LONG_AGO, OWNED, Record
 from transship.agentapi.migrations import (
     IncomingOrder,
@@ -36,7 +36,7 @@ class Scene:
         here = Node(number, number, Copy.RUNNING, 0, False, Fencing.NEVER)
         there = Node(NONE, NONE, Copy.ABSENT, 0, False, Fencing.NEVER)
         idle = (0,) * len(self.moves)
-        return World((here, there), idle, idle, (Said.CREATED, *idle[1:]))
+        return World((here, there), idle, idle, (Fact.CREATED, *idle[1:]))
 
     # Records: each gives the number of the next one, or NONE when the rules refuse.
 
@@ -46,9 +46,7 @@ class Scene:
             self.rules.require_movable(found, _outgoing(move))
             return self.rules.outgoing(found, migration=move.name, peer=_peer(move.target))
 
-        return (
-            NONE if record == NONE else self.ledger.next(("departing", record, move.number), rule)
-        )
+        return NONE if record == NONE else self.ledger.next(("outgoing", record, move.number), rule)
 
     def frozen(self, record: int, move: Move) -> int:
         def rule() -> Record:
@@ -70,7 +68,7 @@ class Scene:
         def rule() -> Record:
             return self.rules.memory_sent(self.ledger.record(record))
 
-        return self.ledger.next(("drained", record), rule)
+        return self.ledger.next(("memory sent", record), rule)
 
     def aborted(self, record: int, move: Move) -> int:
         def rule() -> Record:
@@ -84,7 +82,7 @@ class Scene:
                 self.ledger.maybe(record), _incoming(move), boot=BOOT, floor=floor
             )
 
-        return self.ledger.next(("arriving", record, move.number, floor), rule)
+        return self.ledger.next(("incoming", record, move.number, floor), rule)
 
     def held(self, record: int) -> int:
         def rule() -> Record:
@@ -193,7 +191,7 @@ class Scene:
 
         return record != NONE and self.ledger.allows(("released_to", record), rule)
 
-    def drains(self, record: int) -> bool:
+    def memory_follows(self, record: int) -> bool:
         found = self.ledger.maybe(record)
         return found is not None and found.memory_goes_to is not None
 
@@ -202,8 +200,8 @@ class Scene:
         return world.nodes[at].copy in (Copy.RUNNING, Copy.HELD) and any(
             move.follows
             and move.target == at
-            and has(world, move, Said.ARRIVED)
-            and not has(world, move, Said.WHOLE)
+            and has(world, move, Fact.ARRIVED)
+            and not has(world, move, Fact.WHOLE)
             for move in self.moves
         )
 
@@ -212,7 +210,7 @@ class Scene:
     def write(self, world: World, at: int, record: int) -> World:
         """Durable, and known to the agent."""
         node = world.nodes[at]._replace(disk=record, memory=record)
-        return self.told(self.noted(with_node(world, at, node), at), at)
+        return self.with_known(self.noted(with_node(world, at, node), at), at)
 
     def write_unnoticed(self, world: World, at: int, record: int) -> World:
         """The disk has it and says that it failed."""
@@ -220,31 +218,31 @@ class Scene:
 
     def noted(self, world: World, at: int) -> World:
         disk = world.nodes[at].disk
-        for move, said in self.ledger.find(("noted", at, disk), lambda: self._shown(at, disk)):
-            if not has(world, move, said):
-                world = says(world, move, said)
+        for move, facts in self.ledger.find(("noted", at, disk), lambda: self._facts_of(at, disk)):
+            if not has(world, move, facts):
+                world = with_fact(world, move, facts)
         return world
 
-    def told(self, world: World, at: int) -> World:
+    def with_known(self, world: World, at: int) -> World:
         """What the agent knows now, the operator may hear at any time."""
         for move in self.moves:
             if move.target == at and self.has_arrived(world.nodes[at].memory, move):
-                world = says(world, move, Said.KNOWN)
+                world = with_fact(world, move, Fact.KNOWN)
         return world
 
-    def _shown(self, at: int, number: int) -> list[tuple[Move, int]]:
+    def _facts_of(self, at: int, number: int) -> list[tuple[Move, int]]:
         """What a record on the disk of this node proves."""
         record = self.ledger.maybe(number)
-        shown = []
+        facts = []
         for move in self.moves:
             if record is None:
                 continue
             released = record.state is RecordState.RELEASED and record.migration == move.name
             if move.source == at and released:
-                shown.append((move, Said.PROMISED))
+                facts.append((move, Fact.PROMISED))
             if move.target == at and record.arrived_by == move.name and record.state in OWNED:
-                shown.append((move, Said.ARRIVED))
-        return shown
+                facts.append((move, Fact.ARRIVED))
+        return facts
 
     def is_up(self, world: World, at: int) -> bool:
         return world.nodes[at].memory != DOWN

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from fakes.orders import BOOT, MIGRATION, incoming_order, order, peer, running_record
 from transship.agent.journal import recovery, transitions
-from transship.agent.journal.record import LONG_AGO, Record
+from transship.agent.journal.record import LONG_AGO, OWNED, Record
 from transship.agent.journal.recovery import RecoveryStep
 from transship.agentapi.migrations import VerdictNotice
 from transship.agentapi.states import Verdict
@@ -86,7 +86,7 @@ def outcome(state: str, event: str) -> str:
 def named(record: Record) -> str:
     marks = f"{record.state}({record.epoch})"
     if record.migration == MIGRATION and record.peer is not None and record.before is not None:
-        marks += ", leaving" if record.state in transitions.OWNED else ""
+        marks += ", leaving" if record.state in OWNED else ""
     if MIGRATION in record.aborted:
         marks += ", move aborted"
     if record.arrived_by is not None:

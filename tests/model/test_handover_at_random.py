@@ -32,8 +32,8 @@ STEPS = st.sampled_from(
     [
         "prepare", "create_held", "receive", "hold", "received", "mount", "restore", "resume",
         "release", "copy", "ready", "pause_probes", "freeze", "divert", "dump", "send_difference",
-        "copy_round", "slow", "brake_release", "undivert", "thaw", "unready", "destroy", "remove",
-        "remove_wires", "leave", "settle",
+        "copy_round", "slow", "throttle_release", "undivert", "thaw", "unready", "destroy",
+        "remove", "remove_network", "leave", "settle",
     ]
 )  # fmt: skip
 NODES = st.sampled_from([0, 1])

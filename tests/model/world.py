@@ -18,7 +18,7 @@ class Copy:
     ABSENT, RUNNING, FROZEN, HELD = range(4)
 
 
-class Leaving:
+class Outgoing:
     """How far a source is, in its memory: agent/migration/source.
 
     FREEZING: Frozen is written, the tasks run. UNSURE: the disk failed at Released. THAWING:
@@ -32,7 +32,7 @@ class Leaving:
     ) = range(13)  # fmt: skip
 
 
-class Coming:
+class Incoming:
     """How far a target is, in its memory: agent/migration/target/target.py.
 
     VACATING: what an earlier move has left is to go first. RESTORING: CRIU is done, Held is not
@@ -51,7 +51,7 @@ class Fencing:
     NEVER, GONE, RETURNED = range(3)
 
 
-class Said:
+class Fact:
     """What has happened in one migration. Messages stay: they can arrive late, and again.
 
     CREATED and OVER are the operator's: from then on it may order, or tell to forget. WHOLE: the
@@ -91,9 +91,9 @@ class Node(NamedTuple):
 
 class World(NamedTuple):
     nodes: tuple[Node, Node]
-    leaving: tuple[int, ...]
-    coming: tuple[int, ...]
-    said: tuple[int, ...]
+    outgoing: tuple[int, ...]
+    incoming: tuple[int, ...]
+    facts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -124,26 +124,26 @@ class Step(NamedTuple):
 
 def with_node(world: World, at: int, node: Node) -> World:
     nodes = (node, world.nodes[1]) if at == 0 else (world.nodes[0], node)
-    return World(nodes, world.leaving, world.coming, world.said)
+    return World(nodes, world.outgoing, world.incoming, world.facts)
 
 
-def leaves(world: World, move: Move, phase: int) -> World:
-    changed = _changed(world.leaving, move.number, phase)
-    return World(world.nodes, changed, world.coming, world.said)
+def with_outgoing(world: World, move: Move, phase: int) -> World:
+    changed = _changed(world.outgoing, move.number, phase)
+    return World(world.nodes, changed, world.incoming, world.facts)
 
 
-def comes(world: World, move: Move, phase: int) -> World:
-    changed = _changed(world.coming, move.number, phase)
-    return World(world.nodes, world.leaving, changed, world.said)
+def with_incoming(world: World, move: Move, phase: int) -> World:
+    changed = _changed(world.incoming, move.number, phase)
+    return World(world.nodes, world.outgoing, changed, world.facts)
 
 
-def says(world: World, move: Move, what: int) -> World:
-    changed = _changed(world.said, move.number, world.said[move.number] | what)
-    return World(world.nodes, world.leaving, world.coming, changed)
+def with_fact(world: World, move: Move, what: int) -> World:
+    changed = _changed(world.facts, move.number, world.facts[move.number] | what)
+    return World(world.nodes, world.outgoing, world.incoming, changed)
 
 
 def has(world: World, move: Move, what: int) -> bool:
-    return bool(world.said[move.number] & what)
+    return bool(world.facts[move.number] & what)
 
 
 def _changed(values: tuple[int, ...], place: int, value: int) -> tuple[int, ...]:

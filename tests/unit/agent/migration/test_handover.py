@@ -397,7 +397,7 @@ def test_at_every_moment_after_its_go_a_container_may_come_back(tmp_path: Path) 
             assert pair.world.starts == 0
 
 
-def test_a_container_may_come_back_to_a_node_that_never_heard_of_its_arrival(pair: Pair) -> None:
+def test_a_container_may_come_back_to_a_node_that_was_not_told_of_its_move(pair: Pair) -> None:
     pair.prepare("m-1")
     pair.begin("m-1")
     pair.until(pair.source_state, equals=SideState.RELEASED)

@@ -20,6 +20,7 @@ from transship.common.errors import NotFound, Refused
 from transship.linux.pages import PAGE_BYTES
 from transship.memory.probe import ProbeResult
 from transship.memory.tracking.tracker import Untracked
+from transship.streams import link_rate
 
 TARGET = Peer(node="node-b", address="10.0.0.2", endpoint="https://x")
 SEEN = ProbeResult(pages=1000, zero_share=0.5, compressed_share=0.4, changes=((1.0, 10),))
@@ -62,7 +63,7 @@ def predictions(journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     async def measured(*_: object, **__: object) -> float:
         return 100e6
 
-    monkeypatch.setattr(module.link_rate, "measure", measured)
+    monkeypatch.setattr(link_rate, "measure", measured)
     monkeypatch.setattr(module, "MemoryProbe", QuickProbe)
     SlowProbe.made.clear()
     SlowProbe.begun = asyncio.Event()

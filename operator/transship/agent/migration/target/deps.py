@@ -79,10 +79,7 @@ class Restores(Protocol):
 
 @dataclass(frozen=True)
 class TargetDeps:
-    """The rest of the agent, as the target needs it.
-
-    vacate ends what an earlier move away has left of a container here (source.Source.vacate).
-    """
+    """The rest of the agent, as the target needs it."""
 
     journal: Journal
     restores: Restores
@@ -92,16 +89,17 @@ class TargetDeps:
     peers: PeerClient
     clock: Clock
     vacate: Callable[[str], Awaitable[None]]
+    """Removes what an earlier move away has left of a container here (Source.vacate)."""
 
     def record(self, incoming: IncomingMigration) -> Record:
-        """What was promised about the container of an arrival. Raises NotFound."""
+        """The record of an incoming container. Raises NotFound."""
         record = self.journal.get(incoming.container)
         if record is None or incoming.migration not in {record.migration, record.arrived_by}:
-            raise NotFound(f"migration {incoming.migration} does not arrive here")
+            raise NotFound(f"migration {incoming.migration} does not come to this node")
         return record
 
     def state(self, incoming: IncomingMigration) -> RecordState | None:
-        """Of the record, while it is about this arrival."""
+        """The record's state, while the record is about this migration."""
         record = self.journal.get(incoming.container)
         mine = record is not None and record.migration == incoming.migration
         return record.state if record is not None and mine else None

@@ -1,6 +1,6 @@
-"""A held copy runs on with all the file locks that it had (see criu.file_locks).
+"""Sets file locks again that a held copy has lost, before it resumes (see criu.file_locks).
 
-Where none was lost, which is nearly always, it is a thaw and nothing else.
+Nearly always none was lost: then the resume is a thaw and nothing else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Lost = tuple[tuple[int, FileLock], ...]
 
 
 def require_keepable(freezer: Freezer, images: Path) -> None:
-    """Raise CheckpointFailed where a held copy has lost locks that it could not be given back."""
+    """Raise CheckpointFailed where a held copy has lost locks that cannot be set again here."""
     found = () if ptrace.supported() else _lost(freezer, images)
     if found:
         raise CheckpointFailed(
@@ -35,18 +35,19 @@ def require_keepable(freezer: Freezer, images: Path) -> None:
 
 
 def resume(freezer: Freezer, images: Path) -> None:
-    """Thaw; with locks to be set, no task runs before all of them are. Blocking."""
+    """Thaw. No task runs before all lost locks are set again. Blocking."""
     found = _lost(freezer, images)
     if not found:
         freezer.thaw()
         return
-    asleep = set(freezer.stopped_tasks())  # they do not run, and could not be seized while frozen
+    # SIGSTOPped tasks do not run after the thaw, and ptrace cannot seize them while frozen
+    asleep = set(freezer.stopped_tasks())
     awake = [pid for pid in freezer.processes() if pid not in asleep]
     owners = {pid: _setting(found, pid) for pid, _ in found if pid in awake}
     for pid, lock in found:
         if pid not in owners:
             log = logger.bind(process=lock.process, descriptor=lock.descriptor)
-            log.error("a stopped process runs without a file lock that it had")
+            log.error("a stopped process will run without a file lock that it had")
     ptrace.start_after(_threads(awake), start=freezer.thaw, acts=owners)
 
 
@@ -62,7 +63,8 @@ def _setting(found: Lost, pid: int) -> Callable[[Tracee], None]:
                 continue
             try:
                 tracee.syscall_on(_SYS_FCNTL, lock.descriptor, _SETLK, lock.flock)
-            except OSError as e:  # nothing is gained by leaving the others without theirs too
+            # the other locks are set all the same
+            except OSError as e:
                 logger.bind(process=lock.process, error=str(e)).error("a file lock is lost")
 
     return act

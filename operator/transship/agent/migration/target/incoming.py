@@ -21,7 +21,8 @@ class IncomingMigration:
     container: str
     epoch: int
     watch: Stopwatch
-    order: IncomingOrder | None = None  # None: known from the journal alone, after a restart
+    # None: known from the journal alone, after a restart
+    order: IncomingOrder | None = None
     state: SideState = SideState.PREPARING
     preparation: asyncio.Task[None] | None = None
     restoring: asyncio.Task[None] | None = None
@@ -29,17 +30,19 @@ class IncomingMigration:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     settling: asyncio.Task[None] | None = None
     receivers: set[asyncio.Task[object]] = field(default_factory=set)
-    holding: bool = False  # packets for the address may have come here
+    # packets for the address may have been queued here
+    holding: bool = False
     resumed: bool = False
     pid: int | None = None
-    lifecycle: Lifecycle | None = None  # as the source has said; not known after a restart
+    # from the source; not known after a restart
+    lifecycle: Lifecycle | None = None
     resume_microseconds: int = 0
     failure: TransshipError | None = None
     log_tail: str = ""
 
     @contextmanager
     def receiving(self) -> Iterator[None]:
-        """The present task receives files, until it is done or the arrival ends."""
+        """Note that the present task receives files: end_receiving cancels it."""
         task = asyncio.current_task()
         assert task is not None
         self.receivers.add(task)
@@ -54,13 +57,13 @@ class IncomingMigration:
             await asyncio.wait([self.preparation])
 
     async def end_restoring(self) -> None:
-        """Before it is held: the rest of what it waits for will not come."""
+        """Cancel a restore under way: what it waits for will not come."""
         if self.restoring is not None:
             self.restoring.cancel()
             await asyncio.wait([self.restoring])
 
     async def end_receiving(self) -> None:
-        """Nothing writes below the container's home any more."""
+        """Cancel all file transfers: nothing writes below the container's home any more."""
         receivers = tuple(self.receivers)
         for task in receivers:
             task.cancel()
@@ -68,7 +71,7 @@ class IncomingMigration:
             await asyncio.wait(receivers)
 
     def fail(self, cause: BaseException) -> None:
-        """Note why this side is over."""
+        """Report why the migration has failed on this side."""
         known = cause if isinstance(cause, TransshipError) else None
         self.failure = known or TransshipError(f"{type(cause).__name__}: {cause}")
         self.log_tail = getattr(cause, "log_tail", "")

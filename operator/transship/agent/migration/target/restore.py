@@ -1,6 +1,6 @@
-"""The target's way in: prepare, receive, restore held.
+"""The restore: prepare, receive, restore, and hold the copy.
 
-Nothing of it runs here yet, and nothing is promised: whatever fails is cleared away (clearance).
+Nothing runs here yet, and the source still owns the container: whatever fails is cleaned up.
 """
 
 from __future__ import annotations
@@ -35,25 +35,26 @@ from transship.files.rsync import receive_trees
 from transship.streams.connection import Stream, accept
 
 RECEIVE_TIMEOUT_SECONDS = 24 * 3600.0
-PAGES_TIMEOUT_SECONDS = 10.0  # without a page that comes
+PAGES_TIMEOUT_SECONDS = 10.0
+"""Without a page received."""
 
 
 class HeldRestore:
-    """Brings one arrival after the other up to the held copy."""
+    """Brings incoming migrations up to the held copy."""
 
     def __init__(self, deps: TargetDeps, cleanup: Cleanup) -> None:
         self._deps = deps
         self._cleanup = cleanup
 
     def incoming(self, order: IncomingOrder) -> Record:
-        """The record that an order asks for. Raises Refused when it cannot be."""
+        """The record of an incoming container. Raises Refused where the journal forbids it."""
         journal, container = self._deps.journal, order.order.id
         return transitions.incoming(
             journal.get(container), order, boot=journal.boot, floor=journal.floor(container)
         )
 
     async def prepare(self, incoming: IncomingMigration, order: IncomingOrder) -> None:
-        """Everything that can be had before the source begins."""
+        """Prepare image, bundle and network; report a failure."""
         journal = self._deps.journal
         try:
             with incoming.watch.step(StepName.PREPARE):
@@ -63,12 +64,12 @@ class HeldRestore:
                 await in_thread(self._deps.network.create_held, record)
                 journal.put(self._deps.record(incoming).but(image_digest=digest))
             incoming.state = SideState.PREPARED
-        except Exception as e:  # reported; the operator decides what follows
+        except Exception as e:
             logger.bind(migration=incoming.migration).warning("preparing failed: {}", e)
             await self._cleanup.fail(incoming, e)
 
     async def open_memory(self, incoming: IncomingMigration) -> MemoryEndpoint:
-        """Get ready for the pages and for the restore."""
+        """Start the page server and CRIU for the restore."""
         record = self._deps.record(incoming)
         node = "" if record.peer is None else record.peer.node
         return await self._deps.restores.receive(incoming.container, node=node)
@@ -97,7 +98,7 @@ class HeldRestore:
         body: AsyncIterable[bytes],
         watch: Stopwatch,
     ) -> None:
-        """Restore the dump, held. A failure leaves nothing that could run."""
+        """Restore the dump, held. After a failure nothing is left that could run."""
         ordered_cold = (
             incoming.order is not None and strategies.of(incoming.order.strategy).ends_instance
         )
@@ -105,10 +106,11 @@ class HeldRestore:
         try:
             if not cold:
                 await self._restore_copy(incoming, request, body=body, watch=watch)
-            elif not ordered_cold:  # what stood ready for its memory and its restore
+            # ordered as a live move: page server and CRIU are ready for it
+            elif not ordered_cold:
                 await self._deps.restores.destroy(incoming.container)
             with watch.part("Journal"):
-                # Cold: no instance, neither to resume nor to report as lost; see takeover
+                # cold: no instance, neither to resume nor to report as lost (Resume._run)
                 boot = "" if cold else self._deps.journal.boot
                 record, lifecycle = self._deps.record(incoming), request.lifecycle
                 self._deps.journal.put(
@@ -120,8 +122,8 @@ class HeldRestore:
                     )
                 )
         except BaseException as e:
-            called_off = isinstance(e, asyncio.CancelledError)
-            cause = TransshipError("the restore was called off") if called_off else e
+            aborted = isinstance(e, asyncio.CancelledError)
+            cause = TransshipError("the restore was aborted") if aborted else e
             await self._cleanup.fail(incoming, cause)
             raise
         incoming.state, incoming.lifecycle = SideState.HELD, request.lifecycle

@@ -72,7 +72,7 @@ class NodeRestores:
         self._restorers[container] = await Restorer.ready(
             RestoreRequest(container, self._layout, console, pages=Pages.LAZY)
         )
-        # the source would wait for its greeting with a handshake's patience
+        # not before it answers: the source would wait for its greeting as long as for a handshake
         await self._page_servers[container].state()
         return MemoryEndpoint(address=self._tls.address, port=port)
 
@@ -119,8 +119,9 @@ class NodeRestores:
             await self._remove_images(container)
 
     async def _end_lacking(self, container: str) -> None:
-        if self.awaits_memory(container):  # else another instance follows: it has no page server
-            logger.bind(container=container).error("the rest of its memory is lost, it ends")
+        # another instance may run by now: it has no page server
+        if self.awaits_memory(container):
+            logger.bind(container=container).error("missing memory is lost, the container ends")
             await self._runtime.kill(container)
 
     def awaits_memory(self, container: str) -> bool:
@@ -140,10 +141,11 @@ class NodeRestores:
             try:
                 if page_server is not None:
                     await page_server.wait_done()
-            except PageServerDead:  # the kernel gives zeros for what is missing
+            # the kernel serves zeros for missing pages
+            except PageServerDead:
                 await self._end_lacking(container)
                 raise
-            # not when this task is cancelled, with the agent: the page server goes on without it
+            # not when this task is cancelled: the page server goes on without the agent
             await self._end_page_server(container)
             await self._remove_images(container)
 

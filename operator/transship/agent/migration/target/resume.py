@@ -1,4 +1,4 @@
-"""The target's takeover: on the source's Released the held copy runs, as this node's own."""
+"""The resume: on the verdict Released the held copy runs, and is this node's own."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ from transship.api.migration import BlackoutPart
 from transship.memory.page_server.client import PageServerDead, PageServerSilent
 
 LOSE_AGAIN_SECONDS = 0.5
+"""Between tries to end a copy whose memory is lost."""
 SETTLE_AGAIN_SECONDS = 1.0
+"""Between questions to a page server that does not answer."""
 
 
 class Resume:
-    """Lets one arrival after the other run."""
+    """Lets held copies run."""
 
     def __init__(self, deps: TargetDeps, *, lose: Callable[[str], Awaitable[None]]) -> None:
-        """`lose` ends a container whose memory is lost, and says so."""
+        """`lose` ends a container whose memory is lost, and reports that."""
         self._deps = deps
         self._lose = lose
 
     async def go(
         self, incoming: IncomingMigration, notice: VerdictNotice, *, began: float
     ) -> ResumeReply:
-        """A repetition is answered with what the first one has led to."""
+        """Write Running, then resume the copy and let packets in; can be repeated."""
         if incoming.state is SideState.RUNNING:
             return ResumeReply(
                 state=incoming.state, resume_microseconds=incoming.resume_microseconds
@@ -65,15 +67,16 @@ class Resume:
         )
 
     async def _run(self, incoming: IncomingMigration, record: Record) -> None:
-        """The container is ours now: where this fails, its supervisor mends what is left."""
+        """Resume or start the container; where that fails, its supervisor repairs it."""
         if incoming.resumed:
             return
         try:
             if not self._deps.is_of_this_boot(record):
-                pass  # nothing is left to resume
+                # a reboot has ended the copy
+                pass
             elif record.started_boot:
                 await self._deps.restores.resume(record.id)
-            elif record.state is RecordState.RUNNING and not _waits(incoming):
+            elif record.state is RecordState.RUNNING and not _is_in_back_off(incoming):
                 await self._deps.residents.start(record)
         except Exception as e:
             log = logger.bind(migration=incoming.migration, container=record.id, error=str(e))
@@ -82,31 +85,36 @@ class Resume:
         self._deps.residents.adopt(record, pid=incoming.pid, lifecycle=incoming.lifecycle)
 
     async def settle(self, container: str) -> None:
-        """Wait until it has all of its memory, and drop what was needed for that."""
+        """Wait until the copy has all of its memory, then drop what the restore needed."""
         while True:
             try:
                 return await self._deps.restores.settle(container)
-            except PageServerDead:  # the kernel gives zeros for what is missing: it must not run on
+            # the kernel serves zeros for missing pages: the copy must not run on
+            except PageServerDead:
                 return await self.end_lost(container)
-            except PageServerSilent as e:  # it may be giving pages all the same
+            # it may be serving pages all the same
+            except PageServerSilent as e:
                 log = logger.bind(container=container, reason=str(e.reason), error=str(e))
-                log.warning("nobody knows whether the container gets its memory")
-            except Exception as e:  # memory is lost until the next dump or the container's end
+                log.warning("the page server does not answer: missing memory is unknown")
+            # the images take memory until the next dump or the container's end
+            except Exception as e:
                 log = logger.bind(container=container, error=str(e))
-                log.warning("what the restore needed is left")
+                log.warning("images of the restore are not removed")
                 return None
             await asyncio.sleep(SETTLE_AGAIN_SECONDS)
 
     async def end_lost(self, container: str) -> None:
-        """End it, until that is done and noted: it may be ending by itself just now."""
+        """End a copy whose memory is lost; retry until that is done and in the journal."""
         while True:
             try:
                 return await self._lose(container)
             except Exception as e:
-                logger.bind(container=container, error=str(e)).warning("not ended yet")
+                logger.bind(container=container, error=str(e)).warning(
+                    "container with lost memory not ended yet"
+                )
             await asyncio.sleep(LOSE_AGAIN_SECONDS)
 
 
-def _waits(incoming: IncomingMigration) -> bool:
-    """Between two instances: its supervisor starts the next one when the back-off is over."""
+def _is_in_back_off(incoming: IncomingMigration) -> bool:
+    """The supervisor starts the next instance when the back-off is over."""
     return incoming.lifecycle is not None and incoming.lifecycle.waiting_seconds > 0

@@ -1,9 +1,10 @@
-"""The target's half of a migration: orders, reports and what a restart finds.
+"""The target's role in migrations: orders, reports, recovery after a restart.
 
-The work is done by reception (up to the held copy), takeover (on Released), clearance (on Aborted,
-and after failures) and inquiry (as long as there is no verdict). A held copy is neither thrown away
-nor run on this side's own judgement: only the source's verdict ends that state, heard from the
-source, asked for, or relayed by the operator. Called by the server and at start-up (`recover`).
+The work is done by restore (up to the held copy), resume (on Released), cleanup (on Aborted, and
+after failures) and verdict_poller (as long as there is no verdict). This side never decides about a
+held copy: only the source's verdict ends that state, whether the source sends it, answers with it,
+or the operator relays it. The HTTP routes call this for the operator and for peers, the agent at
+its start.
 """
 
 from __future__ import annotations
@@ -40,26 +41,26 @@ from transship.streams.connection import Hello, Stream
 
 __all__ = ["Target", "TargetDeps"]
 
-PAGE_SERVER_LOST_IT = (
-    "what gives the container the rest of its memory was killed on the target: it is started anew "
-    "there"
+PAGE_SERVER_KILLED = (
+    "the page server with the rest of the container's memory was killed on the target: it is "
+    "started anew there"
 )
 
 
 class Target:
-    """Takes containers in. One object per agent; one IncomingMigration per migration."""
+    """Moves containers here. One object per agent; one IncomingMigration per migration."""
 
     def __init__(self, deps: TargetDeps) -> None:
         self._deps = deps
         self._incoming: dict[str, IncomingMigration] = {}
-        self._settling = Tasks()  # of moves before this agent's start
+        self._recovering = Tasks()
         self._cleanup = Cleanup(deps)
         self._held_restore = HeldRestore(deps, self._cleanup)
         self._resume = Resume(deps, lose=self._lose)
         self._verdict_poller = VerdictPoller(deps, self.decide)
 
     async def begin(self, order: IncomingOrder) -> MigrationReport:
-        """Prepare everything that can be had before the source begins; a repetition reports."""
+        """Prepare what is possible before the source begins; a repeated order only reports."""
         known = self._incoming.get(order.migration)
         if known is not None:
             return known.report()
@@ -80,13 +81,14 @@ class Target:
         return None if incoming is None else incoming.report()
 
     async def memory(self, migration: str) -> MemoryEndpoint:
-        """The source's dump is near: open the page server."""
+        """Start the page server: the source is about to send memory."""
         async with self._prepared(migration).lock:
-            incoming = self._prepared(migration)  # it may have ended while this waited
+            # it may have ended while this waited for the lock
+            incoming = self._prepared(migration)
             return await self._held_restore.open_memory(incoming)
 
     def memory_state(self, migration: str) -> MemoryState:
-        """Asked by the source; of a container that is gone nobody waits for memory any more."""
+        """Whether memory is still awaited; it is not for a container that is gone."""
         record = self._deps.journal.of_migration(migration)
         if record is None:
             return MemoryState(awaited=False)
@@ -105,7 +107,7 @@ class Target:
         if not record.memory_lost:
             if not await self._deps.restores.lacks_memory(record.id):
                 return
-            # first: this agent may end before it could say what it has done
+            # before the copy ends: this agent may end before it could report the loss
             record = self._deps.journal.put(transitions.memory_lost(record, loss.why))
         await self._deps.restores.lose_memory(record.id)
         self._note_lost_memory(record, migration)
@@ -113,7 +115,7 @@ class Target:
     async def _lose(self, container: str) -> None:
         record = self._deps.journal.get(container)
         if record is not None and record.arrived_by is not None:
-            await self.lose_memory(record.arrived_by, MemoryLoss(why=PAGE_SERVER_LOST_IT))
+            await self.lose_memory(record.arrived_by, MemoryLoss(why=PAGE_SERVER_KILLED))
 
     def _note_lost_memory(self, record: Record, migration: str) -> None:
         incoming = self._incoming.get(migration)
@@ -130,23 +132,24 @@ class Target:
         )
 
     async def hold(self, migration: str) -> None:
-        """Queue what is diverted here until the copy runs."""
+        """Queue the packets that the source diverts here, until the copy runs."""
         incoming = self._prepared(migration)
         incoming.holding = True
         self._deps.network.hold(self._deps.record(incoming))
 
     async def receive_files(self, hello: Hello, client: str, stream: Stream) -> None:
-        """Serve one run of the source's file copy (a handler of streams.connection)."""
+        """Receive one run of the source's file copy (a handler of streams.connection)."""
         incoming = self._prepared(hello.migration)
         await self._held_restore.receive_files(incoming, client=client, stream=stream)
 
     async def restore(
         self, migration: str, request: RestoreRequest, *, body: AsyncIterable[bytes]
     ) -> RestoreReply:
-        """Restore the dump, held. A failure leaves nothing that could run."""
+        """Restore the dump, held. After a failure nothing is left that could run."""
         watch = Stopwatch(self._deps.clock)
         async with self._prepared(migration).lock:
-            incoming = self._prepared(migration)  # it may have ended while this waited
+            # it may have ended while this waited for the lock
+            incoming = self._prepared(migration)
             if self._deps.record(incoming).state is RecordState.HELD:
                 return RestoreReply()
             work = self._held_restore.restore(incoming, request, body=body, watch=watch)
@@ -157,14 +160,14 @@ class Target:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
-                raise Refused(f"migration {migration} was called off here") from e
+                raise Refused(f"migration {migration} was aborted here") from e
             finally:
                 incoming.restoring = None
             self._verdict_poller.begin(incoming)
         return RestoreReply(parts=watch.parts)
 
     async def decide(self, notice: VerdictNotice) -> ResumeReply:
-        """Obey the source's verdict. A repeated one is answered with what it has led to."""
+        """Obey the source's verdict; a repetition is answered with the present state."""
         began = self._deps.clock.monotonic()
         record = self._deps.journal.of_migration(notice.migration)
         arrived = record is not None and record.arrived_by == notice.migration
@@ -176,17 +179,18 @@ class Target:
                 async with incoming.lock:
                     return await self._resume.go(incoming, notice, began=began)
             case VerdictAction.DISCARD:
-                await self._cleanup.give_up(incoming)
+                await self._cleanup.abort(incoming)
                 return ResumeReply(state=incoming.state)
 
     async def abort(self, migration: str) -> MigrationReport:
-        """Throw away what was prepared. A held copy is refused: its source may have released it."""
+        """Discard what was prepared. Raises Refused for a held copy: it may be released."""
         incoming = self._known_incoming(migration)
         await incoming.end_preparation()
         await incoming.end_restoring()
-        async with incoming.lock:  # it may have ended as held
+        async with incoming.lock:
+            # the restore may have ended with a held copy
             recovery.require_unheld(self._deps.journal.get(incoming.container), migration)
-            await self._cleanup.throw_away(incoming)
+            await self._cleanup.cancel(incoming)
         return incoming.report()
 
     async def forget(self, migration: str) -> None:
@@ -197,17 +201,19 @@ class Target:
         if incoming is not None:
             async with incoming.lock:
                 await self._cleanup.discard(incoming)
-            if incoming.settling is not None:  # a next dump writes where this removes
+            # the next dump writes to the folder that this removes
+            if incoming.settling is not None:
                 await asyncio.wait([incoming.settling])
         self._incoming.pop(migration, None)
         record = self._deps.journal.of_migration(migration)
         if record is not None and record.arrived_by == migration and record.memory_lost:
-            self._deps.journal.put(record.but(memory_lost=""))  # it has been told
+            # the operator has reported it
+            self._deps.journal.put(record.but(memory_lost=""))
 
     async def recover(self) -> None:
-        """After a restart: what was prepared is thrown away, what is held waits for the verdict.
+        """After a restart: discard what was prepared, ask for the verdict of what is held.
 
-        Beside all else: gigabytes of files may have come by now, and others wait for this agent.
+        Discarding goes on in the background: gigabytes of files may have to be removed.
         """
         await for_each(
             self._deps.journal.all(), self._recover, doing="recovering", name=lambda r: r.id
@@ -216,18 +222,18 @@ class Target:
     async def _recover(self, record: Record) -> None:
         recovery_step = recovery.after_restart(record)
         if recovery_step is RecoveryStep.DISCARD:
-            discarding = self._throw_away(self._incoming_of(record))
-            _ = self._settling.begin(discarding, name="discard arrival")
+            discarding = self._discard(self._incoming_of(record))
+            _ = self._recovering.begin(discarding, name="discard incoming migration")
         elif recovery_step is RecoveryStep.ASK:
             self._verdict_poller.begin(self._incoming_of(record))
         elif record.state not in OWNED:
             return
         elif record.memory_lost and record.arrived_by is not None:
-            _ = self._settling.begin(self._resume.end_lost(record.id), name="end lost copy")
+            _ = self._recovering.begin(self._resume.end_lost(record.id), name="end lost copy")
         elif self._deps.restores.awaits_memory(record.id):
-            _ = self._settling.begin(self._resume.settle(record.id), name="settle")
+            _ = self._recovering.begin(self._resume.settle(record.id), name="settle")
 
-    async def _throw_away(self, incoming: IncomingMigration) -> None:
+    async def _discard(self, incoming: IncomingMigration) -> None:
         cause = TransshipError("the target's agent was restarted", reason=Reason.AGENT_RESTARTED)
         async with incoming.lock:
             await self._cleanup.fail(incoming, cause)
@@ -245,13 +251,13 @@ class Target:
         return incoming
 
     def _known_incoming(self, migration: str) -> IncomingMigration:
-        """The one under way, or what is left of one that was forgotten too early."""
+        """The migration under way, or what is left of one that was forgotten too early."""
         incoming = self._incoming.get(migration)
         if incoming is not None:
             return incoming
         record = self._deps.journal.of_migration(migration)
         if record is None or record.state not in {RecordState.INCOMING, RecordState.HELD}:
-            raise NotFound(f"migration {migration} does not arrive here")
+            raise NotFound(f"migration {migration} does not come to this node")
         return self._incoming_of(record)
 
     def _prepared(self, migration: str) -> IncomingMigration:

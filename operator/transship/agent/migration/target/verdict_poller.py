@@ -1,4 +1,4 @@
-"""The target's question: a go may get lost, so a held copy's source is asked until it answers."""
+"""Asks the source of a held copy for its verdict: the message that brings it may get lost."""
 
 from __future__ import annotations
 
@@ -12,38 +12,39 @@ from transship.agent.migration.target.incoming import IncomingMigration
 from transship.agentapi.migrations import VerdictNotice
 from transship.agentapi.states import RecordState, SideState, Verdict
 
-ASK_SECONDS = (0.5, 1.0, 2.0, 5.0)
-"""Between questions for a verdict that has not come; the last one repeats."""
+POLL_SECONDS = (0.5, 1.0, 2.0, 5.0)
+"""Before each question; the last pause repeats."""
 
 Decide = Callable[[VerdictNotice], Awaitable[object]]
 
 
 class VerdictPoller:
-    """Asks for the verdicts of held copies; `decide` obeys one."""
+    """Asks for the verdicts of held copies; `decide` obeys a verdict."""
 
     def __init__(self, deps: TargetDeps, decide: Decide) -> None:
         self._deps = deps
         self._decide = decide
 
     def begin(self, incoming: IncomingMigration) -> None:
-        incoming.asking = asyncio.create_task(self._ask(incoming))
+        incoming.asking = asyncio.create_task(self._poll(incoming))
 
-    async def _ask(self, incoming: IncomingMigration) -> None:
-        """The go may get lost: ask the source until it has an answer to act on."""
+    async def _poll(self, incoming: IncomingMigration) -> None:
+        """Ask until the source has released or aborted the migration."""
         tries = 0
         while incoming.state is SideState.HELD:
-            await asyncio.sleep(ASK_SECONDS[min(tries, len(ASK_SECONDS) - 1)])
+            await asyncio.sleep(POLL_SECONDS[min(tries, len(POLL_SECONDS) - 1)])
             tries += 1
             record = self._deps.journal.of_migration(incoming.migration)
             if record is None or record.peer is None or record.state is not RecordState.HELD:
                 return
             try:
-                said = await self._deps.peers.verdict(record.peer, incoming.migration)
-                if said.verdict in {Verdict.RELEASED, Verdict.ABORTED}:
+                reply = await self._deps.peers.verdict(record.peer, incoming.migration)
+                if reply.verdict in {Verdict.RELEASED, Verdict.ABORTED}:
                     await self._decide(
                         VerdictNotice(
-                            migration=incoming.migration, verdict=said.verdict, epoch=said.epoch
+                            migration=incoming.migration, verdict=reply.verdict, epoch=reply.epoch
                         )
                     )
-            except Exception as e:  # whatever it is, only an answer ends the asking
+            # only a verdict ends the polling
+            except Exception as e:
                 logger.bind(migration=incoming.migration).warning("no verdict yet: {}", e)

@@ -54,7 +54,7 @@ class Node:
 
 
 @pytest.fixture(params=["v1", "v2"])
-def node(request, tmp_path, monkeypatch) -> Node:
+def node(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     made = Node(tmp_path, unified=request.param == "v2")
     monkeypatch.setattr(cgroups, "detect", lambda: made.hierarchies)
     used = lambda *_: next(made.used)  # noqa: E731

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -158,7 +159,7 @@ async def test_a_writer_as_fast_as_the_copy_does_not_hold_it_up(home: Path, peer
     def write(round_number: int) -> None:
         (home / "upper/log").write_text(str(round_number) * 3 * ENOUGH_BYTES)
 
-    peer.meanwhile += [lambda n=n: write(n) for n in range(1, 9)]
+    peer.meanwhile += [partial(write, n) for n in range(1, 9)]
     files = copy_of(home)
     await files.copy()
     assert peer.runs == ["trees", "files upper upper/log"]
@@ -170,7 +171,7 @@ async def test_a_copy_that_gets_ahead_ends_after_some_rounds(home: Path, peer: F
     def write(round_number: int) -> None:
         (home / "upper/log").write_text("x" * ((20 - round_number) * ENOUGH_BYTES))
 
-    peer.meanwhile += [lambda n=n: write(n) for n in range(1, 12)]
+    peer.meanwhile += [partial(write, n) for n in range(1, 12)]
     files = copy_of(home)
     await files.copy()
     assert peer.runs == ["trees", "files upper upper/log"] + ["files upper/log"] * (MAX_ROUNDS - 1)

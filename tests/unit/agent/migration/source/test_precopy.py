@@ -33,13 +33,13 @@ def report(pair: Pair) -> MigrationReport:
 
 def test_auto_is_pre_copy_and_says_what_it_expects(pair: Pair) -> None:
     pair.move()
-    told = report(pair)
-    assert (told.state, told.strategy) == (SideState.DONE, Strategy.PRE_COPY)
-    assert len(told.rounds) == 1
-    assert told.prediction is not None
-    assert told.prediction.blackout_milliseconds >= 150
-    assert "1 round" in told.prediction.explanation
-    assert told.memory is not None
+    reported = report(pair)
+    assert (reported.state, reported.strategy) == (SideState.DONE, Strategy.PRE_COPY)
+    assert len(reported.rounds) == 1
+    assert reported.prediction is not None
+    assert reported.prediction.blackout_milliseconds >= 150
+    assert "1 round" in reported.prediction.explanation
+    assert reported.memory is not None
 
 
 def test_the_next_prediction_is_made_from_experience(pair: Pair) -> None:
@@ -52,11 +52,11 @@ def test_stop_and_copy_is_predicted_once_the_link_is_known(pair: Pair) -> None:
     pair.strategy = Strategy.STOP_AND_COPY
     pair.a.live.source._deps.handover_stats.note_rate("node-b", 4096e3)  # 1,000 pages a second
     pair.move()
-    told = report(pair)
-    assert told.state is SideState.DONE
-    assert told.prediction is not None
-    assert told.prediction.strategy is Strategy.STOP_AND_COPY
-    assert told.prediction.blackout_milliseconds > 900
+    reported = report(pair)
+    assert reported.state is SideState.DONE
+    assert reported.prediction is not None
+    assert reported.prediction.strategy is Strategy.STOP_AND_COPY
+    assert reported.prediction.blackout_milliseconds > 900
 
 
 def test_a_busy_container_is_slowed_down_and_moved(pair: Pair) -> None:
@@ -66,9 +66,9 @@ def test_a_busy_container_is_slowed_down_and_moved(pair: Pair) -> None:
     while pair.world.slowed.get("node-a") is None:
         pair.pass_time(0.01)
     pair.pass_time(LONG_SECONDS)
-    told = report(pair)
-    assert told.state is SideState.DONE
-    assert "of its CPU time" in told.choice
+    reported = report(pair)
+    assert reported.state is SideState.DONE
+    assert "of its CPU time" in reported.choice
     assert pair.world.slowed == {}
     assert pair.world.violations == []
 
@@ -91,8 +91,8 @@ def test_a_slowed_container_is_dumped_at_full_speed_and_fails_no_probe(pair: Pai
 def test_where_it_cannot_be_slowed_down_the_move_fails_and_it_runs_on(pair: Pair) -> None:
     pair.world.writing = BUSY * 1000  # however slow
     pair.move()
-    told = report(pair)
-    assert (told.state, told.reason) == (SideState.FAILED, "DowntimeTooLong")
+    reported = report(pair)
+    assert (reported.state, reported.reason) == (SideState.FAILED, "DowntimeTooLong")
     assert pair.a.state is RecordState.RUNNING
     assert pair.world.running() == ["node-a"]
     assert pair.world.slowed == {}
@@ -112,7 +112,7 @@ def test_an_abort_gives_the_cpu_time_back_at_once_or_soon(pair: Pair, times: int
     pair.begin()
     while pair.world.slowed.get("node-a") is None:
         pair.pass_time(0.01)
-    pair.world.fail("node-a", "brake_release", times=times)
+    pair.world.fail("node-a", "throttle_release", times=times)
     pair.abort_source()
     pair.pass_time(LONG_SECONDS)
     assert pair.world.slowed == {}
@@ -134,9 +134,9 @@ def test_a_restarted_agent_gives_the_cpu_time_back(pair: Pair) -> None:
 def test_who_waits_for_the_turn_runs_on_copies_on_and_can_be_cancelled(pair: Pair) -> None:
     other = pair.a.live.handover_queue.enter()
     pair.move()
-    told = report(pair)
-    assert told.state is SideState.COPYING
-    assert "others" in told.choice
+    reported = report(pair)
+    assert reported.state is SideState.COPYING
+    assert "others" in reported.choice
     assert pair.world.running() == ["node-a"]
     pair.abort_source()
     other.leave()

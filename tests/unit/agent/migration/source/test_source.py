@@ -360,10 +360,10 @@ def test_the_verdict_is_undecided_until_it_is_written(pair: Pair) -> None:
     pair.prepare()
     pair.begin()
     for _ in range(140):
-        said, record = verdict(pair), pair.a.on_disk()
+        reply, record = verdict(pair), pair.a.on_disk()
         assert record is not None
         released = record.state is RecordState.RELEASED
-        assert said.verdict is (Verdict.RELEASED if released else Verdict.UNDECIDED)
+        assert reply.verdict is (Verdict.RELEASED if released else Verdict.UNDECIDED)
         pair.loop.pass_time(0.001)
     assert verdict(pair).epoch == 2
 
@@ -428,7 +428,9 @@ def test_a_forgetting_that_is_repeated_ends_nothing_of_the_next_move(pair: Pair)
     assert pair.a.state is RecordState.INCOMING
 
 
-def test_forgetting_an_earlier_arrival_ends_nothing_of_the_departure(pair: Pair) -> None:
+def test_forgetting_the_earlier_incoming_migration_ends_nothing_of_the_outgoing_one(
+    pair: Pair,
+) -> None:
     pair.move("m-1")
     pair.forget("m-1")
     pair.move("m-2", epoch=2)
@@ -466,7 +468,7 @@ def test_an_agent_that_is_ending_begins_no_move(pair: Pair) -> None:
 def let_memory_follow(pair: Pair) -> None:
     """The target runs, and the source's agent is away before any memory has followed."""
     pair.strategy = Strategy.POST_COPY
-    pair.world.fail("node-a", "drain", times=1000)
+    pair.world.fail("node-a", "push_memory", times=1000)
     pair.prepare()
     pair.begin()
     pair.until(lambda: pair.b.state, equals=RecordState.RUNNING)
@@ -520,7 +522,7 @@ def test_pages_that_the_source_has_lost_are_reported(
     assert report_of(pair).reason == ""
 
 
-def test_a_drain_outlives_what_the_kernel_refuses(
+def test_pushing_memory_goes_on_after_the_kernel_refuses(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refused(*_: object, **__: object) -> MemoryTraffic:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,7 +14,7 @@ from transship.agentapi.migrations import RestoreRequest
 from transship.agentapi.states import RecordState, SideState, Verdict
 from transship.api.placement import Strategy
 from transship.common.errors import NotFound, Refused
-from transship.streams.connection import Hello, StreamKind
+from transship.streams.connection import Hello, Stream, StreamKind
 
 MOMENTS = [round(0.003 * n, 3) for n in range(50)]
 SOURCE = "transship:agent:node-a"
@@ -109,6 +109,9 @@ async def nothing() -> AsyncIterator[bytes]:
     yield
 
 
+NO_STREAM = cast("Stream", None)
+
+
 @pytest.mark.parametrize("call", ["memory", "hold", "restore", "files"])
 def test_nothing_is_served_before_all_is_prepared(pair: Pair, call: str) -> None:
     target = pair.b.live.target
@@ -118,7 +121,7 @@ def test_nothing_is_served_before_all_is_prepared(pair: Pair, call: str) -> None
         "hold": lambda: target.hold("m-1"),
         "restore": lambda: target.restore("m-1", RestoreRequest(), body=nothing()),
         "files": lambda: target.receive_files(
-            Hello(migration="m-1", kind=StreamKind.FILES), SOURCE, stream=None
+            Hello(migration="m-1", kind=StreamKind.FILES), SOURCE, stream=NO_STREAM
         ),
     }
     with pytest.raises(Refused):
@@ -127,7 +130,7 @@ def test_nothing_is_served_before_all_is_prepared(pair: Pair, call: str) -> None
 
 def test_files_are_taken_from_the_source_alone(pair: Pair) -> None:
     pair.prepare()
-    hello, stream = Hello(migration="m-1", kind=StreamKind.FILES), Any
+    hello, stream = Hello(migration="m-1", kind=StreamKind.FILES), NO_STREAM
     receiving = pair.b.live.target.receive_files(hello, "transship:agent:node-c", stream)
     with pytest.raises(Refused):
         pair.call(receiving, on=pair.b)
@@ -152,14 +155,14 @@ def test_a_stream_of_files_ends_before_its_folder_is_removed(
     monkeypatch.setattr(restore_module, "accept", accept)
     pair.prepare()
     hello: Any = Hello(migration="m-1", kind=StreamKind.FILES)
-    pair.background(pair.b.live.serve(pair.b.live.target.receive_files(hello, SOURCE, None)))
+    pair.background(pair.b.live.serve(pair.b.live.target.receive_files(hello, SOURCE, NO_STREAM)))
     assert pair.abort_target() is SideState.CANCELLED
     assert ended == [True]
     assert "node-b" not in pair.world.homes
 
 
 def test_a_late_call_of_the_source_finds_nothing_to_open(pair: Pair) -> None:
-    """It waited for the lock while the arrival was thrown away."""
+    """It waited for the lock while the migration was discarded."""
     pair.prepare()
     target = pair.b.live.target
     aborting = pair.b.live.serve(target.abort("m-1"))
@@ -359,7 +362,7 @@ def test_a_target_goes_on_asking_whatever_it_hears(pair: Pair) -> None:
     pair.assert_settled()
 
 
-def test_the_folder_of_images_is_free_when_an_arrival_is_forgotten(pair: Pair) -> None:
+def test_the_folder_of_images_is_free_when_a_migration_is_forgotten(pair: Pair) -> None:
     """A next dump writes where settling removes."""
     pair.world.fail("node-b", "settle")
     pair.move()

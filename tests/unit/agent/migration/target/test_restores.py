@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -73,7 +74,7 @@ def restores(node: Processes) -> NodeRestores:
 
 
 async def start_anew(node: Processes) -> None:
-    order = cast("ContainerOrder", ContainerOrder.model_construct(id=CONTAINER, addresses=()))
+    order = cast("ContainerOrder", SimpleNamespace(id=CONTAINER, addresses=()))
     await NodeInstances(cast("Any", node), cast("Any", node)).start(order)
 
 

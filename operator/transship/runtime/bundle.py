@@ -14,7 +14,7 @@ from transship.api.quantity import bytes_of, millicores_of
 from transship.api.reasons import Reason
 from transship.common.errors import InvalidInput
 from transship.runtime import oci, plain_process, seccomp
-from transship.runtime.image_store import ImageConfig
+from transship.runtime.image_format import ImageConfig
 from transship.runtime.layout import Layout
 from transship.runtime.users import Identity
 from transship.runtime.volumes import Bind

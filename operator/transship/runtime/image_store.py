@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -19,61 +18,21 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from loguru import logger
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_pascal
+from pydantic import ValidationError
 
 from transship.api.reasons import Reason
 from transship.common.errors import CommandFailed, DeadlineExceeded, InvalidInput, TransshipError
 from transship.common.processes import run
 from transship.linux import mounts
+from transship.runtime import image_format
+from transship.runtime.image_format import ImageConfig, Reference, parse_reference
 
 RESOLVE_TIMEOUT_SECONDS = 30.0
 PULL_TIMEOUT_SECONDS = 1800.0  # a large image over a slow line
 POLICY = Path("/etc/containers/policy.json")
 MOUNTS = Path("/proc/self/mountinfo")
-
-_PART = r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*"
-_REFERENCE = re.compile(
-    rf"(?P<name>(?:[a-zA-Z0-9][a-zA-Z0-9.-]*(?::\d+)?/)?{_PART}(?:/{_PART})*)"
-    r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
-    re.ASCII,
-)
-_DEFAULT_REGISTRY = "docker.io"
-
-# `null` is how many builders write an empty list
-_Words = Annotated[tuple[str, ...], BeforeValidator(lambda value: value or ())]
-
-
-class ImageConfig(BaseModel):
-    """The `config` of an image's configuration: what its builder said about running it."""
-
-    model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True, frozen=True)
-
-    entrypoint: _Words = ()
-    cmd: _Words = ()
-    env: _Words = ()
-    working_dir: str = ""
-    user: str = ""
-    stop_signal: str = ""
-
-
-class _ConfigBlob(BaseModel):
-    config: ImageConfig = ImageConfig()
-
-
-class _Descriptor(BaseModel):
-    digest: str
-
-
-class _Manifest(BaseModel):
-    config: _Descriptor
-
-
-class _Index(BaseModel):
-    manifests: tuple[_Descriptor, ...] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -83,39 +42,6 @@ class Image:
     digest: str
     config: ImageConfig
     rootfs: Path
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A parsed reference, with the registry spelled out."""
-
-    registry: str
-    name: str
-    tag: str
-    digest: str | None
-
-    def at(self, digest: str) -> str:
-        return f"docker://{self.registry}/{self.name}@{digest}"
-
-    def tagged(self) -> str:
-        return f"docker://{self.registry}/{self.name}:{self.tag}"
-
-
-def parse_reference(text: str) -> Reference:
-    match = _REFERENCE.fullmatch(text)
-    if match is None:
-        raise InvalidInput(
-            f"{text!r} is not an image reference",
-            reason=Reason.INVALID_IMAGE,
-            hint=Reason.INVALID_IMAGE.hint,
-        )
-    first, _, rest = match["name"].partition("/")
-    if rest and ("." in first or ":" in first or first == "localhost"):
-        registry, name = first, rest
-    else:
-        registry = _DEFAULT_REGISTRY
-        name = match["name"] if rest else f"library/{first}"
-    return Reference(registry, name, match["tag"] or "latest", match["digest"])
 
 
 class ImageStore:
@@ -150,7 +76,7 @@ class ImageStore:
         if not directory.exists():
             return None
         blob = (directory / "config.json").read_bytes()
-        return Image(digest, _ConfigBlob.model_validate_json(blob).config, directory / "rootfs")
+        return Image(digest, image_format.parse_config(blob), directory / "rootfs")
 
     @contextmanager
     def held(self, digest: str) -> Iterator[None]:
@@ -243,7 +169,7 @@ class ImageStore:
                 ["umoci", "raw", "unpack", "--image", f"{layout}:image", draft / "rootfs"],
                 timeout_seconds=PULL_TIMEOUT_SECONDS,
             )
-            (draft / "config.json").write_bytes(_config_of(layout))
+            (draft / "config.json").write_bytes(image_format.read_config(layout))
         except (CommandFailed, DeadlineExceeded) as e:
             raise _pull_failed(source, e) from e
         except (ValidationError, OSError) as e:
@@ -283,19 +209,6 @@ def _remove(folder: Path) -> None:
 def _skopeo() -> list[str]:
     """Obey the node's policy for signatures where it has one; skopeo refuses to work without."""
     return ["skopeo"] if POLICY.exists() else ["skopeo", "--insecure-policy"]
-
-
-def _config_of(layout: Path) -> bytes:
-    """The configuration blob of a layout that holds one image, checked to be readable."""
-    index = _Index.model_validate_json((layout / "index.json").read_bytes())
-    manifest = _Manifest.model_validate_json(_blob(layout, index.manifests[0].digest))
-    config = _blob(layout, manifest.config.digest)
-    _ConfigBlob.model_validate_json(config)
-    return config
-
-
-def _blob(layout: Path, digest: str) -> bytes:
-    return (layout / "blobs" / digest.replace(":", "/", 1)).read_bytes()
 
 
 def _pull_failed(source: str, cause: Exception) -> TransshipError:

@@ -23,7 +23,7 @@ from transship.runtime.bundle import (
     resources,
     runtime_spec,
 )
-from transship.runtime.image_store import ImageConfig
+from transship.runtime.image_format import ImageConfig
 from transship.runtime.layout import Layout
 from transship.runtime.users import Identity
 from transship.runtime.volumes import Bind

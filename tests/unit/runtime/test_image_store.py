@@ -10,7 +10,8 @@ import pytest
 from transship.common.errors import InvalidInput
 from transship.linux import mounts
 from transship.runtime import image_store as module
-from transship.runtime.image_store import ImageConfig, ImageStore, Reference, parse_reference
+from transship.runtime.image_format import ImageConfig, Reference, parse_reference
+from transship.runtime.image_store import ImageStore
 
 DIGEST = "sha256:" + "a" * 64
 

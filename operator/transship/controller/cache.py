@@ -1,7 +1,7 @@
-"""ResourceCache: the resources as last seen, and who is to be woken when one of them changes.
+"""ResourceCache: the newest version of each resource, and the events that wake loops.
 
-Fed by kopf's events and by what our own writes return; read by the loops. It is a cache: whatever
-must not happen twice is guarded by the API server (names, resource versions) or by an agent.
+kopf's events and the replies to our own writes fill it; the loops read it. It may be out of date:
+whatever must not happen twice is guarded by the API server (names, resource versions) or an agent.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ResourceCache:
         self._out_of_service: frozenset[str] = frozenset()
         self._wakes: dict[str, asyncio.Event] = {}
         self._waiting_since: dict[str, float] = {}
-        self._claims: dict[str, str] = {}
+        self._reserved: dict[str, str] = {}
         self._demands: dict[str, tuple[Demand, ...]] | None = None
 
     def placement(self, uid: str) -> ContainerPlacement | None:
@@ -66,7 +66,7 @@ class ResourceCache:
         return name in self._nodes or name in self._unreadable_nodes
 
     def note_unreadable(self, kind: type[Resource], name: str) -> None:
-        """It is there: what is known of it stays as it is, and a node is not taken for gone."""
+        """The object exists: its last readable version stays, and a node does not count as gone."""
         if kind is NodeAgent:
             self._unreadable_nodes.add(name)
 
@@ -75,14 +75,14 @@ class ResourceCache:
         return name in self._out_of_service
 
     def put_out_of_service(self, names: Iterable[str]) -> None:
-        """Take in all the nodes that have the taint now."""
-        found = frozenset(names)
-        changed, self._out_of_service = found ^ self._out_of_service, found
+        """Set the nodes that have the taint."""
+        tainted = frozenset(names)
+        changed, self._out_of_service = tainted ^ self._out_of_service, tainted
         for name in changed:
             self.wake(self.interested_in(name))
 
     def note_out_of_service(self, name: str, *, tainted: bool) -> None:
-        """Take in one node that has changed."""
+        """Set or remove the taint of one node."""
         others = self._out_of_service - {name}
         self.put_out_of_service(others | {name} if tainted else others)
 
@@ -90,7 +90,7 @@ class ResourceCache:
         return tuple(self._nodes.values())
 
     def loads(self) -> dict[str, int]:
-        """How many placements each node has, counting those that are on their way to it."""
+        """How many placements each node has. A placement that moves counts on both nodes."""
         counts: dict[str, int] = {}
         for placement in self._placements.values():
             node = placement.status.node or placement.spec.target_node
@@ -103,21 +103,21 @@ class ResourceCache:
         return counts
 
     def demands(self) -> dict[str, tuple[Demand, ...]]:
-        """What is requested of each node; summed anew only after something has changed."""
+        """What is requested of each node. Computed anew only after a change."""
         if self._demands is None:
             self._demands = demands_by_node(
-                self._placements.values(), self._migrations.values(), claims=self._claims
+                self._placements.values(), self._migrations.values(), reserved=self._reserved
             )
         return self._demands
 
     @contextmanager
     def reserving(self, uid: str, *, node: str) -> Iterator[None]:
-        """Count a placement on a node already while that is being written: others decide then."""
-        self._claims[uid], self._demands = node, None
+        """Count a placement on a node while its owner or its migration is being written."""
+        self._reserved[uid], self._demands = node, None
         try:
             yield
         finally:
-            del self._claims[uid]
+            del self._reserved[uid]
             self._demands = None
 
     def wake_of(self, uid: str) -> asyncio.Event:
@@ -125,7 +125,7 @@ class ResourceCache:
         return self._wakes.setdefault(uid, asyncio.Event())
 
     def wake_without_address(self) -> None:
-        """A pool has changed: whoever waits for an address may get one now."""
+        """Wake placements without an address: a pool has changed, and may have one now."""
         self.wake(uid for uid, p in self._placements.items() if p.status.address is None)
 
     def wake(self, uids: Iterable[str]) -> None:
@@ -134,7 +134,7 @@ class ResourceCache:
                 event.set()
 
     def put(self, resource: Resource) -> Resource:
-        """Take in what was seen; returns the newest that is known of the same object."""
+        """Put in a resource; returns the newest version of the same object."""
         self._demands = None
         match resource:
             case ContainerPlacement():
@@ -150,7 +150,7 @@ class ResourceCache:
                 return resource  # address pools are read where they are changed
 
     def drop(self, resource: Resource) -> None:
-        """It is gone."""
+        """Remove a resource that is gone."""
         self._demands = None
         uid = resource.metadata.uid
         match resource:
@@ -171,16 +171,16 @@ class ResourceCache:
         self.wake([uid])
 
     def forget(self, uid: str) -> None:
-        """The loop of this object is over."""
+        """The loop of this object has ended."""
         self._wakes.pop(uid, None)
 
-    def held(self) -> list[Resource]:
+    def with_finalizer(self) -> list[Resource]:
         """Everything that has our finalizer."""
         known = (*self._placements.values(), *self._migrations.values())
         return [resource for resource in known if FINALIZER in resource.metadata.finalizers]
 
     def without_loop(self, *, at: float, with_loop: frozenset[str]) -> list[str]:
-        """Placements that no loop has taken on for long, seen by our own clock alone."""
+        """Names of placements that have had no loop for long, by our own clock alone."""
         waiting = {
             uid: p.metadata.name
             for uid, p in self._placements.items()
@@ -196,17 +196,21 @@ class ResourceCache:
     def uids(self, kind: type[R]) -> frozenset[str]:
         return frozenset(resource.metadata.uid for resource in self._all(kind))
 
-    def keep_only(self, kind: type[R], found: Listing[R], *, instead_of: frozenset[str]) -> None:
-        """Take in a complete list: of what was known before it was asked for, the rest is gone."""
+    def keep_only(self, kind: type[R], listing: Listing[R], *, instead_of: frozenset[str]) -> None:
+        """Replace all resources of a kind by a complete list.
+
+        instead_of: the uids that were known before the list was requested. One of these that the
+        list lacks is gone; one that came later stays.
+        """
         if kind is NodeAgent:
             self._unreadable_nodes.clear()
-        for each in found.unreadable:
-            self.note_unreadable(kind, each.name)
-        for resource in found.resources:
+        for unreadable in listing.unreadable:
+            self.note_unreadable(kind, unreadable.name)
+        for resource in listing.resources:
             self.put(resource)
-        for known in self._all(kind):
-            if known.metadata.uid in instead_of - found.uids:
-                self.drop(known)
+        for cached in self._all(kind):
+            if cached.metadata.uid in instead_of - listing.uids:
+                self.drop(cached)
 
     def _all(self, kind: type[R]) -> list[Resource]:
         if kind is ContainerPlacement:
@@ -221,7 +225,7 @@ class ResourceCache:
         if not _is_newer(placement, known):
             return
         self._placements[uid] = placement
-        if known is None or _wish(known) != _wish(placement):
+        if known is None or _watched_of_placement(known) != _watched_of_placement(placement):
             self.wake([uid, *(m.metadata.uid for m in self.migrations_of(uid))])
 
     def _put_migration(self, migration: ContainerMigration) -> None:
@@ -231,9 +235,13 @@ class ResourceCache:
             return
         self._migrations[uid] = migration
         self._of_placement.setdefault(migration.spec.placement_uid, set()).add(uid)
-        if known is None or _fate(known) != _fate(migration):
+        if known is None or _watched_of_migration(known) != _watched_of_migration(migration):
             self.wake([uid])
-        if known is None or known.status != migration.status or _fate(known) != _fate(migration):
+        if (
+            known is None
+            or known.status != migration.status
+            or _watched_of_migration(known) != _watched_of_migration(migration)
+        ):
             self.wake([migration.spec.placement_uid])
 
     def _put_node(self, agent: NodeAgent) -> None:
@@ -244,7 +252,7 @@ class ResourceCache:
             return
         self._nodes[name] = agent
         self._unreadable_nodes.discard(name)
-        if known is None or _use(known) != _use(agent):
+        if known is None or _watched_of_node(known) != _watched_of_node(agent):
             self.wake(self.interested_in(name))
 
     def interested_in(self, node: str) -> set[str]:
@@ -261,7 +269,7 @@ class ResourceCache:
 
 
 def _is_newer(resource: Resource, known: Resource | None) -> bool:
-    """Resource versions of one object grow; one that is not a number is taken in as it comes."""
+    """Whether it replaces the known version. A resource version that is not a number does."""
     if known is None:
         return True
     ours, theirs = known.metadata.resource_version, resource.metadata.resource_version
@@ -270,8 +278,8 @@ def _is_newer(resource: Resource, known: Resource | None) -> bool:
     return int(theirs) > int(ours)
 
 
-def _wish(placement: ContainerPlacement) -> tuple[object, ...]:
-    """What of a placement wakes somebody: not its status, which is our own writing."""
+def _watched_of_placement(placement: ContainerPlacement) -> tuple[object, ...]:
+    """The fields whose change wakes loops. The status is not among them: its own loop writes it."""
     meta = placement.metadata
     return (
         meta.generation,
@@ -281,13 +289,13 @@ def _wish(placement: ContainerPlacement) -> tuple[object, ...]:
     )
 
 
-def _fate(migration: ContainerMigration) -> tuple[object, ...]:
+def _watched_of_migration(migration: ContainerMigration) -> tuple[object, ...]:
     meta = migration.metadata
     return (meta.deletion_timestamp, meta.finalizers)
 
 
-def _use(agent: NodeAgent) -> tuple[object, ...]:
-    """What decides whether and how a node is used; its figures change with every heartbeat."""
+def _watched_of_node(agent: NodeAgent) -> tuple[object, ...]:
+    """The fields whose change wakes loops. The figures change with every heartbeat."""
     barred = unusable(Node(agent))
     reason = barred.reason if barred is not None else None
     return (reason, agent.metadata.labels, agent.status.endpoint, agent.metadata.uid)

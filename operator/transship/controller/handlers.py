@@ -53,7 +53,7 @@ def _register_events(
     registry: kopf.OperatorRegistry, deps: Deps, loops: Loops, model: type[Resource]
 ) -> None:
     @kopf.on.event(GROUP, VERSION, kind_of(model).plural, id=model.__name__, registry=registry)
-    async def seen(event: kopf.RawEvent, **_: Any) -> None:
+    async def handle_event(event: kopf.RawEvent, **_: Any) -> None:
         resource, gone = parsed(model, event["object"]), event["type"] == "DELETED"
         if resource is None:
             if not gone:

@@ -107,12 +107,12 @@ class Leadership:
         """Tell each cause once: it is asked again every few seconds."""
         known, self._obstacle = self._obstacle, obstacle
         if known is None or (known.reason, known.message) != (obstacle.reason, obstacle.message):
-            level, message = _told(obstacle)
+            level, message = _level_and_message(obstacle)
             log = logger.bind(reason=str(obstacle.reason), cause=str(obstacle))
             log.log(level, f"the lease is not ours: {message}")
 
 
-def _told(obstacle: TransshipError) -> tuple[str, str]:
+def _level_and_message(obstacle: TransshipError) -> tuple[str, str]:
     """Level and message for the log."""
     match obstacle:
         case Conflict():

@@ -1,4 +1,4 @@
-"""Lists of everything: before the first decision, and for what a broken watch has missed."""
+"""Complete lists: before the first decision, and regularly for what a broken watch missed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STARTUP_RETRY_SECONDS = 1.0
 
 
 async def fill(deps: Deps) -> None:
-    """Know everything before anything is decided: a loop must not take a late list for a lack."""
+    """Fill the cache before the first decision: a missing object would look like a deleted one."""
     while True:
         try:
             await _list_all(deps)
@@ -36,15 +36,15 @@ async def fill(deps: Deps) -> None:
 
 async def _list_all(deps: Deps) -> None:
     for model in (NodeAgent, ContainerPlacement, ContainerMigration):
-        known = deps.cache.uids(model)
-        deps.cache.keep_only(model, await deps.cluster.listing(model), instead_of=known)
+        uids = deps.cache.uids(model)
+        deps.cache.keep_only(model, await deps.cluster.listing(model), instead_of=uids)
 
 
 async def keep_listing(deps: Deps, loops: Loops, stop: asyncio.Event) -> None:
     """Make up for what a broken watch missed; end the process when kopf no longer watches at all.
 
-    A watch of kopf's that ends is not begun again (nolar/kopf#1276). New placements are therefore
-    taken on by kopf's events alone: that they are not tells of such a watch.
+    kopf does not restart a watch that has ended (nolar/kopf#1276). Only kopf's events give a new
+    placement its loop, so a placement without one shows such a watch.
     """
     while not stop.is_set():
         await asyncio.sleep(RELIST_SECONDS)
@@ -55,13 +55,13 @@ async def keep_listing(deps: Deps, loops: Loops, stop: asyncio.Event) -> None:
             continue
         loops.resume()
         now = deps.clock.monotonic()
-        if unseen := deps.cache.without_loop(at=now, with_loop=loops.with_loop):
-            logger.bind(placements=unseen).error("new placements are not seen any more, ending")
+        if names := deps.cache.without_loop(at=now, with_loop=loops.with_loop):
+            logger.bind(placements=names).error("no events of new placements any more, ending")
             stop.set()
 
 
 async def keep_taints(cache: ResourceCache, taints: Taints) -> None:
-    """As with our own kinds: events are fast, and a list makes up for those that were missed."""
+    """Keep the taints of nodes up to date: events are fast, and a list makes up for lost ones."""
     while True:
         try:
             cache.put_out_of_service(await taints.out_of_service())
@@ -77,5 +77,5 @@ async def keep_pools(deps: Deps) -> None:
         try:
             await deps.addresses.update_sizes(now=deps.clock.now())
         except TransshipError as e:
-            logger.bind(error=str(e)).warning("the address pools were not looked at")
+            logger.bind(error=str(e)).warning("the address pools were not listed")
         await wait_for_any(changed, seconds=RELIST_SECONDS)

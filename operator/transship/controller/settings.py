@@ -33,11 +33,11 @@ def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
     """Choose the cluster as transship.kube.transport does."""
     if os.environ.get("KUBECONFIG"):
         return kopf.login_with_kubeconfig(**kwargs)
-    found = kopf.login_with_service_account(**kwargs)
-    if found is None:
+    info = kopf.login_with_service_account(**kwargs)
+    if info is None:
         return kopf.login_with_kubeconfig(**kwargs)
     # kopf's is a name: the cluster's DNS may be down
-    return replace(found, server=_in_cluster() or found.server)
+    return replace(info, server=_in_cluster() or info.server)
 
 
 def _in_cluster() -> str | None:

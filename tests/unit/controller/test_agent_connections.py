@@ -55,7 +55,7 @@ class Agent:
         self._context = server_context(
             authority=folder / "ca.crt", certificate=own.certificate, key=own.key
         )
-        self.shown: list[int] = []
+        self.reported: list[int] = []
         self.asked = asyncio.Event()
         self.pause = asyncio.Event()
         self.pause.set()
@@ -77,7 +77,7 @@ class Agent:
         tls: ssl.SSLObject = request.transport.get_extra_info("ssl_object")
         certificate = tls.getpeercert(binary_form=True)
         assert certificate is not None
-        self.shown.append(x509.load_der_x509_certificate(certificate).serial_number)
+        self.reported.append(x509.load_der_x509_certificate(certificate).serial_number)
         self.asked.set()
         await self.pause.wait()
         return web.Response(text='{"containers": []}')
@@ -99,10 +99,10 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(
     async with agent as registered:
         await connections.to(registered).containers()
         await connections.to(registered).containers()
-        assert agent.shown == [serial_in(files)] * 2
+        assert agent.reported == [serial_in(files)] * 2
         issued(tmp_path, at=2)
         await connections.to(registered).containers()
-        assert agent.shown[2] == serial_in(files) != agent.shown[0]
+        assert agent.reported[2] == serial_in(files) != agent.reported[0]
         assert connections.to(registered) is connections.to(registered)
 
 

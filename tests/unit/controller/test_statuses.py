@@ -320,22 +320,22 @@ REPORTS = st.none() | st.builds(
 def test_the_percentage_never_falls_in_one_attempt_and_is_100_exactly_at_its_success(
     reports: list[tuple[MigrationReport | None, MigrationReport | None, bool]], outcome: Outcome
 ) -> None:
-    move, shown = migration(), [0]
+    move, reported = migration(), [0]
     for source, target, operator_restarts in reports:
         observed = seen_move(source, target)
         status = migration_status(move, observed, Wait(0.1), method=METHOD, now=NOW)
         if operator_restarts:
             status = MigrationStatus.model_validate(status.dump())
         move = move.model_copy(update={"status": status})
-        shown.append(status.percent)
-    assert shown == sorted(shown)
-    assert shown[-1] < 100
+        reported.append(status.percent)
+    assert reported == sorted(reported)
+    assert reported[-1] < 100
     last = migration_status(move, seen_move(), Finish(outcome), method=METHOD, now=NOW)
-    assert last.percent == (100 if outcome == Outcome.SUCCEEDED else shown[-1])
+    assert last.percent == (100 if outcome == Outcome.SUCCEEDED else reported[-1])
 
 
 def test_a_placement_shows_no_older_percentage_of_the_same_attempt() -> None:
-    def shown(move: ContainerMigration, before: CurrentMigration | None) -> int:
+    def reported(move: ContainerMigration, before: CurrentMigration | None) -> int:
         made = placement(status={**OWNED, "migration": before}, target_node="node-b")
         observed = ObservedPlacement(
             placement=made, status=made.status, nodes=NODES, now=NOW,
@@ -346,9 +346,9 @@ def test_a_placement_shows_no_older_percentage_of_the_same_attempt() -> None:
         return current.percent
 
     before = CurrentMigration(name="web-1-1", percent=65)
-    assert shown(migration(percent=30), before) == 65
-    assert shown(migration(percent=80), before) == 80
-    assert shown(migration(attempt=2, percent=5), before) == 5
+    assert reported(migration(percent=30), before) == 65
+    assert reported(migration(percent=80), before) == 80
+    assert reported(migration(attempt=2, percent=5), before) == 5
 
 
 def test_figures_stay_when_the_side_that_told_them_forgets() -> None:

@@ -1,4 +1,4 @@
-"""The next step once the container belongs to the target: past the point of no return."""
+"""The next step after the source has released the container: past the point of no return."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ SOURCE_END_TIMEOUT_SECONDS = 3.0
 
 
 def after_fence(observed: ObservedMigration) -> Step:
-    """The target owns; where it has thrown its copy away meanwhile it is started anew there."""
+    """The source is fenced and the target owns. Where it has no copy left, it starts anew there."""
     report = observed.target.report
     if observed.target.state == SideState.HELD:
         return RelayVerdict(Verdict.FENCED)
     if report is not None and not report.state.finished:
-        return AbortTarget()  # a late order had it prepare again, for what never comes
+        # a late order had it prepare again, for images that never come
+        return AbortTarget()
     return after_release(observed)
 
 
 def after_resume(observed: ObservedMigration) -> Step:
-    """The container runs on the target. The source still has to end its frozen copy."""
+    """The container runs on the target, and the source has to end its frozen copy."""
     source, report = observed.source, observed.target.report
     if report is not None and report.reason == Reason.CONTAINER_LOST:
         return Finish(Outcome.FAILED, obstacle(Reason.CONTAINER_LOST, report.message))
@@ -56,33 +57,33 @@ def after_resume(observed: ObservedMigration) -> Step:
 
 
 def _awaits_memory(observed: ObservedMigration) -> bool:
-    """After a post-copy: pages that only the source has are still to come."""
-    held, report = observed.target.container, observed.source.report
+    """Whether pages that only the source has are still to come, after a post-copy."""
+    container, report = observed.target.container, observed.source.report
     strategy = None if report is None else report.strategy
     follows = strategy is None or strategies.of(strategy).memory_follows
-    return held is not None and held.awaits_memory and follows
+    return container is not None and container.awaits_memory and follows
 
 
 def _cause_of_loss(source: Side) -> str | None:
-    """Why it can send no more of the memory, ever; None as long as it may.
+    """Why the source can never send the rest of the memory; None as long as it may.
 
-    What it has sent already is the target's to judge: a copy that lacks nothing runs on there.
+    Whether anything is missing is the target's to judge: a copy that lacks nothing runs on.
     """
     if source.fenced:
         return f"{source.node} is fenced"
     if not source.answered:
         return None
-    held, report = source.container, source.report
+    container, report = source.container, source.report
     if report is not None and report.reason == Reason.PAGES_LOST:
         return f"{source.node} cannot read it any more"
-    if held is None:
+    if container is None:
         forgotten = f"{source.node} knows nothing of the container any more"
         return forgotten if report is None else None
-    return _cause_of_end(source.node, held.run) if held.owes_memory else None
+    return _cause_of_end(source.node, container.run) if container.owes_memory else None
 
 
 def _cause_of_end(node: str, run: RunState) -> str | None:
-    """What has become of the frozen copy."""
+    """Why the frozen copy is gone; None while it is there."""
     match run:
         case RunState.ABSENT:
             return f"{node} was restarted, or has lost the frozen copy"
@@ -114,7 +115,7 @@ def _awaits_rest_of_memory(observed: ObservedMigration) -> Obstacle:
 
 
 def after_release(observed: ObservedMigration) -> Step:
-    """Past the point of no return: only the target can end this now."""
+    """The source has released: only the target can end the migration now."""
     target = observed.target
     if target.fenced or (target.answered and _target_lost(observed)):
         return Finish(
@@ -133,7 +134,7 @@ def after_release(observed: ObservedMigration) -> Step:
 
 
 def _target_lost(observed: ObservedMigration) -> bool:
-    """It says itself that it has no copy: restarted without one, or failed after the release."""
+    """The target reports that it has no copy: it was restarted, or failed after the release."""
     target = observed.target
     holds = target.container is not None and target.container.run != RunState.ABSENT
     known = target.report is not None and not target.report.state.finished

@@ -34,17 +34,17 @@ from transship.controller.placement.owner import OWNING
 
 
 def roll_back(observed: ObservedMigration, end: GiveUp) -> Step:
-    """The source keeps the container: what the target prepared is thrown away."""
+    """The source keeps the container; the target discards what it prepared."""
     target = observed.target
     if target.answered and target.report is not None and not target.report.state.finished:
         held = target.report.state == SideState.HELD
         return RelayVerdict(Verdict.ABORTED) if held else AbortTarget()
-    # a silent target asks the source by itself and is tidied up when it answers again
+    # a silent target asks the source by itself, and is cleaned up when it answers again
     return Finish(end.outcome, end.why)
 
 
 def why_source_kept(observed: ObservedMigration) -> GiveUp:
-    """Whose words tell best why the source kept its container."""
+    """Why the source kept its container, from the report that explains it best."""
     if observed.give_up is not None:
         return observed.give_up
     source, target = observed.source.report, observed.target.report
@@ -55,7 +55,7 @@ def why_source_kept(observed: ObservedMigration) -> GiveUp:
         )
     for report in (source, target):
         if report is not None and report.reason:
-            return GiveUp(Outcome.FAILED, _said(report))
+            return GiveUp(Outcome.FAILED, _report_obstacle(report))
     if source is None and (preflight_obstacle := _preflight_obstacle(observed)) is not None:
         return preflight_obstacle
     return GiveUp(
@@ -67,7 +67,7 @@ def why_source_kept(observed: ObservedMigration) -> GiveUp:
 
 
 def give_up(observed: ObservedMigration, wish: GiveUp) -> Step:
-    """Give up before the release: the source decides first, whatever the target is doing."""
+    """Give up before the release: the source decides first, whatever the target does."""
     source = observed.source
     if not source.answered:
         return Wait(SILENCE_POLL_SECONDS, no_answer(source))
@@ -77,9 +77,9 @@ def give_up(observed: ObservedMigration, wish: GiveUp) -> Step:
 
 
 def _end_unbegun(observed: ObservedMigration, end: GiveUp) -> Step:
-    """The source knows nothing of the move; the order to begin it may still be under way to it.
+    """End a migration that the source does not know; an order to begin may still be under way.
 
-    So it is made to write down that this move never happens, before anybody believes that.
+    So the source first records that this migration never happens.
     """
     source, target = observed.source, observed.target
     held = source.container
@@ -98,14 +98,14 @@ def _end_unbegun(observed: ObservedMigration, end: GiveUp) -> Step:
 
 
 def source_owns(observed: ObservedMigration) -> bool:
-    """It says that it owns the container: a move that it does not know is never released."""
+    """Whether the source owns the container at the epoch of this migration."""
     held = observed.source.container
     owned = {RecordState.RUNNING, RecordState.STOPPED}
     return held is not None and held.record in owned and held.epoch == observed.spec.epoch
 
 
 def get_ready(observed: ObservedMigration) -> Step:
-    """The source has not begun: check, prepare the target, then let the source begin."""
+    """Before the source has begun: check, prepare the target, then let the source begin."""
     for side in (observed.source, observed.target):
         if not side.answered:
             return Wait(SILENCE_POLL_SECONDS, no_answer(side))
@@ -132,7 +132,7 @@ def _follow_target(observed: ObservedMigration) -> Step:
 
 
 def _start(observed: ObservedMigration) -> Step:
-    """Nothing has been asked of anybody yet, as far as they tell."""
+    """Neither agent knows the migration yet."""
     preflight_obstacle = _preflight_obstacle(observed)
     return Prepare() if preflight_obstacle is None else _end_unbegun(observed, preflight_obstacle)
 
@@ -149,14 +149,14 @@ def _preflight_obstacle(observed: ObservedMigration) -> GiveUp | None:
 def _why_unprepared(observed: ObservedMigration) -> Obstacle:
     report = observed.target.report
     if report is not None and report.reason:
-        return _said(report)
+        return _report_obstacle(report)
     return obstacle(
         Reason.MIGRATION_FAILED, f"the agent of {observed.target.node} could not prepare the move"
     )
 
 
 def oversee(observed: ObservedMigration) -> Step:
-    """Source and target work with each other; the operator only looks on, and ends what is lost."""
+    """Source and target work with each other: the operator watches, and aborts a lost target."""
     source, target = observed.source, observed.target
     if source.state in {SideState.FROZEN, SideState.RELEASED}:
         return Wait(HANDOVER_POLL_SECONDS)  # the agents decide this among themselves
@@ -165,10 +165,10 @@ def oversee(observed: ObservedMigration) -> Step:
     return Wait(work_poll(observed), None if target.answered else no_answer(target))
 
 
-def _said(report: MigrationReport) -> Obstacle:
-    """In an agent's words, with the table's hint where it has given none."""
-    known = next((reason for reason in Reason if reason == report.reason), None)
-    hint = report.hint or (known.hint if known is not None else "")
+def _report_obstacle(report: MigrationReport) -> Obstacle:
+    """The agent's failure, with the hint of the table of reasons where it has none."""
+    table_entry = next((reason for reason in Reason if reason == report.reason), None)
+    hint = report.hint or (table_entry.hint if table_entry is not None else "")
     return Obstacle(report.reason, report.message, hint)
 
 

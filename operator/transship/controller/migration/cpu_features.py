@@ -62,5 +62,5 @@ def usable_by_programs(words: Iterable[str], *, machine: str) -> frozenset[str]:
 
     An ARM CPU's words are what the kernel offers to programs (HWCAP), and nothing else.
     """
-    found = frozenset(words)
-    return found - NOT_FOR_PROGRAMS if machine in X86 else found
+    flags = frozenset(words)
+    return flags - NOT_FOR_PROGRAMS if machine in X86 else flags

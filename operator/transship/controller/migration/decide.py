@@ -1,9 +1,9 @@
 """The next step of a migration, from what both agents answered in this pass alone.
 
-The source's record is the only arbiter. Nothing is ever concluded from silence: an agent that does
-not answer is waited for, since it may have decided, unless an administrator has fenced its node.
-That is written down before the target hears of it: a source that comes back decides nothing any
-more. Every step can be repeated, so the operator may be killed between any two.
+The source's record is the only arbiter. Silence proves nothing: an agent that does not answer may
+have decided, so it is waited for, unless an administrator has fenced its node. A fence is recorded
+before the target learns of it: a source that comes back then decides nothing any more. Every step
+can be repeated, so the operator may be killed between any two.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from transship.controller.migration.steps import (
 def next_step(observed: ObservedMigration) -> Step:
     """Choose the one step to take now."""
     if _target_owns(observed):
-        return _disbelieve(observed) or after_resume(observed)
+        return _dispute(observed) or after_resume(observed)
     if observed.fence_recorded or observed.source.fenced:
         return _without_source(observed)
     if observed.verdict == Verdict.RELEASED:
@@ -60,19 +60,19 @@ def _source_is_over(observed: ObservedMigration) -> bool:
 
 
 def _target_owns(observed: ObservedMigration) -> bool:
-    """It says so, with the one epoch that this migration can give it."""
-    held = observed.target.container
-    if held is not None and held.epoch != observed.spec.epoch + 1:
+    """The target reports ownership, with the one epoch that this migration can give it."""
+    container = observed.target.container
+    if container is not None and container.epoch != observed.spec.epoch + 1:
         return False
     if observed.target.state == SideState.RUNNING:
         return True
-    return held is not None and held.record in {RecordState.RUNNING, RecordState.STOPPED}
+    return container is not None and container.record in {RecordState.RUNNING, RecordState.STOPPED}
 
 
-def _disbelieve(observed: ObservedMigration) -> Step | None:
-    """The source's record is the arbiter: nobody runs a container that was not released.
+def _dispute(observed: ObservedMigration) -> Step | None:
+    """The target reports that it runs a container that the source has not released.
 
-    For a moment both can be true: the two were not asked at the very same time.
+    For a moment that can be so by accident: the two were not asked at the same time.
     """
     if observed.fence_recorded or not observed.source.answered or _may_have_released(observed):
         return None
@@ -85,8 +85,8 @@ def _disbelieve(observed: ObservedMigration) -> Step | None:
         return Finish(Outcome.FAILED, why)
     if observed.give_up is not None:
         return AbortSource()
-    told = observed.waiting_seconds > WORK_AFTER_SECONDS
-    return Wait(HANDOVER_POLL_SECONDS, why if told else None)
+    lasts = observed.waiting_seconds > WORK_AFTER_SECONDS
+    return Wait(HANDOVER_POLL_SECONDS, why if lasts else None)
 
 
 def _may_have_released(observed: ObservedMigration) -> bool:
@@ -96,7 +96,7 @@ def _may_have_released(observed: ObservedMigration) -> bool:
 
 
 def _without_source(observed: ObservedMigration) -> Step:
-    """The source is fenced: a copy that is held goes on, what was not held has no memory."""
+    """The source is fenced: a held copy goes on; without one the memory is lost."""
     target = observed.target
     if observed.fence_recorded:
         return after_fence(observed)

@@ -1,4 +1,4 @@
-"""MigrationEffects: the effects of a migration's steps. Each can be repeated."""
+"""MigrationEffects: carries out the steps of a migration. Each can be repeated."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ REFUSED_PAUSE_SECONDS = 0.2
 
 
 class Refusal(Exception):
-    """An agent, or what the order refers to, does not let the migration begin."""
+    """An agent refuses the migration, or its order refers to what does not exist."""
 
     def __init__(self, cause: TransshipError) -> None:
         super().__init__(str(cause))
@@ -60,13 +60,13 @@ class MigrationEffects:
         self._method = method
 
     async def do(self, step: Step) -> float:
-        """Raises Refusal where trying again is of no use, Unreachable where it is."""
+        """Raises Refusal where the migration cannot begin, Unreachable where a retry may help."""
         match step:
             case Prepare():
-                await self._firmly(self._prepare)
+                await self._or_refuse(self._prepare)
                 return SHORT_POLL_SECONDS
             case Begin():
-                await self._firmly(self._begin)
+                await self._or_refuse(self._begin)
             case AbortSource():
                 await self._deps.agent_poller.agent(self._spec.source_node).abort_outgoing(
                     self._uid, container=self._spec.placement_uid
@@ -83,13 +83,14 @@ class MigrationEffects:
                 pass
         return HANDOVER_POLL_SECONDS
 
-    async def _firmly(self, act: Callable[[], Awaitable[None]]) -> None:
+    async def _or_refuse(self, act: Callable[[], Awaitable[None]]) -> None:
         try:
             await act()
         except Unreachable:
             raise
         except TransshipError as e:
-            if e.reason == Reason.IN_MIGRATION:  # an aborted move is not quite over there
+            if e.reason == Reason.IN_MIGRATION:
+                # an aborted migration is not quite over there
                 return
             raise Refusal(e) from e
 
@@ -133,7 +134,8 @@ class MigrationEffects:
     async def _abort_target(self) -> float:
         try:
             await self._deps.agent_poller.agent(self._spec.target_node).abort_incoming(self._uid)
-        except Refused:  # held since: the next pass relays the verdict
+        except Refused:
+            # it holds the copy since: the next pass relays the verdict
             return REFUSED_PAUSE_SECONDS
         return HANDOVER_POLL_SECONDS
 

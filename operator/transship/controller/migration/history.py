@@ -1,4 +1,4 @@
-"""Moves as history: which migrations run, how they ended, when the next attempt may be made.
+"""The history of a placement's migrations: which run, how they ended, when to try again.
 
 A migration is finished once its condition Succeeded is True or False; the record is then never
 changed again.
@@ -27,7 +27,7 @@ LONGEST_BACKOFF_SECONDS = 300
 LONGEST_NAME = 253
 
 SOURCE_FENCED = "SourceFenced"
-"""A condition of a migration: an administrator's word stands in for its source's release."""
+"""The condition of a migration whose source is fenced: the target needs no release."""
 
 Migrations = Sequence[ContainerMigration]
 
@@ -40,18 +40,20 @@ def summary(migration: ContainerMigration) -> Condition | None:
 
 
 def is_finished(migration: ContainerMigration) -> bool:
-    found = summary(migration)
-    return found is not None and found.status != Status.UNKNOWN
+    succeeded = summary(migration)
+    return succeeded is not None and succeeded.status != Status.UNKNOWN
 
 
 def has_succeeded(migration: ContainerMigration) -> bool:
-    found = summary(migration)
-    return found is not None and found.status == Status.TRUE
+    succeeded = summary(migration)
+    return succeeded is not None and succeeded.status == Status.TRUE
 
 
 def was_cancelled(migration: ContainerMigration) -> bool:
-    found = summary(migration)
-    return found is not None and found.status == Status.FALSE and found.reason in _CANCELLED
+    succeeded = summary(migration)
+    if succeeded is None or succeeded.status != Status.FALSE:
+        return False
+    return succeeded.reason in _CANCELLED
 
 
 def has_failed(migration: ContainerMigration) -> bool:
@@ -66,7 +68,7 @@ def was_released(migration: ContainerMigration) -> bool:
 
 
 def source_was_fenced(migration: ContainerMigration) -> bool:
-    """Whether it was written down that the target may run without the source's release."""
+    """Whether the migration records that the target may run without the source's release."""
     return is_true(migration.status.conditions, SOURCE_FENCED)
 
 
@@ -74,7 +76,7 @@ def has_arrived(migration: ContainerMigration) -> bool:
     """Whether the target is the owner, as far as the migration's own status says."""
     if was_released(migration) or (is_finished(migration) and source_was_fenced(migration)):
         return True
-    source, target = _said(migration.status.source), _said(migration.status.target)
+    source, target = _state(migration.status.source), _state(migration.status.target)
     gave_away = source in {SideState.RELEASED, SideState.DONE} or source_was_fenced(migration)
     return gave_away and target == SideState.RUNNING
 
@@ -82,24 +84,24 @@ def has_arrived(migration: ContainerMigration) -> bool:
 def unsettled_nodes(migrations: Migrations) -> Mapping[str, str]:
     """Nodes that may still have something of a move that is over, and that move's name.
 
-    By what they said last: a source that gave the container away and has not told of the end of its
-    frozen copy, a target that had prepared for what did not come. A node that has got the container
-    again since has ended what it had before.
+    Judged by the last reports: a source that released the container and has not reported the end
+    of its frozen copy, or a target that had prepared. A node that has got the container again since
+    has removed what it had before.
     """
-    found: dict[str, str] = {}
+    nodes: dict[str, str] = {}
     over = sorted(filter(is_finished, migrations), key=lambda m: (m.spec.epoch, m.spec.attempt))
-    for each in over:
-        source, target = _said(each.status.source), _said(each.status.target)
-        if was_released(each):
-            found.pop(each.spec.target_node, None)
+    for migration in over:
+        source, target = _state(migration.status.source), _state(migration.status.target)
+        if was_released(migration):
+            nodes.pop(migration.spec.target_node, None)
             if source != SideState.DONE:
-                found[each.spec.source_node] = each.metadata.name
+                nodes[migration.spec.source_node] = migration.metadata.name
         elif target and target not in _SETTLED:
-            found[each.spec.target_node] = each.metadata.name
-    return found
+            nodes[migration.spec.target_node] = migration.metadata.name
+    return nodes
 
 
-def _said(side: SideStatus | None) -> str:
+def _state(side: SideStatus | None) -> str:
     return "" if side is None else side.state
 
 
@@ -174,11 +176,11 @@ def expired_history(
         *succeeded[_limit(settings.successful_history_limit) :],
         *others[_limit(settings.failed_history_limit) :],
     ]
-    telling = {move for node, move in unsettled_nodes(migrations).items() if silent(node)}
+    needed = {move for node, move in unsettled_nodes(migrations).items() if silent(node)}
     return [
         m
         for m in surplus
-        if (has_succeeded(m) or generation_of(m) != counted) and m.metadata.name not in telling
+        if (has_succeeded(m) or generation_of(m) != counted) and m.metadata.name not in needed
     ]
 
 

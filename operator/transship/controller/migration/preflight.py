@@ -95,11 +95,11 @@ def criu_works(facts: Facts) -> Obstacle | None:
 
 def criu_is_new_enough(facts: Facts) -> Obstacle | None:
     for node in (facts.source, facts.target):
-        found = node.agent.status.versions.criu
-        if found and _version(found) < OLDEST_CRIU:
+        version = node.agent.status.versions.criu
+        if version and _version(version) < OLDEST_CRIU:
             return obstacle(
                 Reason.CRIU_TOO_OLD,
-                f"node {node.name} has CRIU {found}; 4.2 is the oldest that is accepted",
+                f"node {node.name} has CRIU {version}; 4.2 is the oldest that is accepted",
                 hint=f"upgrade CRIU on {node.name}",
             )
     return None
@@ -165,8 +165,8 @@ def disk_suffices(facts: Facts) -> Obstacle | None:
 def packets_find_the_target(facts: Facts) -> Obstacle | None:
     """They are sent on to an address of the target, of the same IP family."""
     status = facts.target.agent.status
-    has = {_family(each) for each in (*status.addresses, status.address) if each}
-    lacking = [each for each in facts.addresses if _family(each) not in has]
+    has = {_family(address) for address in (*status.addresses, status.address) if address}
+    lacking = [address for address in facts.addresses if _family(address) not in has]
     if not has or not lacking:
         return None
     return obstacle(
@@ -205,7 +205,7 @@ def obstacles_of(facts: Facts) -> tuple[Obstacle, ...]:
     """Everything that does; a cold move asks nothing of CRIU and the CPU."""
     live = LIVE_MOVES if strategies.of(facts.strategy).needs_criu else ()
     checks = (*EVERY_MOVE, *live)
-    return tuple(found for check in checks if (found := check(facts)) is not None)
+    return tuple(version for check in checks if (version := check(facts)) is not None)
 
 
 def _machine(node: Node) -> str:

@@ -1,4 +1,4 @@
-"""What a migration's status says: each side's own report, and one summary derived from both."""
+"""The status of a migration: each side's own report, and one summary derived from both."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def observed_status(
     method: Method,
     now: datetime,
 ) -> MigrationStatus:
-    """The whole status after a pass, made anew from what was seen."""
+    """The whole status after a pass, derived anew from what was observed."""
     previous = migration.status
     generation = migration.metadata.generation
     status = previous.model_copy(
@@ -77,7 +77,7 @@ def observed_status(
 
 
 def with_fence(status: MigrationStatus, *, now: datetime) -> MigrationStatus:
-    """Note that the source's node is fenced: nothing that it says later counts in this move."""
+    """Record that the source's node is fenced: its later reports do not count any more."""
     noted = condition(
         SOURCE_FENCED, True, reason=Reason.NODE_FENCED, message=Reason.NODE_FENCED.meaning, now=now
     )
@@ -85,7 +85,7 @@ def with_fence(status: MigrationStatus, *, now: datetime) -> MigrationStatus:
 
 
 def phase_of(status: MigrationStatus) -> MigrationPhase:
-    """How far an unfinished migration is, by what each side said last."""
+    """The phase of an unfinished migration, from each side's last report."""
     source = status.source.state if status.source is not None else ""
     target = status.target.state if status.target is not None else ""
     match source:
@@ -106,33 +106,33 @@ def _lasts(name: StepName, steps: Iterable[Step]) -> bool:
 
 
 def _figures(previous: MigrationStatus, observed: ObservedMigration) -> dict[str, object]:
-    """What the reports measured; an older figure stays where a side no longer tells one."""
+    """What the reports measured. An older figure stays where a side no longer reports one."""
     source, target = observed.source.report, observed.target.report
     steps = _merged_steps(previous.steps, _steps(target), _steps(source))
-    found: dict[str, object] = {
+    figures: dict[str, object] = {
         "steps": steps,
         "percent": _percent(previous, source, steps),
         "blackout_parts": _parts(source) or _parts(target) or previous.blackout_parts,
     }
     if source is None:
-        return found
+        return figures
     for field in ("rounds", "prediction", "memory", "bytes"):
-        found[field] = getattr(source, field) or getattr(previous, field)
+        figures[field] = getattr(source, field) or getattr(previous, field)
     if source.blackout_microseconds is not None:
-        found["blackout_milliseconds"] = round(source.blackout_microseconds / 1000)
-    return found
+        figures["blackout_milliseconds"] = round(source.blackout_microseconds / 1000)
+    return figures
 
 
 def _percent(
     previous: MigrationStatus, source: MigrationReport | None, steps: Iterable[Step]
 ) -> int:
     """A restarted agent begins its report anew, and one side's report may be older than ours."""
-    told = percent_of(steps) if source is None else max(source.percent, percent_of(steps))
-    return max(previous.percent, min(told, MOST_UNFINISHED))
+    reported = percent_of(steps) if source is None else max(source.percent, percent_of(steps))
+    return max(previous.percent, min(reported, MOST_UNFINISHED))
 
 
 def _strategy(observed: ObservedMigration) -> Strategy | None:
-    """What the source makes of its order: Auto becomes something else there."""
+    """The strategy that the source has chosen: Auto becomes another one there."""
     return None if observed.source.report is None else observed.source.report.strategy
 
 

@@ -1,4 +1,4 @@
-"""What is seen of a migration in one pass, and the steps that can follow from it."""
+"""What one pass observes of a migration, and the steps that can follow from it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Side:
-    """One agent's answers in this pass. answered: both were got, None means that it knows nothing.
+    """One agent's answers in this pass.
+
+    answered: the agent answered; where report and container are None it has nothing.
 
     fenced: an administrator declared that its node runs nothing any more, and it is silent.
     """
@@ -39,7 +41,7 @@ class Side:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """A wish to end the migration, to be granted as long as the source has not released."""
+    """A request to end the migration, granted as long as the source has not released."""
 
     outcome: Outcome
     why: Obstacle
@@ -47,7 +49,7 @@ class GiveUp:
 
 @dataclass(frozen=True)
 class ObservedMigration:
-    """All that a decision is made from.
+    """All that the decision about a migration is made from.
 
     verdict: what the source's record says (Unknown: it has no record of this migration).
     waiting_seconds: for how long source and target have been in their present states.
@@ -68,42 +70,42 @@ class ObservedMigration:
 
 @dataclass(frozen=True)
 class Prepare:
-    """PUT the incoming order to the target."""
+    """Send the incoming order to the target."""
 
 
 @dataclass(frozen=True)
 class Begin:
-    """PUT the outgoing order to the source."""
+    """Send the outgoing order to the source."""
 
 
 @dataclass(frozen=True)
 class AbortSource:
-    """Have the source keep the container, also of a move that has not begun there (yet).
+    """Have the source keep the container, also of a migration that has not begun there yet.
 
-    What it then says is its verdict.
+    The source's verdict in the next pass says whether it could.
     """
 
 
 @dataclass(frozen=True)
 class AbortTarget:
-    """Throw away what was prepared."""
+    """Have the target discard what it prepared."""
 
 
 @dataclass(frozen=True)
 class RelayVerdict:
-    """Tell the target what the source's record says."""
+    """Send the target the verdict of the source's record."""
 
     verdict: Verdict
 
 
 @dataclass(frozen=True)
 class RecordFence:
-    """Write durably that the source is fenced: from then on the target owns, whoever comes back."""
+    """Write that the source is fenced: from then on the target owns the container."""
 
 
 @dataclass(frozen=True)
 class LoseMemory:
-    """Have the target end a copy whose memory can never follow completely, to start it anew."""
+    """Have the target end a copy whose memory can never be complete, and start it anew."""
 
     why: str
 

@@ -1,7 +1,7 @@
-"""NodeWatch: says of a NodeAgent whose agent is gone that nobody knows whether it is ready.
+"""NodeWatch: sets Ready of a NodeAgent to Unknown when its agent is gone.
 
-Only when both signs agree: its lease has run out, and it does not answer us either. The agent
-itself writes Ready again when it is back.
+Both signs must agree: its lease has expired, and it does not answer the operator. The agent itself
+writes Ready again when it is back.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class NodeWatch:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             try:
-                await self.look()
+                await self.check()
             except TransshipError as e:
-                logger.bind(error=str(e)).warning("the agents' leases were not looked at")
+                logger.bind(error=str(e)).warning("the agents' leases were not read")
 
-    async def look(self) -> None:
-        """One look at all leases."""
+    async def check(self) -> None:
+        """Check all leases once."""
         now = self._deps.clock.now()
         leases = await self._heartbeats.list()
         lapsed = {lease.name.removeprefix(LEASE_PREFIX) for lease in leases if lease.expired}
@@ -46,7 +46,7 @@ class NodeWatch:
             for agent in self._deps.cache.node_agents()
             if (name := agent.metadata.name) in lapsed
             and self._deps.agent_poller.silent(name)
-            and _claims_to_know(agent)
+            and _has_known_readiness(agent)
         ]
         await for_each(
             gone,
@@ -58,7 +58,7 @@ class NodeWatch:
     async def _mark(self, agent: NodeAgent, *, now: datetime) -> None:
         name = agent.metadata.name
         await self._deps.cluster.json_patch(
-            NodeAgent, name=name, patch=_doubt(agent, now=now), subresource="status"
+            NodeAgent, name=name, patch=_unknown_patch(agent, now=now), subresource="status"
         )
         logger.bind(node=name).warning("node's agent is gone")
         self._deps.recorder.record_warning(
@@ -66,16 +66,16 @@ class NodeWatch:
         )
 
 
-def _claims_to_know(agent: NodeAgent) -> bool:
+def _has_known_readiness(agent: NodeAgent) -> bool:
     ready = find(agent.status.conditions, "Ready")
     return ready is not None and ready.status != Status.UNKNOWN
 
 
-def _doubt(agent: NodeAgent, *, now: datetime) -> list[dict[str, object]]:
-    """Replaces the one condition, unless the agent has changed the list meanwhile."""
+def _unknown_patch(agent: NodeAgent, *, now: datetime) -> list[dict[str, object]]:
+    """Replaces one condition, unless the agent has changed the list meanwhile."""
     index = [c.type for c in agent.status.conditions].index("Ready")
     path = f"/status/conditions/{index}"
-    doubt: Condition = condition(
+    unknown: Condition = condition(
         "Ready",
         Status.UNKNOWN,
         reason=Reason.AGENT_NOT_RENEWING,
@@ -84,5 +84,5 @@ def _doubt(agent: NodeAgent, *, now: datetime) -> list[dict[str, object]]:
     )
     return [
         {"op": "test", "path": f"{path}/type", "value": "Ready"},
-        {"op": "replace", "path": path, "value": doubt.dump()},
+        {"op": "replace", "path": path, "value": unknown.dump()},
     ]

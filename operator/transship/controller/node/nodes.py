@@ -1,4 +1,4 @@
-"""Node: a NodeAgent with what only the operator knows of it, and whether it can be used."""
+"""Node: a NodeAgent, what only the operator knows of it, and whether it can be used."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from transship.api.reasons import Reason
 from transship.controller.node.requests import Demand, shortage
 
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
-"""The taint by which an administrator says that a node runs nothing any more."""
+"""The taint that an administrator sets on a node that is shut down for certain."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """load: placements that are there or on their way. silent: its agent does not answer us.
+    """A node as scheduling sees it.
+
+    load: placements that are there or on their way. silent: its agent does not answer.
 
     demands: what those placements request.
     out_of_service: the Kubernetes Node of its name has the taint.
@@ -58,8 +60,8 @@ def unusable(node: Node) -> Obstacle | None:
         return obstacle(Reason.NODE_FENCED, f"the Node {node.name} has the taint {OUT_OF_SERVICE}")
     ready = find(agent.status.conditions, "Ready")
     if ready is None or ready.status != Status.TRUE:
-        said = f": {ready.message or ready.reason}" if ready is not None else ""
-        return obstacle(Reason.NODE_NOT_READY, f"node {node.name} is not ready{said}")
+        detail = f": {ready.message or ready.reason}" if ready is not None else ""
+        return obstacle(Reason.NODE_NOT_READY, f"node {node.name} is not ready{detail}")
     if node.silent:
         return obstacle(Reason.NODE_NOT_READY, f"the agent of node {node.name} does not answer")
     if agent.spec.unschedulable:

@@ -1,6 +1,6 @@
-"""What containers request of their nodes, and whether a node has that left.
+"""What containers request of their nodes, and whether a node has enough left.
 
-As in the Kubernetes scheduler, the sum of the requests is compared with what the node has. What
+As in the Kubernetes scheduler, the sum of the requests is compared with the node's capacity. What
 containers really use does not count.
 """
 
@@ -53,25 +53,25 @@ def demands_by_node(
     placements: Iterable[ContainerPlacement],
     migrations: Iterable[ContainerMigration],
     *,
-    claims: Mapping[str, str] | None = None,
+    reserved: Mapping[str, str] | None = None,
 ) -> dict[str, tuple[Demand, ...]]:
     """Of every placement that is on a node or on its way there; one that moves counts on both.
 
     A placement counts as long as it exists, also when it is stopped: it is started again where it
     is, without a check. claims: nodes by uid that are being written into a status just now.
     """
-    known = {placement.metadata.uid: placement for placement in placements}
-    places = {(uid, p.status.node) for uid, p in known.items() if p.status.node is not None}
-    places |= {(uid, node) for uid, node in (claims or {}).items() if uid in known}
-    for each in migrations:
-        placement = known.get(each.spec.placement_uid)
-        if placement is not None and _takes_place(each, placement):
-            places.add((placement.metadata.uid, each.spec.target_node))
-    demands = {uid: demand_of(known[uid]) for uid in {uid for uid, _ in places}}
-    found: dict[str, tuple[Demand, ...]] = {}
+    by_uid = {placement.metadata.uid: placement for placement in placements}
+    places = {(uid, p.status.node) for uid, p in by_uid.items() if p.status.node is not None}
+    places |= {(uid, node) for uid, node in (reserved or {}).items() if uid in by_uid}
+    for migration in migrations:
+        placement = by_uid.get(migration.spec.placement_uid)
+        if placement is not None and _takes_place(migration, placement):
+            places.add((placement.metadata.uid, migration.spec.target_node))
+    demands = {uid: demand_of(by_uid[uid]) for uid in {uid for uid, _ in places}}
+    demanded: dict[str, tuple[Demand, ...]] = {}
     for uid, node in sorted(places):
-        found[node] = (*found.get(node, ()), demands[uid])
-    return found
+        demanded[node] = (*demanded.get(node, ()), demands[uid])
+    return demanded
 
 
 def _takes_place(migration: ContainerMigration, placement: ContainerPlacement) -> bool:
@@ -86,12 +86,12 @@ def shortage(
 ) -> Obstacle | None:
     """What a node has too little of for this placement, which itself does not count there.
 
-    A node that has not told what it has takes everything, and what requests nothing always fits.
+    A node without a known capacity takes everything, and what requests nothing always fits.
     """
-    others = [each for each in demands if each.uid != wanted.uid]
+    others = [other for other in demands if other.uid != wanted.uid]
     for amount in AMOUNTS:
         total, asked = amount.of_node(has), amount.of_demand(wanted)
-        taken = sum(amount.of_demand(each) for each in others)
+        taken = sum(amount.of_demand(other) for other in others)
         if total and asked and asked + taken > total:
             return obstacle(
                 amount.reason,

@@ -1,4 +1,4 @@
-"""The next step to remove something: what migrations left, and at the end everything."""
+"""The next step to remove something: what a finished migration left, or the whole placement."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DELETING_POLL_SECONDS = 0.2
 
 
 def clean_up(observed: ObservedPlacement, nodes: Collection[str]) -> Decision | None:
-    """What finished migrations left on agents that were not reachable at their end."""
+    """Remove what finished migrations left on nodes whose agents were unreachable at their end."""
     busy = {
         m.metadata.uid for m in observed.migrations if not _over_for_a_while(m, now=observed.now)
     }
@@ -48,7 +48,7 @@ def clean_up(observed: ObservedPlacement, nodes: Collection[str]) -> Decision | 
 
 
 def _has_successor(observed: ObservedPlacement) -> bool:
-    """Whether whom a frozen copy was released to runs, or wants nothing of it any more."""
+    """Whether the new owner has the container, so that the old frozen copy is needed no more."""
     owner = observed.owner
     copy = copy_at(observed.reported_copies, owner.node) if owner is not None else None
     if owner is not None and owner.node in observed.fenced:
@@ -72,7 +72,7 @@ def _left_behind(node: str, move: str) -> Obstacle:
 
 
 def delete(observed: ObservedPlacement) -> Decision:
-    """The placement is being deleted: first its move, then its container, then its address."""
+    """Delete the placement: first its migration, then its container, then its address."""
     current_migration = observed.current_migration
     if current_migration is not None:
         if current_migration.metadata.deletion_timestamp is None:
@@ -87,10 +87,10 @@ def delete(observed: ObservedPlacement) -> Decision:
 
 
 def _delete_for_good(observed: ObservedPlacement) -> Decision:
-    """No agent that answers has anything of it."""
+    """No agent that answers has anything of it: free the address and end, or wait for others."""
     owner = observed.owner
-    if owner is None and (unreported_nodes := ownership.unknown_owner(observed)) is not None:
-        return unreported_nodes
+    if owner is None and (waiting := ownership.owner_not_reported(observed)) is not None:
+        return waiting
     if owner is not None and observed.silent(owner.node) and owner.node not in observed.fenced:
         return Decision(Wait(SILENCE_POLL_SECONDS), ownership.lost(owner.node))
     for node, move in unsettled_nodes(observed.migrations).items():

@@ -1,7 +1,7 @@
 """The contents of a placement's conditions Ready, Migratable and Reconciling.
 
-Ready tells of the running container, wherever it is. Reconciling tells of the way to the spec and
-is there only while true: kstatus reads it so.
+Ready is about the running container, on whatever node. Reconciling is about the way to the spec and
+is present only while true, as kstatus expects.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NOT_PROBED_YET = "its readiness or startup probe has not succeeded yet"
 
 @dataclass(frozen=True)
 class ConditionContent:
-    """One condition's content."""
+    """What a condition says: its status, reason and message."""
 
     status: Status
     reason: str
@@ -74,11 +74,11 @@ def _is_handed_over(observed: ObservedPlacement, report: ContainerReport) -> boo
 
 
 def _handed_over(report: ContainerReport) -> ConditionContent:
-    """A blackout is no reason to take it out of service: it is as ready as it was before."""
+    """As ready as before: a blackout does not take the container out of service."""
     if report.ready:
         return ConditionContent(Status.TRUE, Reason.MIGRATION_IN_PROGRESS, "being handed over")
-    said = "being handed over, and not ready meanwhile"
-    return ConditionContent(Status.FALSE, Reason.MIGRATION_IN_PROGRESS, said)
+    message = "being handed over, and not ready meanwhile"
+    return ConditionContent(Status.FALSE, Reason.MIGRATION_IN_PROGRESS, message)
 
 
 def _stopped(observed: ObservedPlacement, report: ContainerReport) -> ConditionContent:
@@ -120,7 +120,7 @@ def _message_of(report: ContainerReport) -> str:
 
 
 def migratability(observed: ObservedPlacement, report: ContainerReport | None) -> ConditionContent:
-    """Whether anything known speaks against moving the container from where it is."""
+    """Whether the container can be moved live from where it is, as far as is known."""
     owner = observed.owner
     node = named(observed.nodes, owner.node) if owner is not None else None
     if report is None or node is None:
@@ -133,22 +133,22 @@ def migratability(observed: ObservedPlacement, report: ContainerReport | None) -
             f"the self-test of node {node.name} failed: {test.message}",
         )
     strategy = observed.placement.spec.migration.strategy
-    if found := [each for each in report.obstacles if each.concerns(strategy)]:
-        first, more = found[0], len(found) - 1
+    if obstacles := [each for each in report.obstacles if each.concerns(strategy)]:
+        first, more = obstacles[0], len(obstacles) - 1
         message = f"{first.message}; and {more} more" if more else first.message
-        said = f"{message} ({first.hint})" if first.hint else message
-        return ConditionContent(Status.FALSE, first.reason, said)
+        message = f"{message} ({first.hint})" if first.hint else message
+        return ConditionContent(Status.FALSE, first.reason, message)
     return ConditionContent(Status.TRUE, Reason.MIGRATABLE, Reason.MIGRATABLE.meaning)
 
 
 def progress(
     observed: ObservedPlacement, decision: Decision, report: ContainerReport | None
 ) -> ConditionContent | None:
-    """What is still to be done to get to the spec; None when nothing is, or nothing will be."""
+    """What is still to do to reach the spec. None: nothing, or it cannot be reached."""
     if observed.deleting:
-        held = decision.obstacle
-        said = held.text if held is not None else Reason.DELETING.meaning
-        return ConditionContent(Status.TRUE, Reason.DELETING, said)
+        obstacle = decision.obstacle
+        message = obstacle.text if obstacle is not None else Reason.DELETING.meaning
+        return ConditionContent(Status.TRUE, Reason.DELETING, message)
     if (why := decision.obstacle) is not None:
         return None if why.final else ConditionContent(Status.TRUE, why.reason, why.text)
     current_migration = observed.current_migration
@@ -160,8 +160,8 @@ def progress(
             f"{route}, see {current_migration.metadata.name}",
         )
     if isinstance(decision.step, CleanUp):
-        said = f"ending what a migration left on {decision.step.node}"
-        return ConditionContent(Status.TRUE, Reason.MIGRATION_IN_PROGRESS, said)
+        message = f"ending what a migration left on {decision.step.node}"
+        return ConditionContent(Status.TRUE, Reason.MIGRATION_IN_PROGRESS, message)
     if not isinstance(decision.step, Wait) or report is None:
         return ConditionContent(Status.TRUE, Reason.STARTING, Reason.STARTING.meaning)
     if report.record == RecordState.RUNNING and report.run in {RunState.CREATING, RunState.ABSENT}:

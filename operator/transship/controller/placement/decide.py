@@ -1,7 +1,6 @@
-"""The next step of a placement: get an address, choose a node, order, move, or end.
+"""The next step of a placement: get an address, choose a node, order, move, or delete.
 
-A move itself is a migration's matter (see controller.migration.decide):
-here it is only begun, and waited for.
+A move is only begun and waited for here; its steps are decided in controller.migration.decide.
 Nothing is started on a second node because the first one is silent.
 """
 
@@ -51,7 +50,7 @@ def _live(observed: ObservedPlacement) -> Decision:
 
 
 def _settled(observed: ObservedPlacement, owner: Owner) -> Decision:
-    """No move is under way. What other nodes say holds up nothing that the owner is to do."""
+    """No migration runs. What other nodes report delays nothing that the owner has to do."""
     decision = (
         ownership.change(observed, owner)
         or clean_up(observed, {owner.node})
@@ -60,12 +59,12 @@ def _settled(observed: ObservedPlacement, owner: Owner) -> Decision:
     )
     if not isinstance(decision.step, Wait):
         return decision
-    left = clean_up(observed, {s.node for s in observed.reported_copies})
-    return decision if left is None else replace(decision, step=left.step)
+    cleanup = clean_up(observed, {s.node for s in observed.reported_copies})
+    return decision if cleanup is None else replace(decision, step=cleanup.step)
 
 
 def _newly_cancelled(observed: ObservedPlacement) -> int | None:
-    """A move that a user ended by deleting its migration, although the spec still wants it."""
+    """The generation whose move a user cancelled by deleting the migration."""
     generation = observed.placement.metadata.generation
     if observed.status.cancelled_generation == generation:
         return None
@@ -81,18 +80,20 @@ def _newly_cancelled(observed: ObservedPlacement) -> int | None:
 
 
 def _order_owner(observed: ObservedPlacement, owner: Owner) -> Decision | None:
-    """Have the owner do what the spec says, where it is."""
+    """Order the owner what the spec says, where its agent does not have that order yet."""
     copy = copy_at(observed.reported_copies, owner.node)
     if copy is None and observed.silent(owner.node):
         return ownership.replace_silent(observed, owner)
     container = observed.status.container
-    told = container.order_digest if container is not None else ""
+    ordered_digest = container.order_digest if container is not None else ""
     if any(claim.node == owner.node for claim in observed.claims):
         return ownership.disputed(observed)
     behind = copy is None or (copy.owns and copy.report.epoch < owner.epoch)
     forgotten = copy is None or copy.report.reason == Reason.AWAITING_ORDER
-    if (behind or forgotten) and (bar := ownership.bar_to_start(observed)) is not None:
-        return bar
-    if behind or forgotten or told != observed.digest:
+    if behind or forgotten:
+        if (obstacle_to_start := ownership.why_not_to_start(observed)) is not None:
+            return obstacle_to_start
+        return Decision(Order(owner.node, owner.epoch, observed.digest))
+    if ordered_digest != observed.digest:
         return Decision(Order(owner.node, owner.epoch, observed.digest))
     return None

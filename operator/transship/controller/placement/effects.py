@@ -1,4 +1,4 @@
-"""PlacementEffects: the effects of a placement's steps. Each can be repeated."""
+"""PlacementEffects: carries out the steps of a placement. Each can be repeated."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class PlacementEffects:
         book = self._deps.addresses
         if isinstance(step, Allocate):
             addresses = await book.take(observed.placement)
-            self._tell(observed, Reason.ADDRESS_ALLOCATED, ", ".join(addresses))
+            self._record_event(observed, Reason.ADDRESS_ALLOCATED, ", ".join(addresses))
         else:
             await book.give_back(observed.placement)
             addresses = ()
@@ -81,15 +81,16 @@ class PlacementEffects:
         return AT_ONCE
 
     async def _record_owner(self, step: RecordOwner, observed: ObservedPlacement) -> float:
-        """Durable before the node is asked: an operator that comes after us asks the same node."""
+        """Write the owner before its agent is ordered: the next operator orders the same node."""
         uid = observed.placement.metadata.uid
         if step.starts and self._is_barred(step.node, observed):
-            return AT_ONCE  # another placement was faster: decide anew
+            # another placement was faster
+            return AT_ONCE
         with self._deps.cache.reserving(uid, node=step.node):
             return await self._write_owner(step, observed)
 
     def _is_barred(self, node: str, observed: ObservedPlacement) -> bool:
-        """Asked at the last moment: what was decided from may be older than other decisions."""
+        """Check again: other placements may have been placed since this pass observed the nodes."""
         wanted = demand_of(observed.placement)
         return entrance(node, nodes=self._deps.agent_poller.nodes(), wanted=wanted) is not None
 
@@ -108,7 +109,7 @@ class PlacementEffects:
                 )
             )
             return SOON_SECONDS
-        self._tell(observed, step.why, f"on {step.node} as epoch {step.epoch}")
+        self._record_event(observed, step.why, f"on {step.node} as epoch {step.epoch}")
         logger.bind(
             placement=observed.placement.metadata.name,
             node=step.node,
@@ -145,7 +146,7 @@ class PlacementEffects:
         return SOON_SECONDS
 
     async def _clean_up(self, step: CleanUp, observed: ObservedPlacement) -> None:
-        """End what a migration left on an agent, unless the migration is there after all."""
+        """Remove what a finished migration left on an agent, unless it runs after all."""
         if await self._is_running(step.migration, observed):
             return
         agent = self._deps.agent_poller.agent(step.node)
@@ -161,21 +162,22 @@ class PlacementEffects:
                         step.migration, container=observed.placement.metadata.uid
                     )
                     await agent.forget_outgoing(step.migration)
-        except Refused as e:  # it is held, and asks its source by itself
-            logger.bind(node=step.node, migration=step.migration).debug("not tidied yet: {}", e)
+        except Refused as e:
+            # its copy is held, and it asks its source by itself
+            logger.bind(node=step.node, migration=step.migration).debug("not cleaned up yet: {}", e)
 
     async def _is_running(self, migration_uid: str, observed: ObservedPlacement) -> bool:
-        """Ask the API server: our cache may not have heard of it yet."""
+        """Ask the API server: our cache may not have the migration yet."""
         meta = observed.placement.metadata
-        found = await self._deps.cluster.listing(
+        listing = await self._deps.cluster.listing(
             ContainerMigration,
             namespace=meta.namespace,
             label_selector=f"{LABEL_PLACEMENT_UID}={meta.uid}",
         )
-        for migration in found.resources:
+        for migration in listing.resources:
             self._deps.cache.put(migration)
         finished = {s.metadata.uid for s in observed.migrations}
-        return migration_uid in found.uids - finished
+        return migration_uid in listing.uids - finished
 
     async def _history(self, step: Move | Cancel, observed: ObservedPlacement) -> float:
         if isinstance(step, Move):
@@ -190,7 +192,8 @@ class PlacementEffects:
         ):
             if not ours or self._is_barred(step.target, observed):
                 return AT_ONCE
-            await self._writer.flush()  # the migration compares its order with the one noted there
+            # the migration compares its order with the one recorded in the status
+            await self._writer.flush()
             created = await self._create(new_migration(step, observed.placement))
             self._deps.cache.put(created)
         logger.bind(
@@ -199,7 +202,7 @@ class PlacementEffects:
             source=step.source,
             target=step.target,
         ).info("migration created")
-        self._tell(
+        self._record_event(
             observed,
             Reason.MIGRATION_STARTED,
             f"from {step.source} to {step.target}, see {created.metadata.name}",
@@ -233,12 +236,12 @@ class PlacementEffects:
                     self._deps.cache.drop(migration)
         return SOON_SECONDS
 
-    def _tell(self, observed: ObservedPlacement, reason: Reason, note: str) -> None:
+    def _record_event(self, observed: ObservedPlacement, reason: Reason, note: str) -> None:
         self._deps.recorder.record_normal(observed.placement, reason=reason, note=note)
 
 
 def new_migration(step: Move, placement: ContainerPlacement) -> ContainerMigration:
-    """Its finalizer is there from the start: nobody can delete it unnoticed."""
+    """The migration object of a move. It has our finalizer from the start."""
     meta = placement.metadata
     return ContainerMigration(
         metadata=ObjectMeta(

@@ -34,7 +34,7 @@ STARTING_POLL_SECONDS = 0.2
 
 
 def locate(observed: ObservedPlacement, owner: Owner) -> Decision:
-    """Bring the container to where it belongs."""
+    """Move the container to the node that the spec wants, or say why not yet."""
     placement = observed.placement
     failed = failures(observed.migrations, placement, epoch=owner.epoch)
     asked = demand_of(placement)
@@ -49,34 +49,34 @@ def locate(observed: ObservedPlacement, owner: Owner) -> Decision:
         return Decision(Wait(BLOCKED_SECONDS), wanted)
     if wanted == owner.node:
         return Decision(Wait(_poll_seconds(observed, owner)), wanted=wanted)
-    barred = entrance(wanted, nodes=observed.nodes, wanted=asked) or _forbidden(
+    refusal = entrance(wanted, nodes=observed.nodes, wanted=asked) or _forbidden(
         observed, wanted, failed
     )
-    if barred is not None:
-        return Decision(Wait(BLOCKED_SECONDS), barred, wanted)
-    if failed and (hindered := _known_obstacle(observed, owner, wanted)) is not None:
-        return Decision(Wait(BLOCKED_SECONDS), hindered, wanted)
+    if refusal is not None:
+        return Decision(Wait(BLOCKED_SECONDS), refusal, wanted)
+    if failed and (known_obstacle := _known_obstacle(observed, owner, wanted)) is not None:
+        return Decision(Wait(BLOCKED_SECONDS), known_obstacle, wanted)
     pause = next_attempt_time(failed)
     if pause is not None and observed.now < pause:
         return _back_off(failed, pause, wanted, now=observed.now)
-    if (left := clean_up(observed, {wanted})) is not None:
-        return left
-    if crowded := {owner.node, wanted} & observed.full_nodes:
-        return Decision(Wait(BLOCKED_SECONDS), _no_free_place(crowded), wanted)
+    if (cleanup := clean_up(observed, {wanted})) is not None:
+        return cleanup
+    if full := {owner.node, wanted} & observed.full_nodes:
+        return Decision(Wait(BLOCKED_SECONDS), _no_free_place(full), wanted)
     attempt = next_attempt(observed.migrations, epoch=owner.epoch)
     return Decision(Move(owner.node, wanted, owner.epoch, attempt), wanted=wanted)
 
 
 def _known_obstacle(observed: ObservedPlacement, owner: Owner, wanted: str) -> Obstacle | None:
-    """A second try would be in vain while the owner's agent still sees why the first one failed."""
+    """The obstacle that the owner's agent still reports after a failure: no new try before."""
     copy = copy_at(observed.reported_copies, owner.node)
     if copy is None:
         return None
-    for each in copy.report.obstacles:
-        if not each.concerns(observed.placement.spec.migration.strategy):
-            continue
-        message = f"the move to {wanted} waits: {each.message}"
-        return Obstacle(each.reason, message, each.hint)
+    strategy = observed.placement.spec.migration.strategy
+    for reported in copy.report.obstacles:
+        if reported.concerns(strategy):
+            message = f"the move to {wanted} waits: {reported.message}"
+            return Obstacle(reported.reason, message, reported.hint)
     return None
 
 
@@ -96,8 +96,8 @@ def _forbidden(observed: ObservedPlacement, wanted: str, failed: Migrations) -> 
             hint="set spec.targetNode back and to the target again to move it after all",
             final=True,
         )
-    if failed and (vain := _in_vain(failed[-1], wanted)) is not None:
-        return vain
+    if failed and (final_obstacle := _repeated_failure(failed[-1], wanted)) is not None:
+        return final_obstacle
     limit = backoff_limit(placement.spec.migration)
     if len(failed) <= limit:
         return None
@@ -110,10 +110,10 @@ def _forbidden(observed: ObservedPlacement, wanted: str, failed: Migrations) -> 
     )
 
 
-def _in_vain(failed: ContainerMigration, wanted: str) -> Obstacle | None:
-    """What only the freeze has shown would come out the same after every back-off.
+def _repeated_failure(failed: ContainerMigration, wanted: str) -> Obstacle | None:
+    """A failure that only the freeze can detect, so that another try would fail alike.
 
-    What is refused before it is waited for instead: the agent sees when it is gone.
+    A failure that the agent can detect earlier is waited for instead (see `_known_obstacle`).
     """
     status = failed.status
     froze = any(step.name is StepName.FREEZE for step in status.steps)
@@ -136,8 +136,8 @@ def _back_off(failed: Migrations, pause: datetime, wanted: str, *, now: datetime
 
 
 def _poll_seconds(observed: ObservedPlacement, owner: Owner) -> float:
-    """Look often at what is about to run or to be tidied, seldom at a container that runs."""
-    if any(each.report.migration is not None for each in observed.reported_copies):
+    """Poll often while the container starts or a migration has left something, else seldom."""
+    if any(copy.report.migration is not None for copy in observed.reported_copies):
         return STARTING_POLL_SECONDS
     copy = copy_at(observed.reported_copies, owner.node)
     if copy is None:

@@ -1,9 +1,9 @@
-"""Owner: the node whose copy of a container is the one that counts.
+"""Owner: the node whose copy of a container counts.
 
-Ownership changes by what the operator has written down alone: a node that was claimed for the
-placement (its status), and migrations. An agent owns nothing by saying so. Its report of a
-container is believed where it is the recorded owner's; anything else is a claim against the record:
-it is told of, and nothing is ordered, removed or handed out because of it.
+Only the operator's own records change the owner: the placement's status, and its migrations. An
+agent's report counts where that agent is the recorded owner. Any other report of ownership is a
+claim against the record: a condition shows it, and nothing is ordered, removed or moved because of
+it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HIGHEST_EPOCH = 2**31 - 2  # the status counts in 32 bits, and the next owner ne
 
 @dataclass(frozen=True)
 class ReportedCopy:
-    """What one agent says of the container."""
+    """A copy of the container that an agent reports."""
 
     node: str
     report: ContainerReport
@@ -46,7 +46,7 @@ class Owner:
 
 
 def owner_of(status: PlacementStatus, *, migrations: Migrations) -> Owner | None:
-    """As recorded; None: it was never placed, or the record is lost."""
+    """The recorded owner. None: the placement was never placed, or the record is lost."""
     records = [Owner(m.spec.target_node, m.spec.epoch + 1) for m in migrations if has_arrived(m)]
     records += [Owner(m.spec.source_node, m.spec.epoch) for m in migrations]
     if status.node is not None and status.epoch > 0:
@@ -55,19 +55,19 @@ def owner_of(status: PlacementStatus, *, migrations: Migrations) -> Owner | None
 
 
 def next_epoch(owner: Owner, migrations: Migrations) -> int:
-    """Above everything that any agent may have been permitted to become."""
+    """An epoch above all that any agent may have got."""
     return 1 + max([owner.epoch, *(m.spec.epoch + 1 for m in migrations)])
 
 
 def claims_against(
     owner: Owner | None, reported_copies: Sequence[ReportedCopy], *, migrations: Migrations
 ) -> tuple[ReportedCopy, ...]:
-    """The agents that say they own it although neither the record nor a running move does."""
+    """The copies whose agents claim to own the container against record and running moves."""
     permitted = {(owner.node, owner.epoch)} if owner is not None else set()
-    for each in migrations:
-        if not is_finished(each):
-            permitted.add((each.spec.source_node, each.spec.epoch))
-            permitted.add((each.spec.target_node, each.spec.epoch + 1))
+    for copy in migrations:
+        if not is_finished(copy):
+            permitted.add((copy.spec.source_node, copy.spec.epoch))
+            permitted.add((copy.spec.target_node, copy.spec.epoch + 1))
     return tuple(
         s
         for s in reported_copies
@@ -76,7 +76,7 @@ def claims_against(
 
 
 def _is_behind(copy: ReportedCopy, owner: Owner | None) -> bool:
-    """The recorded owner itself, which has not heard of its newest order yet."""
+    """Whether it is the recorded owner, which has not received its newest order yet."""
     if owner is None or copy.node != owner.node:
         return False
     return copy.report.epoch < owner.epoch
@@ -85,15 +85,15 @@ def _is_behind(copy: ReportedCopy, owner: Owner | None) -> bool:
 def fenced_copies(
     status: PlacementStatus, migrations: Migrations, *, more: Sequence[FencedCopy] = ()
 ) -> tuple[FencedCopy, ...]:
-    """What nodes that were fenced had: to be destroyed when such a node is back."""
+    """The copies on nodes that were fenced: to destroy when such a node is back."""
     moved = [
         FencedCopy(node=m.spec.source_node, epoch=m.spec.epoch)
         for m in migrations
         if source_was_fenced(m)
     ]
     highest: dict[str, int] = {}
-    for each in (*status.fenced_copies, *moved, *more):
-        highest[each.node] = max(each.epoch, highest.get(each.node, 0))
+    for copy in (*status.fenced_copies, *moved, *more):
+        highest[copy.node] = max(copy.epoch, highest.get(copy.node, 0))
     newest = sorted(highest.items(), key=lambda item: item[1])[-FENCED_COPIES_KEPT:]
     return tuple(FencedCopy(node=node, epoch=epoch) for node, epoch in sorted(newest))
 
@@ -101,15 +101,15 @@ def fenced_copies(
 def superseded(
     owner: Owner, reported_copies: Sequence[ReportedCopy], copies: Sequence[FencedCopy]
 ) -> ReportedCopy | None:
-    """A fenced node that is back and still has what it had."""
-    known = {each.node: each.epoch for each in copies}
+    """The copy of a fenced node that is back and still has it."""
+    fenced = {copy.node: copy.epoch for copy in copies}
     return next(
         (
             s
             for s in reported_copies
             if s.owns
             and s.report.migration is None
-            and s.report.epoch <= known.get(s.node, 0)
+            and s.report.epoch <= fenced.get(s.node, 0)
             and s.report.epoch < owner.epoch
         ),
         None,

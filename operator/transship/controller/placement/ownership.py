@@ -1,8 +1,8 @@
-"""Who is to own a placement: the first node, and every change that is no migration.
+"""Who is to own a placement: the first node, and every change of owner that is no migration.
 
-A new owner is claimed in the status before it is asked for anything, with an epoch above all that
-was. A second copy is never risked: where an agent claims the container against the record, or may
-have it although nobody has heard of it, nothing is started.
+A new owner is written into the status, with an epoch above all others, before its agent is ordered
+anything. A second copy is never risked: nothing is started where an agent claims the container
+against the record, or may have it although it has not reported yet.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ ASKING_POLL_SECONDS = 0.2
 
 
 def first(observed: ObservedPlacement) -> Decision:
-    """No owner is recorded: it is new, or the record is lost and somebody has it."""
-    if not observed.never_ordered and (found := _lost_record(observed)) is not None:
-        return found
-    return _record_owner(observed, present=None, claim=RecordOwner("", 1))
+    """No owner is recorded: the placement is new, or the record is lost and a node has it."""
+    if not observed.never_ordered and (adoption := _lost_record(observed)) is not None:
+        return adoption
+    return _record_owner(observed, present=None, step=RecordOwner("", 1))
 
 
-def unknown_owner(observed: ObservedPlacement) -> Decision | None:
-    """Somebody may have it, and nobody knows: for the end of a placement whose record is lost."""
+def owner_not_reported(observed: ObservedPlacement) -> Decision | None:
+    """Wait for the agents that may have it: used to delete a placement whose record is lost."""
     if observed.never_ordered or not observed.unreported_nodes:
         return None
     return Decision(Wait(SILENCE_POLL_SECONDS), _nodes_without_answer(observed))
@@ -66,23 +66,24 @@ def change(observed: ObservedPlacement, owner: Owner) -> Decision | None:
 
 
 def replace_silent(observed: ObservedPlacement, owner: Owner) -> Decision:
-    """The owner does not answer: only an administrator's word permits another one."""
+    """The owner does not answer: only an administrator's taint permits another one."""
     if owner.node not in observed.fenced:
         return Decision(Wait(SILENCE_POLL_SECONDS), lost(owner.node))
-    if (bar := bar_to_start(observed)) is not None:
-        return bar
+    if (obstacle_to_start := why_not_to_start(observed)) is not None:
+        return obstacle_to_start
     epoch = next_epoch(owner, observed.migrations)
-    left = tuple(FencedCopy(node=node, epoch=epoch - 1) for node in sorted(observed.fenced))
-    claim = RecordOwner("", epoch, Reason.NODE_FENCED, left)
-    return _record_owner(observed, present=owner.node, claim=claim)
+    copies = tuple(FencedCopy(node=node, epoch=epoch - 1) for node in sorted(observed.fenced))
+    step = RecordOwner("", epoch, Reason.NODE_FENCED, copies)
+    return _record_owner(observed, present=owner.node, step=step)
 
 
-def bar_to_start(observed: ObservedPlacement) -> Decision | None:
-    """What forbids to order the owner a container that it does not have (yet)."""
+def why_not_to_start(observed: ObservedPlacement) -> Decision | None:
+    """Why the owner may not be ordered a container that it does not have yet."""
     if observed.claims:
         return disputed(observed)
     if any(not observed.silent(node) for node in observed.unreported_nodes):
-        return Decision(Wait(ASKING_POLL_SECONDS))  # each is heard, or silent, within seconds
+        # each agent reports, or is silent, within seconds
+        return Decision(Wait(ASKING_POLL_SECONDS))
     return None
 
 
@@ -91,14 +92,15 @@ def disputed(observed: ObservedPlacement) -> Decision:
 
 
 def dispute(observed: ObservedPlacement) -> Obstacle | None:
-    """What agents say against the record, in words; None while nobody does."""
+    """The claims of agents against the record, as an obstacle."""
     if not observed.claims:
         return None
-    said = " and ".join(f"{s.node} (epoch {s.report.epoch})" for s in observed.claims)
+    claimants = " and ".join(f"{s.node} (epoch {s.report.epoch})" for s in observed.claims)
     owner = observed.owner
     recorded = f"{owner.node} (epoch {owner.epoch})" if owner is not None else "nobody"
     return obstacle(
-        Reason.OWNER_DISPUTED, f"{said} says that it owns the container; recorded is {recorded}"
+        Reason.OWNER_DISPUTED,
+        f"{claimants} says that it owns the container; recorded is {recorded}",
     )
 
 
@@ -111,13 +113,13 @@ def lost(node: str) -> Obstacle:
 
 
 def _lost_record(observed: ObservedPlacement) -> Decision | None:
-    """Adopt the only agent that has it, once all have been heard; None: nobody has anything."""
+    """Adopt the only node that has it, once all agents have reported; None: no node has it."""
     if observed.unreported_nodes:
         return Decision(Wait(SILENCE_POLL_SECONDS), _nodes_without_answer(observed))
     owners = [s for s in observed.reported_copies if s.owns]
     if len(owners) == 1 and _is_of(observed, owners[0]):
-        found = owners[0]
-        return Decision(RecordOwner(found.node, found.report.epoch, Reason.OWNER_ADOPTED))
+        owner = owners[0]
+        return Decision(RecordOwner(owner.node, owner.report.epoch, Reason.OWNER_ADOPTED))
     if owners:
         return disputed(observed)
     if observed.reported_copies:
@@ -149,25 +151,25 @@ def _nodes_without_answer(observed: ObservedPlacement) -> Obstacle:
 
 
 def _record_owner(
-    observed: ObservedPlacement, *, present: str | None, claim: RecordOwner
+    observed: ObservedPlacement, *, present: str | None, step: RecordOwner
 ) -> Decision:
-    """The node that the spec wants now, unless it is the one that is lost (present)."""
+    """Record the node that the spec wants now as owner, unless it is the lost one (present)."""
     asked = demand_of(observed.placement)
     wanted = wanted_node(observed.placement.spec, nodes=observed.nodes, present=None, wanted=asked)
     if isinstance(wanted, Obstacle):
         return Decision(Wait(BLOCKED_SECONDS), wanted)
     if wanted == present:
         return Decision(Wait(SILENCE_POLL_SECONDS), _fenced_target(wanted), wanted)
-    barred = entrance(wanted, nodes=observed.nodes, wanted=asked)
-    if barred is not None:
-        return Decision(Wait(BLOCKED_SECONDS), barred, wanted)
-    step = RecordOwner(wanted, claim.epoch, claim.why, claim.fenced)
+    refusal = entrance(wanted, nodes=observed.nodes, wanted=asked)
+    if refusal is not None:
+        return Decision(Wait(BLOCKED_SECONDS), refusal, wanted)
+    step = RecordOwner(wanted, step.epoch, step.why, step.fenced)
     return Decision(step, wanted=wanted)
 
 
 def _fenced_target(node: str) -> Obstacle:
     return obstacle(
         Reason.NODE_FENCED,
-        f"spec.targetNode is {node}, which was declared to run nothing any more",
+        f"spec.targetNode is {node}, which is fenced",
         hint="set spec.targetNode to another node: the container is started anew there",
     )

@@ -34,7 +34,7 @@ LONGEST_RETRY_SECONDS = 30.0
 
 
 class PlacementReconciler(Reconciler[ContainerPlacement, PlacementStatus]):
-    """Brings one placement to where its spec wants it, until it is deleted."""
+    """Brings one placement to the state of its spec, until it is deleted."""
 
     def __init__(self, uid: str, *, deps: Deps, lifetime: Lifetime) -> None:
         super().__init__(uid, deps=deps, lifetime=lifetime)
@@ -75,44 +75,47 @@ class PlacementReconciler(Reconciler[ContainerPlacement, PlacementStatus]):
         except TransshipError as e:
             decision, pause = self._failed(decision, placement, e)
         status = observed_status(replace(observed, status=writer.current), decision)
-        self._tell_of_dispute(placement, status, before=writer.current)
+        self._record_dispute(placement, status, before=writer.current)
         writer.offer(status)
         if isinstance(decision.step, Wait):
             await self._prune(placement, observed)
         return pause
 
     async def _add_finalizer(self, placement: ContainerPlacement) -> float | None:
-        """Nothing is done for a placement that could go unnoticed."""
+        """Before anything else: a placement without a finalizer could be deleted unnoticed."""
         if placement.metadata.deletion_timestamp is not None:
             return None  # deleted before anything was done for it
         try:
-            held = await add_finalizer(placement, cluster=self._deps.cluster)
+            changed = await add_finalizer(placement, cluster=self._deps.cluster)
         except TransshipError as e:
-            return self._put_off(placement, "Hold", e)
-        if held is None:
+            return self._put_off(placement, "AddFinalizer", e)
+        if changed is None:
             self._deps.cache.drop(placement)
         else:
             self._is_new = True
-            self._deps.cache.put(held)
+            self._deps.cache.put(changed)
         return 0.0
 
     def _queue(self, decision: Decision, observed: ObservedPlacement) -> None:
-        """Stand in line for a move while a place for it is all that is missing."""
+        """Wait for a place while that is all that a move lacks."""
         why, owner, wanted = decision.obstacle, observed.owner, decision.wanted
         waits = why is not None and why.reason == Reason.MIGRATION_PENDING
         if waits and owner is not None and wanted is not None:
             self._deps.limits.enqueue(self._uid, source=owner.node, target=wanted)
-        elif not isinstance(decision.step, Move):  # one whose place was taken asks again at once
+        elif not isinstance(decision.step, Move):
+            # a move whose place was taken meanwhile asks again at once
             self._deps.limits.dequeue(self._uid)
 
-    def _tell_of_dispute(
+    def _record_dispute(
         self, placement: ContainerPlacement, status: PlacementStatus, *, before: PlacementStatus
     ) -> None:
-        """Once for the same words: an agent may go on saying so for days."""
-        told, found = (find(s.conditions, OWNER_DISPUTED) for s in (before, status))
-        if found is not None and (told is None or told.message != found.message):
-            self._deps.recorder.record_warning(placement, reason=found.reason, note=found.message)
-            logger.bind(placement=placement.metadata.name).warning(found.message)
+        """Record each message once: an agent may report the same for days."""
+        previous, dispute = (find(s.conditions, OWNER_DISPUTED) for s in (before, status))
+        if dispute is None or (previous is not None and previous.message == dispute.message):
+            return
+        recorder, name = self._deps.recorder, placement.metadata.name
+        recorder.record_warning(placement, reason=dispute.reason, note=dispute.message)
+        logger.bind(placement=name).warning(dispute.message)
 
     def _failed(
         self, decision: Decision, placement: ContainerPlacement, error: TransshipError
@@ -122,7 +125,7 @@ class PlacementReconciler(Reconciler[ContainerPlacement, PlacementStatus]):
         return Decision(Wait(pause), from_error(error), decision.wanted), pause
 
     def _put_off(self, placement: ContainerPlacement, step: str, error: TransshipError) -> float:
-        """Tell of a step that was not taken; returns when to try again, later each time."""
+        """Record a step that was not taken; returns the pause, which doubles each time."""
         pause = self._retry_seconds
         self._retry_seconds = min(pause * 2, LONGEST_RETRY_SECONDS)
         self._deps.metrics.pass_failed("placement", error.reason)
@@ -133,10 +136,11 @@ class PlacementReconciler(Reconciler[ContainerPlacement, PlacementStatus]):
         return pause
 
     async def _prune(self, placement: ContainerPlacement, observed: ObservedPlacement) -> None:
-        """Keep the history within its limits."""
+        """Delete migrations beyond the history limits."""
         for migration in expired_history(observed.migrations, placement, silent=observed.silent):
             meta = migration.metadata
-            with suppress(TransshipError):  # somebody else did it, or the next pass does
+            # somebody else has deleted it, or the next pass does
+            with suppress(TransshipError):
                 await self._deps.cluster.delete(
                     ContainerMigration, name=meta.name, namespace=meta.namespace, uid=meta.uid
                 )
@@ -146,6 +150,6 @@ class PlacementReconciler(Reconciler[ContainerPlacement, PlacementStatus]):
         try:
             await remove_finalizer(placement, cluster=self._deps.cluster)
         except TransshipError as e:
-            return self._put_off(placement, "LetGo", e)
+            return self._put_off(placement, "RemoveFinalizer", e)
         logger.bind(placement=placement.metadata.name).info("placement deleted")
         return None

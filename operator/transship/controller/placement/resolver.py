@@ -65,9 +65,9 @@ class Resolver:
             if variable.value_from is None:
                 values[variable.name] = expand(variable.value or "", values)
                 continue
-            found = await self._value(variable.value_from, namespace=namespace, fields=fields)
-            if found is not None:
-                values[variable.name] = found
+            value = await self._value(variable.value_from, namespace=namespace, fields=fields)
+            if value is not None:
+                values[variable.name] = value
         return values
 
     async def _value(

@@ -46,7 +46,7 @@ _PHASES_OF_RUNS = {
 
 
 def observed_status(observed: ObservedPlacement, decision: Decision) -> PlacementStatus:
-    """The whole status after a pass, made anew from what was seen."""
+    """The whole status after a pass, derived anew from what was observed."""
     owner = observed.owner
     report = _report(observed)
     status = observed.status.model_copy(
@@ -78,21 +78,23 @@ def observed_status(observed: ObservedPlacement, decision: Decision) -> Placemen
 
 
 def _observed_generation(observed: ObservedPlacement) -> int:
-    """Left empty while the record of the owner may be lost: an empty one is how that is known."""
+    """Stays empty while the record of the owner may be lost: that is how a lost one is noticed."""
     if observed.owner is None and not observed.never_ordered:
         return observed.status.observed_generation
     return observed.placement.metadata.generation
 
 
 def _dispute(observed: ObservedPlacement) -> ConditionContent | None:
-    found = dispute(observed)
-    return None if found is None else ConditionContent(Status.TRUE, found.reason, found.text)
+    disputed = dispute(observed)
+    if disputed is None:
+        return None
+    return ConditionContent(Status.TRUE, disputed.reason, disputed.text)
 
 
 def reason_of(conditions: Sequence[Condition]) -> str:
-    """One reason for people: what is in the way of the spec comes before what runs meanwhile."""
-    found = (find(conditions, kind) for kind in ("Stalled", "Reconciling", "Ready"))
-    return next((each.reason for each in found if each is not None), "")
+    """The most important reason: what is in the way of the spec comes before readiness."""
+    by_weight = (find(conditions, kind) for kind in ("Stalled", "Reconciling", "Ready"))
+    return next((present.reason for present in by_weight if present is not None), "")
 
 
 def phase_of(observed: ObservedPlacement, report: ContainerReport | None) -> PlacementPhase:
@@ -190,12 +192,12 @@ def _current(
     if current_migration is None:
         return None
     status, name = current_migration.status, current_migration.metadata.name
-    known = previous.percent if previous is not None and previous.name == name else 0
+    reached = previous.percent if previous is not None and previous.name == name else 0
     lasting = [step for step in status.steps if step.milliseconds is None] or status.steps
     return CurrentMigration(
         name=name,
         step=lasting[-1].name if lasting else (status.phase or ""),
-        percent=max(known, status.percent),
+        percent=max(reached, status.percent),
     )
 
 

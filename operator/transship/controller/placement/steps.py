@@ -1,4 +1,4 @@
-"""What is seen of a placement in one pass, and the steps that can follow from it."""
+"""What one pass observes of a placement, and the steps that can follow from it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from transship.controller.placement.owner import (
 
 @dataclass(frozen=True)
 class ObservedPlacement:
-    """All that a decision is made from.
+    """All that the decision about a placement is made from.
 
     status: as this operator last wrote it, which may be newer than the placement's.
     reported_copies: what agents report of the container, asked anew of the owner in this pass.
@@ -55,13 +55,13 @@ class ObservedPlacement:
 
     @property
     def claims(self) -> tuple[ReportedCopy, ...]:
-        """Against the record; what a fenced node still has is none."""
+        """Copies whose agents claim the container against the record, without those left fenced."""
         owner = self.owner
-        found = claims_against(owner, self.reported_copies, migrations=self.migrations)
+        claims = claims_against(owner, self.reported_copies, migrations=self.migrations)
         if owner is None:
-            return found
+            return claims
         left = fenced_copies(self.status, self.migrations)
-        return tuple(s for s in found if superseded(owner, (s,), left) is None)
+        return tuple(s for s in claims if superseded(owner, (s,), left) is None)
 
     @property
     def current_migration(self) -> ContainerMigration | None:
@@ -76,22 +76,22 @@ class ObservedPlacement:
         return order_digest(self.placement.spec, addresses=self.status.held_addresses)
 
     def silent(self, node: str) -> bool:
-        known = named(self.nodes, node)
-        return known is None or known.silent or node in self.unanswered
+        registered = named(self.nodes, node)
+        return registered is None or registered.silent or node in self.unanswered
 
 
 @dataclass(frozen=True)
 class Allocate:
-    """Get addresses from the pool."""
+    """Allocate addresses from the pool."""
 
 
 @dataclass(frozen=True)
 class RecordOwner:
-    """Write durably that this node is the owner, before anything is asked of it.
+    """Write that this node is the owner, before its agent is ordered anything.
 
-    why: it is the first one, the one that turned out to have it, the one that the container was
-    released to, or the one in place of a fenced node. fenced: copies to be destroyed when their
-    nodes are back.
+    why: it is the first owner, the node whose agent has the container although the record is lost,
+    the node that it was released to, or the one that replaces a fenced node. fenced: copies to
+    destroy when their nodes are back.
     """
 
     node: str
@@ -101,13 +101,13 @@ class RecordOwner:
 
     @property
     def starts(self) -> bool:
-        """Whether the container is to be started there: then the node has to have room for it."""
+        """Whether the container is to be started there: then the node needs room for it."""
         return self.why in {Reason.PLACED, Reason.NODE_FENCED}
 
 
 @dataclass(frozen=True)
 class Order:
-    """PUT the container to its owner."""
+    """Send the container's order to its owner."""
 
     node: str
     epoch: int
@@ -116,7 +116,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Move:
-    """Create a migration."""
+    """Create a ContainerMigration."""
 
     source: str
     target: str
@@ -126,21 +126,21 @@ class Move:
 
 @dataclass(frozen=True)
 class RecordCancellation:
-    """Write durably that the move of this generation was cancelled by deleting its migration."""
+    """Write that the move of this generation was cancelled by deleting its migration."""
 
     generation: int
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """Delete a running migration: its placement is being deleted."""
+    """Delete a running migration, because its placement is being deleted."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class CleanUp:
-    """End what is left on a node of a migration that is over."""
+    """Remove what a finished migration left on a node."""
 
     node: str
     migration: str
@@ -149,7 +149,7 @@ class CleanUp:
 
 @dataclass(frozen=True)
 class Remove:
-    """End the container on a node for good."""
+    """Remove the container from a node for good."""
 
     node: str
     epoch: int
@@ -157,12 +157,12 @@ class Remove:
 
 @dataclass(frozen=True)
 class Release:
-    """Give the addresses back."""
+    """Return the addresses to the pool."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """Nothing is left: let the placement go."""
+    """Nothing is left: remove the finalizer."""
 
 
 @dataclass(frozen=True)

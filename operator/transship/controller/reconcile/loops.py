@@ -54,7 +54,7 @@ class Loops:
 
     def resume(self) -> None:
         """See to it that nothing with our finalizer is without a loop: nobody else lets it go."""
-        for resource in self._deps.cache.held():
+        for resource in self._deps.cache.with_finalizer():
             self.ensure_loop(resource)
 
     async def end(self) -> None:

@@ -44,7 +44,7 @@ async def test_a_lapsed_lease_and_silence_together_make_ready_unknown() -> None:
     async with OperatorWorld("node-a", "node-b") as world:
         await silence(world, "node-a")
         leases = Leases(Lease("agent-node-a", True), Lease("agent-node-b", False))
-        await NodeWatch(world.deps, leases).look()
+        await NodeWatch(world.deps, leases).check()
         assert ready(world, "node-a") == Status.UNKNOWN
         assert ready(world, "node-b") == Status.TRUE
         assert "AgentNotRenewing" in world.recorder.reasons
@@ -54,7 +54,7 @@ async def test_one_sign_alone_is_not_enough() -> None:
     async with OperatorWorld("node-a", "node-b") as world:
         await silence(world, "node-a")
         leases = Leases(Lease("agent-node-a", False), Lease("agent-node-b", True))
-        await NodeWatch(world.deps, leases).look()
+        await NodeWatch(world.deps, leases).check()
         assert ready(world, "node-a") == ready(world, "node-b") == Status.TRUE
 
 
@@ -63,5 +63,5 @@ async def test_a_node_whose_status_cannot_be_written_keeps_no_other_from_being_m
         await silence(world, "node-a", "node-b")
         world.cluster.failing["json_patch node-a"] = InvalidInput("status.selfTest: invalid")
         leases = Leases(Lease("agent-node-a", True), Lease("agent-node-b", True))
-        await NodeWatch(world.deps, leases).look()
+        await NodeWatch(world.deps, leases).check()
         assert (ready(world, "node-a"), ready(world, "node-b")) == (Status.TRUE, Status.UNKNOWN)

@@ -94,5 +94,5 @@ def test_a_placement_counts_where_it_is_and_where_it_goes_until_that_is_over() -
 
 
 def test_a_claim_counts_before_it_is_written() -> None:
-    found = demands_by_node([asking(UID, "1Gi")], [], claims={UID: "node-b", "gone": "node-b"})
+    found = demands_by_node([asking(UID, "1Gi")], [], reserved={UID: "node-b", "gone": "node-b"})
     assert found == {"node-b": (Demand(UID, memory_bytes=GIBI),)}

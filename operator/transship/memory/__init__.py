@@ -1,4 +1,5 @@
-"""A container's memory on its way: how much there is, how it is copied, when it is handed over.
+"""The memory of a container that moves: tracking, copying, the page server, post-copy, prediction.
 
-`convergence`, `prediction` and `rounds` are pure. Files and CRIU's own images are others' subjects.
+`copy_progress`, `convergence` and `prediction` are pure. Files do not belong here (see `files`).
+CRIU's images do not either (see `criu`), except those of shared memory.
 """

@@ -1,8 +1,8 @@
-"""Copies the memory of a container's processes over a page stream, in rounds, then for good.
+"""Copies the private memory of a container's processes over a page stream.
 
-Rounds go while the container runs: the first copies everything, the others what has changed. The
-last part goes inside the freeze: of the pages that CRIU's images leave to be restored lazily, each
-one that was never sent or has changed since. StopAndCopy is this without a round.
+While the container runs, memory is copied in rounds: the first round copies all pages, the others
+those that have changed. The final copy is inside the freeze. It sends those of the pages that
+CRIU's images leave out which were never sent or have changed since. StopAndCopy has no rounds.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from transship.memory.copy_progress import CopyRound
 from transship.memory.tracking.tracker import Tracker
 from transship.memory.transfer.sender import PageSender
 
-ROOM_PAGES = 4096
-"""Room is made for so many at a time at the target: 16 MiB, 20 ms in which it reads nothing, and
-for which the buffers of a connection last. For all at once it took seconds, the link idle."""
-PROBE_PAGES = 64
-"""A batch of at least so many pages with content tells what the link can do."""
+RESERVE_PAGES = 4096
+"""The target allocates memory for so many pages at a time: 16 MiB. That takes 20 ms, in which it
+reads nothing; the buffers of a connection cover that. For all pages at once it took seconds."""
+BURST_PAGES = 64
+"""A batch of at least so many pages is large enough to measure the link."""
 
 
 class MemoryCopy:
-    """One container's copy. Blocking: all calls from one thread, besides the sender's abort."""
+    """The copy of one container's memory. Blocking. All calls must come from one thread."""
 
     def __init__(self, sender: PageSender, tracker: Tracker) -> None:
         self._sender = sender
@@ -40,26 +40,26 @@ class MemoryCopy:
         self.rounds: list[CopyRound] = []
 
     def reserve(self, processes: Sequence[Process]) -> int:
-        """Have the target get memory for all of it: before the freeze, when there is no round.
+        """Have the target allocate memory for all pages, before a freeze that no round precedes.
 
-        Returns how many pages that is.
+        Returns the number of pages.
         """
         pages = 0
         for process in processes:
-            found = private_pages(process)
-            self._sender.reserve(found)
-            pages += total(found)
+            ranges = private_pages(process)
+            self._sender.reserve(ranges)
+            pages += total(ranges)
         self._sender.flush()
         return pages
 
     def copy_round(self, processes: Sequence[Process]) -> CopyRound:
-        """Copy what has changed of the running processes; all of it in the first round."""
+        """Copy the changed pages of the running processes; all pages in the first round."""
         start = _RoundStart.of(self._sender)
         self._link_meter.begin_round()
         for process in processes:
             changed = self._tracker.candidates(process)
             self._sent.discard(changed)
-            for part in batches(changed, pages=ROOM_PAGES):
+            for part in batches(changed, pages=RESERVE_PAGES):
                 if not self.rounds:
                     self._sender.reserve(part)
                 self._copy_what_can_be_read(process, part)
@@ -70,13 +70,13 @@ class MemoryCopy:
         return self.rounds[-1]
 
     def remaining_pages(self, processes: Sequence[Process]) -> int | None:
-        """How many pages have changed since; None where only reading them would tell."""
+        """Count the pages that have changed since. None where only reading them would tell."""
         counts = [self._tracker.count_changed(process) for process in processes]
         known = [count for count in counts if count is not None]
         return sum(known) if len(known) == len(counts) else None
 
     def copy_during_dump(self, processes: Sequence[Process]) -> None:
-        """Inside the freeze, beside the dump: send what that leaves alone."""
+        """Send changed pages that are safe to read while CRIU dumps the frozen processes."""
         if not self.rounds:
             self._sender.final()
         for process in processes:
@@ -85,26 +85,26 @@ class MemoryCopy:
             self._sent_during_dump.add(self._copy_what_can_be_read(process, changed))
 
     def copy_rest(self, processes: Sequence[Process], ranges: Sequence[PageRange]) -> CopyRound:
-        """Inside the freeze: have every page of `ranges` at the target as it is now."""
+        """Inside the freeze, send those pages of `ranges` that the target does not have."""
         start = _RoundStart.of(self._sender)
         if not self.rounds and not self._sent_during_dump:
             self._sender.final()
         by_pid = {process.inside: process for process in processes}
         for pid in sorted({one.pid for one in ranges}):
             if pid not in by_pid:
-                raise TransshipError(f"copying memory: process {pid} of the dump is not known")
+                raise TransshipError(f"copying memory: process {pid} of the dump is unknown")
             wanted = [one for one in ranges if one.pid == pid]
             if self.rounds:
                 changed = self._tracker.final_candidates(by_pid[pid], wanted)
                 self._sent.discard(self._sent_during_dump.missing(changed))
             self._copy_frozen(by_pid[pid], self._sent.missing(wanted))
-        if self.rounds:  # only now is nothing there any more that has changed since
+        if self.rounds:  # not before: the target had stale pages until now
             self._sender.final()
         self._sender.end()
         return start.result(self._sender, rate=self._link_meter.rate)
 
     def prepare_postcopy(self, processes: Sequence[Process], ranges: Sequence[PageRange]) -> None:
-        """Inside the freeze, instead of finish: what has changed or was not sent will follow."""
+        """Inside the freeze, invalidate the changed pages at the target, instead of `copy_rest`."""
         if self.rounds:
             for process in processes:
                 wanted = [one for one in ranges if one.pid == process.inside]
@@ -115,7 +115,10 @@ class MemoryCopy:
     def _copy_what_can_be_read(
         self, process: Process, ranges: Sequence[PageRange]
     ) -> list[PageRange]:
-        """What has vanished meanwhile is left out: it is new if it comes back."""
+        """Copy pages of a running process, except those that it has unmapped meanwhile.
+
+        Returns the pages that were copied.
+        """
         copied: list[PageRange] = []
         try:
             reader = MemoryReader(process)
@@ -153,23 +156,26 @@ class MemoryCopy:
             with self._link_meter.timing():
                 sender.send(ranges, data)
             self._link_meter.count(sender.sent_bytes - before)
-        elif total(ranges) >= PROBE_PAGES and not self._link_meter.has_probed:
+        elif total(ranges) >= BURST_PAGES and not self._link_meter.has_burst:
             seconds = sender.burst(ranges, data)
-            self._link_meter.probe(sender.sent_bytes - before, seconds)
+            self._link_meter.note_burst(sender.sent_bytes - before, seconds)
         else:
             sender.send(ranges, data)
 
 
 class LinkMeter:
-    """How fast the stream is when nothing holds it back on purpose: bytes per second."""
+    """Measures what the link carries without a bandwidth limit.
+
+    rate: bytes per second, 0 if unknown. has_burst: this round has measured a burst.
+    """
 
     def __init__(self) -> None:
         self._bytes, self._seconds = 0, 0.0
         self.rate = 0.0
-        self.has_probed = False
+        self.has_burst = False
 
     def begin_round(self) -> None:
-        self.has_probed = False
+        self.has_burst = False
         self._bytes, self._seconds = 0, 0.0
 
     @contextmanager
@@ -177,23 +183,23 @@ class LinkMeter:
         began = time.monotonic()
         yield
         self._seconds += time.monotonic() - began
-        # a few pages tell of the round trip alone
-        if self._bytes >= PROBE_PAGES * PAGE_BYTES or not self.rate:
+        # the time of a few pages is the round trip's
+        if self._bytes >= BURST_PAGES * PAGE_BYTES or not self.rate:
             self.rate = self._bytes / max(self._seconds, 1e-6)
 
     def count(self, size: int) -> None:
         self._bytes += size
 
-    def probe(self, size: int, seconds: float) -> None:
-        """A burst under a limit: all that can be known then."""
-        self.has_probed = True
-        if size >= PROBE_PAGES * PAGE_BYTES // 2:
+    def note_burst(self, size: int, seconds: float) -> None:
+        """Measure by a burst: with a bandwidth limit there is no other way."""
+        self.has_burst = True
+        if size >= BURST_PAGES * PAGE_BYTES // 2:
             self.rate = size / seconds
 
 
 @dataclass(frozen=True)
 class _RoundStart:
-    """Where the counters and the clock stood."""
+    """The counters and the clock at the start of a round."""
 
     pages: int
     content: int
@@ -222,8 +228,8 @@ class _RoundStart:
 def selected(
     ranges: Sequence[PageRange], data: bytearray, marks: bytes
 ) -> tuple[tuple[PageRange, ...], bytearray]:
-    """Those pages that are marked, with their content."""
-    found: list[PageRange] = []
+    """Return the pages that are marked, with their content."""
+    selection: list[PageRange] = []
     content = bytearray()
     page = 0
     for one in ranges:
@@ -232,8 +238,8 @@ def selected(
         while at >= 0:
             stop = marks.find(0, at, end)
             stop = end if stop < 0 else stop
-            found.append(PageRange(one.pid, one.address + (at - page) * PAGE_BYTES, stop - at))
+            selection.append(PageRange(one.pid, one.address + (at - page) * PAGE_BYTES, stop - at))
             content += memoryview(data)[at * PAGE_BYTES : stop * PAGE_BYTES]
             at = marks.find(1, stop, end)
         page = end
-    return tuple(found), content
+    return tuple(selection), content

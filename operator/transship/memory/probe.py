@@ -1,7 +1,7 @@
-"""A short look at the memory of a running container: how much there is, and how fast it changes.
+"""Measures the memory of a running container: its size, and how fast it changes.
 
-Nothing is sent. Where the kernel tells of writes they are counted; else a sample of the pages is
-read again and compared. Blocking: for a thread of its own.
+Nothing is sent. If the kernel records writes, they are counted. Otherwise a sample of the pages is
+read twice and compared. Blocking: for a thread of its own.
 """
 
 from __future__ import annotations
@@ -20,14 +20,21 @@ from transship.memory.transfer.packing import Packer
 from transship.memory.transfer.sender import zero_marks
 
 COUNT_AT_SECONDS = (0.1, 0.3, 0.6, 1.0, 1.5)
-"""When changes are counted: pages that are written again and again show only with time."""
+"""When changes are counted: only several counts show which pages are written repeatedly."""
 SAMPLE_BATCHES = 128
-"""Of 1 MiB each, spread over the memory: read for their content."""
+"""Batches of 1 MiB, spread over the memory, of which the content is read."""
+
+Sample = Sequence[tuple[Process, tuple[PageRange, ...]]]
+"""Page ranges, each with its process."""
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Shares are of the pages that are not zeros (packed), and of all (zeros)."""
+    """What was measured.
+
+    zero_share: of all pages. compressed_share: compressed size, as a share of the pages that are
+    not zeros. changes: seconds, and how many pages had changed by then.
+    """
 
     pages: int
     zero_share: float
@@ -36,7 +43,7 @@ class ProbeResult:
 
 
 class MemoryProbe:
-    """Looks at one container; `stop` from any thread ends it soon."""
+    """Probes one container. `stop` ends the probe soon, and may be called by any thread."""
 
     def __init__(self, processes: Callable[[], Sequence[Process]], tracker: Tracker) -> None:
         self._processes = processes
@@ -54,16 +61,16 @@ class MemoryProbe:
             self._tracker.close()
 
     def _measure(self) -> ProbeResult:
-        found = [(process, self._tracker.candidates(process)) for process in self._processes()]
+        memory = [(process, self._tracker.candidates(process)) for process in self._processes()]
         began = time.monotonic()
-        pages = sum(total(ranges) for _, ranges in found)
-        sample = list(_spread(found))
-        zeros, packed = self._content(sample)
-        changes = self._changes(began) or self._compared(sample, pages)
-        return ProbeResult(pages, zeros, packed, changes)
+        pages = sum(total(ranges) for _, ranges in memory)
+        sample = list(_spread(memory))
+        zero_share, compressed_share = self._content_shares(sample)
+        changes = self._recorded_changes(began) or self._compared_changes(sample, pages)
+        return ProbeResult(pages, zero_share, compressed_share, changes)
 
-    def _changes(self, began: float) -> tuple[tuple[float, int], ...]:
-        """By the kernel's record; nothing where it has none of some process."""
+    def _recorded_changes(self, began: float) -> tuple[tuple[float, int], ...]:
+        """Count changes by the kernel's record; empty if it has none of some process."""
         changes: list[tuple[float, int]] = []
         for seconds in COUNT_AT_SECONDS:
             if self._stopped.wait(max(0.0, began + seconds - time.monotonic())):
@@ -75,44 +82,39 @@ class MemoryProbe:
             changes.append((time.monotonic() - began, sum(known)))
         return tuple(changes)
 
-    def _compared(
-        self, sample: Sequence[tuple[Process, tuple[PageRange, ...]]], pages: int
-    ) -> tuple[tuple[float, int], ...]:
-        """By reading the sample twice."""
+    def _compared_changes(self, sample: Sample, pages: int) -> tuple[tuple[float, int], ...]:
+        """Estimate changes by reading the sample twice."""
         digests = DigestTracker()
-        looked = sum(total(ranges) for _, ranges in sample)
-        self._differing(digests, sample)
+        sample_pages = sum(total(ranges) for _, ranges in sample)
+        self._count_differing(digests, sample)
         began = time.monotonic()
         self._stopped.wait(COUNT_AT_SECONDS[-1])
-        changed = self._differing(digests, sample)
-        return ((time.monotonic() - began, round(pages * changed / max(looked, 1))),)
+        changed = self._count_differing(digests, sample)
+        return ((time.monotonic() - began, round(pages * changed / max(sample_pages, 1))),)
 
-    def _differing(
-        self, digests: DigestTracker, sample: Sequence[tuple[Process, tuple[PageRange, ...]]]
-    ) -> int:
-        found = 0
-        for _, got in self._read(sample):
-            found += (digests.differing(got, self._buffer) or b"").count(1)
-        return found
+    def _count_differing(self, digests: DigestTracker, sample: Sample) -> int:
+        return sum(
+            (digests.differing(ranges, self._buffer) or b"").count(1)
+            for _, ranges in self._read(sample)
+        )
 
-    def _content(
-        self, sample: Sequence[tuple[Process, tuple[PageRange, ...]]]
-    ) -> tuple[float, float]:
-        packer, looked, zeros, packed = Packer(), 0, 0, 0
-        for size, _ in self._read(sample):
-            looked += size
-            empty = zero_marks(self._buffer, size).count(1)
-            zeros += empty
-            # zeros compress to nothing: what is left is what the other pages take
-            data = memoryview(self._buffer)[: size * PAGE_BYTES]
-            packed += min(len(packer.pack(data)), (size - empty) * PAGE_BYTES)
-        content = (looked - zeros) * PAGE_BYTES
-        return zeros / max(looked, 1), packed / content if content else 1.0
+    def _content_shares(self, sample: Sample) -> tuple[float, float]:
+        """Return the shares of zero pages and of compressed content."""
+        packer, pages, zeros, compressed = Packer(), 0, 0, 0
+        for batch_pages, _ in self._read(sample):
+            batch_zeros = zero_marks(self._buffer, batch_pages).count(1)
+            data = memoryview(self._buffer)[: batch_pages * PAGE_BYTES]
+            # zeros compress to nothing: the result is the size of the other pages
+            size = min(len(packer.pack(data)), (batch_pages - batch_zeros) * PAGE_BYTES)
+            pages, zeros, compressed = pages + batch_pages, zeros + batch_zeros, compressed + size
+        content = (pages - zeros) * PAGE_BYTES
+        return zeros / max(pages, 1), compressed / content if content else 1.0
 
-    def _read(
-        self, sample: Sequence[tuple[Process, tuple[PageRange, ...]]]
-    ) -> Iterator[tuple[int, tuple[PageRange, ...]]]:
-        """Each batch into the buffer: its pages, as far as they are still there."""
+    def _read(self, sample: Sample) -> Iterator[tuple[int, tuple[PageRange, ...]]]:
+        """Read each batch into the buffer. Yields the number of its pages, and its ranges.
+
+        Pages that are not mapped any more are left out.
+        """
         for process, batch in sample:
             if self._stopped.is_set():
                 return
@@ -125,14 +127,12 @@ class MemoryProbe:
                 yield total(got), got
 
 
-def _spread(
-    found: Sequence[tuple[Process, tuple[PageRange, ...]]],
-) -> Iterator[tuple[Process, tuple[PageRange, ...]]]:
-    """Batches from all over the memory."""
-    each = max(1, sum(total(ranges) for _, ranges in found) // BATCH_PAGES // SAMPLE_BATCHES)
+def _spread(memory: Sample) -> Iterator[tuple[Process, tuple[PageRange, ...]]]:
+    """Yield batches at regular distances in the memory."""
+    step = max(1, sum(total(ranges) for _, ranges in memory) // BATCH_PAGES // SAMPLE_BATCHES)
     number = 0
-    for process, ranges in found:
+    for process, ranges in memory:
         for batch in batches(ranges, pages=BATCH_PAGES):
-            if number % each == 0:
+            if number % step == 0:
                 yield process, batch
             number += 1

@@ -1,12 +1,12 @@
-"""Images of shared memory without the pages that the target has, and how they are made whole.
+"""CRIU's images of shared memory, reduced by the pages that the target has already.
 
-In place of `pages-N.img` there is `pages-N.img.shared`:
+The source replaces `pages-N.img` by the reduced image `pages-N.img.shared`:
 
-    number u32 (of the piece in the page stream), parts u32
+    number u32 (the pid of this memory in the page stream), parts u32
     then `parts` times: position u64, pages u32, literal u32
     then the pages of the literal parts, one after another
 
-A part that is not literal is in the target's page store, at its position.
+Parts that are not literal are in the target's page store, which composes the full image from both.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _PART = struct.Struct("<QII")
 
 @dataclass(frozen=True)
 class Image:
-    """A file of pages that CRIU has written, and their positions in the memory that they are of.
+    """A file of pages that CRIU has written.
 
-    runs: first position and number of pages, in the order of the file.
+    runs: the first position in the shared memory and the number of pages, in the file's order.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class Image:
         return sum(pages for _, pages in self.runs)
 
     def samples(self, number: int) -> Iterator[tuple[int, int]]:
-        """About so many pages of it: their places in the file, and their positions."""
+        """Yield about so many pages: their number in the file, and their position in memory."""
         step, at, start = max(1, self.pages // number), 0, 0
         for position, pages in self.runs:
             while at < start + pages:
@@ -55,7 +55,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Part:
-    """Pages in a row; literal ones come with the image."""
+    """Consecutive pages. Literal ones are in the reduced image."""
 
     position: int
     pages: int
@@ -63,7 +63,7 @@ class Part:
 
 
 def replace(path: Path, *, number: int, parts: Sequence[Part], literals: Sequence[bytes]) -> None:
-    """Put what is to be sent in place of an image."""
+    """Replace an image by its reduced form."""
     packed = [_PART.pack(part.position, part.pages, part.literal) for part in parts]
     with path.with_name(path.name + SUFFIX).open("wb") as file:
         file.writelines(itertools.chain([_HEAD.pack(number, len(parts))], packed, literals))
@@ -71,36 +71,37 @@ def replace(path: Path, *, number: int, parts: Sequence[Part], literals: Sequenc
 
 
 def waiting(folder: Path) -> list[Path]:
-    """Those of a folder that are to be put together."""
+    """Return the reduced images in a folder."""
     return sorted(folder.glob(f"pages-*.img{SUFFIX}"))
 
 
 def compose(folder: Path, store: PageStore) -> None:
-    """Make all images of a folder whole. Raises TransshipError where the store lacks a page.
+    """Compose the full images of a folder. Raises TransshipError if the store misses a page.
 
-    The store is free of those pages then, but not before: a page may be in more than one image.
+    Pages are spent only at the end: a page may be in more than one image.
     """
     used: list[PageRange] = []
     for path in waiting(folder):
-        with path.open("rb") as told, path.with_suffix("").open("wb") as image:
-            used += _compose(told, image, store)
+        with path.open("rb") as reduced, path.with_suffix("").open("wb") as image:
+            used += _compose(reduced, image, store)
         path.unlink()
     for pages in used:
         store.spend(pages)
 
 
-def _compose(told: BinaryIO, image: BinaryIO, store: PageStore) -> list[PageRange]:
-    number, count = _HEAD.unpack(_exactly(told, _HEAD.size))
-    parts = [_PART.unpack(_exactly(told, _PART.size)) for _ in range(count)]
+def _compose(reduced: BinaryIO, image: BinaryIO, store: PageStore) -> list[PageRange]:
+    number, count = _HEAD.unpack(_exactly(reduced, _HEAD.size))
+    parts = [_PART.unpack(_exactly(reduced, _PART.size)) for _ in range(count)]
     for position, pages, literal in parts:
         if literal:
-            image.write(_exactly(told, pages * PAGE_BYTES))
+            image.write(_exactly(reduced, pages * PAGE_BYTES))
             continue
         wanted = PageRange(number, position * PAGE_BYTES, pages)
         for run in store.runs(wanted):
             if run.mark not in {page_index.STORED, page_index.ZERO}:
                 raise TransshipError(
-                    f"putting images together: {run.pages} are missing", reason="PagesLost"
+                    f"composing images of shared memory: {run.pages} are missing",
+                    reason="PagesLost",
                 )
             if run.mark == page_index.ZERO:
                 image.seek(run.pages.bytes, 1)
@@ -113,5 +114,7 @@ def _compose(told: BinaryIO, image: BinaryIO, store: PageStore) -> list[PageRang
 def _exactly(file: BinaryIO, size: int) -> bytes:
     data = file.read(size)
     if len(data) != size:
-        raise InvalidInput("reading an image of shared memory: it is cut", reason="ImagesDamaged")
+        raise InvalidInput(
+            "reading an image of shared memory: it is truncated", reason="ImagesDamaged"
+        )
     return data

@@ -1,10 +1,10 @@
-"""Memory that processes share: copied ahead, so that of CRIU's images of it only a part has to go.
+"""Copies shared memory ahead of the freeze, so that only a part of CRIU's images of it is sent.
 
-CRIU leaves private pages to be fetched later; what is shared it writes into its images, inside the
-freeze. So it is sent while the container runs, over the page stream, under numbers that no process
-has, and a digest of each page is kept. Inside the freeze those pages of the images go that have
-another digest, and the target puts the images together (shared_images). What they say is decided
-by the dump alone: nothing here needs to know how such memory is restored.
+CRIU leaves private pages out of its images, but it writes shared memory into them, inside the
+freeze. So shared memory is sent over the page stream while the container runs, under pids that no
+process has, and a digest of each page is kept. Inside the freeze only those pages of the images are
+sent whose digest differs, and the target composes the full images (shared_images). CRIU's dump
+alone decides what is in them: this module does not know how such memory is restored.
 """
 
 from __future__ import annotations
@@ -27,96 +27,100 @@ from transship.memory.tracking.page_digests import PageDigests, digests
 from transship.memory.transfer.sender import PageSender
 
 FIRST_NUMBER = 1 << 30
-"""Of the first piece of shared memory, where the page stream has a pid: beyond every pid."""
+"""The first shared memory has this number as its pid in the page stream: larger than any pid."""
 SAMPLES = 16
+"""Pages by which the shared memory of an image is identified."""
 
 
 @dataclass
-class _Known:
-    """One piece of shared memory: its number, and what was sent of it."""
+class _Segment:
+    """One shared memory: its number in the page stream, and digests of what was sent of it."""
 
     number: int
     digests: PageDigests = field(default_factory=PageDigests)
 
 
 class SharedMemory:
-    """That of one container. Blocking; `copy` and `reduce` not at the same time."""
+    """The shared memory of one container. Blocking. `copy` and `reduce` must not overlap."""
 
     def __init__(self, sender: PageSender) -> None:
         self._sender = sender
-        self._known: dict[tuple[str, str], _Known] = {}
+        self._segments: dict[tuple[str, str], _Segment] = {}
         self._buffer = bytearray(BATCH_PAGES * PAGE_BYTES)
 
     def copy(self, processes: Sequence[Process]) -> None:
-        """Send what has changed since the last time, while the container runs; at first, all."""
-        for key, path in _found(processes).items():
-            known = self._known.setdefault(key, _Known(FIRST_NUMBER + len(self._known)))
+        """Send pages that have changed since the last call, at first all. The container runs."""
+        for key, path in _shared_mappings(processes).items():
+            number = FIRST_NUMBER + len(self._segments)
+            segment = self._segments.setdefault(key, _Segment(number))
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:  # gone meanwhile, or not for us: it goes with the images
+            except OSError:  # unmapped meanwhile, or not readable: the images have it
                 continue
             try:
                 for first, pages in _data(fd):
-                    self._copy_batch(known, fd, first, pages)
+                    self._copy_batch(segment, fd, first, pages)
             finally:
                 os.close(fd)
-        if self._known:
+        if self._segments:
             self._sender.flush()
 
-    def _copy_batch(self, known: _Known, fd: int, first: int, pages: int) -> None:
+    def _copy_batch(self, segment: _Segment, fd: int, first: int, pages: int) -> None:
         view = memoryview(self._buffer)[: pages * PAGE_BYTES]
         size = os.preadv(fd, [view], first * PAGE_BYTES) // PAGE_BYTES * PAGE_BYTES
         new = digests(view[:size])
-        changed = known.digests.differing(first, new)
-        known.digests.note(first, new)
+        changed = segment.digests.differing(first, new)
+        segment.digests.note(first, new)
         for at, count in _runs(changed):
             data = bytearray(view[at * PAGE_BYTES : (at + count) * PAGE_BYTES])
-            self._sender.send([_range(known, first + at, count)], data)
+            self._sender.send([_range(segment, first + at, count)], data)
 
     def reduce(self, images: Sequence[Image]) -> None:
-        """Inside the freeze: leave of CRIU's images what the target does not have."""
+        """Inside the freeze, leave out of CRIU's images the pages that the target has."""
         for image in images:
-            if self._known and image.pages >= LEAST_SHARED_PAGES:
+            if self._segments and image.pages >= LEAST_SHARED_PAGES:
                 self._reduce(image)
 
     def _reduce(self, image: Image) -> None:
-        with image.path.open("rb") as file, mmap.mmap(
-            file.fileno(), 0, prot=mmap.PROT_READ
-        ) as content, memoryview(content) as view:  # fmt: skip
-            known = self._origin(image, view)
-            if known is None:
+        with (
+            image.path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content,
+            memoryview(content) as view,
+        ):
+            segment = self._origin(image, view)
+            if segment is None:
                 return
             parts: list[Part] = []
             literals: list[bytes] = []
             at = 0
             for position, pages in image.runs:
                 piece = view[at * PAGE_BYTES : (at + pages) * PAGE_BYTES]
-                changed = known.digests.differing(position, digests(piece))
+                changed = segment.digests.differing(position, digests(piece))
                 for first, count, literal in _all_runs(changed):
                     parts.append(Part(position + first, count, literal=literal))
                     if literal:
                         literals.append(bytes(piece[first * PAGE_BYTES :][: count * PAGE_BYTES]))
                 at += pages
                 piece.release()
-        shared_images.replace(image.path, number=known.number, parts=parts, literals=literals)
+        shared_images.replace(image.path, number=segment.number, parts=parts, literals=literals)
 
-    def _origin(self, image: Image, view: memoryview) -> _Known | None:
-        """The piece that an image is of, by samples: CRIU has numbers of its own for some kinds."""
+    def _origin(self, image: Image, view: memoryview) -> _Segment | None:
+        """Identify an image's shared memory by samples: CRIU numbers some kinds in its own way."""
         samples = [
             (position, digests(view[at * PAGE_BYTES : (at + 1) * PAGE_BYTES]))
             for at, position in image.samples(SAMPLES)
         ]
         scores = {
-            known.number: sum(known.digests.differing(*sample) == b"\0" for sample in samples)
-            for known in self._known.values()
+            segment.number: sum(segment.digests.differing(*sample) == b"\0" for sample in samples)
+            for segment in self._segments.values()
         }
-        best = max(self._known.values(), key=lambda known: scores[known.number])
+        best = max(self._segments.values(), key=lambda segment: scores[segment.number])
         return best if scores[best.number] else None
 
 
-def _found(processes: Sequence[Process]) -> dict[tuple[str, str], Path]:
-    """Where each piece can be read, by device and inode."""
-    found: dict[tuple[str, str], Path] = {}
+def _shared_mappings(processes: Sequence[Process]) -> dict[tuple[str, str], Path]:
+    """Return where each shared memory can be read, by device and inode."""
+    paths: dict[tuple[str, str], Path] = {}
     for process in processes:
         folder = Path(f"/proc/{process.outside}")
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -125,12 +129,12 @@ def _found(processes: Sequence[Process]) -> dict[tuple[str, str], Path]:
                 if len(fields) == 6 and fields[1][3] == "s" and fields[5].startswith(SHARED_MEMORY):
                     start, end = (int(part, 16) for part in fields[0].split("-"))
                     path = folder / "map_files" / f"{start:x}-{end:x}"
-                    found.setdefault((fields[3], fields[4]), path)
-    return found
+                    paths.setdefault((fields[3], fields[4]), path)
+    return paths
 
 
 def _data(fd: int) -> Iterator[tuple[int, int]]:
-    """First page and number of pages of what is there, in batches."""
+    """Yield the first page and the number of pages of each batch of data, without holes."""
     at = 0
     while True:
         try:
@@ -142,8 +146,8 @@ def _data(fd: int) -> Iterator[tuple[int, int]]:
             yield first, min(BATCH_PAGES, -(-at // PAGE_BYTES) - first)
 
 
-def _range(known: _Known, first: int, pages: int) -> PageRange:
-    return PageRange(known.number, first * PAGE_BYTES, pages)
+def _range(segment: _Segment, first: int, pages: int) -> PageRange:
+    return PageRange(segment.number, first * PAGE_BYTES, pages)
 
 
 def _runs(marks: bytes) -> Iterator[tuple[int, int]]:
@@ -151,7 +155,7 @@ def _runs(marks: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _all_runs(marks: bytes) -> Iterator[tuple[int, int, bool]]:
-    """Runs of equal marks: where, how many, which."""
+    """Yield the runs of equal marks: the first, their number, and the mark."""
     at = 0
     while at < len(marks):
         end = marks.find(1 - marks[at], at)

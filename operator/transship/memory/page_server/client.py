@@ -140,7 +140,7 @@ class PageServerClient:
             async with asyncio.timeout(timeout_seconds):
                 answer = await self._answer(Question.COMPOSE)
         except TimeoutError as e:
-            raise DeadlineExceeded("putting images together: not done in time") from e
+            raise DeadlineExceeded("composing images of shared memory: not done in time") from e
         if answer.error:
             raise TransshipError(answer.error, reason=Reason.PAGES_LOST)
 

@@ -1,1 +1,1 @@
-"""Memory that follows after the resume: asked for by the target, pushed by the source."""
+"""Post-copy: after the resume the target requests pages, and the source pushes the rest."""

@@ -1,7 +1,8 @@
-"""Pages that processes wait for and that only the source has: asked for on a stream of their own.
+"""Requests for pages that processes wait for and only the source has.
 
-So they never wait behind what the source sends unasked. One question at a time, one answer each.
-Whatever breaks, nothing is forgotten: a new stream begins with all that is still waited for.
+They have a page stream of their own, so that a requested page never waits behind pushed ones. There
+is one request at a time, with one reply. When a stream breaks, the next one requests again what
+processes still wait for.
 """
 
 from __future__ import annotations
@@ -16,36 +17,35 @@ from transship.memory.transfer import wire_format
 from transship.memory.transfer.wire_format import Header, MessageKind
 
 PAGES_AT_ONCE = 256
+"""In one request."""
 
 
 class PageRequests:
-    """Filled by the server's thread, emptied by that of the newest stream."""
+    """The pending requests. The fault server adds them, the newest stream's thread serves them."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._pending: dict[PageRange, bool] = {}  # whether it was asked for on this stream
+        self._pending: dict[PageRange, bool] = {}  # whether it was sent on the newest stream
         self._stream = 0
         self.closed = False
 
     def add(self, pages: PageRange) -> None:
-        """Somebody waits for these; a repetition changes nothing."""
+        """Request pages that a process waits for. A repetition changes nothing."""
         with self._changed:
             if pages not in self._pending:
                 self._pending[pages] = False
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Nobody will wait for anything any more: whoever serves is let go."""
+        """End `serve`: no process will wait for a page any more."""
         with self._changed:
             self.closed = True
             self._changed.notify_all()
 
     def serve(self, channel: socket.socket, receive: Callable[[Header], None]) -> None:
-        """Ask on this stream, until another one follows it or all is closed.
+        """Send requests on this stream, until there is a newer stream or `close` was called.
 
-        Raises Unreachable when it breaks.
-
-        `receive` stores an answer.
+        `receive` stores a reply. Raises Unreachable when the stream breaks.
         """
         with self._changed:
             self._stream += 1
@@ -56,24 +56,24 @@ class PageRequests:
             wire_format.send_all(channel, wire_format.encode(MessageKind.REQUEST, wanted))
             header = wire_format.receive_header(channel)
             if header.kind is not MessageKind.PAGES or header.pages != total(wanted):
-                raise InvalidInput("receiving demanded pages: other ones have come")
+                raise InvalidInput("receiving requested pages: the reply has other pages")
             receive(header)
             with self._changed:
                 for one in wanted:
                     self._pending.pop(one, None)
 
     def _next(self, stream: int) -> list[PageRange]:
-        """What to ask for next, of one process; nothing once there is another stream."""
+        """Wait for the next pages to request, of one process; none once there is a newer stream."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self.closed or stream != self._stream or not all(self._pending.values())
             )
             if self.closed or stream != self._stream:
                 return []
-            found: list[PageRange] = []
-            for one in [one for one, asked in self._pending.items() if not asked]:
-                if found and (one.pid != found[0].pid or total(found) >= PAGES_AT_ONCE):
+            request: list[PageRange] = []
+            for one in [one for one, is_sent in self._pending.items() if not is_sent]:
+                if request and (one.pid != request[0].pid or total(request) >= PAGES_AT_ONCE):
                     break
-                found.append(one)
+                request.append(one)
                 self._pending[one] = True
-            return found
+            return request

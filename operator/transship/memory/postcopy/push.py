@@ -1,6 +1,6 @@
-"""Gives the target what it lacks of a frozen container's memory, as often as streams break.
+"""Sends the target the pages that it misses of a frozen container, again if a stream breaks.
 
-Nothing depends on what was sent before: the target says what it lacks, and gets that.
+It does not depend on what was sent before: the target says which pages it misses.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Processes = Callable[[], Sequence[Process]]
 
 
 class MemoryPush:
-    """Reads the frozen tasks. Blocking; each method on a sender and in a thread of its own."""
+    """Sends pages of frozen tasks. Blocking. Each method has its own sender and its own thread."""
 
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
 
     def push(self, sender: PageSender) -> None:
-        """Send all that is lacking; returns when the target has said that nothing is any more."""
+        """Send all missing pages. Returns when the target has said that it misses none."""
         buffer = bytearray(BATCH_PAGES * PAGE_BYTES)
         while missing := sender.ask_missing():
             for batch in batches(missing, pages=BATCH_PAGES):
@@ -33,7 +33,7 @@ class MemoryPush:
         sender.end()
 
     def serve_page_requests(self, sender: PageSender) -> None:
-        """Answer the target's demands, until it says that it has no more."""
+        """Reply to the target's page requests, until it says that there will be no more."""
         buffer = bytearray(0)
         sender.begin_page_requests()
         while wanted := sender.next_page_request():
@@ -43,11 +43,11 @@ class MemoryPush:
             self._send(sender, wanted, buffer)
 
     def _send(self, sender: PageSender, batch: Sequence[PageRange], buffer: bytearray) -> None:
-        """Pages of one process."""
+        """Send pages of one process."""
         by_pid = {process.inside: process for process in self._processes()}
         process = by_pid.get(batch[0].pid)
         if process is None:
-            raise _lost(f"process {batch[0].pid} is not there any more")
+            raise _lost(f"process {batch[0].pid} does not exist any more")
         with MemoryReader(process) as reader:
             got = reader.read(batch, buffer)
             if total(got) != total(batch):
@@ -56,6 +56,6 @@ class MemoryPush:
 
 
 def _lost(what: str) -> TransshipError:
-    """Nobody thaws the copy: what cannot be read now never can."""
+    """The source stays frozen: what cannot be read now cannot be read later."""
     reason = Reason.PAGES_LOST
     return TransshipError(f"pushing memory: {what}", reason=reason, hint=reason.hint)

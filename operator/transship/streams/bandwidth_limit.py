@@ -1,4 +1,4 @@
-"""A bandwidth limit that several streams of one move share, whatever thread they are in."""
+"""A bandwidth limit that all streams of one move share. Thread-safe."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 
 BURST_SECONDS = 0.02
-"""How far the streams may run ahead of the rate."""
+"""How far the streams may be ahead of the rate."""
 
 
 class BandwidthLimit:
-    """A token bucket: says how long to wait before the next bytes.
+    """A token bucket: it says how long to wait before sending.
 
-    Bytes per second; None for as fast as it goes. Every byte counts from the moment that it is
-    asked for, so that streams which ask at once wait one after the other.
+    rate: bytes per second, None without a limit. Bytes count from the moment of the call, so that
+    streams which call at the same time wait one after the other.
     """
 
     def __init__(self, rate: float | None, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,11 +28,11 @@ class BandwidthLimit:
         return self._rate
 
     def lift(self) -> None:
-        """No limit any more: inside the freeze every byte that waits is blackout."""
+        """Remove the limit: inside the freeze, every byte that waits prolongs the blackout."""
         self._rate = None
 
     def delay(self, size: int) -> float:
-        """Count these bytes in; returns the seconds to wait before sending them."""
+        """Count these bytes. Returns the seconds to wait before sending them."""
         with self._lock:
             if self._rate is None:
                 return 0.0

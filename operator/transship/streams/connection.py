@@ -1,8 +1,8 @@
 """Raw streams between two agents over mutual TLS.
 
-A connection starts with one line of JSON, the Hello, answered by one line of JSON, the Welcome;
-from then on it is bytes in both directions. The server hands a stream over
-only when the client's certificate names the agent that the migration expects.
+The client sends one line of JSON, the Hello, and the server replies with one line of JSON, the
+Welcome. From then on the stream is bytes in both directions. The handler of a stream checks that
+the client's certificate names the agent that the migration expects.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ PUMP_CHUNK_BYTES = 1 << 18
 
 class StreamKind(StrEnum):
     FILES = "Files"
-    RATE = "Rate"  # of the link itself: belongs to no migration
+    RATE = "Rate"  # measures the link: belongs to no migration
 
 
 class Hello(ApiModel):
-    """What a client wants: a kind of stream of one migration."""
+    """What the client asks for: a kind of stream, of one migration."""
 
     migration: str
     kind: StreamKind
 
 
 class Welcome(ApiModel):
-    """The server's answer; a refusal carries its reason."""
+    """The server's reply. A refusal has a reason."""
 
     reason: str = ""
     message: str = ""
@@ -56,9 +56,9 @@ class Stream:
     writer: asyncio.StreamWriter
 
     async def close(self) -> None:
-        """Can be repeated. The peer may be gone: after a while nothing is owed to it any more."""
+        """Close the stream, and abort it if the peer does not close its end. Can be repeated."""
         if self.writer.is_closing():
-            return  # a second wait would end as the first did: cancelled, where that was in vain
+            return  # a second wait would be cancelled as the first was
         self.writer.close()
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
@@ -101,11 +101,11 @@ def _parse_welcome(line: bytes, *, node: str) -> Welcome:
     try:
         return Welcome.model_validate_json(line)
     except ValidationError as e:
-        raise Unreachable(f"opening a stream to {node}: it hung up") from e
+        raise Unreachable(f"opening a stream to {node}: it closed the connection") from e
 
 
 class StreamServer:
-    """Accepts streams and gives each to its kind's handler."""
+    """Accepts streams, and passes each to the handler of its kind."""
 
     def __init__(self, handlers: Mapping[StreamKind, Handler]) -> None:
         self._handlers = handlers
@@ -130,7 +130,7 @@ class StreamServer:
             reason = e.reason if isinstance(e, TransshipError) else "InvalidInput"
             await _send(stream, Welcome(reason=reason, message=str(e)))
         except (OSError, TimeoutError) as e:
-            logger.bind(error=str(e)).debug("stream broke")
+            logger.bind(error=str(e)).debug("a stream broke")
         finally:
             await stream.close()
 
@@ -140,7 +140,7 @@ class StreamServer:
 
 
 async def accept(stream: Stream) -> None:
-    """Tell the client that its stream is served; a handler does so before the first byte."""
+    """Tell the client that its stream is accepted. A handler calls this before the first byte."""
     await _send(stream, Welcome())
 
 
@@ -151,7 +151,7 @@ async def _send(stream: Stream, welcome: Welcome) -> None:
 
 
 def common_name(writer: asyncio.StreamWriter) -> str:
-    """The common name of the peer's verified certificate."""
+    """Return the common name of the peer's verified certificate, or an empty string."""
     certificate = writer.get_extra_info("peercert") or {}
     for rdn in certificate.get("subject", ()):
         for key, value in rdn:
@@ -166,7 +166,7 @@ async def pump(
     *,
     bandwidth: BandwidthLimit | None = None,
 ) -> int:
-    """Copy until the end of the stream and pass the end on; returns the bytes copied."""
+    """Copy until the end of the stream, and end the copy too. Returns the bytes copied."""
     copied = 0
     while data := await reader.read(PUMP_CHUNK_BYTES):
         if bandwidth is not None and (seconds := bandwidth.delay(len(data))):

@@ -1,7 +1,7 @@
-"""What the link to another agent carries: bytes sent over a stream of its own, and the clock.
+"""Measures the link to another agent, by sending bytes over a stream of its own.
 
-Portions of growing size, each answered by one byte once it has arrived: a fast link needs much to
-be measured, a slow one must not be kept busy for long.
+It sends portions of growing size, and the peer replies to each with one byte. A fast link needs a
+large portion to be measured; a slow link must not be busy for long.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ARRIVED = b"\x01"
 
 
 async def measure(address: str, *, port: int, context: ssl.SSLContext, node: str) -> float:
-    """Bytes per second to the agent of `node`. Raises Unreachable."""
+    """Return the bytes per second to the agent of `node`. Raises Unreachable."""
     hello = Hello(migration="", kind=StreamKind.RATE)
     stream = await open_stream(address, port=port, context=context, node=node, hello=hello)
     try:
@@ -51,7 +51,7 @@ async def _portion(stream: Stream, size: int) -> float:
 
 
 async def serve(hello: Hello, client: str, stream: Stream) -> None:
-    """The other end (a handler of streams.connection): everything is thrown away."""
+    """Serve the other end: discard all bytes. It is a handler of streams.connection."""
     await accept(stream)
     while True:
         try:

@@ -1,7 +1,7 @@
-"""Which pages have changed since they were sent: by reading them again and comparing digests.
+"""Finds changed pages by reading all pages again and comparing their digests.
 
-Needs no help of the kernel, and nothing in the process: every page of its own is a candidate each
-time, and those whose digest is another one are sent again.
+It needs neither the kernel's help nor a change in the process. Every private page is a candidate
+in each round, and those whose digest differs are sent again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class DigestTracker:
         return changed
 
     def forget(self, pid: int) -> None:
-        """Take all pages of this process (its pid in the container) for changed."""
+        """Take all pages of a process for changed. `pid` is its pid in the container."""
         for chunk in [chunk for chunk in self._digests if chunk[0] == pid]:
             del self._digests[chunk]
 

@@ -1,9 +1,10 @@
-"""Follows writes by the kernel's soft-dirty bits, one per page, cleared for all pages at once.
+"""Tracks writes by the kernel's soft-dirty bits: one per page, cleared for all pages at once.
 
-For kernels older than 6.7, which have no PAGEMAP_SCAN. Reading and clearing are two steps, and a
-write between them would be lost: so the whole container stands still for both, for the
-milliseconds that a look at its page tables takes. A new mapping counts as written until it is
-cleared (Documentation/admin-guide/mm/soft-dirty.rst), a process of before an exec or a fork as new.
+For kernels before 6.7, which have no PAGEMAP_SCAN. Reading and clearing the bits are two steps, and
+a write between them would be lost. So the whole container is paused for both, for the milliseconds
+that reading its page tables takes. A new mapping counts as written until its bits are cleared
+(Documentation/admin-guide/mm/soft-dirty.rst). A process that was forked or has called exec counts
+as new.
 """
 
 from __future__ import annotations
@@ -27,27 +28,27 @@ _START_TIME = 19  # of the fields of /proc/PID/stat after the name
 
 
 class Pause(Protocol):
-    """All tasks of the container stand still."""
+    """All tasks of the container are paused."""
 
     def unbroken(self) -> bool:
-        """Whether they have, ever since the pause began."""
+        """Whether they were paused all the time since the pause began."""
         ...
 
 
 class SoftDirtyTracker:
-    """A Tracker. `pause` stops the container's tasks for as long as its context lasts."""
+    """A Tracker. `pause` pauses the container's tasks for as long as its context lasts."""
 
     def __init__(self, pause: Callable[[], AbstractContextManager[Pause]]) -> None:
         self._pause = pause
-        self._cleared: dict[Process, int] = {}  # and when it was started: pids are used again
+        self._cleared: dict[Process, int] = {}  # with its start time: pids are reused
 
     def candidates(self, process: Process) -> tuple[PageRange, ...]:
         try:
             with self._pause() as pause:
-                found = self._written(process)
+                written = self._written(process)
                 Path(f"/proc/{process.outside}/clear_refs").write_text(_CLEAR_SOFT_DIRTY)
                 self._cleared[process] = _start_time(process)
-                return found if pause.unbroken() else private_pages(process)
+                return written if pause.unbroken() else private_pages(process)
         except (FileNotFoundError, ProcessLookupError):
             return ()
 
@@ -83,7 +84,7 @@ class SoftDirtyTracker:
 
 
 def _written_marks(entries: bytes) -> bytes:
-    """A byte per page of a pagemap: 1 where it is the process's own and was written."""
+    """Return a byte per pagemap entry: 1 where the page is private and was written."""
     written = entries[6::_ENTRY_BYTES].translate(_SOFT_DIRTY)
     own = private_marks(entries)
     both = int.from_bytes(written, "little") & int.from_bytes(own, "little")
@@ -96,7 +97,7 @@ def _start_time(process: Process) -> int:
 
 
 def supported() -> bool:
-    """Whether this kernel keeps the bits: without them a page just written reads as clean."""
+    """Whether this kernel has the bits: without them, a page just written reads as clean."""
     with mmap.mmap(-1, PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
         page[0] = 1
         anchor = ctypes.c_char.from_buffer(page)

@@ -1,8 +1,9 @@
-"""The kernel's own record of written pages: userfaultfd in WP_ASYNC mode and PAGEMAP_SCAN.
+"""The kernel's record of written pages: userfaultfd in WP_ASYNC mode, and PAGEMAP_SCAN.
 
-A userfaultfd of the process itself is needed: it is made in it by one injected system call and
-fetched here; in the process it is closed again. From then on the kernel notes each first write to a
-protected page and lets it go on at once. Linux 6.7 or newer. Closing it here ends all of it.
+The userfaultfd must belong to the process itself. An injected system call creates it there, it is
+fetched by pidfd_getfd, and closed in the process. From then on the kernel records the first write
+to each protected page without stopping the writer. It needs Linux 6.7. Closing the userfaultfd ends
+the record and the protection.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from transship.linux.process_memory import Mapping
 from transship.linux.processes import Process
 
 _SYS_CLOSE, _SYS_USERFAULTFD, _SYS_PIDFD_GETFD = 3, 323, 438
-_USER_MODE_ONLY = 1  # no privilege wanted in the container; writes by the kernel count all the same
+_USER_MODE_ONLY = 1  # needs no privilege in the container; the kernel's writes are recorded too
 
 _UFFD_API_VERSION = 0xAA
 _UFFDIO_API = 0xC018AA3F
@@ -35,13 +36,13 @@ _SCAN_CHECK_ASYNC = 2
 _PAGE_WRITTEN = 1 << 1
 _PAGE_FILE = 1 << 2
 _PAGE_THERE = 1 << 3 | 1 << 4
-"""Present or swapped. Without it, protecting leaves a marker at each page that was never touched,
-which reads as swapped out ever after, to CRIU too (seen: 90,000 pages of stacks nobody used)."""
+"""Present or swapped. Without it, protecting marks each page that was never touched, and such a
+page reads as swapped out from then on, to CRIU too (measured: 90,000 pages of unused stacks)."""
 
 _REGIONS = 4096
 _SLICE_BYTES, _SLICES = 64 << 20, 256
-"""Scanned in one go: calls in the process that map memory, CRIU's too, wait for the end of it.
-At most so many, for what is reserved by the terabyte and hardly used."""
+"""Scanned by one call: calls of the process that map memory, and CRIU's, wait for its end. There
+are at most so many slices, because some programs reserve terabytes and hardly use them."""
 _SCAN = struct.Struct("=12Q")
 _API = struct.Struct("=3Q")
 _REGISTER = struct.Struct("=4Q")
@@ -58,14 +59,14 @@ class _Region(ctypes.Structure):
 
 
 class NotTracked(Exception):
-    """The kernel does not follow this mapping for us."""
+    """The kernel does not record writes to this mapping."""
 
 
 class WriteFaults:
-    """One process's record. `fd` is its userfaultfd."""
+    """The record of one process. `fd` is its userfaultfd."""
 
     def __init__(self, process: Process) -> None:
-        """Raises OSError or a TransshipError when it cannot be had."""
+        """Raises OSError or TransshipError if the userfaultfd cannot be created."""
         self._process = process
         self.fd = _userfaultfd_of(process.outside)
         self._regions = (_Region * _REGIONS)()
@@ -76,7 +77,7 @@ class WriteFaults:
             raise
 
     def register(self, mapping: Mapping) -> None:
-        """Follow a mapping. Raises NotTracked for one that cannot be, or is another's."""
+        """Record writes to a mapping. Raises NotTracked if it cannot be registered."""
         size = mapping.end - mapping.start
         asked = bytearray(_REGISTER.pack(mapping.start, size, _REGISTER_WRITE_PROTECT, 0))
         try:
@@ -85,19 +86,19 @@ class WriteFaults:
             raise NotTracked(f"{mapping}: {e}") from e
 
     def take_written(self, mapping: Mapping) -> list[PageRange]:
-        """Private pages written since the last take, which from now on count anew."""
+        """Return the private pages written since the last take, and protect them again."""
         return self._scan(mapping, _SCAN_PROTECT | _SCAN_CHECK_ASYNC, unless=_unless(mapping))
 
     def peek_written(self, mapping: Mapping) -> list[PageRange]:
-        """What take would give, without taking it."""
+        """Return the private pages written since the last take."""
         return self._scan(mapping, _SCAN_CHECK_ASYNC, unless=_unless(mapping))
 
     def peek_all_written(self, mapping: Mapping) -> list[PageRange]:
-        """Pages written since the last take."""
+        """Return all pages written since the last take, also those of files."""
         return self._scan(mapping, _SCAN_CHECK_ASYNC, unless=0)
 
     def _scan(self, mapping: Mapping, flags: int, *, unless: int) -> list[PageRange]:
-        # opened anew each time: it belongs to the memory that the process had when it was opened
+        # opened anew each time: the descriptor belongs to the address space at its opening
         pagemap = os.open(f"/proc/{self._process.outside}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         try:
             return self._scan_all(pagemap, mapping, flags, unless)
@@ -109,7 +110,7 @@ class WriteFaults:
             os.close(pagemap)
 
     def _scan_all(self, pagemap: int, mapping: Mapping, flags: int, unless: int) -> list[PageRange]:
-        found: list[PageRange] = []
+        written: list[PageRange] = []
         start = mapping.start
         piece = max(_SLICE_BYTES, (mapping.end - start) // _SLICES)
         while start < mapping.end:
@@ -124,24 +125,28 @@ class WriteFaults:
             count = fcntl.ioctl(pagemap, _PAGEMAP_SCAN, asked)
             for region in self._regions[:count]:
                 pages = (region.end - region.start) // PAGE_BYTES
-                found.append(PageRange(self._process.inside, region.start, pages))
+                written.append(PageRange(self._process.inside, region.start, pages))
             start = _SCAN.unpack(asked)[4]  # where the walk has ended
-        return found
+        return written
 
     def close(self) -> None:
-        """End the following: the kernel lifts the protection of all pages."""
+        """End the record: the kernel removes the protection of all pages."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
 def _unless(mapping: Mapping) -> int:
-    """Asked for pages of files, the kernel looks each page up: five times slower."""
+    """The category of pages to leave out.
+
+    It is not used for anonymous memory: to know it, the kernel looks up each page, which makes the
+    scan five times slower.
+    """
     return 0 if mapping.anonymous else _PAGE_FILE
 
 
 def supported() -> bool:
-    """Whether this kernel can do all of it."""
+    """Whether this kernel supports userfaultfd with WP_ASYNC, and PAGEMAP_SCAN."""
     if platform.machine() != "x86_64":
         return False
     fd = _libc.syscall(_SYS_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK | _USER_MODE_ONLY)

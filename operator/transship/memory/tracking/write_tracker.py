@@ -1,8 +1,8 @@
-"""Follows the writes of processes by the kernel's record, where there is one; else by digests.
+"""Tracks the writes of processes by the kernel's record if there is one, otherwise by digests.
 
-Whatever has a doubtful history counts as changed: a mapping that is new, grown or not to be
-registered, a process that was forked or has called exec. A fork needs no look at the parent: the
-child has no record and is followed as a new process. What neither this nor soft-dirty can see is a
+In doubt, pages count as changed: those of a mapping that is new, has grown, or cannot be
+registered, and those of a process that was forked or has called exec. A fork does not concern the
+parent: the child has no record and is tracked as a new process. Neither this nor soft-dirty sees a
 device that writes to pages which were pinned before the protection (direct I/O in flight).
 """
 
@@ -28,14 +28,14 @@ from transship.memory.tracking.write_faults import NotTracked, WriteFaults
 
 @dataclass
 class _TrackedProcess:
-    """A process with its record, and the address space that is known to be in it."""
+    """A process with its record, and the mappings that the record covers."""
 
     faults: WriteFaults
     covered: tuple[Mapping, ...] = field(default=())
 
 
 class WriteTracker:
-    """The Tracker that costs a millisecond for 256 MiB."""
+    """The fastest Tracker: a round takes a millisecond for 256 MiB."""
 
     def __init__(self) -> None:
         self._tracked: dict[Process, _TrackedProcess] = {}
@@ -62,40 +62,40 @@ class WriteTracker:
         tracked = self._tracked.get(process)
         if tracked is None:
             return self._digests.final_candidates(process, ranges)
-        found: list[PageRange] = []
+        written: list[PageRange] = []
         doubtful: list[Mapping] = []
         for one in mappings_of(process):
             try:
-                found += _peek_all_written(tracked, one)
+                written += _peek_all_written(tracked, one)
             except NotTracked:
                 doubtful.append(one)
-        return joined([*found, *within(ranges, doubtful)])
+        return joined([*written, *within(ranges, doubtful)])
 
     def candidates_during_dump(self, process: Process) -> tuple[PageRange, ...]:
         tracked = self._tracked.get(process)
         if tracked is None:
             return self._digests.candidates_during_dump(process)
-        found: list[PageRange] = []
+        written: list[PageRange] = []
         for one in data_of(process):
             with contextlib.suppress(NotTracked):
-                found += _peek_written(tracked, one)
-        return joined(found)
+                written += _peek_written(tracked, one)
+        return joined(written)
 
     def count_changed(self, process: Process) -> int | None:
         tracked = self._tracked.get(process)
         if tracked is None:
             return None
-        found = 0
+        written = 0
         doubtful: list[Mapping] = []
         try:
             for one in mappings_of(process):
                 try:
-                    found += total(_peek_written(tracked, one))
+                    written += total(_peek_written(tracked, one))
                 except NotTracked:
                     doubtful.append(one)
         except OSError:  # it has called exec, or has ended
             return None
-        return found + total(private_pages(process, doubtful))
+        return written + total(private_pages(process, doubtful))
 
     def differing(self, ranges: Sequence[PageRange], data: bytearray) -> bytes | None:
         if any(process.inside == ranges[0].pid for process in self._tracked):
@@ -103,7 +103,7 @@ class WriteTracker:
         return self._digests.differing(ranges, data)
 
     def close(self) -> None:
-        """Let all processes go: where the move was given up, they run on unprotected."""
+        """End the record of all processes: after an aborted move they run on unprotected."""
         for process in list(self._tracked):
             self._untrack(process)
         self._digests.close()
@@ -112,30 +112,30 @@ class WriteTracker:
         try:
             faults = WriteFaults(process)
         except (OSError, TransshipError) as e:
-            logger.bind(pid=process.outside).debug("writes cannot be followed: {}", e)
+            logger.bind(pid=process.outside).debug("writes cannot be tracked: {}", e)
             return None
         tracked = self._tracked[process] = _TrackedProcess(faults)
-        self._digests.forget(process.inside)  # they will not be kept up to date
+        self._digests.forget(process.inside)  # they are not updated while the record is used
         return tracked
 
     def _untrack(self, process: Process) -> None:
         self._tracked.pop(process).faults.close()
 
     def _take_written(self, process: Process, tracked: _TrackedProcess) -> tuple[PageRange, ...]:
-        found: list[PageRange] = []
+        written: list[PageRange] = []
         covered: list[Mapping] = []
         doubtful: list[Mapping] = []
         for one in mappings_of(process):
             try:
                 if contains(tracked.covered, one):
-                    found += _take_or_register(process, tracked.faults, one)
+                    written += _take_or_register(process, tracked.faults, one)
                 else:
-                    found += _register(process, tracked.faults, one)
+                    written += _register(process, tracked.faults, one)
                 covered.append(one)
             except NotTracked:
                 doubtful.append(one)
         tracked.covered = merged(covered)
-        return joined([*found, *private_pages(process, doubtful)])
+        return joined([*written, *private_pages(process, doubtful)])
 
 
 def _take_or_register(
@@ -143,12 +143,12 @@ def _take_or_register(
 ) -> Iterable[PageRange]:
     try:
         return faults.take_written(mapping)
-    except NotTracked:  # another mapping lies in its place
+    except NotTracked:  # it was replaced by another mapping
         return _register(process, faults, mapping)
 
 
 def _register(process: Process, faults: WriteFaults, mapping: Mapping) -> Iterable[PageRange]:
-    """Begin to follow a mapping: all of its pages count as changed."""
+    """Begin to track a mapping: all of its pages count as changed."""
     faults.register(mapping)
     faults.take_written(mapping)
     return private_pages(process, [mapping])
@@ -170,10 +170,10 @@ def contains(covered: Sequence[Mapping], mapping: Mapping) -> bool:
     return any(one.start <= mapping.start and mapping.end <= one.end for one in covered)
 
 
-def merged(found: Iterable[Mapping]) -> tuple[Mapping, ...]:
-    """Neighbours made one: the kernel joins and splits mappings as it likes."""
+def merged(mappings: Iterable[Mapping]) -> tuple[Mapping, ...]:
+    """Merge adjacent mappings: the kernel may join and split them at any time."""
     result: list[Mapping] = []
-    for one in sorted(found):
+    for one in sorted(mappings):
         if result and result[-1].end == one.start:
             result[-1] = Mapping(result[-1].start, one.end)
         else:
@@ -182,7 +182,7 @@ def merged(found: Iterable[Mapping]) -> tuple[Mapping, ...]:
 
 
 def within(ranges: Sequence[PageRange], mappings: Sequence[Mapping]) -> list[PageRange]:
-    """Those of the ranges that touch one of the mappings."""
+    """Return the ranges that overlap one of the mappings."""
     return [
         one
         for one in ranges
@@ -191,7 +191,7 @@ def within(ranges: Sequence[PageRange], mappings: Sequence[Mapping]) -> list[Pag
 
 
 def best_tracker(pause: Callable[[], AbstractContextManager[Pause]]) -> Tracker:
-    """What this kernel offers; `pause` stops the container for a moment where that is needed."""
+    """Return the best tracker for this kernel. The soft-dirty one uses `pause`."""
     if write_faults.supported():
         return WriteTracker()
     return SoftDirtyTracker(pause) if soft_dirty.supported() else DigestTracker()

@@ -1,4 +1,4 @@
-"""Pages from one node to the other: the stream's format, its two ends, compression.
+"""The page stream between two nodes: its format, its two ends, and compression.
 
-Imports little: the page server has to start fast.
+What `receiver` imports must not import pydantic: the page server has to start fast.
 """

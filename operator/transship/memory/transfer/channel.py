@@ -1,4 +1,4 @@
-"""The connection that a move's pages take: mutual TLS between the agents' own programs."""
+"""The connection of a page stream: mutual TLS between the source's agent and the page server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class PageServerEndpoint:
-    """The target's page server; `node` is the name that its certificate has to bear."""
+    """Where the target's page server listens. `node` is the name in its certificate."""
 
     address: str
     port: int
@@ -40,7 +40,10 @@ def connect_to_page_server(pages: PageServerEndpoint) -> ssl.SSLSocket:
 def accept_page_stream(
     plain: socket.socket, context: ssl.SSLContext, *, peer: str | None
 ) -> ssl.SSLSocket:
-    """Secure an accepted connection. Raises Unreachable or Refused, and closes it then."""
+    """Do the TLS handshake of an accepted connection, and check the name of the peer.
+
+    On failure it closes the connection and raises Unreachable or Refused.
+    """
     plain.settimeout(CONNECT_TIMEOUT_SECONDS)
     make_prompt(plain)
     try:

@@ -1,8 +1,8 @@
-"""Whether and how the pages of a batch are compressed.
+"""Decides whether the pages of a batch are compressed. Not thread-safe.
 
-By measuring: where batches pile up in the socket the link is the limit, and compressing pays as
-long as more content gets through with it than without. Where nothing piles up the processor is the
-limit, and has no time for it. Not for two threads at once.
+It measures. If batches queue up in the socket, the link is the bottleneck, and compression pays as
+long as more content gets through with it than without. If they do not, the CPU is the bottleneck,
+and compression would take more of it.
 """
 
 from __future__ import annotations
@@ -13,29 +13,30 @@ from typing import Protocol
 from transship.api.placement import Compression
 
 BACKLOG_BYTES = 1 << 19
-"""Half a batch: with so much unsent the next one would only stand in the queue."""
-WORTH_IT = 0.95
-"""What compression leaves of a batch has to be less than this share."""
+"""Half a batch: with so much unsent, the next batch would only wait in the queue."""
+WORTHWHILE_SHARE = 0.95
+"""The compressed size of a batch must be less than this share of its content."""
 FIRST_PAUSE_BATCHES, LONGEST_PAUSE_BATCHES = 2, 64
-"""After it did not pay; doubled each time: until the socket is full, nothing seems to pay."""
+"""After compression did not pay; doubled each time. Before the socket is full, it never pays."""
 SMOOTHING = 0.3
+"""The weight of the newest measurement."""
 
 
 class CompressionChooser(Protocol):
-    """Decides about one batch after the other, and hears what came of it."""
+    """Decides for each batch, and is told the result."""
 
     def compresses(self, *, backlog: int) -> bool:
-        """backlog: bytes that have been sent before and still wait in the socket."""
+        """Whether to compress the next batch. backlog: unsent bytes in the socket."""
         ...
 
     def note(self, *, compressed: bool, content: int, wire: int, seconds: float) -> None:
-        """What a batch was like: its size, what was sent for it, and how long that took."""
+        """Note the result of a batch: its size, the bytes sent for it, and the time it took."""
         ...
 
 
 @dataclass
 class FixedChoice:
-    """The same for every batch."""
+    """The same choice for every batch."""
 
     wanted: bool
 
@@ -47,9 +48,10 @@ class FixedChoice:
 
 
 class MeasuredChoice:
-    """Compresses while it pays: by the seconds that a byte of content takes, with and without.
+    """Compresses while a byte of content takes less time with compression than without.
 
-    Not by rates: of an empty socket's and a full one's, the mean rate says nothing.
+    It averages times, not rates: the mean of the rates of an empty and of a full socket says
+    nothing.
     """
 
     def __init__(self) -> None:
@@ -64,17 +66,17 @@ class MeasuredChoice:
         if self._pause:
             self._pause -= 1
             return False
-        # how fast it goes without has to be known first
+        # the time without compression has to be measured first
         return self._backlog and self._plain is not None
 
     def note(self, *, compressed: bool, content: int, wire: int, seconds: float) -> None:
-        each = seconds / content
+        seconds_per_byte = seconds / content
         if not compressed:
             if self._backlog:
-                self._plain = _smoothed(self._plain, each)
+                self._plain = _smoothed(self._plain, seconds_per_byte)
             return
-        self._packed = _smoothed(self._packed, each)
-        if wire > WORTH_IT * content or self._packed > (self._plain or 0.0):
+        self._packed = _smoothed(self._packed, seconds_per_byte)
+        if wire > WORTHWHILE_SHARE * content or self._packed > (self._plain or 0.0):
             self._packed, self._pause = None, self._next_pause
             self._next_pause = min(2 * self._next_pause, LONGEST_PAUSE_BATCHES)
         else:

@@ -9,7 +9,7 @@ LEVEL = -1
 
 
 class Packer:
-    """zstd with its working memory kept: making it anew costs more than a small batch."""
+    """Compresses. It keeps zstd's working memory: allocating it costs more than a small batch."""
 
     def __init__(self) -> None:
         self._zstd = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False)
@@ -19,15 +19,15 @@ class Packer:
 
 
 class Unpacker:
-    """The other end."""
+    """Decompresses."""
 
     def __init__(self) -> None:
         self._zstd = zstandard.ZstdDecompressor()
 
     def unpack(self, data: memoryview, rooms: list[memoryview]) -> bool:
-        """Fill the rooms one after the other; whether the data was just that much.
+        """Fill the rooms one after the other. Returns whether the data filled them exactly.
 
-        zstd copies in strides: for a moment there may be other bytes in a room than in the end.
+        zstd copies in strides: meanwhile a room may have other bytes than in the end.
         """
         try:
             with self._zstd.stream_reader(data) as reader:
@@ -37,7 +37,7 @@ class Unpacker:
             return False
 
     def unpack_apart(self, data: memoryview, rooms: list[memoryview]) -> bool:
-        """The same for rooms that others fill and read meanwhile: they get final bytes alone."""
+        """Do the same for rooms that other threads fill and read: they get only final bytes."""
         apart = memoryview(bytearray(sum(len(room) for room in rooms)))
         if not self.unpack(data, [apart]):
             return False

@@ -1,7 +1,7 @@
-"""The target's end of a page stream: into the store, straight from the connection.
+"""The target's end of a page stream: it receives straight into the page store.
 
-Works on a connected, blocking socket in a thread of its own. A page counts as stored once all of
-its batch has arrived: a stream that breaks leaves no page half old and half new.
+It works on a connected, blocking socket in a thread of its own. A page is stored once its whole
+batch has arrived. So a stream that breaks leaves no page half old and half new.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _RUNS = re.compile(rb"\x00+|\x01+")
 
 
 class PageReceiver:
-    """Stores what one stream brings, and calls `news` for each batch of it."""
+    """Stores the pages of one stream, and calls `on_stored` after each batch."""
 
     def __init__(
         self,
@@ -36,14 +36,14 @@ class PageReceiver:
         on_stored: Callable[[], None] = lambda: None,
         page_requests: PageRequests | None = None,
     ) -> None:
-        # the source is silent between rounds for as long as it likes: closing ends the wait
+        # no timeout: the source may be silent between rounds for any time; closing ends the wait
         channel.settimeout(None)
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
         self._channel = channel
         self._store = store
         unpacker = Unpacker()
-        # streams that begin once the pages are final run beside each other, and the fault server
-        # gives away what one of them has stored while another still unpacks the same page
+        # once pages are final there may be several streams at a time, and the fault server fills
+        # processes with a page that one has stored while another still unpacks the same page
         self._unpack = unpacker.unpack_apart if store.final else unpacker.unpack
         self._packed = bytearray()
         self._on_stored = on_stored
@@ -52,9 +52,9 @@ class PageReceiver:
         self.bytes = 0
 
     def run(self) -> None:
-        """Receive until the source says that it is done, or it has offered and is not needed.
+        """Receive until the source ends the stream, or no page will be requested on it any more.
 
-        Raises Unreachable when it just ends.
+        Raises Unreachable when the stream breaks.
         """
         while (header := wire_format.receive_header(self._channel)).kind is not MessageKind.END:
             if header.kind is MessageKind.PAGES:
@@ -64,7 +64,7 @@ class PageReceiver:
                 if self._page_requests.closed:
                     wire_format.send_all(self._channel, wire_format.encode(MessageKind.REQUEST))
                     return
-                raise Unreachable("demanding pages: another stream has followed")
+                raise Unreachable("requesting pages: there is a newer stream")
             else:
                 self._handle_control(header)
 
@@ -131,7 +131,7 @@ class PageReceiver:
 def split_zero_pages(
     ranges: Sequence[PageRange], marks: bytes | bytearray
 ) -> tuple[list[PageRange], list[PageRange]]:
-    """Part ranges into those that have content and those that are marked as zeros."""
+    """Split ranges into those that have content and those that are marked as zeros."""
     if not marks:
         return list(ranges), []
     parts: tuple[list[PageRange], list[PageRange]] = ([], [])

@@ -1,7 +1,7 @@
-"""The source's end of a page stream: ranges and their content out, one answer per flush back.
+"""The source's end of a page stream: it sends pages, and the target replies to each flush.
 
-It works on a connected, blocking socket (mutual TLS between agents) in a thread of its own, where
-OpenSSL runs outside of the interpreter's lock. Not for two threads at once, except `abort`.
+It works on a connected, blocking TLS socket in a thread of its own: OpenSSL runs without the
+interpreter's lock. It is not thread-safe, except for `abort`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from transship.memory.transfer.wire_format import MessageKind
 from transship.streams.bandwidth_limit import BandwidthLimit
 
 STALL_TIMEOUT_SECONDS = 30.0
-"""Of one send or receive, not of the whole: a peer that takes nothing for so long is gone."""
+"""Of one send or receive, not of the whole: a peer that takes nothing for so long is lost."""
 BUFFER_BYTES = 4 << 20
 
 _UNMARKED = re.compile(rb"\x00+")
@@ -35,15 +35,15 @@ _UNMARKED = re.compile(rb"\x00+")
 
 @dataclass(frozen=True, slots=True)
 class _EncodedBatch:
-    """A batch as it goes out. tried: to compress it; spent: the seconds that it took."""
+    """A batch as it is sent. is_compressed: that was tried; seconds: how long encoding took."""
 
     pages: int
     zero_pages: int
     content: int
     head: bytes
     body: bytes | memoryview
-    tried: bool
-    spent: float
+    is_compressed: bool
+    seconds: float
 
     @property
     def bytes(self) -> int:
@@ -59,7 +59,7 @@ class StoredTotals:
 
 
 class PageSender:
-    """Sends pages, no faster than the pace allows, compressed where the chooser says so."""
+    """Sends pages within the bandwidth limit, compressed if the chooser says so."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class PageSender:
         compression: Compression = Compression.NONE,
     ) -> None:
         channel.settimeout(STALL_TIMEOUT_SECONDS)
-        # large buffers: the reading of memory and the sending of it overlap
+        # large buffers: reading memory and sending it overlap
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         self._channel = channel
         self._bandwidth = bandwidth or BandwidthLimit(None)
@@ -87,35 +87,35 @@ class PageSender:
         return self._bandwidth.rate is not None
 
     def reserve(self, ranges: Iterable[PageRange]) -> None:
-        """Tell the target that these pages will come, so that it has the memory at hand."""
+        """Tell the target that these pages will come, so that it allocates memory for them."""
         self._send_ranges(MessageKind.RESERVE, ranges)
 
     def invalidate(self, ranges: Iterable[PageRange]) -> None:
-        """What was sent of these pages is not their content any more; they will be sent again."""
+        """Tell the target that the content it has of these pages is stale. They are sent again."""
         self._send_ranges(MessageKind.STALE, ranges)
 
     def final(self) -> None:
-        """The container is frozen: what was sent, and not taken back, is its pages' last content.
+        """Tell the target that the container is frozen, and that valid pages are final.
 
-        Until then the target gives none of them to the restored processes.
+        Before that, the target fills no page into the restored processes.
         """
         self._send(wire_format.encode(MessageKind.FINAL))
 
     def ask_missing(self) -> tuple[PageRange, ...]:
-        """Which pages the target knows to be wanted and does not have."""
+        """Ask the target which of the pages that processes need it misses."""
         self._send(wire_format.encode(MessageKind.MISSING))
-        found: list[PageRange] = []
+        missing: list[PageRange] = []
         while ranges := wire_format.receive_ranges(self._channel, MessageKind.MISSING):
-            found += ranges
-        return tuple(found)
+            missing += ranges
+        return tuple(missing)
 
     def begin_page_requests(self) -> None:
-        """From now on this stream is for what the target demands."""
-        self._channel.settimeout(None)  # it demands when it has to; a dead host is noticed by TCP
+        """From now on this stream only serves the target's page requests."""
+        self._channel.settimeout(None)  # requests may come at any time; TCP notices a dead host
         self._send(wire_format.encode(MessageKind.SERVE_REQUESTS))
 
     def next_page_request(self) -> tuple[PageRange, ...]:
-        """Wait for the next; nothing when there will be no more. Raises Unreachable."""
+        """Wait for the next request. Empty when there will be no more. Raises Unreachable."""
         return wire_format.receive_ranges(self._channel, MessageKind.REQUEST)
 
     def _send_ranges(self, kind: MessageKind, ranges: Iterable[PageRange]) -> None:
@@ -123,13 +123,13 @@ class PageSender:
             self._send(wire_format.encode(kind, group))
 
     def send(self, ranges: Sequence[PageRange], data: bytearray) -> None:
-        """Send these pages of one process; `data` begins with their content, one after another."""
+        """Send pages of one process. `data` begins with their content, one after another."""
         message = self._message(ranges, data)
         self._aborted.wait(self._bandwidth.delay(message.bytes))
         self._transmit(message)
 
     def burst(self, ranges: Sequence[PageRange], data: bytearray) -> float:
-        """The same at once, the limit notwithstanding; returns the seconds until it was stored."""
+        """Send pages without the bandwidth limit. Returns the seconds until they are stored."""
         self._flush()
         message = self._message(ranges, data)
         self._bandwidth.delay(message.bytes)  # what follows waits for it
@@ -162,10 +162,10 @@ class PageSender:
         if message.body:
             self._send_now(message.body)
             self._chooser.note(
-                compressed=message.tried,
+                compressed=message.is_compressed,
                 content=message.content,
                 wire=len(message.body),
-                seconds=message.spent + time.monotonic() - waited,
+                seconds=message.seconds + time.monotonic() - waited,
             )
         self.sent_pages += message.pages
         self.zero_pages += message.zero_pages
@@ -173,14 +173,14 @@ class PageSender:
         self.body_bytes += len(message.body)
 
     def _backlog(self) -> int:
-        """Bytes that the socket has taken and not yet got rid of."""
+        """Return the number of unsent bytes in the socket."""
         unsent = bytearray(4)
         with contextlib.suppress(OSError):
             fcntl.ioctl(self._channel.fileno(), termios.TIOCOUTQ, unsent)
         return int.from_bytes(unsent, "little")
 
     def flush(self) -> StoredTotals:
-        """Wait until all that was sent is stored. Raises Unreachable when it is not."""
+        """Wait until all sent pages are stored. Raises Unreachable if they are not."""
         self._aborted.wait(self._bandwidth.delay(wire_format.HEADER_BYTES))
         return self._flush()
 
@@ -201,7 +201,7 @@ class PageSender:
         return stored
 
     def abort(self) -> None:
-        """Break the stream, from any thread: whatever waits on it fails."""
+        """Break the stream, from any thread: pending calls fail."""
         self._aborted.set()
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._channel, socket.SHUT_RDWR)
@@ -219,7 +219,7 @@ class PageSender:
 
 
 def zero_marks(data: bytearray, pages: int) -> bytes:
-    """A byte per page, 1 for zeros; b"" when there are none. 60 ns for a page that is not zeros."""
+    """Return a byte per page, 1 for zeros; b"" if there are none. 60 ns for a page of content."""
     is_zeros = data.startswith
     marks = bytes([is_zeros(ZERO_PAGE, at) for at in range(0, pages * PAGE_BYTES, PAGE_BYTES)])
     return marks if 1 in marks else b""

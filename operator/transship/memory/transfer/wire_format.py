@@ -1,15 +1,17 @@
-"""What goes over a page stream: fixed little-endian headers, each with ranges, marks and pages.
+"""The messages of a page stream.
+
+A message is a fixed little-endian header and what follows it:
 
     kind u8, flags u8, ranges u16, pid u32, pages u64, bytes u64
     then `ranges` times: address u64, pages u64
     then, with the flag MARKED, a byte per page: 1 for a page of zeros, which is not sent
     then the other pages, `bytes` in all; with the flag PACKED compressed together by zstd
 
-A FLUSH is answered by a FLUSHED with the totals of pages and bytes stored so far. FINAL says that
-the container is frozen: whatever pages come from then on, or have come and were not taken back by
-STALE, have their last content. LACKING asks which pages are missing, and is answered by as many of
-its kind as it takes, an empty one last. OFFER makes the stream one of demands: the target sends
-WANT with ranges of one process, and gets PAGES with just these.
+The reply to FLUSH is FLUSHED, with the number of pages and bytes stored so far. STALE invalidates
+pages. FINAL says that the container is frozen: valid pages, and those that come later, have their
+last content. MISSING asks which pages are missing; the replies are of the same kind, and the last
+one is empty. After SERVE_REQUESTS the target sends REQUEST with ranges of one process, and the
+source replies with PAGES that has exactly these; an empty REQUEST is the last.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ HEADER_BYTES = _HEADER.size
 
 
 class MessageKind(IntEnum):
-    """What a message is."""
+    """The kind of a message."""
 
     PAGES = 1
     RESERVE = 2
@@ -68,7 +70,10 @@ def encode(
     marks: bytes = b"",
     packed: int | None = None,
 ) -> bytes:
-    """All of a message but the pages; the ranges are of one process. packed: compressed size."""
+    """Encode a message without its pages. All ranges are of one process.
+
+    packed: the size of the pages if they are compressed.
+    """
     pages = total(ranges)
     sent = 0
     if kind is MessageKind.PAGES:
@@ -85,26 +90,26 @@ def encode_flushed(*, pages: int, size: int) -> bytes:
 
 
 def decode(data: bytes | bytearray | memoryview) -> Header:
-    """Read a header. Raises InvalidInput for one that nobody of ours has written."""
+    """Decode a header. Raises InvalidInput if it is not valid."""
     kind, flags, ranges, pid, pages, size = _HEADER.unpack(data)
     try:
         header = Header(MessageKind(kind), flags, ranges, pid, pages, size)
     except ValueError as e:
-        raise InvalidInput(f"reading a page stream: no message is of kind {kind}") from e
+        raise InvalidInput(f"reading a page stream: there is no message kind {kind}") from e
     if ranges > MAX_RANGES or (header.kind is MessageKind.PAGES and pages > MAX_PAGES):
         raise InvalidInput(f"reading a page stream: {ranges} ranges, {pages} pages at once")
     return header
 
 
 def table_bytes(header: Header) -> int:
-    """The size of what follows a header, before the pages."""
+    """Return the size of the ranges and marks that follow a header."""
     return header.ranges * _RANGE.size + (header.pages if header.flags & MARKED else 0)
 
 
 def decode_table(
     header: Header, data: bytes | bytearray
 ) -> tuple[tuple[PageRange, ...], bytes | bytearray]:
-    """Ranges and marks (b"" when no page is marked). Raises InvalidInput when they do not fit."""
+    """Decode ranges and marks (b"" without marks). Raises InvalidInput if they are inconsistent."""
     size = header.ranges * _RANGE.size
     ranges = tuple(
         PageRange(header.pid, address, pages)
@@ -117,12 +122,12 @@ def decode_table(
         small = header.flags & PACKED and 0 < header.bytes < content
         fits = fits and (small or header.bytes == content)
     if not fits:
-        raise InvalidInput("reading a page stream: ranges and header differ")
+        raise InvalidInput("reading a page stream: ranges and header are inconsistent")
     return ranges, marks
 
 
 def receive_into(channel: socket.socket, view: memoryview) -> None:
-    """Fill the view. Raises Unreachable when the stream ends or stalls first."""
+    """Fill the view. Raises Unreachable if the stream ends or stalls before."""
     at, size = 0, len(view)
     try:
         while at < size:
@@ -141,7 +146,7 @@ def receive_header(channel: socket.socket) -> Header:
 
 
 def receive_ranges(channel: socket.socket, kind: MessageKind) -> tuple[PageRange, ...]:
-    """A message of this kind that has nothing but ranges."""
+    """Receive a message of this kind, which has only ranges."""
     header = receive_header(channel)
     if header.kind is not kind:
         raise InvalidInput(f"reading a page stream: {header.kind.name} instead of {kind.name}")
@@ -151,7 +156,7 @@ def receive_ranges(channel: socket.socket, kind: MessageKind) -> tuple[PageRange
 
 
 def grouped(ranges: Iterable[PageRange]) -> Iterator[list[PageRange]]:
-    """As many at a time as a message takes, of one process."""
+    """Yield groups of ranges of one process, each small enough for a message."""
     group: list[PageRange] = []
     for one in ranges:
         if group and (group[0].pid != one.pid or len(group) == MAX_RANGES):
@@ -163,7 +168,7 @@ def grouped(ranges: Iterable[PageRange]) -> Iterator[list[PageRange]]:
 
 
 def send_all(channel: socket.socket, data: bytes | bytearray | memoryview) -> None:
-    """Send all of it. Raises Unreachable when the stream is broken."""
+    """Send all of the data. Raises Unreachable if the stream is broken."""
     try:
         channel.sendall(data)
     except OSError as e:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from loguru import logger
 
-from transship.agent.app import Agent, Settings
+from transship.agent.app import Agent
 from transship.agent.migration.handover_queue import HANDOVERS_AT_ONCE
 from transship.agent.node.facts import Identity
+from transship.agent.settings import Settings
 from transship.agentapi.paths import PORT
 from transship.common import logs
 from transship.common.errors import TransshipError

@@ -1,16 +1,14 @@
-"""The agent put together: every part is made here, once, and handed to those who use it.
+"""The composition of the agent: every part is made here once and passed to the parts that use it.
 
-The order of the start matters: the journal is read and obeyed before anything else may change a
-container, and only then are calls taken. A stop leaves containers as they are.
+The order of the start matters. The agent loads the journal and recovers its migrations before
+anything else may change a container, and only then serves requests. A stop changes no container.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from aiohttp import web
 from loguru import logger
@@ -26,7 +24,7 @@ from transship.agent.http.routes import make_app
 from transship.agent.journal.store import Journal
 from transship.agent.migration.bundles import NodeBundles
 from transship.agent.migration.container_network import NodeMigrationNetwork
-from transship.agent.migration.handover_queue import HANDOVERS_AT_ONCE, HandoverQueue
+from transship.agent.migration.handover_queue import HandoverQueue
 from transship.agent.migration.prediction import Predictions
 from transship.agent.migration.source.checkpoints import NodeCheckpoints
 from transship.agent.migration.source.cpu_throttle import CpuThrottle
@@ -37,42 +35,26 @@ from transship.agent.migration.target.restores import NodeRestores, PageServerTl
 from transship.agent.migration.target.target import Target, TargetDeps
 from transship.agent.node import health
 from transship.agent.node.credentials import Credentials
-from transship.agent.node.facts import Identity, NodeFacts, read_boot_id
+from transship.agent.node.facts import NodeFacts, read_boot_id
 from transship.agent.node.garbage_collection import GarbageCollector, NodeLeftovers
 from transship.agent.node.network_resync import NetworkResync
 from transship.agent.node.registration import KubeCluster, Registration
 from transship.agent.node.stale_routes import StaleRoutes
+from transship.agent.settings import Settings
 from transship.agentapi.client.peer import PeerClient
 from transship.agentapi.paths import STREAM_PORT
 from transship.common.clock import Clock, SystemClock
 from transship.common.tasks import Background, Tasks, Work, keep_at
-from transship.common.tls import TlsFiles
 from transship.criu import worker as criu
 from transship.network import ContainerNetwork
 from transship.runtime.containers import Runtime
 from transship.runtime.image_store import ImageStore
-from transship.runtime.layout import Layout
 from transship.streams import link_rate
 from transship.streams.connection import StreamKind, StreamServer
 
 ORPHANS_SECONDS = 10.0
-SHUTDOWN_SECONDS = 5.0  # for replies under way; a handover is obeyed from the journal afterwards
-SELF_TEST_AGAIN_SECONDS = 300.0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the command line says."""
-
-    identity: Identity
-    underlay: str
-    layout: Layout
-    kubeconfig: Path | None
-    authority: Path
-    certificate: Path
-    key: Path
-    insecure_registries: tuple[str, ...] = ()
-    handovers_at_once: int = HANDOVERS_AT_ONCE
+# for replies under way; a handover continues from the journal at the next start
+SHUTDOWN_SECONDS = 5.0
 
 
 class Agent:
@@ -81,14 +63,14 @@ class Agent:
     def __init__(
         self, settings: Settings, *, stop: asyncio.Event, clock: Clock | None = None
     ) -> None:
-        """stop: what ends the process; set when a task that lives as long as it has ended."""
+        """stop: ends the process. The agent sets it when a background task has failed."""
         self._settings = settings
         self._background, self._beside = Background(stop), Tasks()
         self._clock = clock or SystemClock()
         layout = settings.layout
         for folder in (layout.state_dir, layout.runtime_dir):
             folder.mkdir(parents=True, exist_ok=True, mode=0o711)
-        self._tls = Credentials(TlsFiles(settings.authority, settings.certificate, settings.key))
+        self._tls = Credentials(settings.tls_files)
         self.journal = Journal(
             layout.state_dir / "journal",
             boot=read_boot_id(),
@@ -103,39 +85,38 @@ class Agent:
             SupervisorDeps(self.journal, self.instances, self._clock, make_prober(self.runtime))
         )
         self.facts = NodeFacts(
-            settings.identity, state_dir=layout.state_dir,
+            settings.identity,
+            state_dir=layout.state_dir,
             addresses=lambda: tuple(map(str, self.network.addresses)),
             containers=lambda: len(self.journal.all()),
-        )  # fmt: skip
+        )
         self.cpu_throttle = CpuThrottle(layout)
         self.garbage_collector = GarbageCollector(
             NodeLeftovers(self.instances), journal=self.journal, clock=self._clock
         )
-        self.facts.leftovers, self.facts.quarantined = (
-            self.garbage_collector.report,
-            self.journal.report,
-        )
+        self.facts.leftovers = self.garbage_collector.report
+        self.facts.quarantined = self.journal.report
         self._peers = PeerClient(self._tls.client)
         self.source, self.target = self._roles()
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
-        """Obey the journal, then take calls."""
+        """Recover what the journal says, then serve requests."""
         self.journal.load()
         await asyncio.to_thread(self.network.prepare_node)
-        # the CRIU of an agent that was killed undoes its dump, and freezes the container at its end
+        # the CRIU of a killed agent still undoes its dump, and freezes the container at the end
         await criu.orphans_ended(timeout_seconds=ORPHANS_SECONDS)
         self.cpu_throttle.release_all()
-        await self.source.recover()  # first: somebody waits for what is frozen
+        await self.source.recover()  # first: clients wait for frozen containers
         await self.target.recover()
         await criu.warm()
         self.containers.begin()
         self._keep(self._watch_exits, name="exits")
-        self._keep(self.garbage_collector.run, name="janitor")
-        self._keep(self.containers.migratability_scan.run, name="lookout")
-        forwards = StaleRoutes(self.network, journal=self.journal, clock=self._clock)
-        self._keep(forwards.run, name="forwards")
-        self._keep(NetworkResync(self.network).run, name="upkeep")
+        self._keep(self.garbage_collector.run, name="garbage collection")
+        self._keep(self.containers.migratability_scan.run, name="migratability scan")
+        stale_routes = StaleRoutes(self.network, journal=self.journal, clock=self._clock)
+        self._keep(stale_routes.run, name="stale routes")
+        self._keep(NetworkResync(self.network).run, name="network resync")
         await self._listen()
         self._register()
         logger.bind(node=self._settings.identity.node, containers=len(self.journal.all())).info(
@@ -143,8 +124,8 @@ class Agent:
         )
 
     async def stop(self) -> None:
-        """Let go of everything; containers run on."""
-        await self.source.close()  # first: a way back needs the network
+        """End all tasks and connections; containers run on."""
+        await self.source.close()  # first: a rollback needs the network
         await self._background.close()
         await self._beside.close()
         await self._stack.aclose()
@@ -154,22 +135,26 @@ class Agent:
         logger.info("agent stopped, containers run on")
 
     def raise_failure(self) -> None:
-        """Raise TaskEnded where it is not the asked-for end: see Background."""
+        """Raise TaskEnded if a background task has failed: see Background."""
         self._background.raise_failure()
 
     def _roles(self) -> tuple[Source, Target]:
         journal, runtime, peers, clock = self.journal, self.runtime, self._peers, self._clock
         settings = self._settings
-        files = TlsFiles(settings.authority, settings.certificate, settings.key)
-        restores = NodeRestores(runtime, PageServerTls(settings.identity.address, files))
+        page_server_tls = PageServerTls(settings.identity.address, settings.tls_files)
+        restores = NodeRestores(runtime, page_server_tls)
         memory = NodeMemoryTransfer(runtime.layout, self._tls.client)
         checkpoints = NodeCheckpoints(runtime.layout, memory=memory, restores=restores)
         bundles = NodeBundles(runtime)
         handover_stats = HandoverStats()
         self.predictions = Predictions(
-            journal, bundles=bundles, processes=memory.processes, tracker=memory.tracker,
-            streams=self._tls.client, handover_stats=handover_stats,
-        )  # fmt: skip
+            journal,
+            bundles=bundles,
+            processes=memory.processes,
+            tracker=memory.tracker,
+            streams=self._tls.client,
+            handover_stats=handover_stats,
+        )
         network = NodeMigrationNetwork(self.network)
         source = Source(
             SourceDeps(
@@ -204,8 +189,8 @@ class Agent:
 
     async def _listen(self) -> None:
         identity = self._settings.identity
-        runner = web.AppRunner(make_app(self._service()), access_log=None,
-                               shutdown_timeout=SHUTDOWN_SECONDS)  # fmt: skip
+        app = make_app(self._http_deps())
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, identity.address, identity.port, ssl_context=self._tls.server)
@@ -216,7 +201,7 @@ class Agent:
         await streams.start(identity.address, port=STREAM_PORT, context=self._tls.server)
         self._stack.push_async_callback(streams.close)
 
-    def _service(self) -> HttpDeps:
+    def _http_deps(self) -> HttpDeps:
         layout, journal = self._settings.layout, self.journal
         metrics = Metrics(reports=self.containers.reports, capacity=self.facts.capacity)
         return HttpDeps(
@@ -231,36 +216,27 @@ class Agent:
         )
 
     def _register(self) -> None:
-        node, kubeconfig = self._settings.identity.node, self._settings.kubeconfig
-        cluster = KubeCluster(node, kubeconfig=kubeconfig)
+        settings, layout = self._settings, self._settings.layout
+        cluster = KubeCluster(settings.identity.node, kubeconfig=settings.kubeconfig)
         self._stack.push_async_callback(cluster.close)
-        settings = self._settings
         read_health = partial(
-            health.read, self.journal,
-            state_dir=settings.layout.state_dir, certificate=settings.certificate,
-        )  # fmt: skip
+            health.read,
+            self.journal,
+            state_dir=layout.state_dir,
+            certificate=settings.certificate,
+        )
         registration = Registration(
             cluster, facts=self.facts, clock=self._clock, read_health=read_health
         )
         self._keep(self._tls.keep_fresh, name="credentials")
         self._keep(registration.run, name="registration")
-        learn = keep_at(partial(self._learn, registration), name="facts")
-        _ = self._beside.begin(learn, name="facts")
+        learn = partial(self.facts.learn, layout.runtime_dir, changed=registration.changed)
+        _ = self._beside.begin(keep_at(learn, name="facts"), name="facts")
 
     async def _watch_exits(self) -> None:
-        async for ended in self.runtime.watch_exits():
-            self.containers.on_exit(ended.container_id)
-
-    async def _learn(self, registration: Registration) -> None:
-        """The self-test is repeated until it passes: a missing program may have been installed."""
-        passed = False
-        while not passed:
-            await self.facts.gather()
-            passed = await self.facts.run_self_test(self._settings.layout.runtime_dir)
-            self.facts.complete = True
-            registration.changed()
-            await asyncio.sleep(0 if passed else SELF_TEST_AGAIN_SECONDS)
+        async for container_exit in self.runtime.watch_exits():
+            self.containers.on_exit(container_exit.container_id)
 
     def _keep(self, work: Work, *, name: str) -> None:
-        """What fails unexpectedly is begun anew: the end of an agent would break off its moves."""
+        """Run it for ever, again after an unexpected error: an agent that ends breaks its moves."""
         self._background.keep(partial(keep_at, work, name=name), name=name)

@@ -1,8 +1,8 @@
-"""What to do next for one container that this agent owns.
+"""Which step a container that this agent owns needs next.
 
-Pure, and from what is observed in this pass alone. A container is looked after only while its
-record is Running or Stopped and nobody has disowned it; in a handover its processes stop and vanish
-for reasons that are no exits.
+Pure, and decided from what this pass observed alone. A container is supervised only while its
+record is Running or Stopped and no role has disowned it: during a handover its processes freeze and
+disappear, and that is no exit.
 """
 
 from __future__ import annotations
@@ -17,23 +17,25 @@ from transship.agentapi.states import RecordState, RunState
 from transship.api.container import RestartPolicy
 from transship.api.placement import DesiredState, LastExit
 
-INITIAL_BACK_OFF_SECONDS = 10.0  # the kubelet's numbers, as users know them from Pods
+# the kubelet's numbers, which users know from Pods
+INITIAL_BACK_OFF_SECONDS = 10.0
 LONGEST_BACK_OFF_SECONDS = 300.0
-FORGIVEN_AFTER_SECONDS = 600.0
+BACK_OFF_RESET_SECONDS = 600.0
 
-LOST_EXIT_CODE = -1  # nobody saw the container end
+LOST_EXIT_CODE = -1
+"""Of an instance whose exit status nobody has read."""
 
 
 @dataclass(frozen=True)
 class ObservedContainer:
-    """What the kernel and the exit files say of a container."""
+    """The state of a container's instance, from the kernel and from the exit files."""
 
     run: RunState
     pid: int | None = None
     exit_code: int | None = None
     exited_at: datetime | None = None
     out_of_memory: bool = False
-    awaits_memory: bool = False  # it was moved here, and has not got all of its pages yet
+    awaits_memory: bool = False  # after post-copy: some pages are still at the source
 
     @property
     def alive(self) -> bool:
@@ -42,7 +44,7 @@ class ObservedContainer:
 
 @dataclass(frozen=True)
 class Situation:
-    """Everything that a pass decides from."""
+    """Everything that one pass decides from. `boot` is the id of the present boot."""
 
     record: Record
     observed: ObservedContainer
@@ -50,11 +52,13 @@ class Situation:
     disowned: bool = False
     deleting: bool = False
     unhealthy: bool = False
-    fetched: bool = False  # image, volumes and bundle are there
+    fetched: bool = False  # image, volumes and bundle are ready
     waiting_seconds: float = 0.0  # of the back-off
 
 
 class Step(Enum):
+    """What a supervisor does in one pass."""
+
     NOTHING = auto()
     AWAIT_ORDER = auto()
     WAIT = auto()  # until the back-off is over
@@ -63,55 +67,58 @@ class Step(Enum):
     STOP = auto()  # takes up to the grace period
     FREEZE = auto()
     THAW = auto()
-    RECORD_EXIT = auto()  # write down how it ended, and whether another instance follows
+    RECORD_EXIT = auto()  # write the exit, and whether another instance follows
     DELETE = auto()
 
 
-def next_step(now: Situation) -> Step:
-    """Choose the one step to take; after it the situation is observed anew."""
-    if now.disowned or now.record.state not in OWNED:
+def next_step(situation: Situation) -> Step:
+    """The one step to take now; the next pass observes the container again."""
+    if situation.disowned or situation.record.state not in OWNED:
         return Step.NOTHING
-    if now.deleting:
-        return Step.STOP if now.observed.alive else Step.DELETE
-    if now.record.order.state is DesiredState.STOPPED:
-        return _towards_stopped(now)
-    if now.observed.alive:
-        return _while_alive(now)
-    return _towards_running(now)
+    if situation.deleting:
+        return Step.STOP if situation.observed.alive else Step.DELETE
+    if situation.record.order.state is DesiredState.STOPPED:
+        return _towards_stopped(situation)
+    if situation.observed.alive:
+        return _while_alive(situation)
+    return _towards_running(situation)
 
 
-def _towards_stopped(now: Situation) -> Step:
-    if now.observed.alive:
+def _towards_stopped(situation: Situation) -> Step:
+    if situation.observed.alive:
         return Step.STOP
-    noted = now.record.state is RecordState.STOPPED and now.observed.run is RunState.ABSENT
-    return Step.NOTHING if noted else Step.RECORD_EXIT
+    recorded = (
+        situation.record.state is RecordState.STOPPED and situation.observed.run is RunState.ABSENT
+    )
+    return Step.NOTHING if recorded else Step.RECORD_EXIT
 
 
-def _while_alive(now: Situation) -> Step:
-    wanted_frozen = now.record.order.state is DesiredState.FROZEN
-    is_frozen = now.observed.run is RunState.FROZEN
+def _while_alive(situation: Situation) -> Step:
+    wanted_frozen = situation.record.order.state is DesiredState.FROZEN
+    is_frozen = situation.observed.run is RunState.FROZEN
     if is_frozen and not wanted_frozen:
         return Step.THAW
     if wanted_frozen and not is_frozen:
         return Step.FREEZE
-    return Step.STOP if now.unhealthy and not is_frozen else Step.NOTHING
+    return Step.STOP if situation.unhealthy and not is_frozen else Step.NOTHING
 
 
-def _towards_running(now: Situation) -> Step:
-    if now.observed.run is not RunState.ABSENT or now.record.started_boot:
+def _towards_running(situation: Situation) -> Step:
+    if situation.observed.run is not RunState.ABSENT or situation.record.started_boot:
         return Step.RECORD_EXIT
-    if now.record.state is RecordState.STOPPED:
-        return Step.NOTHING  # it has ended, and its restart policy wants no other
-    if now.record.ordered_boot != now.boot:
-        return Step.AWAIT_ORDER  # the node was away: it may have been fenced, with a successor
-    if now.waiting_seconds > 0:
+    if situation.record.state is RecordState.STOPPED:
+        return Step.NOTHING  # it has ended, and its restart policy wants no other instance
+    if situation.record.ordered_boot != situation.boot:
+        # after a reboot the node may have been fenced, and the container may run elsewhere
+        return Step.AWAIT_ORDER
+    if situation.waiting_seconds > 0:
         return Step.WAIT
-    return Step.START if now.fetched else Step.FETCH
+    return Step.START if situation.fetched else Step.FETCH
 
 
-def exit_of(now: Situation, *, at: datetime) -> LastExit | None:
-    """How the instance ended; None where there was none."""
-    observed, record = now.observed, now.record
+def exit_of(situation: Situation, *, at: datetime) -> LastExit | None:
+    """How the instance ended; None if there was no instance."""
+    observed, record = situation.observed, situation.record
     if observed.run is RunState.EXITED and observed.exit_code is not None:
         reason = (
             "OOMKilled"
@@ -119,18 +126,18 @@ def exit_of(now: Situation, *, at: datetime) -> LastExit | None:
             else ("Error" if observed.exit_code else "Completed")
         )
         return LastExit(exit_code=observed.exit_code, time=observed.exited_at or at, reason=reason)
-    if record.started_boot and record.started_boot != now.boot:
+    if record.started_boot and record.started_boot != situation.boot:
         return LastExit(exit_code=LOST_EXIT_CODE, time=at, reason="NodeRestarted")
     if record.started_boot:
         return LastExit(exit_code=LOST_EXIT_CODE, time=at, reason="Vanished")
     return None
 
 
-def starts_again(now: Situation, last_exit: LastExit) -> bool:
-    """Whether the restart policy wants another instance after this end."""
-    if now.deleting or now.record.order.state is DesiredState.STOPPED:
+def starts_again(situation: Situation, last_exit: LastExit) -> bool:
+    """Whether the restart policy wants another instance after this exit."""
+    if situation.deleting or situation.record.order.state is DesiredState.STOPPED:
         return False
-    match now.record.order.container.restart_policy:
+    match situation.record.order.container.restart_policy:
         case RestartPolicy.ALWAYS:
             return True
         case RestartPolicy.ON_FAILURE:
@@ -140,12 +147,12 @@ def starts_again(now: Situation, last_exit: LastExit) -> bool:
 
 
 def ran_seconds(record: Record, until: datetime) -> float:
-    """How long the instance that has ended then had run."""
+    """How long the record's instance had run at this time."""
     return 0.0 if record.start_time is None else (until - record.start_time).total_seconds()
 
 
 def describe_exit(last: LastExit | None) -> str:
-    """The end of a container in words, while the next start waits."""
+    """A message about the last exit, for a container that waits for its next start."""
     if last is None:
         return "waiting before the next start"
     code = "an unknown status" if last.exit_code == LOST_EXIT_CODE else f"status {last.exit_code}"
@@ -153,7 +160,7 @@ def describe_exit(last: LastExit | None) -> str:
 
 
 def lifecycle_of(record: Record, back_off: BackOff, *, at: float) -> Lifecycle:
-    """What a container's next node has to know. record: the source's, frozen."""
+    """What the target must know of a container, from the source's record at the freeze."""
     wanted = record.order.state is not DesiredState.STOPPED
     return Lifecycle(
         completed=wanted and record.before is RecordState.STOPPED,
@@ -168,25 +175,28 @@ def lifecycle_of(record: Record, back_off: BackOff, *, at: float) -> Lifecycle:
 
 @dataclass(frozen=True)
 class BackOff:
-    """The kubelet's: the first restart is immediate, then 10 s doubling to 5 minutes."""
+    """The kubelet's back-off: the first restart is immediate, then 10 s, doubled up to 5 minutes.
+
+    Times are seconds of the monotonic clock.
+    """
 
     next_seconds: float = 0.0
-    until: float = 0.0  # of the monotonic clock
+    until: float = 0.0
 
     @classmethod
     def carried_on(cls, lifecycle: Lifecycle, *, at: float) -> BackOff:
-        """Of a container that has come from another node."""
+        """The back-off of a container that came from another node."""
         waits = lifecycle.waiting_seconds
         return cls(next_seconds=lifecycle.back_off_seconds, until=at + waits if waits else 0.0)
 
     def after_end(self, *, at: float, ran_seconds: float) -> BackOff:
-        """An instance ended, or could not be started (it ran for 0 seconds)."""
-        delay = 0.0 if ran_seconds >= FORGIVEN_AFTER_SECONDS else self.next_seconds
+        """After an instance ended, or could not be started (it ran for 0 seconds)."""
+        delay = 0.0 if ran_seconds >= BACK_OFF_RESET_SECONDS else self.next_seconds
         longer = min(delay * 2, LONGEST_BACK_OFF_SECONDS) if delay else INITIAL_BACK_OFF_SECONDS
         return BackOff(next_seconds=longer, until=at + delay)
 
     def after_failure(self, *, at: float) -> BackOff:
-        """Something that must come first failed (image, network): no immediate second try."""
+        """After a step before the start failed (image, network): the first retry waits too."""
         delay = self.next_seconds or INITIAL_BACK_OFF_SECONDS
         return BackOff(next_seconds=min(delay * 2, LONGEST_BACK_OFF_SECONDS), until=at + delay)
 

@@ -19,20 +19,23 @@ from transship.common.errors import TransshipError
 
 
 class Instances(Protocol):
-    """The node's part of a container's life: images, file systems, network, processes."""
+    """The instances of this node's containers: images, file systems, network, processes.
+
+    An instance is one run of a container, from its start to its exit. Methods raise TransshipError.
+    """
 
     def observe(self, container_id: str) -> ObservedContainer:
-        """What is there now; under a millisecond."""
+        """The present state of the instance; takes less than a millisecond."""
         ...
 
     async def fetch(self, order: ContainerOrder) -> str:
-        """Everything up to the start that can take long; gives back the image's digest."""
+        """Prepare image, volumes and bundle, which can take long. Returns the image's digest."""
         ...
 
     async def start(self, order: ContainerOrder) -> None: ...
 
     async def attach(self, order: ContainerOrder) -> None:
-        """Make sure that a container that ran on without us is on the network."""
+        """Connect to the network a container that ran on while the agent was down."""
         ...
 
     async def freeze(self, container_id: str) -> None: ...
@@ -40,19 +43,19 @@ class Instances(Protocol):
     async def thaw(self, container_id: str) -> None: ...
 
     async def stop(self, order: ContainerOrder) -> None:
-        """Signal, grace period, kill; returns when nothing runs any more."""
+        """Send the stop signal, wait for the grace period, kill. Returns when nothing runs."""
         ...
 
     async def await_exit(self, container_id: str) -> None:
-        """Wait a little until it is known how an instance ended that is seen to have ended."""
+        """Wait for a short time until the exit status of an ended instance is known."""
         ...
 
     async def find_obstacles(self, container_id: str) -> tuple[Obstacle, ...]:
-        """What in a running container keeps it from being dumped; it is not disturbed."""
+        """What keeps a running container from being dumped. The container is not disturbed."""
         ...
 
     async def clear(self, container_id: str) -> None:
-        """Remove what an ended instance leaves in the kernel and in memory; its files stay."""
+        """Remove what an ended instance left in the kernel and in memory; its files stay."""
         ...
 
     async def remove(self, container_id: str) -> None:
@@ -62,7 +65,7 @@ class Instances(Protocol):
 
 @dataclass(frozen=True)
 class Note:
-    """Why the container is as it is, for the report."""
+    """The reason for a container's state, for its report."""
 
     reason: str = ""
     message: str = ""
@@ -74,6 +77,8 @@ class Note:
 
 
 class MakeProber(Protocol):
+    """Starts the probes of an instance."""
+
     def __call__(
         self,
         order: ContainerOrder,
@@ -82,13 +87,13 @@ class MakeProber(Protocol):
         ran_seconds: float,
         changed: Callable[[], None],
     ) -> Prober:
-        """Probe an instance that has run for so long, and of which this is known."""
+        """known: the results so far. changed: called whenever the health changes."""
         ...
 
 
 @dataclass(frozen=True)
 class SupervisorDeps:
-    """What all supervisors share."""
+    """What the supervisors of all containers share."""
 
     journal: Journal
     instances: Instances

@@ -1,7 +1,7 @@
-"""The node's part of a container's life: runtime and network, put together for the supervisors.
+"""The instances of containers on a real node: runtime and network combined.
 
-The network comes before the processes and goes after them, so a program finds its address from its
-first instruction on, and what it says last still gets out.
+The network is created before the processes and destroyed after them. So a program has its address
+from its first instruction on, and its last packets still leave the node.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ _RUN_STATES = {
 
 @dataclass(frozen=True)
 class NodeInstances:
-    """deps.Instances on a real node. Calls about one container never overlap."""
+    """Implements deps.Instances. Callers never overlap two calls for one container."""
 
     runtime: Runtime
     network: ContainerNetwork
 
     def observe(self, container_id: str) -> ObservedContainer:
-        found = self.runtime.inspect(container_id)
+        inspected = self.runtime.inspect(container_id)
         return ObservedContainer(
-            run=self._run_state(container_id, found),
-            pid=found.pid,
-            exit_code=found.exit_code,
-            exited_at=found.exited_at,
-            out_of_memory=found.oom_killed,
+            run=self._run_state(container_id, inspected),
+            pid=inspected.pid,
+            exit_code=inspected.exit_code,
+            exited_at=inspected.exited_at,
+            out_of_memory=inspected.oom_killed,
             awaits_memory=PageServerClient.find(self.runtime.layout, container_id) is not None,
         )
 
@@ -71,7 +71,7 @@ class NodeInstances:
         await self.freezer(container_id).freeze()
 
     async def thaw(self, container_id: str) -> None:
-        """It may be a copy whose agent died between Running and its thaw."""
+        # it may be a restored copy whose agent died after it wrote Running, before the thaw
         images = self.runtime.layout.images(container_id)
         await asyncio.to_thread(file_locks.resume, self.freezer(container_id), images)
 
@@ -89,8 +89,8 @@ class NodeInstances:
         peers = unix_peers(self.network.namespace(container_id))
         pids = self.freezer(container_id).processes()
         spec = externals.read_spec(self.runtime.layout.bundle(container_id))
-        given = [mount.destination for mount in spec.mounts]
-        return obstacles.obstacles_in(census.take(pids, peers=peers, given=given))
+        mounts = [mount.destination for mount in spec.mounts]
+        return obstacles.obstacles_in(census.take(pids, peers=peers, given=mounts))
 
     async def clear(self, container_id: str) -> None:
         await self.runtime.destroy(container_id)
@@ -111,15 +111,15 @@ class NodeInstances:
         path = hierarchies.path(cgroup, controller="freezer")
         return Freezer(path, unified=hierarchies.unified)
 
-    def _run_state(self, container_id: str, found: Observed) -> RunState:
-        if found.state is State.RUNNING:
+    def _run_state(self, container_id: str, inspected: Observed) -> RunState:
+        if inspected.state is State.RUNNING:
             return RunState.FROZEN if self._is_frozen(container_id) else RunState.RUNNING
-        if found.exit_code is not None:
+        if inspected.exit_code is not None:
             return RunState.EXITED
-        return _RUN_STATES[found.state]
+        return _RUN_STATES[inspected.state]
 
     def _is_frozen(self, container_id: str) -> bool:
-        with suppress(NotFound):  # it has just ended
+        with suppress(NotFound):  # the instance has just ended
             return self.freezer(container_id).state() is FreezerState.FROZEN
         return False
 
@@ -159,12 +159,12 @@ def make_prober(runtime: Runtime) -> MakeProber:
 
 
 def runtime_order(order: ContainerOrder) -> Order:
-    """What the runtime has to know of an order."""
+    """The order as the runtime takes it."""
     volumes = tuple(
         OrderedVolume(
-            each.volume, tuple(VolumeFile(file.path, file.content) for file in each.files)
+            volume.volume, tuple(VolumeFile(file.path, file.content) for file in volume.files)
         )
-        for each in order.volumes
+        for volume in order.volumes
     )
     return Order(
         id=order.id,

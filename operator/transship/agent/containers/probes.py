@@ -1,8 +1,8 @@
-"""Startup, liveness and readiness probes, with a Pod's meaning.
+"""Startup, liveness and readiness probes, with the meaning that they have for a Pod.
 
-The node asks: exec inside the container, TCP and HTTP at its address. While a startup probe has not
-succeeded the two others wait. A failed liveness or startup probe is only told here; the supervisor
-is the one who restarts.
+The node probes: exec inside the container, TCP and HTTP at the container's address. The other two
+probes wait until the startup probe has succeeded. A Prober only reports a failed liveness or
+startup probe; the supervisor restarts the container.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import aiohttp
 from transship.agentapi.containers import ProbeState
 from transship.api.container import Container, HttpGetAction, Probe, TcpSocketAction
 
-MAX_ANSWER_CHARACTERS = 256  # characters of a probe's answer in messages
-EXEC_GRACE_SECONDS = 1.0  # starting the command in the container is not the command's time
+MAX_ANSWER_CHARACTERS = 256
+# starting a command in the container does not count towards the probe's timeout
+EXEC_GRACE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Health:
-    """What the probes say together."""
+    """The combined result of the probes."""
 
     started: bool = False
     ready: bool = False
@@ -31,18 +32,20 @@ class Health:
     message: str = ""
 
     @classmethod
-    def known(cls, probes: ProbeState) -> Health:
+    def from_state(cls, probes: ProbeState) -> Health:
         return cls(started=probes.started, ready=probes.ready, message=probes.message)
 
     @property
-    def lasting(self) -> ProbeState:
-        """What outlives this agent and goes along in a move: a failed probe has to fail anew."""
+    def state(self) -> ProbeState:
+        """The part that the record and a migration keep. A failed probe has to fail again."""
         message = "" if self.failed else self.message
         return ProbeState(started=self.started, ready=self.ready, message=message)
 
 
 @dataclass(frozen=True)
 class Outcome:
+    """The result of one try of a probe."""
+
     succeeded: bool
     answer: str = ""
 
@@ -54,10 +57,10 @@ class Executor(Protocol):
 
 
 class Prober:
-    """The probes of one running instance; made anew for each instance.
+    """The probes of one instance, from now on.
 
-    known: what they said of it before, under another agent or on another node. It stands until they
-    say otherwise. ran_seconds count towards each probe's initial delay.
+    known: the results under an earlier agent or on another node; they stand until a probe has
+    another one. ran_seconds: how long the instance has run; counts towards initial delays.
     """
 
     def __init__(
@@ -75,14 +78,14 @@ class Prober:
         self._executor = executor
         self._changed = changed
         self._ran_seconds = max(0.0, ran_seconds)
-        self.health = Health.known(known)
-        self._asking: set[asyncio.Task[Outcome]] = set()
+        self.health = Health.from_state(known)
+        self._tries: set[asyncio.Task[Outcome]] = set()
         self._tasks = [
-            asyncio.create_task(self._follow(probe, note))
-            for probe, note in (
-                (container.startup_probe, self._note_startup),
-                (container.liveness_probe, self._note_liveness),
-                (container.readiness_probe, self._note_readiness),
+            asyncio.create_task(self._repeat(probe, evaluate))
+            for probe, evaluate in (
+                (container.startup_probe, self._evaluate_startup),
+                (container.liveness_probe, self._evaluate_liveness),
+                (container.readiness_probe, self._evaluate_readiness),
             )
             if probe is not None
         ]
@@ -91,80 +94,82 @@ class Prober:
             self._started.set()
 
     def stop(self) -> None:
-        """Ask no more. A command that is running in the container comes to its own end."""
+        """Start no more tries. A command that runs in the container is not interrupted."""
         for task in self._tasks:
             task.cancel()
 
     async def stop_and_wait(self) -> None:
-        """The same, and wait for that end: no longer than the probe's timeout."""
+        """Stop, and wait for running commands: no longer than the probe's timeout."""
         self.stop()
-        if self._asking:
-            await asyncio.wait(self._asking)
+        if self._tries:
+            await asyncio.wait(self._tries)
 
-    async def _follow(self, probe: Probe, note: Callable[[Streak, Outcome, Probe], None]) -> None:
+    async def _repeat(
+        self, probe: Probe, evaluate: Callable[[Streak, Outcome, Probe], None]
+    ) -> None:
         if probe is not self._container.startup_probe:
             await self._started.wait()
         await asyncio.sleep(max(0.0, probe.initial_delay_seconds - self._ran_seconds))
         streak = Streak()
         while not (probe is self._container.startup_probe and self.health.started):
-            asking = asyncio.create_task(self._ask(probe))
-            self._asking.add(asking)
-            asking.add_done_callback(self._asking.discard)
-            outcome = await asyncio.shield(asking)
+            attempt = asyncio.create_task(self._try(probe))
+            self._tries.add(attempt)
+            attempt.add_done_callback(self._tries.discard)
+            outcome = await asyncio.shield(attempt)
             streak = streak.after(outcome)
             before = self.health
-            note(streak, outcome, probe)
+            evaluate(streak, outcome, probe)
             if self.health != before:
                 self._changed()
             await asyncio.sleep(probe.period_seconds)
 
-    def _note_startup(self, streak: Streak, outcome: Outcome, probe: Probe) -> None:
+    def _evaluate_startup(self, streak: Streak, outcome: Outcome, probe: Probe) -> None:
         if streak.successes >= 1:
             self.health = replace(self.health, started=True, message="")
             self._started.set()
         elif streak.failures >= probe.failure_threshold:
-            told = f"startup probe failed: {outcome.answer}"
-            self.health = replace(self.health, failed=True, message=told)
+            message = f"startup probe failed: {outcome.answer}"
+            self.health = replace(self.health, failed=True, message=message)
 
-    def _note_liveness(self, streak: Streak, outcome: Outcome, probe: Probe) -> None:
+    def _evaluate_liveness(self, streak: Streak, outcome: Outcome, probe: Probe) -> None:
         if streak.failures >= probe.failure_threshold:
-            told = f"liveness probe failed: {outcome.answer}"
-            self.health = replace(self.health, failed=True, message=told)
+            message = f"liveness probe failed: {outcome.answer}"
+            self.health = replace(self.health, failed=True, message=message)
 
-    def _note_readiness(self, streak: Streak, outcome: Outcome, probe: Probe) -> None:
+    def _evaluate_readiness(self, streak: Streak, outcome: Outcome, probe: Probe) -> None:
         if streak.successes >= probe.success_threshold:
             self.health = replace(self.health, ready=True, message="")
         elif streak.failures >= probe.failure_threshold:
-            told = f"readiness probe failed: {outcome.answer}"
-            self.health = replace(self.health, ready=False, message=told)
+            message = f"readiness probe failed: {outcome.answer}"
+            self.health = replace(self.health, ready=False, message=message)
 
-    async def _ask(self, probe: Probe) -> Outcome:
-        """One try; whatever goes wrong is a failure of the probe."""
+    async def _try(self, probe: Probe) -> Outcome:
+        """Try once. Every error is a failure of the probe."""
         limit = float(probe.timeout_seconds)
         try:
             async with asyncio.timeout(limit + EXEC_GRACE_SECONDS):
-                return await self._try(probe, limit)
+                return await self._send(probe, limit)
         except TimeoutError:
             return Outcome(succeeded=False, answer=f"no answer in {probe.timeout_seconds} s")
-        except Exception as e:  # whatever it is: a probe that dies would never fail again
+        except Exception as e:  # an error that ended the task would end the probing
             return Outcome(succeeded=False, answer=str(e)[:MAX_ANSWER_CHARACTERS])
 
-    async def _try(self, probe: Probe, limit: float) -> Outcome:
+    async def _send(self, probe: Probe, limit: float) -> Outcome:
         if probe.exec is not None:
             return await self._executor.execute(probe.exec.command, timeout_seconds=limit)
         if self._address is None:
-            return Outcome(succeeded=False, answer="the container has no address to ask at")
+            return Outcome(succeeded=False, answer="the container has no address")
         async with asyncio.timeout(limit):
             if probe.tcp_socket is not None:
                 return await _connect(self._address, probe.tcp_socket)
             if probe.http_get is not None:
                 return await _get(self._address, probe.http_get)
-        return Outcome(succeeded=True)  # a probe that asks nothing
+        return Outcome(succeeded=True)  # a probe without an action
 
 
 @dataclass(frozen=True)
 class Streak:
-    """How often in a row a probe has said the same."""
+    """How often in a row a probe has succeeded or failed."""
 
     successes: int = 0
     failures: int = 0
@@ -182,7 +187,7 @@ async def _connect(address: str, action: TcpSocketAction) -> Outcome:
 
 
 async def _get(address: str, action: HttpGetAction) -> Outcome:
-    """2xx and 3xx are success; a redirect is not followed: it may lead out of the container."""
+    """2xx and 3xx are success. Redirects are not followed: they may lead out of the container."""
     host = f"[{address}]" if ":" in address else address
     url = f"http://{host}:{action.port}{action.path}"
     async with aiohttp.ClientSession() as session, session.get(url, allow_redirects=False) as reply:

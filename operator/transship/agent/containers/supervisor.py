@@ -150,7 +150,7 @@ class Supervisor:
         if self._prober is not None:
             return self._prober.health
         record = self._record()
-        return None if record is None or record.probes is None else Health.known(record.probes)
+        return None if record is None or record.probes is None else Health.from_state(record.probes)
 
     @property
     def ready(self) -> bool:
@@ -279,11 +279,11 @@ class Supervisor:
         record = self._record()
         if self._prober is None or record is None or self.disowned:
             return
-        lasting = self._prober.health.lasting
-        if lasting != record.probes:
+        probe_state = self._prober.health.state
+        if probe_state != record.probes:
             with suppress(JournalError):  # the disk is full: tried again at the next look
                 journal = self._deps.journal
-                journal.put(transitions.probed(record, lasting), durability=Durability.CACHED)
+                journal.put(transitions.probed(record, probe_state), durability=Durability.CACHED)
 
     async def _fetch(self, record: Record) -> None:
         order = record.order

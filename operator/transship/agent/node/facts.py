@@ -1,6 +1,6 @@
-"""What there is to know of this node: programs, kernel and CPU, room, and whether moving works.
+"""The facts of this node: programs, kernel, CPU, capacity, and the self-test of a migration.
 
-Most of it is found out once, at the start; what is free is asked anew each time.
+Most facts are gathered once, at the start. Free memory and disk are read anew for every report.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from transship.linux import cgroups, mounts
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 PID_LIMITS = (Path("/proc/sys/kernel/pid_max"), Path("/proc/sys/kernel/threads-max"))
 PROBE_TIMEOUT_SECONDS = 10.0
+SELF_TEST_AGAIN_SECONDS = 300.0
 
 # include/uapi/linux/fs.h: _IOWR('f', 16, struct pm_scan_arg), 12 words of 64 bits (Linux 6.7)
 PAGEMAP_SCAN = 0xC0606610
@@ -39,7 +40,7 @@ PM_SCAN_ARGUMENT = struct.Struct("=12Q")
 
 @dataclass(frozen=True)
 class Identity:
-    """Who this agent is."""
+    """The node of this agent, and where the agent listens."""
 
     node: str
     address: str
@@ -52,7 +53,7 @@ class Identity:
 
 
 class NodeFacts:
-    """The facts; `gather` fills in those that cost time."""
+    """All facts; `gather` fills in those that take time."""
 
     def __init__(
         self,
@@ -69,55 +70,71 @@ class NodeFacts:
         self.self_test: SelfTest | None = None
         self.leftovers: Callable[[], tuple[Leftover, ...]] = tuple
         self.quarantined: Callable[[], tuple[QuarantinedRecord, ...]] = tuple
-        self.complete = False  # everything that is found out at the start has been
+        self.complete = False
+        """Whether the gathering and the first self-test are over."""
         self._state_dir = state_dir
         self._containers = containers
         self._addresses = addresses
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """All of the node's in the network of the containers, the agent's own first."""
+        """The node's addresses in the containers' network, the agent's own first."""
         return tuple(dict.fromkeys([self.identity.address, *self._addresses()]))
 
+    async def learn(self, directory: Path, *, changed: Callable[[], None]) -> None:
+        """Gather, and repeat the self-test until it passes: a missing program may be installed.
+
+        changed: called after every self-test.
+        """
+        passed = False
+        while not passed:
+            await self.gather()
+            passed = await self.run_self_test(directory)
+            self.complete = True
+            changed()
+            await asyncio.sleep(0 if passed else SELF_TEST_AGAIN_SECONDS)
+
     async def gather(self) -> None:
-        """Ask the programs and the kernel. Something that is missing is a fact like any other."""
+        """Ask the programs and the kernel. A missing program is a fact too, not an error."""
         runc, conmon = await version_of("runc"), await version_of("conmon")
-        found = await _probe_criu()
+        criu_facts = await _probe_criu()
         self.versions = self.versions.model_copy(
             update={
-                "criu": "" if found is None else found.version_text, "runc": runc, "conmon": conmon,
+                "criu": "" if criu_facts is None else criu_facts.version_text,
+                "runc": runc,
+                "conmon": conmon,
             }
-        )  # fmt: skip
+        )
         cpu = Path("/proc/cpuinfo").read_text()
         self.features = Features(
             cgroup="v2" if cgroups.detect().unified else "v1",
-            soft_dirty=found is not None and found.memory_tracking,
+            soft_dirty=criu_facts is not None and criu_facts.memory_tracking,
             pagemap_scan=has_pagemap_scan(),
-            userfaultfd=found is not None and found.lazy_pages,
+            userfaultfd=criu_facts is not None and criu_facts.lazy_pages,
             cpu_model=cpu_model(cpu),
             cpu_flags=cpu_flags(cpu),
             machine=os.uname().machine,
         )
 
     async def run_self_test(self, directory: Path) -> bool:
-        """Move a small process, in a new directory below this one (on a tmpfs, as moves are)."""
+        """Dump and restore a small process in a new directory below this one, on a tmpfs."""
         for leftover in directory.glob("selftest-*"):  # of an agent that was killed in its test
             with suppress(TransshipError):
                 await asyncio.to_thread(mounts.remove_tree, leftover)
-        done = await run_selftest(directory)
-        message = ". ".join(text for text in (done.message, done.hint) if text)
+        result = await run_selftest(directory)
+        message = ". ".join(text for text in (result.message, result.hint) if text)
         self.self_test = SelfTest(
-            passed=done.passed,
+            passed=result.passed,
             time=datetime.now(UTC),
-            milliseconds=round(done.seconds * 1000),
+            milliseconds=round(result.seconds * 1000),
             message=message[:4096],
         )
         log = logger.bind(milliseconds=self.self_test.milliseconds)
-        if done.passed:
+        if result.passed:
             log.info("self-test passed")
         else:
-            log.bind(reason=str(done.reason)).warning("self-test failed: {}", message)
-        return done.passed
+            log.bind(reason=str(result.reason)).warning("self-test failed: {}", message)
+        return result.passed
 
     def capacity(self) -> Capacity:
         memory = memory_bytes(Path("/proc/meminfo").read_text())
@@ -147,22 +164,22 @@ async def _probe_criu() -> criu.CriuFacts | None:
     try:
         return await criu.probe()
     except (TransshipError, OSError) as e:
-        logger.bind(cause=str(e)).warning("criu cannot be asked what it can do")
+        logger.bind(cause=str(e)).warning("probing criu failed")
         return None
 
 
 async def version_of(program: str) -> str:
-    """The first number in what `PROGRAM --version` says; empty without the program."""
+    """The first version number that `PROGRAM --version` prints; empty without the program."""
     try:
-        said = await run([program, "--version"], timeout_seconds=PROBE_TIMEOUT_SECONDS)
+        completed = await run([program, "--version"], timeout_seconds=PROBE_TIMEOUT_SECONDS)
     except (TransshipError, OSError):
         return ""
-    found = re.search(r"\d+(\.\d+)+", said.stdout)
-    return found[0] if found else ""
+    version = re.search(r"\d+(\.\d+)+", completed.stdout)
+    return version[0] if version else ""
 
 
 def has_pagemap_scan() -> bool:
-    """Scan nothing: a kernel without it says that it does not know the request."""
+    """Scan no page: a kernel without PAGEMAP_SCAN refuses the request."""
     argument = bytearray(PM_SCAN_ARGUMENT.pack(PM_SCAN_ARGUMENT.size, *[0] * 11))
     try:
         with Path("/proc/self/pagemap").open("rb") as pagemap:
@@ -173,14 +190,14 @@ def has_pagemap_scan() -> bool:
 
 
 def cpu_model(cpuinfo: str) -> str:
-    found = re.search(r"^model name\s*: (.*)$", cpuinfo, re.MULTILINE)
-    return found[1].strip() if found else ""
+    line = re.search(r"^model name\s*: (.*)$", cpuinfo, re.MULTILINE)
+    return line[1].strip() if line else ""
 
 
 def cpu_flags(cpuinfo: str) -> tuple[str, ...]:
-    """x86 says flags, ARM says Features."""
-    found = re.search(r"^(?:flags|Features)\s*: (.*)$", cpuinfo, re.MULTILINE)
-    return tuple(sorted(found[1].split())) if found else ()
+    """The line is called flags on x86, Features on ARM."""
+    line = re.search(r"^(?:flags|Features)\s*: (.*)$", cpuinfo, re.MULTILINE)
+    return tuple(sorted(line[1].split())) if line else ()
 
 
 def memory_bytes(meminfo: str) -> dict[str, int]:

@@ -1,4 +1,7 @@
-"""The command `transship`, also as `kubectl transship`: thin; the work is done below it."""
+"""The command `transship`, also installed as `kubectl transship`.
+
+Commands read options, call the packages below and print. They contain no logic of a move.
+"""
 
 from __future__ import annotations
 

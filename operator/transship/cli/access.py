@@ -1,7 +1,7 @@
-"""How a person at a terminal reaches the agents: with the operator's certificate.
+"""Access of the command line to the agents: with the operator's certificate.
 
-It is read from a Secret of the cluster: whoever may read that Secret may do what the operator may;
-or from a directory (ca.crt, tls.crt, tls.key) given by --certificates.
+The certificate comes from the operator's Secret in the cluster, so whoever may read that Secret has
+the operator's rights. With --certificates it comes from a directory (ca.crt, tls.crt, tls.key).
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ from transship.kube.client import KubeClient
 from transship.kube.config_data import Source, read_data
 from transship.kube.leases import SYSTEM_NAMESPACE
 
-SECRET_NAME = "transship-operator-tls"  # noqa: S105 - the name of it
+SECRET_NAME = "transship-operator-tls"  # noqa: S105 - a name
 FILES = ("ca.crt", "tls.crt", "tls.key")
 
 Certificates = Annotated[
     Path | None,
-    typer.Option(help=f"Directory with {', '.join(FILES)}; the operator's Secret else."),
+    typer.Option(
+        help=f"Directory with {', '.join(FILES)}; without it, the operator's Secret is used."
+    ),
 ]
 
 
 @contextmanager
 def tls_files(secret: dict[str, bytes]) -> Iterator[TlsFiles]:
-    """The Secret's content as files, for as long as the body runs."""
+    """Write the Secret's content to temporary files, which exist inside the `with`."""
     with tempfile.TemporaryDirectory(prefix="transship-") as name:
         folder = Path(name)
         for file, content in secret.items():
@@ -41,20 +43,20 @@ def tls_files(secret: dict[str, bytes]) -> Iterator[TlsFiles]:
 
 
 async def operator_secret(client: KubeClient, directory: Path | None) -> dict[str, bytes]:
-    """The three files' contents. Raises NotFound that says where they were looked for."""
+    """The contents of the three files, by name. Raises NotFound if one is missing."""
     if directory is not None:
-        found = {name: (directory / name).read_bytes() for name in FILES}
+        contents = {name: (directory / name).read_bytes() for name in FILES}
     else:
-        found = dict(
+        contents = dict(
             await read_data(client, Source.SECRET, namespace=SYSTEM_NAMESPACE, name=SECRET_NAME)
         )
-    missing = [name for name in FILES if name not in found]
+    missing = [name for name in FILES if name not in contents]
     if missing:
         raise NotFound(
             f"Secret {SYSTEM_NAMESPACE}/{SECRET_NAME} has no {', '.join(missing)}",
             hint="name a directory with --certificates",
         )
-    return {name: found[name] for name in FILES}
+    return {name: contents[name] for name in FILES}
 
 
 def _files(folder: Path) -> TlsFiles:

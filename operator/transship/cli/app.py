@@ -1,4 +1,4 @@
-"""All commands in one tree."""
+"""The tree of all commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Move running containers between hosts without stopping them.",
 )
-app.add_typer(lab.app, name="lab", help="A whole cluster on this machine.")
+app.add_typer(lab.app, name="lab", help="A whole cluster on this machine, for tests.")
 app.add_typer(bench.app, name="bench", help="Measure moves in a lab.")
 app.command("placements")(placements.list_placements)
 app.command("migrations")(migrations.list_migrations)
@@ -36,7 +36,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print and leave.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Move running containers between hosts without stopping them."""

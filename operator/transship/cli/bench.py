@@ -1,4 +1,4 @@
-"""`transship bench`: measure moves in a lab; the one place where figures come from."""
+"""`transship bench`: measures moves in a lab. All published figures come from here."""
 
 from __future__ import annotations
 
@@ -34,16 +34,22 @@ def _bench() -> None:
 
 @app.command("migrate")
 def migrate(  # noqa: PLR0917 - typer hands options over by position
-    memory: Annotated[str, typer.Option(help="Memory that the container fills.")] = "256Mi",
-    dirty: Annotated[str, typer.Option(help="Memory that it rewrites per second.")] = "20Mi",
-    strategy: Annotated[Strategy, typer.Option(help="How it is moved.")] = Strategy.AUTO,
-    runs: Annotated[int, typer.Option(min=1, help="Measured moves.")] = 10,
-    link_rate: Annotated[str | None, typer.Option(help="Shape the nodes' links: 1gbit.")] = None,
-    parallel: Annotated[int, typer.Option(min=1, help="Containers moved at once.")] = 1,
-    name: Annotated[str, typer.Option(help="Lab to use; made and removed when missing.")] = "bench",
+    memory: Annotated[str, typer.Option(help="Memory of the container.")] = "256Mi",
+    dirty: Annotated[str, typer.Option(help="Memory that it writes per second.")] = "20Mi",
+    strategy: Annotated[Strategy, typer.Option(help="Strategy of the moves.")] = Strategy.AUTO,
+    runs: Annotated[int, typer.Option(min=1, help="Number of measured moves.")] = 10,
+    link_rate: Annotated[
+        str | None, typer.Option(help="Limit the nodes' links, such as to 1gbit.")
+    ] = None,
+    parallel: Annotated[
+        int, typer.Option(min=1, help="Number of containers that move at once.")
+    ] = 1,
+    name: Annotated[
+        str, typer.Option(help="Lab to use; a missing one is created and removed.")
+    ] = "bench",
     as_json: AsJson = False,
 ) -> None:
-    """Move a container to and fro under a client and report what it cost."""
+    """Move a container between two nodes under a client, and print blackouts and durations."""
     job = bench.Job(
         memory=_bytes("--memory", memory),
         dirty=_bytes("--dirty", dirty),
@@ -64,19 +70,23 @@ def _print(result: bench.Result) -> None:
     rows = [(run.strategy, *(getattr(run, key) for key in keys)) for run in result.runs]
     medians = result.medians()
     print_table(COLUMNS, [*rows, ("median", *(medians[key] for key in keys))])
-    parts = result.median_parts().items()
-    shown = [(f"  {name}" if bench.is_nested(name) else name, us / 1e3) for name, us in parts]
-    print_table(("PART OF THE BLACKOUT", "MEDIAN MS"), shown)
+    rows_of_parts = [
+        (f"  {name}" if bench.is_nested(name) else name, microseconds / 1e3)
+        for name, microseconds in result.median_parts().items()
+    ]
+    print_table(("PART OF THE BLACKOUT", "MEDIAN MS"), rows_of_parts)
 
 
 @app.command("soak")
 def soak(
-    minutes: Annotated[float, typer.Option(min=0.1, help="How long.")] = 30,
-    seed: Annotated[int | None, typer.Option(help="What is random follows from it.")] = None,
-    name: Annotated[str, typer.Option(help="A lab of its own, made and removed.")] = "soak",
+    minutes: Annotated[float, typer.Option(min=0.1, help="Duration.")] = 30,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random choices.")] = None,
+    name: Annotated[
+        str, typer.Option(help="Name of the lab, which is created and removed.")
+    ] = "soak",
     as_json: AsJson = False,
 ) -> None:
-    """Move twelve containers at random while things break at random; exit 1 on any violation."""
+    """Move twelve containers at random under random faults. Exit code 1 on any violation."""
     chosen = secrets.randbelow(1 << 16) if seed is None else seed
     progress.print(f"seed {chosen}")
     try:
@@ -87,14 +97,14 @@ def soak(
     if as_json:
         print_json(asdict(report))
     else:
-        print_table(("WHAT", "HOW OFTEN"), [(key, str(value)) for key, value in report.figures()])
+        print_table(("FIGURE", "VALUE"), [(key, str(value)) for key, value in report.figures()])
     if report.violations:
         raise typer.Exit(1)
 
 
 @contextmanager
 def _lab(name: str, *, rate: int | None) -> Iterator[LabState]:
-    """The lab of this name, or one for as long as the measurement lasts."""
+    """The lab of this name; a missing one exists during the measurement only."""
     directory = lab_dir(name)
     state = find_state(directory)
     if state is not None and state.kubeconfig is not None:

@@ -1,4 +1,4 @@
-"""`transship certificates`: mutual TLS of agents and operator, where there is no issuer."""
+"""`transship certificates`: issues certificates for clusters without a certificate issuer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from transship.common.errors import InvalidInput
 
 
 def issue(
-    directory: Annotated[Path, typer.Argument(help="Where the authority and the files are kept.")],
+    directory: Annotated[
+        Path, typer.Argument(help="Directory for the authority and the certificates.")
+    ],
     node: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=ADDRESS of a node whose agent gets a certificate. Repeatable."),
+        typer.Option(help="NAME=ADDRESS of a node that needs a certificate. Can be repeated."),
     ] = None,
 ) -> None:
-    """Issue certificates for the operator and for agents; the authority is made when missing."""
+    """Issue certificates for the operator and the agents; create the authority if it is missing."""
     authority = ensure_authority(directory, "ca", common_name="transship")
     write_credentials(authority.issue_operator(), directory, "operator")
     for entry in node or []:

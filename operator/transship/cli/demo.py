@@ -1,4 +1,4 @@
-"""`transship demo`: one container moved under a client by editing its resource, from nothing."""
+"""`transship demo`: moves a container under a client, in a lab, by editing its resource."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ spec:
 
 
 def run_demo() -> None:
-    """Bring up a lab, move a container under client load by editing its resource, clean up."""
+    """Bring up a lab, move a container under a client by editing its resource, and clean up."""
     try:
         state = cluster.up(LAB, 2, say=lambda text: out.print(f"  {text}"))
         _Demo(state).run()
@@ -60,10 +60,12 @@ class _Demo:
         self._kubectl("wait", "--for=condition=Ready", "placement/counter", "--timeout=60s")
         address = self._status("{.status.address}")
         with CounterClient(address) as client:
-            out.print(f"a client counts on one TCP connection to {address}:7000\n")
+            out.print(
+                f"a client requests number after number on one TCP connection to {address}:7000\n"
+            )
             for move in range(MOVES):
                 self._move(self._state.nodes[(move + 1) % 2], client)
-            out.print(f"\none connection, {client.number:,} replies, every number in its order")
+            out.print(f"\none connection, {client.number:,} replies, all in order")
         out.print(self._kubectl("get", "containermigrations", "-o", "wide"), highlight=False)
 
     def _move(self, target: str, client: CounterClient) -> None:
@@ -81,14 +83,14 @@ class _Demo:
         blackout = self._status("{.status.lastMigration.blackoutMilliseconds}")
         gap = client.measurement().longest_gap_milliseconds
         out.print(
-            f"  it runs on {target} after {total:.2f} s: no copy ran for {blackout} ms, "
-            f"the client waited {gap:.0f} ms at the longest",
+            f"  it runs on {target} after {total:.2f} s: the blackout was {blackout} ms, "
+            f"the client's longest wait {gap:.0f} ms",
             highlight=False,
         )
 
     def _arrived(self, target: str) -> bool:
-        said = self._status("{.status.node} {.status.phase} {.status.lastMigration.to}")
-        return said == f"{target} Running {target}"
+        status = self._status("{.status.node} {.status.phase} {.status.lastMigration.to}")
+        return status == f"{target} Running {target}"
 
     def _status(self, path: str) -> str:
         return self._kubectl("get", "placement", "counter", "-o", f"jsonpath={path}").strip()
@@ -102,6 +104,6 @@ class _Demo:
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while not condition():
             if time.monotonic() > deadline:
-                described = self._kubectl("get", "placements,containermigrations", "-o", "yaml")
-                raise DeadlineExceeded(f"the container is not {what} in time:\n{described}")
+                resources = self._kubectl("get", "placements,containermigrations", "-o", "yaml")
+                raise DeadlineExceeded(f"the container is not {what} in time:\n{resources}")
             time.sleep(POLL_SECONDS)

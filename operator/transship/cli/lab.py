@@ -1,4 +1,4 @@
-"""`transship lab`: a whole cluster on this machine, its faults, and its removal."""
+"""`transship lab`: brings labs up and down, injects faults, and shows their state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from transship.lab.status import LabStatus, lab_status
 
 app = typer.Typer(no_args_is_help=True, help="A whole cluster on this machine, for tests.")
 
-Name = Annotated[str, typer.Option("--name", envvar="TRANSSHIP_LAB", help="Which lab.")]
+Name = Annotated[str, typer.Option("--name", envvar="TRANSSHIP_LAB", help="Name of the lab.")]
 What = Annotated[str, typer.Argument(help="operator, agent:NODE or node:NODE")]
 Host = Annotated[str, typer.Argument(help="a node, operator, or machine")]
 Node = Annotated[str, typer.Argument(help="a node, or operator")]
@@ -35,7 +35,7 @@ DEFAULT = "lab"
 
 
 class LabEnvironment(BaseModel):
-    """What a shell needs to use a lab."""
+    """The settings with which a shell uses a lab."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,16 +47,17 @@ class LabEnvironment(BaseModel):
 @app.command()
 def up(
     name: Name = DEFAULT,
-    number: Annotated[int, typer.Option("--nodes", help="How many nodes.")] = 2,
+    number: Annotated[int, typer.Option("--nodes", help="Number of nodes.")] = 2,
     link_rate: Annotated[
-        str | None, typer.Option(help="Shape every node's link, such as 1gbit.")
+        str | None, typer.Option(help="Limit every node's link, such as to 1gbit.")
     ] = None,
     machines: Annotated[
-        bool, typer.Option("--machines", help="Nodes are virtual machines, by qemu (slow).")
+        bool,
+        typer.Option("--machines", help="Use virtual machines as nodes, emulated by qemu (slow)."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring up a lab, in place of an earlier one of that name, and wait until it is ready."""
+    """Bring up a lab and wait until it is ready. An earlier lab of that name is removed."""
     _require_root()
     rate = None if link_rate is None else parse_rate(link_rate)
     state = cluster.up(name, number, say=_progress(), link_rate=rate, machines=machines)
@@ -66,14 +67,14 @@ def up(
 
 @app.command()
 def down(name: Name = DEFAULT) -> None:
-    """Remove every trace of a lab, whatever state it is in."""
+    """Remove a lab completely, whatever its state."""
     _require_root()
     cluster.down(name)
 
 
 @app.command()
 def env(name: Name = DEFAULT, as_json: AsJson = False) -> None:
-    """Print what a shell needs to use the lab: eval "$(transship lab env)"."""
+    """Print shell commands that select the lab: eval "$(transship lab env)"."""
     environment = _environment(load_state(lab_dir(name)))
     if as_json:
         typer.echo(environment.model_dump_json(indent=2))
@@ -86,7 +87,7 @@ def env(name: Name = DEFAULT, as_json: AsJson = False) -> None:
 
 @app.command(name="exec")
 def execute(node: Node, command: list[str], name: Name = DEFAULT) -> None:
-    """Run a command on a node; its exit status is this one's."""
+    """Run a command on a node, and exit with its exit code."""
     _require_root()
     directory = lab_dir(name)
     load_state(directory).address(node)
@@ -97,7 +98,7 @@ def execute(node: Node, command: list[str], name: Name = DEFAULT) -> None:
 
 @app.command()
 def kill(what: What, name: Name = DEFAULT) -> None:
-    """End a service as a crash would, or cut a node's power."""
+    """Kill a service as a crash does, or cut the power of a node."""
     _require_root()
     with cluster.changing(name) as (directory, state):
         fault_injection.kill(directory, state, fault_injection.parse_target(what, state))
@@ -105,7 +106,7 @@ def kill(what: What, name: Name = DEFAULT) -> None:
 
 @app.command()
 def restart(what: What, name: Name = DEFAULT) -> None:
-    """Start a service or a node again, after ending it if it runs."""
+    """Restart a service or a node."""
     _require_root()
     with cluster.changing(name) as (directory, state):
         fault_injection.restart(directory, state, fault_injection.parse_target(what, state))
@@ -113,7 +114,7 @@ def restart(what: What, name: Name = DEFAULT) -> None:
 
 @app.command()
 def hang(what: What, name: Name = DEFAULT) -> None:
-    """Stop a service where it stands: it answers nothing, and its connections stay open."""
+    """Stop a service by SIGSTOP: it answers nothing, and its connections stay open."""
     _require_root()
     with cluster.changing(name) as (directory, state):
         fault_injection.hang(directory, _service(what, state))
@@ -121,7 +122,7 @@ def hang(what: What, name: Name = DEFAULT) -> None:
 
 @app.command()
 def resume(what: What, name: Name = DEFAULT) -> None:
-    """Let a service that hangs go on where it was."""
+    """Let a service that hangs go on."""
     _require_root()
     with cluster.changing(name) as (directory, state):
         fault_injection.resume(directory, _service(what, state))
@@ -132,10 +133,12 @@ def partition(
     one: Host,
     other: Host,
     name: Name = DEFAULT,
-    one_way: Annotated[bool, typer.Option(help="Only what ONE sends is lost.")] = False,
-    percent: Annotated[int, typer.Option(min=1, max=100, help="How much of it is lost.")] = 100,
+    one_way: Annotated[bool, typer.Option(help="Drop only what ONE sends.")] = False,
+    percent: Annotated[
+        int, typer.Option(min=1, max=100, help="Share of the packets that is dropped.")
+    ] = 100,
 ) -> None:
-    """Cut two hosts of the lab's network from each other, in addition to earlier cuts."""
+    """Partition two hosts of the lab's network, in addition to earlier partitions."""
     _require_root()
     with cluster.changing(name) as (directory, state):
         fault_injection.partition(
@@ -153,23 +156,25 @@ def heal(name: Name = DEFAULT) -> None:
 
 @app.command()
 def status(name: Name = DEFAULT, as_json: AsJson = False) -> None:
-    """Say what of the lab runs; exit 1 if something does not."""
+    """Print which components of the lab run. Exit code 1 if one does not."""
     directory = lab_dir(name)
-    seen = lab_status(directory, load_state(directory))
+    lab = lab_status(directory, load_state(directory))
     if as_json:
-        typer.echo(seen.model_dump_json(indent=2))
+        typer.echo(lab.model_dump_json(indent=2))
     else:
-        _print_status(seen)
-    raise typer.Exit(0 if seen.complete else 1)
+        _print_status(lab)
+    raise typer.Exit(0 if lab.complete else 1)
 
 
 @app.command()
 def logs(
     what: Annotated[str, typer.Argument(help="operator, agent:NODE, or a server")] = "operator",
     name: Name = DEFAULT,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print new lines as they are written.")
+    ] = False,
 ) -> None:
-    """Print what a part of the lab has logged."""
+    """Print the log of a component of the lab."""
     directory = lab_dir(name)
     load_state(directory)
     path = log_path(directory, what.replace(":", "-"))
@@ -208,14 +213,14 @@ def _progress() -> Callable[[str], None]:
     return say
 
 
-def _print_status(seen: LabStatus) -> None:
+def _print_status(lab: LabStatus) -> None:
     rows: list[tuple[str, ...]] = []
-    for host in seen.hosts:
+    for host in lab.hosts:
         rows.append((host.name, str(host.address), _state(running=host.running)))
         rows.append((f"  {host.service}", "", _state(running=host.service_running)))
-    rows += [(server.name, "", _state(running=server.running)) for server in seen.servers]
+    rows += [(server.name, "", _state(running=server.running)) for server in lab.servers]
     print_table(("NAME", "ADDRESS", "STATE"), rows)
-    for cut in seen.cuts:
+    for cut in lab.cuts:
         typer.echo(f"cut: nothing from {cut.source} reaches {cut.target}")
 
 
@@ -225,4 +230,4 @@ def _state(*, running: bool) -> str:
 
 def _require_root() -> None:
     if os.geteuid() != 0:
-        raise Refused("a lab makes namespaces, mounts and links", hint="run it as root")
+        raise Refused("a lab makes namespaces, mounts and links", hint="run the command as root")

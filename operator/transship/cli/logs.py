@@ -1,4 +1,4 @@
-"""`transship logs`: what a container has written, wherever it is now."""
+"""`transship logs`: prints the log of a placement's container, on whatever node it is."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from transship.kube.client import KubeClient
 def show_logs(  # noqa: PLR0917 - typer hands options over by position
     name: Annotated[str, typer.Argument(help="Placement.")],
     namespace: Namespace = "default",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
-    tail: Annotated[int | None, typer.Option(min=0, help="Only the last lines.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print new lines as they are written.")
+    ] = False,
+    tail: Annotated[int | None, typer.Option(min=0, help="Print only so many last lines.")] = None,
     kubeconfig: Kubeconfig = None,
     certificates: Certificates = None,
 ) -> None:

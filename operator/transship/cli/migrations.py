@@ -1,4 +1,4 @@
-"""`transship migrations`: the moves under way and the past ones, with --watch as live progress."""
+"""`transship migrations`: lists current and past migrations; --watch shows live progress."""
 
 from __future__ import annotations
 
@@ -29,24 +29,25 @@ from transship.cli.options import (
 COLUMNS = ("NAME", "FROM", "TO", "PHASE", "PROGRESS", "BLACKOUT-MS", "REASON")
 REFRESH_SECONDS = 0.25
 BAR_CELLS = 10
-BAR_COLUMNS = 100  # of the terminal; a narrower one has no place for bars
+# narrower terminals have no room for progress bars
+BAR_COLUMNS = 100
 
 
 def list_migrations(
     namespace: Namespace = "default",
     all_namespaces: AllNamespaces = False,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Follow until all are finished.")
+        bool, typer.Option("--watch", "-w", help="Show progress until all have finished.")
     ] = False,
     kubeconfig: Kubeconfig = None,
     as_json: AsJson = False,
 ) -> None:
     """List migrations."""
-    found = asyncio.run(_fetch(kubeconfig, None if all_namespaces else namespace, watch=watch))
+    migrations = asyncio.run(_fetch(kubeconfig, None if all_namespaces else namespace, watch=watch))
     if as_json:
-        print_json([migration.dump() for migration in found])
+        print_json([migration.dump() for migration in migrations])
     elif not watch:
-        print_table(COLUMNS, [_row(migration) for migration in found])
+        print_table(COLUMNS, [_row(migration) for migration in migrations])
 
 
 async def _fetch(
@@ -55,27 +56,28 @@ async def _fetch(
     from transship.kube.client import KubeClient  # noqa: PLC0415 - half a second of imports
 
     async with await KubeClient.connect(kubeconfig_path(kubeconfig)) as client:
-        found = await client.list(ContainerMigration, namespace=namespace)
+        migrations = await client.list(ContainerMigration, namespace=namespace)
         if not watch:
-            return found
-        with Live(_table(found), console=out) as live:
+            return migrations
+        with Live(_table(migrations), console=out) as live:
             while True:
                 placements = await client.list(ContainerPlacement, namespace=namespace)
-                # read after them: the operator makes the migration first and then says so
-                found = await client.list(ContainerMigration, namespace=namespace)
-                live.update(_table(found))
-                if settled(placements, found):
+                # after the placements: the operator creates a migration, then updates the status
+                migrations = await client.list(ContainerMigration, namespace=namespace)
+                live.update(_table(migrations))
+                if settled(placements, migrations):
                     break
                 await asyncio.sleep(REFRESH_SECONDS)
         if not out.is_terminal:
-            out.print()  # rich ends the last line on terminals alone
-        return found
+            # rich ends the last line only on terminals
+            out.print()
+        return migrations
 
 
 def settled(
     placements: Iterable[ContainerPlacement], migrations: Iterable[ContainerMigration]
 ) -> bool:
-    """Whether the operator has seen every edit of a placement, and every migration has ended."""
+    """Whether the operator has observed every edit, and every migration has finished."""
     return all(
         placement.status.observed_generation >= placement.metadata.generation
         for placement in placements
@@ -86,9 +88,9 @@ def _finished(migration: ContainerMigration) -> bool:
     return migration.status.phase is not None and migration.status.phase.finished
 
 
-def _table(found: tuple[ContainerMigration, ...]) -> Group:
+def _table(migrations: tuple[ContainerMigration, ...]) -> Group:
     with_bar = out.width >= BAR_COLUMNS
-    rows = [_row(migration, with_bar=with_bar) for migration in found]
+    rows = [_row(migration, with_bar=with_bar) for migration in migrations]
     lines = table_lines(COLUMNS, rows)
     return Group(*(Text(line, no_wrap=True, overflow="crop") for line in lines))
 
@@ -103,7 +105,8 @@ def _row(migration: ContainerMigration, *, with_bar: bool = False) -> tuple[obje
         status.phase,
         _bar(status.percent) if with_bar else f"{status.percent}%",
         status.blackout_milliseconds,
-        None if succeeded else status.reason,  # its phase says it
+        # the phase already says that it succeeded
+        None if succeeded else status.reason,
     )
 
 

@@ -1,4 +1,4 @@
-"""Options and output that several commands share."""
+"""Options and output functions that commands share."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from rich.console import Console
 
 Kubeconfig = Annotated[
     Path | None,
-    typer.Option("--kubeconfig", help="Cluster to talk to; $KUBECONFIG, ~/.kube/config else."),
+    typer.Option(
+        "--kubeconfig", help="Kubeconfig of the cluster. Default: $KUBECONFIG, then ~/.kube/config."
+    ),
 ]
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the placement.")]
-AllNamespaces = Annotated[
-    bool, typer.Option("--all-namespaces", "-A", help="List every namespace's.")
-]
+AllNamespaces = Annotated[bool, typer.Option("--all-namespaces", "-A", help="List all namespaces.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 WIDE = 160
-"""Columns where there is no terminal to say how many it has."""
+"""Columns of the output without a terminal."""
 
 GAP = "   "
-"""Between two columns, as kubectl has it."""
+"""Between two columns, as in kubectl."""
 
 out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 progress = Console(stderr=True, soft_wrap=True)
 
 
 def kubeconfig_path(given: Path | None) -> Path | None:
-    """The file to use; None means the cluster that this process runs in."""
+    """The kubeconfig to use. None stands for the cluster that this process runs in."""
     if given is not None:
         return given
     named = os.environ.get("KUBECONFIG", "").split(":")[0]
@@ -46,7 +46,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table as kubectl prints one: no frames, unset cells left empty, and nothing cut off."""
+    """Print a table as kubectl does: without frames, unset cells empty, nothing truncated."""
     for line in table_lines(columns, rows):
         typer.echo(line)
 

@@ -1,4 +1,4 @@
-"""`transship placements`: where every container is, where it belongs, and what it is doing."""
+"""`transship placements`: lists where each container runs, its target node and its state."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def list_placements(
     as_json: AsJson = False,
 ) -> None:
     """List placements."""
-    found = asyncio.run(_fetch(kubeconfig, None if all_namespaces else namespace))
+    placements = asyncio.run(_fetch(kubeconfig, None if all_namespaces else namespace))
     if as_json:
-        print_json([placement.dump() for placement in found])
+        print_json([placement.dump() for placement in placements])
     else:
-        print_table(COLUMNS, [_row(placement) for placement in found])
+        print_table(COLUMNS, [_row(placement) for placement in placements])
 
 
 async def _fetch(kubeconfig: Path | None, namespace: str | None) -> tuple[ContainerPlacement, ...]:

@@ -1,4 +1,4 @@
-"""`transship plan`: what a move would be like, and what would make it fail. Moves nothing."""
+"""`transship plan`: predicts a move and lists what would make it fail. It moves nothing."""
 
 from __future__ import annotations
 
@@ -39,24 +39,26 @@ MEBI = 1 << 20
 
 def plan_move(  # noqa: PLR0917 - typer hands options over by position
     name: Annotated[str, typer.Argument(help="Placement.")],
-    to: Annotated[str, typer.Option(help="The node that it would be moved to.")],
+    to: Annotated[str, typer.Option(help="Target node.")],
     namespace: Namespace = "default",
-    strategy: Annotated[Strategy | None, typer.Option(help="Instead of the placement's.")] = None,
+    strategy: Annotated[
+        Strategy | None, typer.Option(help="Strategy, instead of the placement's.")
+    ] = None,
     kubeconfig: Kubeconfig = None,
     certificates: Certificates = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a running container and the link, and say what moving it would be like.
+    """Measure a running container and the network, and predict its move.
 
-    Exit code 1 when something would make the move fail.
+    Exit code 1 if something would make the move fail.
     """
-    found, obstacles = asyncio.run(
+    forecast, obstacles = asyncio.run(
         _ask(name, namespace, to=to, strategy=strategy, access=(kubeconfig, certificates))
     )
     if as_json:
-        print_json(_as_json(found, obstacles))
+        print_json(_as_json(forecast, obstacles))
     else:
-        _print(found, obstacles)
+        _print(forecast, obstacles)
     raise typer.Exit(1 if obstacles else 0)
 
 
@@ -93,14 +95,17 @@ async def _ask(
     order = PredictionRequest(target=_peer(target), settings=settings)
     with tls_files(secret) as files:
         try:
-            report, found = await _looked_at(source, placement.metadata.uid, order, files=files)
+            report, forecast = await _measure(source, placement.metadata.uid, order, files=files)
         except TransshipError as e:
             return None, [*obstacles, from_error(e)]
-    reported = [each for each in report.obstacles if each.concerns(settings.strategy)]
-    obstacles += [Obstacle(each.reason, each.message, each.hint) for each in reported]
-    if found.reason:
-        obstacles.append(Obstacle(found.reason, found.message, found.hint))
-    return found, obstacles
+    obstacles += [
+        Obstacle(obstacle.reason, obstacle.message, obstacle.hint)
+        for obstacle in report.obstacles
+        if obstacle.concerns(settings.strategy)
+    ]
+    if forecast.reason:
+        obstacles.append(Obstacle(forecast.reason, forecast.message, forecast.hint))
+    return forecast, obstacles
 
 
 def _settings(placement: ContainerPlacement, strategy: Strategy | None) -> MigrationSettings:
@@ -115,45 +120,45 @@ def _peer(agent: NodeAgent) -> Peer:
     return Peer(node=agent.metadata.name, address=status.address, endpoint=status.endpoint)
 
 
-async def _looked_at(
+async def _measure(
     agent: NodeAgent, container: str, order: PredictionRequest, *, files: TlsFiles
 ) -> tuple[ContainerReport, PredictionReply]:
     """The report comes last: the agent looks at the processes for the prediction."""
     node = agent.metadata.name
     client = AgentClient(node, agent.status.endpoint, context=context_for(node, files))
     try:
-        found = await client.predict(container, order)
+        forecast = await client.predict(container, order)
         report = await client.container(container)
         if report is None:
             raise NotFound(f"container {container} is not on node {node} any more")
-        return report, found
+        return report, forecast
     finally:
         await client.close()
 
 
-def _as_json(found: PredictionReply | None, obstacles: Sequence[Obstacle]) -> dict[str, Any]:
-    measured = {} if found is None else found.model_dump(by_alias=True, exclude_none=True)
+def _as_json(forecast: PredictionReply | None, obstacles: Sequence[Obstacle]) -> dict[str, Any]:
+    measured = {} if forecast is None else forecast.model_dump(by_alias=True, exclude_none=True)
     for field in ("reason", "message", "hint"):
         measured.pop(field, None)
     return {
         **measured,
         "obstacles": [
-            {"reason": each.reason, "message": each.message, "hint": each.hint}
-            for each in obstacles
+            {"reason": obstacle.reason, "message": obstacle.message, "hint": obstacle.hint}
+            for obstacle in obstacles
         ],
     }
 
 
-def _print(found: PredictionReply | None, obstacles: Sequence[Obstacle]) -> None:
-    if found is not None:
-        print_table(("", ""), _rows(found))
-    for each in obstacles:
-        typer.echo(f"obstacle: {each.reason}: {each.text}")
+def _print(forecast: PredictionReply | None, obstacles: Sequence[Obstacle]) -> None:
+    if forecast is not None:
+        print_table(("", ""), _rows(forecast))
+    for obstacle in obstacles:
+        typer.echo(f"obstacle: {obstacle.reason}: {obstacle.text}")
 
 
-def _rows(found: PredictionReply) -> list[tuple[str, str]]:
-    rows = [("strategy", str(found.strategy))]
-    expected = found.prediction
+def _rows(forecast: PredictionReply) -> list[tuple[str, str]]:
+    rows = [("strategy", str(forecast.strategy))]
+    expected = forecast.prediction
     if expected is not None:
         rows += [
             ("blackout", f"{expected.blackout_milliseconds} ms"),
@@ -161,15 +166,15 @@ def _rows(found: PredictionReply) -> list[tuple[str, str]]:
             ("bytes", _size(expected.bytes)),
             ("because", expected.explanation),
         ]
-    if found.choice:
-        rows.append(("choice", found.choice))
+    if forecast.choice:
+        rows.append(("choice", forecast.choice))
     return [
         *rows,
-        ("memory", f"{_size(found.memory_bytes)}, of which {_size(found.zero_bytes)} zeros"),
-        ("changes", f"{_size(found.dirty_rate)}/s, seen for {found.seconds:.1f} s"),
-        ("link", f"{_size(found.link_rate)}/s"),
-        ("compressible", f"to {found.compressed_percent} %"),
-        ("files", _size(found.file_bytes)),
+        ("memory", f"{_size(forecast.memory_bytes)}, of which {_size(forecast.zero_bytes)} zeros"),
+        ("changes", f"{_size(forecast.dirty_rate)}/s, measured for {forecast.seconds:.1f} s"),
+        ("link", f"{_size(forecast.link_rate)}/s"),
+        ("compressible", f"to {forecast.compressed_percent} %"),
+        ("files", _size(forecast.file_bytes)),
     ]
 
 

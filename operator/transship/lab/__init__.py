@@ -1,5 +1,5 @@
-"""A whole cluster on one machine: control plane, registry, nodes, their network, and faults.
+"""A whole cluster on one machine: control plane, registry, nodes, network, and fault injection.
 
-Everything that a lab makes is found again from its directory alone, so that `down` works after a
-crash at any point. Nothing here may be imported by what runs on a real node.
+A lab's directory alone tells what the lab has created, so `down` works after a crash at any point.
+The operator and the agents may not import anything from here.
 """

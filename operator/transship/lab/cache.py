@@ -1,7 +1,7 @@
-"""The lab's cache: folders that are expensive to make, made once, outside the repository.
+"""The lab's cache: folders that are expensive to build, built once, outside the repository.
 
-An entry is complete or absent, whatever crashes: it is made in a draft beside it and renamed. Two
-labs that want the same entry wait for each other instead of making it twice.
+An entry is complete or absent, whatever crashes: it is built in a draft folder and renamed. Labs
+that need the same entry wait for each other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-Say = Callable[[str], None]  # tells the user what is being made, when that takes a while
+# reports progress to the user
+Say = Callable[[str], None]
 
 
 def cache_root() -> Path:
@@ -28,12 +29,12 @@ def has_entry(name: str) -> bool:
 
 
 def build_log(subject: str) -> Path:
-    """Where the output of the last build of something goes."""
+    """The log file of a subject's latest build."""
     return cache_root() / "logs" / f"{subject}.log"
 
 
 def new_log(subject: str) -> Path:
-    """The same, empty, for a build that begins."""
+    """Empty the log of a subject at the beginning of a build."""
     log = build_log(subject)
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")
@@ -41,7 +42,7 @@ def new_log(subject: str) -> Path:
 
 
 def ensure_entry(name: str, make: Callable[[Path], None]) -> Path:
-    """The cache's folder of that name; `make` fills it, in a draft, when it does not exist."""
+    """Return the folder of that name. If it does not exist, `make` fills a draft of it first."""
     entry = cache_root() / name
     if entry.is_dir():
         return entry
@@ -53,7 +54,7 @@ def ensure_entry(name: str, make: Callable[[Path], None]) -> Path:
 
 @contextlib.contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Hold the lock of that name, over all processes; it goes when its holder ends, however."""
+    """Hold a lock between processes. The kernel releases it when the holder ends."""
     path = cache_root() / "locks" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
@@ -62,7 +63,7 @@ def locked(name: str) -> Iterator[None]:
 
 
 def digest(parts: Iterable[bytes]) -> str:
-    """A short key for what an entry is made from."""
+    """A short key of an entry's inputs. Each input is hashed with its length."""
     sha = hashlib.sha256()
     for part in parts:
         sha.update(len(part).to_bytes(8, "big") + part)
@@ -70,7 +71,7 @@ def digest(parts: Iterable[bytes]) -> str:
 
 
 def _make(entry: Path, make: Callable[[Path], None]) -> None:
-    # the lock is held: a draft found here was left by a crash
+    # the caller holds the lock, so an existing draft is left over from a crash
     for stale in entry.parent.glob(f".{entry.name}.*"):
         shutil.rmtree(stale)
     draft = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", dir=entry.parent))

@@ -1,7 +1,7 @@
-"""Removing a lab, however far its making or its earlier removal came.
+"""Removes a lab, however far its creation or an earlier removal came.
 
-All that it needs is the lab's name: everything that a lab makes outside its directory carries it.
-What is on the disk goes last, so that an interrupted removal can be taken up again.
+The lab's name is enough: everything that a lab creates outside its directory is named after it. The
+directory goes last, so an interrupted removal can be repeated.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 def remove_lab(directory: Path) -> None:
-    """Processes, network, loop devices, mounts, cgroups, files: in this order."""
-    state = _state_or_guess(directory)
+    """Remove processes, network, loop devices, mounts, files and cgroups, in this order."""
+    state = _state_or_default(directory)
     cgroups.kill(state.cgroup)
     for daemon in daemon_names(directory):
-        # a damaged record names nobody; whoever it meant was in the cgroup
+        # a damaged record names no process; its process was in the cgroup
         with contextlib.suppress(TransshipError):
             kill_daemon(directory, daemon)
     network.remove_network(state)
@@ -39,22 +39,22 @@ def remove_lab(directory: Path) -> None:
 
 
 def leftovers(directory: Path) -> list[str]:
-    """What is left of a lab, for people and for tests; empty when all of it is gone."""
-    state = _state_or_guess(directory)
-    found = [f"process {pid}" for pid in sorted(cgroups.processes(state.cgroup))]
-    found += [f"mount {mount}" for mount in mounts_below(directory)]
-    found += [f"loop device {device}" for device in _disks(directory)]
+    """What is left of a lab, as lines of text; empty after a complete removal."""
+    state = _state_or_default(directory)
+    remaining = [f"process {pid}" for pid in sorted(cgroups.processes(state.cgroup))]
+    remaining += [f"mount {mount}" for mount in mounts_below(directory)]
+    remaining += [f"loop device {device}" for device in _disks(directory)]
     if network.network_exists(state):
-        found.append(f"link {state.machine_link}")
+        remaining.append(f"link {state.machine_link}")
     if cgroups.exists(state.cgroup):
-        found.append(f"cgroup {state.cgroup}")
+        remaining.append(f"cgroup {state.cgroup}")
     if directory.exists():
-        found.append(f"directory {directory}")
-    return found
+        remaining.append(f"directory {directory}")
+    return remaining
 
 
 def mounts_below(directory: Path) -> list[Path]:
-    """The deepest first, since they can only be unmounted in this order."""
+    """The deepest mounts first: the kernel unmounts in this order only."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     points = [Path(_unescape(line.split()[4])) for line in lines]
     return sorted(
@@ -64,8 +64,8 @@ def mounts_below(directory: Path) -> list[Path]:
     )
 
 
-def _state_or_guess(directory: Path) -> LabState:
-    """The record; where there is none that can be read, what follows from the name is enough."""
+def _state_or_default(directory: Path) -> LabState:
+    """The lab's record, or without a readable one a record with the lab's name."""
     with contextlib.suppress(TransshipError):
         if (state := find_state(directory)) is not None:
             return state
@@ -73,18 +73,18 @@ def _state_or_guess(directory: Path) -> LabState:
 
 
 def _disks(directory: Path) -> list[str]:
-    """The loop devices on files of the lab."""
-    found: list[str] = []
+    """The loop devices backed by files of the lab."""
+    devices: list[str] = []
     for file in Path("/sys/block").glob("loop*/loop/backing_file"):
         with contextlib.suppress(OSError):
             backing = Path(file.read_text().strip().removesuffix(" (deleted)"))
             if backing.is_relative_to(directory):
-                found.append(f"/dev/{file.parts[3]}")
-    return found
+                devices.append(f"/dev/{file.parts[3]}")
+    return devices
 
 
 def _release_disks(directory: Path) -> None:
-    """They free themselves with the last mount, a moment after the node's last process."""
+    """Wait until the kernel frees the loop devices, soon after the node's last process ended."""
     deadline = time.monotonic() + RELEASE_TIMEOUT_SECONDS
     while devices := _disks(directory):
         if time.monotonic() > deadline:
@@ -99,11 +99,13 @@ def _unmount_below(directory: Path) -> None:
 
 
 def _remove_tree(directory: Path) -> None:
-    if mounts_below(directory):  # deleting would reach into a live file system
+    # deleting would reach into a mounted file system
+    if mounts_below(directory):
         raise TransshipError(f"removing {directory}: something is mounted below it")
     if directory.exists():
         shutil.rmtree(directory)
-    with contextlib.suppress(OSError):  # other labs are in it, or it never was
+    # fails if other labs are in it, or if it does not exist
+    with contextlib.suppress(OSError):
         directory.parent.rmdir()
 
 

@@ -1,7 +1,7 @@
-"""The whole lab: what has to be there before what, and what can be made at the same time.
+"""Brings a whole lab up and down: the order of the steps, and what runs in parallel.
 
-Whatever is left of an earlier lab of the same name is removed first. Each part records what it
-makes before it makes it, so a lab whose `up` was killed is removed like any other.
+`up` first removes what is left of an earlier lab of the same name. Each step is recorded before it
+is done, so `down` also works after a killed `up`.
 """
 
 from __future__ import annotations
@@ -41,12 +41,13 @@ from transship.lab.state import (
 )
 
 UP_LOCK_TIMEOUT_SECONDS = 5.0
-THREADS = 8  # they wait for children and for answers; two cores do the work
+# they wait for child processes and servers; two cores are enough
+THREADS = 8
 
 
 @dataclass(frozen=True)
 class Prerequisites:
-    """What is made once for all labs."""
+    """What all labs share; built once, in the cache."""
 
     assets: Assets
     image: Path
@@ -62,9 +63,10 @@ def up(
     machines: bool = False,
     addition: str = "",
 ) -> LabState:
-    """Make a lab and return once its agents say Ready; its nodes may be virtual machines.
+    """Create a lab and return once its agents are Ready.
 
-    `addition` is what its nodes' image has besides, as lines of a Dockerfile.
+    `link_rate` is in bits per second. With `machines`, the nodes are virtual machines. `addition`
+    has further lines for the node image's Dockerfile.
     """
     directory, names = lab_dir(name), node_names(count)
     with locked(directory, timeout_seconds=UP_LOCK_TIMEOUT_SECONDS):
@@ -77,7 +79,7 @@ def up(
 
 
 def down(name: str) -> None:
-    """Remove every trace of a lab; one that does not exist is removed already."""
+    """Remove a lab completely. It need not exist."""
     directory = lab_dir(name)
     with locked(directory):
         remove_lab(directory)
@@ -85,7 +87,7 @@ def down(name: str) -> None:
 
 @contextmanager
 def changing(name: str) -> Iterator[tuple[Path, LabState]]:
-    """A lab that exists, and that no other command changes meanwhile."""
+    """An existing lab, locked against other commands."""
     directory = lab_dir(name)
     load_state(directory)
     with locked(directory):
@@ -93,7 +95,7 @@ def changing(name: str) -> Iterator[tuple[Path, LabState]]:
 
 
 class _LabBuilder:
-    """The steps that run side by side, and what each of them waits for."""
+    """The steps of `up`, and what each of them waits for."""
 
     def __init__(self, directory: Path, prerequisites: Prerequisites, say: Say) -> None:
         self.directory, self.assets, self.say = directory, prerequisites.assets, say
@@ -104,7 +106,7 @@ class _LabBuilder:
         with ThreadPoolExecutor(THREADS) as pool:
             control_plane = pool.submit(self.start_kubernetes, state)
             registry = pool.submit(self.start_registry, state)
-            # the main thread alone makes namespaces: the netlink library forks to enter them
+            # namespaces are for the main thread only: the netlink library forks to enter them
             self.boot_hosts(state)
             servers = {
                 "registry": registry.result(),
@@ -147,7 +149,8 @@ class _LabBuilder:
         for host in (*booted, OPERATOR):
             namespace_nodes.boot_node(self.directory, state, host)
         if self.kernel:
-            virtual_machines.make_image(self.directory, state)  # they boot with their agents
+            # the machines boot later, together with their agents
+            virtual_machines.make_image(self.directory, state)
         self.say(f"{len(booted)} nodes are up")
 
     def push_images(self, state: LabState) -> None:
@@ -203,7 +206,7 @@ def _ensure_prerequisites(say: Say, *, machines: bool, addition: str) -> Prerequ
 def reserve_network(
     directory: Path, names: tuple[str, ...], *, link_rate: int | None, image: Path
 ) -> LabState:
-    """Take a network of its own for the lab, and say so before anything of it is made."""
+    """Choose the lab's network and record the lab, before anything of it is created."""
     with locked(HOME / "index"):
         index = free_index(HOME, used=network.used_networks())
         state = LabState(

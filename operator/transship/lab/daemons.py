@@ -1,8 +1,8 @@
-"""The lab's long-running processes: started detached, recorded before they run, stopped by record.
+"""The lab's daemons: started detached, recorded before they run, stopped by their record.
 
-A daemon is first a shell that waits for permission; its pid and start time are on disk before it
-becomes the program. So a crash of the starter at any point leaves either no process or a known
-one. A pid alone is never trusted: it counts only together with the start time the kernel gives.
+A daemon starts as a shell that waits for a line on a socket. The starter records its pid and start
+time, then lets it exec the program. So a starter that crashes leaves no process without a record.
+Pids are reused: a record only counts with the start time that the kernel reports.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from transship.api.reasons import Reason
 from transship.common.errors import NotFound, Refused, TransshipError
 from transship.lab.nodes import cgroups
 
-# reports, waits for one line (end of file means that the starter died), and becomes the program
+# reports its pid, waits for one line (end of file: the starter died), and execs the program
 GATE = 'echo >&0; read -r go && exec "$@" </dev/null'
 GATE_TIMEOUT_SECONDS = 20.0
-KILL_TIMEOUT_SECONDS = 20.0  # a SIGKILL takes effect at once, unless the machine is badly loaded
-CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+# SIGKILL takes effect at once, except on a badly loaded machine
+KILL_TIMEOUT_SECONDS = 20.0
+# struct ucred: pid, uid, gid
+CREDENTIALS = struct.Struct("3i")
 
 
 class DaemonRecord(BaseModel):
-    """What identifies a process beyond doubt, and how it was started."""
+    """Identifies one process, across reuse of pids and reboots; with its command line."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,8 +55,8 @@ def start_daemon(
 ) -> int:
     """Start a program in a session of its own and return its pid.
 
-    `enter` is a command that runs the words after it somewhere else (nsenter, unshare); the pid is
-    that of the program itself, not of `enter`. It lives in `cgroup`, else in the lab's daemons'.
+    `enter` is a command that runs its arguments in other namespaces (nsenter, unshare); the pid is
+    the program's, not that of `enter`. Without `cgroup` it runs in the cgroup of the lab's daemons.
     """
     if daemon_alive(state_dir, name):
         raise Refused(f"starting {name}: it is running already")
@@ -74,7 +76,7 @@ def start_daemon(
 
 
 def stop_daemon(state_dir: Path, name: str, *, grace_seconds: float = 5.0) -> None:
-    """Ask it to end, then make it; done when it is gone. Nothing to do if it is gone already."""
+    """Send SIGTERM, after the grace period SIGKILL, and wait for the end. It need not run."""
     with _pidfd(state_dir, name) as fd:
         if fd is None:
             return
@@ -84,14 +86,14 @@ def stop_daemon(state_dir: Path, name: str, *, grace_seconds: float = 5.0) -> No
 
 
 def kill_daemon(state_dir: Path, name: str) -> None:
-    """End it as a crash would; done when it is gone."""
+    """Send SIGKILL and wait for the end. It need not run."""
     with _pidfd(state_dir, name) as fd:
         if fd is not None:
             _kill(fd, name)
 
 
 def signal_daemon(state_dir: Path, name: str, number: signal.Signals) -> None:
-    """Send it a signal; NotFound when it does not run."""
+    """Send a signal. Raises NotFound if it does not run."""
     with _pidfd(state_dir, name) as fd:
         if fd is None:
             raise NotFound(f"finding {name}: it is not running", reason=Reason.DAEMON_NOT_RUNNING)
@@ -104,7 +106,7 @@ def daemon_alive(state_dir: Path, name: str) -> bool:
 
 
 def daemon_pid(state_dir: Path, name: str) -> int:
-    """The pid of a daemon that runs; NotFound otherwise."""
+    """The pid of a running daemon. Raises NotFound if it does not run."""
     record = find_record(state_dir, name)
     if record is None or not is_running(record):
         raise NotFound(f"finding {name}: it is not running", reason=Reason.DAEMON_NOT_RUNNING)
@@ -129,7 +131,7 @@ def log_path(state_dir: Path, name: str) -> Path:
 
 
 def is_running(record: DaemonRecord) -> bool:
-    """Whether that very process still runs (one that has ended but was not reaped does not)."""
+    """Whether exactly this process runs. A zombie does not."""
     if record.boot_id != boot_id():
         return False
     status = _status(record.pid)
@@ -153,7 +155,7 @@ def _spawn(argv: list[str], *, stdin: int, log: Path, env: Mapping[str, str] | N
                 (os.POSIX_SPAWN_DUP2, output, 2),
             ],
             setsid=True,
-            # Python ignores these two, and an ignored signal stays ignored across exec
+            # Python ignores these signals, and exec keeps ignored signals ignored
             setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
         )
     finally:
@@ -161,7 +163,7 @@ def _spawn(argv: list[str], *, stdin: int, log: Path, env: Mapping[str, str] | N
 
 
 def _pid_at_gate(ours: socket.socket, name: str) -> int:
-    """The pid of the waiting shell, as the kernel translates it from its own pid namespace."""
+    """The waiting shell's pid, which the kernel translates into our pid namespace."""
     try:
         data, ancillary, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(CREDENTIALS.size))
     except TimeoutError as e:
@@ -191,18 +193,19 @@ def _write(state_dir: Path, record: DaemonRecord) -> None:
 
 
 def _status(pid: int) -> tuple[int, bool] | None:
-    """Start time in clock ticks since boot, and whether it ended (a zombie); None if unknown."""
+    """Start time in clock ticks since boot, and whether it is a zombie. None without a process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    fields = text.rpartition(")")[2].split()  # the name before it may hold anything
+    # the process name before the last bracket may contain anything
+    fields = text.rpartition(")")[2].split()
     return int(fields[19]), fields[0] in "ZX"
 
 
 @contextlib.contextmanager
 def _pidfd(state_dir: Path, name: str) -> Iterator[int | None]:
-    """A handle on the recorded process, or None; checked after opening, so it cannot be another."""
+    """A pidfd of the recorded process, or None. The check after opening excludes a reused pid."""
     record = find_record(state_dir, name)
     if record is None:
         yield None
@@ -251,7 +254,8 @@ def _record_path(state_dir: Path, name: str) -> Path:
 
 
 def program(name: str) -> str:
-    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if found is None:
+    """The path of a program of the machine. Raises NotFound."""
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if path is None:
         raise NotFound(f"finding the program {name}", hint="install util-linux")
-    return found
+    return path

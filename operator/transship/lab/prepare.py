@@ -1,7 +1,7 @@
-"""`make setup`: everything that the Makefile's other targets need, with progress shown.
+"""`make setup`: installs and builds what the other targets of the Makefile need, with progress.
 
-It begins with nothing installed, so Debian's own Python runs it: only the standard library may be
-imported here, and in what this imports.
+Debian's own Python runs it, before anything is installed. So this module, and the modules that it
+imports, may import the standard library only.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from transship.lab.nodes import image as node_image
 from transship.lab.progress import Progress, Step
 
 INSTALL_TIMEOUT_SECONDS = 1800.0
-# a make target, since the tests that need no root depend on it by itself
+# a make target, because `make test-unit` needs it without the rest of the setup
 ENVIRONMENT = ["make", "--no-print-directory", ".venv/.installed"]
 
 
 def steps(packages: Sequence[str]) -> list[Step]:
-    """All steps in their order; the base is one where an image has to be built on it."""
+    """All steps in order. The base image is a step if another image has to be built on it."""
     images = [node_image.STEP, *sample_steps()]
     base = [] if all(image.done() for image in images) else [image_store.BASE_STEP]
     installed = [_packages_step(packages), _environment_step()]
@@ -34,7 +34,7 @@ def steps(packages: Sequence[str]) -> list[Step]:
 
 
 def missing_packages(packages: Sequence[str]) -> list[str]:
-    """Those of these packages of Debian that are not installed."""
+    """Which of these Debian packages are not installed."""
     return [package for package in packages if not _is_installed(package)]
 
 
@@ -96,7 +96,8 @@ def main(packages: Sequence[str]) -> int:
     try:
         Progress().run(steps(packages))
     except TransshipError:
-        return 1  # its progress has shown it
+        # the progress output has shown the error
+        return 1
     except KeyboardInterrupt:
         return 130
     return 0

@@ -1,8 +1,7 @@
-"""What is made ahead of a lab, step by step, and how a user sees it being made.
+"""Runs the steps that prepare a machine for labs, and shows the progress.
 
-On a terminal the line of the step at work shows the seconds that have passed and the last line of
-the step's log. Elsewhere, as in the log of a CI job, each step is one line, written when it begins.
-There is no percentage: nobody knows one.
+On a terminal, the line of the current step shows the elapsed seconds and the last line of the
+step's log. Without a terminal, as in a CI job, each step is one line, written when it begins.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ ERASE = "\r\x1b[K"
 
 @dataclass(frozen=True)
 class Step:
-    """Something that is made once. `usual_seconds` was measured on two cores, nothing cached."""
+    """Something to build or install once. `usual_seconds` was measured on two cores, uncached."""
 
     title: str
     subject: str
-    """Names its log."""
+    """The name of its log."""
     usual_seconds: int
     done: Callable[[], bool]
     make: Callable[[Say], object]
@@ -44,12 +43,12 @@ class Step:
 
     @property
     def announcement(self) -> str:
-        """One line that says what begins now, how long it usually takes and where its log is."""
+        """One line for the beginning of the step: title, usual duration, and log."""
         return f"{self.title} (once; usually {spoken(self.usual_seconds)}; log: {self.log})"
 
 
 def spoken(seconds: float) -> str:
-    """A duration for people: 45 s, 5 min, 5 min 12 s."""
+    """A duration for users: 45 s, 5 min, 5 min 12 s."""
     minutes, rest = divmod(round(seconds), 60)
     if not minutes:
         return f"{rest} s"
@@ -57,12 +56,12 @@ def spoken(seconds: float) -> str:
 
 
 def rough(seconds: int) -> str:
-    """The same where single seconds would claim too much: whole minutes from two of them on."""
+    """An estimate for users: rounded to minutes from two minutes on."""
     return spoken(seconds if seconds < 120 else round(seconds / 60) * 60)
 
 
 def last_line(log: Path) -> str:
-    """What a build wrote last that is no empty line."""
+    """The last non-empty line of a build's log."""
     with log.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - ACTIVITY_BYTES))
@@ -72,7 +71,7 @@ def last_line(log: Path) -> str:
 
 
 class Progress:
-    """Makes steps one after the other and shows which is at work."""
+    """Runs steps one after the other and shows the current one."""
 
     def __init__(
         self,
@@ -87,7 +86,7 @@ class Progress:
         self._began = clock()
 
     def run(self, steps: Sequence[Step]) -> None:
-        """Make what is not there yet. A failure is shown, then raised."""
+        """Run the steps that are not done. A failure is shown, then raised."""
         missing = [step for step in steps if not step.done()]
         if not missing:
             self._line("everything is there already")
@@ -120,10 +119,10 @@ class Progress:
     def _tick(self, step: Step, *, place: str, began: float, earlier: tuple[int, int]) -> None:
         if not self._terminal:
             return
-        # a log that nobody has touched since is an earlier build's
+        # an unchanged log belongs to an earlier build
         activity = last_line(step.log) if _stamp(step.log) != earlier else ""
         usual = f"(usually {spoken(step.usual_seconds)})"
-        # the time comes first: what is too wide for the terminal is cut off
+        # the terminal cuts off long lines at their end, so the time comes first
         line = f"{place} {self._since(began):>11} {usual}  {step.title}  {activity}"
         self._stream.write(ERASE + line[: self._columns - 1])
         self._stream.flush()
@@ -144,7 +143,7 @@ class Progress:
 
 
 class _Ticker:
-    """Calls a function at once and then every second, in a thread, inside its `with`."""
+    """Calls a function every second, beginning at once, in a thread inside its `with`."""
 
     def __init__(self, tick: Callable[[], None]) -> None:
         self._tick, self._ended = tick, threading.Event()
@@ -164,7 +163,7 @@ class _Ticker:
 
 
 def _stamp(log: Path) -> tuple[int, int]:
-    """Tells whether a log was written to; zeros while there is none."""
+    """Changes with each write to the log; zeros without a log."""
     try:
         status = log.stat()
     except FileNotFoundError:
@@ -177,4 +176,4 @@ def _ended(error: BaseException) -> str:
 
 
 def _silent(_: str) -> None:
-    """The step's own line says it."""
+    """The progress line already shows the step."""

@@ -1,7 +1,7 @@
-"""What runs in the lab's hosts: an agent on every node, and the operator; and what they read.
+"""The services of a lab: an agent on every node, and the operator; and their configuration.
 
-Both are the node image's own programs, started as a service manager would: with a kubeconfig, with
-certificates of the lab's authority, and with nothing of the machine.
+Both are programs of the node image. They are started as a service manager would: with a kubeconfig
+and certificates of the lab's authority, and without anything of the machine.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ HEALTH_PORT = 8080
 FOLDER = Path("/", namespace_nodes.CONFIGURATION)
 PYTHON = "/opt/transship/bin/python"
 CONNECT_TIMEOUT_SECONDS = 1.0
-FAILPOINTS = Path("/run/failpoints")  # where tests make a lab's agents stop
+# the folder with which tests stop agents at failpoints
+FAILPOINTS = Path("/run/failpoints")
 
 
 @dataclass(frozen=True)
 class Files:
-    """Where a service finds what it needs, in its own host."""
+    """Where a service finds its configuration on its host."""
 
     kubeconfig: Path = FOLDER / "kubeconfig"
     authority: Path = FOLDER / "ca.crt"
@@ -50,14 +51,14 @@ FILES = Files()
 
 
 def lab_authority(state_dir: Path) -> Authority:
-    """Whom agents and operator trust; made once, by one thread, before it is used."""
+    """The authority that agents and operator trust. The first call creates it, in one thread."""
     return ensure_authority(state_dir / "pki", "transship", common_name="transship")
 
 
 def agent_configuration(
     state: LabState, node: str, *, authority: Authority, kubeconfig: Path
 ) -> dict[str, bytes]:
-    """What the agent reads; placed once, a node keeps it over its restarts."""
+    """The agent's configuration files, by name. A node keeps them across restarts."""
     credentials = authority.issue_agent(node, addresses=[str(state.address(node))])
     return _files(kubeconfig, authority=authority, credentials=credentials)
 
@@ -103,7 +104,7 @@ def agent_argv(state: LabState, node: str) -> list[str]:
 
 
 def await_agent(state_dir: Path, state: LabState, node: str) -> None:
-    """Return once the agent takes connections; fail at once if it ends."""
+    """Return once the agent accepts connections. Raises an error as soon as it ends."""
     address = (str(state.address(node)), AGENT_PORT)
 
     def connects() -> bool:
@@ -117,7 +118,7 @@ def await_agent(state_dir: Path, state: LabState, node: str) -> None:
 
 
 def await_operator(state_dir: Path, state: LabState) -> None:
-    """Return once the operator watches; fail at once if it ends."""
+    """Return once the operator is ready. Raises an error as soon as it ends."""
     healthy = partial(answers, "/readyz", port=HEALTH_PORT, address=str(state.address(OPERATOR)))
     wait_until_ready(state_dir, OPERATOR, healthy)
 

@@ -1,7 +1,7 @@
-"""What a lab is, as recorded in its directory before anything of it is made.
+"""The record of a lab, in its directory, written before anything of the lab is created.
 
-Every name and address of a lab follows from its name, its index and its nodes, so the record alone
-says what to look for when cleaning up, however far the making of it came.
+Name, index and nodes determine all names and addresses of a lab. So the record alone tells the
+cleanup what to look for, however far the creation came.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ OPERATOR = "operator"
 MACHINE = "machine"
 NODE_PREFIX = "node-"
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
-LOCK_TIMEOUT_SECONDS = 60.0  # the longest that `up` holds it once everything is built
+# the longest time that `up` holds the lock, once everything is built
+LOCK_TIMEOUT_SECONDS = 60.0
 LOCK_POLL_SECONDS = 0.05
 
 
@@ -49,18 +50,19 @@ class Flow(BaseModel):
 
 
 class Cut(BaseModel):
-    """Frames of `source` do not reach `target`: a share of them, or of some connections only."""
+    """Frames from `source` to `target` are dropped: `percent` of them, or those of `flows` only."""
 
     model_config = ConfigDict(frozen=True)
 
     source: str
     target: str
     percent: int = 100
-    flows: tuple[Flow, ...] = ()  # none: whatever it is
+    flows: tuple[Flow, ...] = ()
+    """Empty: all connections."""
 
 
 class LabState(BaseModel):
-    """The record itself; changed only by saving another one."""
+    """The record. It is immutable: save a changed copy."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -69,11 +71,14 @@ class LabState(BaseModel):
     nodes: tuple[str, ...]
     image: Path | None = None
     registry: str | None = None
-    kubeconfig: Path | None = None  # the administrator's
+    kubeconfig: Path | None = None
+    """The administrator's."""
     kubectl: Path | None = None
-    link_rate: int | None = None  # bits per second, each way, of each node
+    link_rate: int | None = None
+    """Bits per second, in each direction, of each node's link."""
     cuts: tuple[Cut, ...] = ()
-    machines: bool = False  # the nodes are virtual machines
+    machines: bool = False
+    """The nodes are virtual machines."""
 
     @property
     def network(self) -> IPv4Network:
@@ -87,7 +92,7 @@ class LabState(BaseModel):
 
     @property
     def containers(self) -> IPv4Network:
-        """The half of the lab's network from which placements get their addresses."""
+        """The half of the lab's network for the addresses of placements."""
         return list(self.network.subnets())[1]
 
     @property
@@ -96,7 +101,7 @@ class LabState(BaseModel):
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """Everything that has a port on the lab's network."""
+        """All hosts on the lab's network: the machine, the operator's host and the nodes."""
         return (MACHINE, OPERATOR, *self.nodes)
 
     def address(self, host: str) -> IPv4Address:
@@ -106,12 +111,12 @@ class LabState(BaseModel):
         return self.network_v6[self._number(host)]
 
     def mac(self, host: str) -> str:
-        """Fixed, so that neighbours who remember a node reach it again after its restart."""
+        """Fixed, so that neighbour entries stay valid when a node restarts."""
         return f"02:54:53:{self.index:02x}:00:{self._number(host):02x}"
 
     @property
     def machine_link(self) -> str:
-        """Follows from the name alone; the kernel allows 15 characters."""
+        """The machine's link into the lab, named after it. The kernel allows 15 characters."""
         readable = f"ts-{self.name}"
         if len(readable) <= MAX_LINK_NAME:
             return readable
@@ -155,7 +160,7 @@ def lab_dir(name: str, *, home: Path = HOME) -> Path:
 
 
 def free_index(home: Path, *, used: Iterable[IPv4Network]) -> int:
-    """The first whose network overlaps none that is in use and belongs to no other lab."""
+    """The first index of no other lab whose network overlaps no network in use."""
     networks = list(used)
     taken = {state.index for state in all_states(home)}
     for index in range(MAX_LABS):
@@ -165,8 +170,8 @@ def free_index(home: Path, *, used: Iterable[IPv4Network]) -> int:
 
 
 def all_states(home: Path = HOME) -> list[LabState]:
-    found = [find_state(path.parent) for path in sorted(home.glob("*/lab.json"))]
-    return [state for state in found if state is not None]
+    states = [find_state(path.parent) for path in sorted(home.glob("*/lab.json"))]
+    return [state for state in states if state is not None]
 
 
 def find_state(directory: Path) -> LabState | None:
@@ -195,10 +200,10 @@ def save_state(directory: Path, state: LabState) -> LabState:
 
 @contextlib.contextmanager
 def locked(directory: Path, *, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
-    """Only one command changes a lab at a time.
+    """Let only one command change a lab at a time. Raises DeadlineExceeded.
 
-    The lock is a name among the kernel's abstract sockets: it leaves no file behind, and goes with
-    the process that holds it, however that ends.
+    The lock is an abstract socket name: it leaves no file behind, and the kernel releases it when
+    the process ends.
     """
     name = f"\0transship-lab:{hashlib.sha256(os.fsencode(directory)).hexdigest()}"
     deadline = time.monotonic() + timeout_seconds

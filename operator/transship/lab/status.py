@@ -1,4 +1,4 @@
-"""What of a lab is there and running, as the machine sees it; nothing is asked of the parts."""
+"""Which components of a lab run, as the machine's kernel sees it. No component is queried."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class HostStatus(BaseModel):
 
 
 class ServerStatus(BaseModel):
-    """A part of the lab that runs on the machine itself."""
+    """A component of the lab that runs on the machine itself."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,7 +50,7 @@ class LabStatus(BaseModel):
 
     @property
     def complete(self) -> bool:
-        """Whether everything that was ever started runs."""
+        """Whether every component that was ever started runs."""
         hosts = all(host.running and host.service_running for host in self.hosts)
         return hosts and all(server.running for server in self.servers)
 

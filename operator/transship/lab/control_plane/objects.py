@@ -1,4 +1,4 @@
-"""What a lab puts into its Kubernetes: the project's definitions and roles, and an AddressPool."""
+"""The objects that a lab creates in its Kubernetes: CRDs, roles, an AddressPool and a Secret."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ from transship.lab.images.package_sources import REPOSITORY
 from transship.lab.nodes.network import has_ipv6
 from transship.lab.state import LabState
 
-MANIFESTS = REPOSITORY / "manifests" / "overlays" / "lab"  # definitions, roles, a namespace
+# CRDs, roles and a namespace
+MANIFESTS = REPOSITORY / "manifests" / "overlays" / "lab"
 POOL = "default"
 OPERATOR_SECRET = "transship-operator-tls"  # noqa: S105 - the name of it
 KUBECTL_TIMEOUT_SECONDS = 60.0
-AGENTS_TIMEOUT_SECONDS = 90.0  # a self-test by real dump and restore is part of it
-MACHINES_TIMEOUT_SECONDS = 600.0  # the same in emulation, ten times slower
+# an agent becomes Ready after a self-test with a real dump and restore
+AGENTS_TIMEOUT_SECONDS = 90.0
+# emulation is ten times slower
+MACHINES_TIMEOUT_SECONDS = 600.0
 POLL_SECONDS = 0.1
 
 
 def install_definitions(kubectl: Path, kubeconfig: Path) -> None:
-    """Apply definitions and roles; the definitions are served when this returns."""
+    """Apply CRDs and roles, and wait until the CRDs are established."""
 
     def run(*words: str | Path) -> None:
         command = [kubectl, f"--kubeconfig={kubeconfig}", *words]
@@ -54,7 +57,7 @@ def create_pool(kubeconfig: Path, state: LabState) -> None:
 
 
 def create_operator_secret(kubectl: Path, kubeconfig: Path, authority: Authority) -> None:
-    """The operator's certificate, where an installation has it: the command line reads it there."""
+    """Create the Secret with the operator's certificate, which the command line reads."""
     credentials = authority.issue_operator()
     contents = {
         "ca.crt": authority.credentials.certificate,
@@ -72,7 +75,7 @@ def create_operator_secret(kubectl: Path, kubeconfig: Path, authority: Authority
 
 
 def await_agents(kubeconfig: Path, state: LabState, *, check: Callable[[], None]) -> None:
-    """Return once every node's NodeAgent says Ready; `check` raises when that became hopeless."""
+    """Return once every NodeAgent is Ready. `check` raises an error if an agent has ended."""
 
     async def wait() -> None:
         limit = MACHINES_TIMEOUT_SECONDS if state.machines else AGENTS_TIMEOUT_SECONDS
@@ -88,7 +91,7 @@ def await_agents(kubeconfig: Path, state: LabState, *, check: Callable[[], None]
 
 
 async def _not_ready(client: KubeClient, state: LabState) -> list[str]:
-    """Per node that is not ready, what it says itself."""
+    """For each node that is not Ready, the message of its condition."""
     agents = {agent.metadata.name: agent for agent in await client.list(NodeAgent)}
     missing: list[str] = []
     for node in state.nodes:

@@ -1,4 +1,4 @@
-"""Waiting until a server that was just started answers that it is ready."""
+"""Waits until a server that was just started is ready."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from transship.common.errors import DeadlineExceeded, TransshipError
 from transship.lab.daemons import daemon_alive, log_path
 
-READY_TIMEOUT_SECONDS = 60.0  # 3 s when the machine is idle
+# 3 s on an idle machine
+READY_TIMEOUT_SECONDS = 60.0
 POLL_SECONDS = 0.03
 ANSWER_TIMEOUT_SECONDS = 5.0
 LOG_TAIL_CHARACTERS = 1500
@@ -22,7 +23,7 @@ LOCALHOST = "127.0.0.1"
 def answers(
     path: str, *, port: int, address: str = LOCALHOST, tls: ssl.SSLContext | None = None
 ) -> bool:
-    """Whether a GET is answered by 200."""
+    """Whether a GET returns 200."""
     timeout = ANSWER_TIMEOUT_SECONDS
     connection = (
         http.client.HTTPConnection(address, port, timeout=timeout)
@@ -39,7 +40,7 @@ def answers(
 
 
 def wait_until_ready(state_dir: Path, daemon: str, ready: Callable[[], bool]) -> None:
-    """Return once `ready` says so; fail at once, with the end of its log, if the daemon ends."""
+    """Return once `ready` is true. If the daemon ends, raise at once, with the end of its log."""
     deadline = time.monotonic() + READY_TIMEOUT_SECONDS
     while not ready():
         if not daemon_alive(state_dir, daemon):

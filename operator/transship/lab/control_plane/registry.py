@@ -1,4 +1,4 @@
-"""The lab's image registry: Debian's docker-registry, without a password, on the lab's network."""
+"""The lab's image registry: Debian's docker-registry on the lab's network, without a password."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from transship.lab.control_plane.readiness import answers, wait_until_ready
 from transship.lab.daemons import daemon_alive, start_daemon
 
 REGISTRY = "registry"
-USUAL_PORT = 5000  # each lab has an address of its own, so each can have it
+# each lab has its own address, so several labs can use the same port
+USUAL_PORT = 5000
 
 
 def start_registry(state_dir: Path, assets: Assets, *, address: str) -> str:
-    """Start it if it does not run and return its HOST:PORT once it answers."""
+    """Start it if it does not run. Return its HOST:PORT once it is ready."""
     home = state_dir / "registry"
     port = _port(home, address)
     config = home / "config.yml"
@@ -29,7 +30,7 @@ def start_registry(state_dir: Path, assets: Assets, *, address: str) -> str:
 
 
 def _port(home: Path, address: str) -> int:
-    """Chosen once for each lab, and kept: images are named by it."""
+    """Chosen once per lab and recorded, because image names contain it."""
     home.mkdir(parents=True, exist_ok=True)
     record = home / "port"
     if not record.exists():

@@ -1,8 +1,7 @@
 """The lab's store of container images: builds Dockerfiles with buildah, without daemon or registry.
 
-The store lies in the lab's cache and is nobody else's: images of the machine are neither seen nor
-touched. The base that the Dockerfiles name is made here with mmdebstrap, since it cannot be pulled
-on a machine that reaches Debian's packages alone.
+The store is in the lab's cache, apart from the machine's images. The base image is built with
+mmdebstrap, because machines that only reach Debian's packages cannot pull it.
 """
 
 from __future__ import annotations
@@ -23,18 +22,19 @@ BASE = "docker.io/library/debian:forky-slim"
 SUITE = "forky"
 BUILD_TIMEOUT_SECONDS = 1800.0
 BUILD_PROCESSES = 32768
-OVERLAY = "overlayfs"  # as stat(1) calls it
+# as stat(1) calls it
+OVERLAY = "overlayfs"
 
-# what the slim images of Debian leave out
+# Debian's slim images leave these out
 UNNEEDED = ("doc/*", "info/*", "linda/*", "lintian/*", "locale/*", "man/*")
 NEEDED = ("doc/*/copyright",)
 
 
 @contextlib.contextmanager
 def built(context: Path, tag: str, *, say: Say, step: Step) -> Iterator[str]:
-    """Build the Dockerfile in a folder; the store is ours alone until the image has been read.
+    """Build the Dockerfile of a folder. The store is locked inside the `with`.
 
-    Stages whose inputs have not changed are not built again. `step` says what it is for.
+    Layers with unchanged inputs are not built again. `step` has title and log.
     """
     with _store():
         _ensure_base(say)
@@ -51,12 +51,13 @@ def built(context: Path, tag: str, *, say: Say, step: Step) -> Iterator[str]:
                 f"--tag={tag}",
                 str(context),
             )
-        _buildah("rmi", "--prune")  # layers that no tagged image is made of any more
+        # remove layers that no tagged image uses any more
+        _buildah("rmi", "--prune")
         yield tag
 
 
 def base_exists() -> bool:
-    """Whether the base is in the store; without buildah there is no store."""
+    """Whether the base image is in the store. False without buildah."""
     try:
         return _has(BASE)
     except NotFound:
@@ -65,13 +66,13 @@ def base_exists() -> bool:
 
 @contextlib.contextmanager
 def mounted(image: str) -> Iterator[Path]:
-    """The root file system of an image just built, to read."""
+    """The root file system of a new image, for reading."""
     with _container(image) as container:
         yield Path(_buildah("mount", container))
 
 
 def export(image: str, layout: Path) -> None:
-    """Write an image just built as an OCI layout, compressed, for copying it to registries."""
+    """Write a new image as a compressed OCI layout, from which it can be pushed."""
     _buildah("push", "--quiet", image, f"oci:{layout}")
 
 
@@ -91,7 +92,7 @@ BASE_STEP = Step(
 
 @contextlib.contextmanager
 def _store() -> Iterator[None]:
-    """The store for ourselves, without the working containers that a crash has left."""
+    """Lock the store, and remove working containers that a crash has left."""
     with locked("image-store"):
         _buildah("rm", "--all")
         yield
@@ -112,7 +113,7 @@ def _ensure_base(say: Say) -> None:
                 "--mode=root",
                 "--variant=minbase",
                 "--format=directory",
-                # mirrors may lag behind, and a testing suite is signed for a week only
+                # mirrors may lag behind, and signatures of a testing suite expire after a week
                 '--aptopt=Acquire::Check-Valid-Until "false"',
                 *(f"--dpkgopt={option}" for option in (*excluded, *included)),
                 SUITE,
@@ -136,7 +137,7 @@ def _has(image: str) -> bool:
 
 @contextlib.contextmanager
 def _container(image: str) -> Iterator[str]:
-    """A working container of buildah's, which is a file system and no process."""
+    """A working container of buildah: a file system without a process."""
     name = _buildah("from", "--pull-never", image)
     try:
         yield name
@@ -151,7 +152,7 @@ def _build(log: Path, *arguments: str) -> None:
 
 
 def _buildah(*arguments: str) -> str:
-    """Run buildah for what it answers."""
+    """Run buildah and return its output."""
     with _installed():
         words = [*_buildah_words(), *arguments]
         return run_blocking(words, timeout_seconds=BUILD_TIMEOUT_SECONDS).stdout.strip()
@@ -174,15 +175,15 @@ def _installed() -> Iterator[None]:
 
 
 def _driver(home: Path) -> str:
-    """Overlay, except where the store itself would lie on an overlay (in a container, say)."""
+    """Overlay, unless the store itself is on an overlay, as in a container."""
     kind = run_blocking(["stat", "--file-system", "--format=%T", home]).stdout.strip()
     return "vfs" if kind == OVERLAY else "overlay"
 
 
 def _ulimit() -> str:
-    """Buildah's own limit of processes, where the machine's is not lower.
+    """The process limit of builds, lowered to the machine's hard limit.
 
-    Without CAP_SYS_RESOURCE, not even root may raise it.
+    Without CAP_SYS_RESOURCE, not even root may raise that limit.
     """
     hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
     limit = BUILD_PROCESSES if hard == resource.RLIM_INFINITY else min(hard, BUILD_PROCESSES)

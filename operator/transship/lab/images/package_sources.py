@@ -1,7 +1,7 @@
-"""How this machine reaches its package sources, handed to builds.
+"""Gives builds the machine's access to package sources: mirrors, proxies, trusted certificates.
 
-A build has a file system of its own: the machine's mirrors, its proxies and the certificates that
-it trusts are not there. They are mounted for the build's duration and stay out of the image.
+A build has its own file system, without the machine's settings. They are mounted during the build
+and do not get into the image.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from transship.common.processes import run_blocking
 REPOSITORY = Path(__file__).resolve().parents[4]
 SYSTEM_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 BUNDLE_IN_BUILD = "/run/machine-ca.crt"
-# of what pip can be told, what says where packages come from (not: paths on this machine)
+# the settings of pip that say where packages come from, without paths on this machine
 PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries")
 
 
 @contextlib.contextmanager
 def volumes_for_builds() -> Iterator[list[str]]:
-    """Bind mounts, SOURCE:TARGET:ro, that give pip in a build the machine's settings."""
+    """Bind mounts, SOURCE:TARGET:ro, with the machine's settings for pip."""
     settings = _pip_settings()
     volumes = []
     with tempfile.TemporaryDirectory(prefix="transship-build-") as folder:
@@ -41,7 +41,7 @@ def volumes_for_builds() -> Iterator[list[str]]:
 
 
 def debian_mirror() -> list[str]:
-    """The mirror that the machine's own apt uses, if that is one of Debian; else no word."""
+    """The machine's apt mirror as one word, if it is a Debian mirror; otherwise no word."""
     question = ["--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian"]
     try:
         sites = run_blocking(["apt-get", "indextargets", *question]).stdout.split()
@@ -51,16 +51,16 @@ def debian_mirror() -> list[str]:
 
 
 def parse_pip_config(text: str) -> Mapping[str, str]:
-    """The settings in the output of `pip config list`; environment variables win, as in pip."""
-    found = re.findall(r"^(:env:|global|install)\.([\w-]+)='(.*)'$", text, re.MULTILINE)
-    from_files = {key: value for section, key, value in found if section != ":env:"}
-    from_environment = {key: value for section, key, value in found if section == ":env:"}
+    """The settings in the output of `pip config list`. Environment variables win, as in pip."""
+    settings = re.findall(r"^(:env:|global|install)\.([\w-]+)='(.*)'$", text, re.MULTILINE)
+    from_files = {key: value for section, key, value in settings if section != ":env:"}
+    from_environment = {key: value for section, key, value in settings if section == ":env:"}
     merged = {**from_files, **from_environment}
     return {key.removeprefix("default-"): value for key, value in merged.items()}
 
 
 def pip() -> list[str]:
-    """The words that run pip: the repository's, since Debian's Python may be without one."""
+    """The command of the repository's pip; Debian's Python may have none."""
     python = REPOSITORY / ".venv/bin/python"
     words = [str(python) if python.exists() else sys.executable, "-m", "pip"]
     return [*words, "--disable-pip-version-check"]

@@ -1,7 +1,7 @@
-"""Small images to move about: `counter`, whose state is its memory, `witness` and `redis`.
+"""The sample images `counter`, `redis` and `witness`, and `programs` for some tests.
 
-They are built once into the cache, as OCI layouts, and copied into the registry of each lab.
-`programs` is larger: the tests that move its programs copy it into their lab by themselves.
+They are built once into the cache, as OCI layouts, and pushed to the registry of each lab. The
+image `programs` is large, so only the tests that need it push it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def sample_steps() -> list[Step]:
 
 
 def push_sample_images(registry: str, *, say: Say = print) -> None:
-    """Copy the samples that every lab has to REGISTRY/NAME:1, over plain HTTP."""
+    """Push the samples of every lab to REGISTRY/NAME:1, over plain HTTP."""
     with ThreadPoolExecutor() as pool:
         for _ in pool.map(lambda name: push_sample_image(registry, name, say=say), SAMPLES):
             pass

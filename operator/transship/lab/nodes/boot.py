@@ -1,8 +1,8 @@
-"""The first program of a lab's node: builds its view of the file systems, then only reaps.
+"""Process 1 of a lab's node: mounts the node's file systems, then reaps orphans.
 
-It is started as process 1 of fresh mount, UTS, IPC, PID and network namespaces, with the machine's
-own Python, and ends by becoming the image's. Everything that it mounts lives in its mount
-namespace and goes with it. Standard library only: it runs before there is a node to import from.
+The machine's Python runs it, in new mount, UTS, IPC, PID and network namespaces; at the end it
+execs the Python of the node image. All its mounts vanish with the mount namespace. It may import
+the standard library only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path
 
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 MNT_DETACH = 2
-BOOTED = "run/booted"  # below the node's root: there once the node is ready for its daemons
+# below the node's root: exists once daemons can be started in the node
+BOOTED = "run/booted"
 DISK = "var/lib/transship"
 DEVICES = {
     "null": (1, 3),
@@ -40,7 +41,7 @@ LINKS = {
 SYSCTLS = {"net/ipv4/ip_forward": "1"}
 BOOT_ID = "sys/kernel/random/boot_id"
 
-# what becomes of orphans (conmon leaves its parents on purpose) is to be reaped, and nothing else
+# reaps orphans only (conmon, for example, leaves its parent on purpose)
 REAPER = """
 import os, signal
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
@@ -76,12 +77,12 @@ def mount_kernel_views(root: Path) -> None:
     quiet = MS_NOSUID | MS_NODEV
     mount("proc", root / "proc", kind="proc", flags=quiet | MS_NOEXEC)
     mount("sysfs", root / "sys", kind="sysfs", flags=quiet | MS_NOEXEC)
-    # containers' cgroups are made below the node's, in the machine's hierarchies
+    # the node's containers have their cgroups in the machine's hierarchies
     mount("/sys/fs/cgroup", root / "sys/fs/cgroup", flags=MS_BIND | MS_REC)
     for name, mode in (("run", "755"), ("tmp", "1777")):
-        # CRIU caches what it learned of the kernel only where /run is a tmpfs
+        # CRIU caches the kernel's features only if /run is a tmpfs
         mount("tmpfs", root / name, kind="tmpfs", flags=quiet, data=f"mode={mode}")
-    # the machine's would say that a node which was restarted never was
+    # with the machine's boot id, agents would not notice a restart of the node
     identity = root / "run/boot_id"
     identity.write_text(f"{uuid.uuid4()}\n")
     mount(identity, root / "proc" / BOOT_ID, flags=MS_BIND)
@@ -104,26 +105,26 @@ def make_devices(dev: Path) -> None:
 
 
 def mount_disk(node_dir: Path, target: Path) -> None:
-    """The node's own disk: a loop device that frees itself, or a directory where there is none."""
+    """Mount the node's disk: a loop device that frees itself, or else a directory."""
     target.mkdir(parents=True, exist_ok=True)
     image = node_dir / "disk.img"
-    # barrier=0: a flush would pass two journals (1.2 ms, against 0.4 ms on the disk below), and
-    # when a node is killed the page cache of the machine stays
+    # barrier=0: a flush would go through two journals (1.2 ms instead of 0.4 ms), and the machine's
+    # page cache outlives a killed node
     command = ["mount", "-t", "ext4", "-o", "loop,barrier=0", str(image), str(target)]
     if image.exists():
         done = subprocess.run(command, check=False)
         if done.returncode == 0:
             return
-        print("no loop device: the disk is a directory, and has no size of its own", flush=True)
+        print("no loop device: the disk is a directory without a size limit", flush=True)
     directory = node_dir / "disk"
     directory.mkdir(exist_ok=True)
     mount(directory, target, flags=MS_BIND)
 
 
 def enter(root: Path) -> None:
-    """Make this the root and let go of the machine's file systems."""
+    """Make this the root and detach the machine's file systems."""
     os.chdir(root)
-    # with twice the same place the old root ends on top of the new one, and needs no folder
+    # pivot_root(2): with "." twice, the old root is stacked on the new one and needs no folder
     check(libc.pivot_root(b".", b"."), "entering the root")
     check(libc.umount2(b".", MNT_DETACH), "leaving the old root")
     os.chdir("/")

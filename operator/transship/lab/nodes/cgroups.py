@@ -1,7 +1,7 @@
 """The lab's control groups: one tree per lab in every hierarchy, v1 and v2.
 
-Membership survives whatever a process does (daemonizing, a lost parent, a crashed starter), so
-the tree is how `down` finds and ends what is left of a lab.
+A process cannot leave its cgroup by daemonizing or by losing its parent, so `down` finds all
+processes of a lab by its tree.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from pathlib import Path
 from transship.api.reasons import Reason
 from transship.common.errors import TransshipError
 
-MARKER = "cgroup"  # the file in a lab's directory that names its daemons' cgroup
+# the file in a lab's directory with the cgroup of its daemons
+MARKER = "cgroup"
 SERVERS = "servers"
 KILL_TIMEOUT_SECONDS = 30.0
 POLL_SECONDS = 0.01
 
 
 def daemon_cgroup(state_dir: Path) -> str | None:
-    """The cgroup of the daemons of this directory's lab; None where no lab has claimed it."""
+    """The cgroup of the daemons of this directory's lab, or None without a record."""
     try:
         return (state_dir / MARKER).read_text().strip()
     except FileNotFoundError:
@@ -32,32 +33,32 @@ def daemon_cgroup(state_dir: Path) -> str | None:
 
 
 def record_cgroup(state_dir: Path, cgroup: str) -> None:
-    """Say which cgroup is the lab's, before there is one: its daemons join it from now on.
+    """Record the lab's cgroup, before it exists. Daemons that start from now on join it.
 
-    They get a leaf of their own: v2 allows no processes in a cgroup that hands on controllers.
+    They get a leaf: v2 allows no processes in a cgroup that delegates controllers.
     """
     (state_dir / MARKER).write_text(f"{cgroup}/{SERVERS}")
 
 
 def hierarchies() -> list[Path]:
     """The mount points of all cgroup hierarchies."""
-    found: list[Path] = []
+    mount_points: list[Path] = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split()
         kind = fields[fields.index("-") + 1]
         if kind in {"cgroup", "cgroup2"} and fields[3] == "/":
-            found.append(Path(fields[4]))
-    return found
+            mount_points.append(Path(fields[4]))
+    return mount_points
 
 
 def freezer_hierarchy() -> Path:
-    """The hierarchy by which tasks are frozen: looking there alone finds all of them, quickly."""
+    """The hierarchy of the freezer. It alone has all tasks, so one look at it is enough."""
     roots = hierarchies()
     return next((root for root in roots if root.name == "freezer"), roots[0])
 
 
 def create(cgroup: str) -> None:
-    """Make it in every hierarchy, parents included, able to hold processes."""
+    """Create it with its parents in every hierarchy, so that processes can join."""
     for root in hierarchies():
         path = root
         for part in Path(cgroup.strip("/")).parts:
@@ -68,7 +69,7 @@ def create(cgroup: str) -> None:
 
 
 def join(cgroup: str | None, *, pid: int) -> None:
-    """Put a process, and with it all its later children, into a cgroup, in every hierarchy."""
+    """Move a process, and so its future children, into a cgroup of every hierarchy."""
     if cgroup is None:
         return
     create(cgroup)
@@ -77,16 +78,17 @@ def join(cgroup: str | None, *, pid: int) -> None:
 
 
 def processes(cgroup: str, *, root: Path | None = None) -> set[int]:
-    """Every process in it or below it, in any hierarchy, or in that of `root`."""
-    found: set[int] = set()
+    """The pids in it or below it, in any hierarchy, or in the one at `root`."""
+    pids: set[int] = set()
     for group in _groups(cgroup) if root is None else _groups_below(root / cgroup.strip("/")):
         with contextlib.suppress(FileNotFoundError, OSError):
-            found.update(int(pid) for pid in (group / "cgroup.procs").read_text().split())
-    return found - {0}
+            pids.update(int(pid) for pid in (group / "cgroup.procs").read_text().split())
+    # 0 stands for processes of other pid namespaces
+    return pids - {0}
 
 
 def kill(cgroup: str) -> None:
-    """End every process in it or below it, frozen ones too; done when none is left."""
+    """Kill all processes in it or below it, frozen ones too, and wait for their end."""
     deadline = time.monotonic() + KILL_TIMEOUT_SECONDS
     while pids := processes(cgroup):
         if os.getpid() in pids:
@@ -94,13 +96,15 @@ def kill(cgroup: str) -> None:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        _thaw(cgroup)  # a frozen process takes even SIGKILL only once thawed; it runs nothing more
+        # v1: a frozen process dies of SIGKILL only after the thaw, without running any further
+        _thaw(cgroup)
         if time.monotonic() > deadline:
             raise TransshipError(
                 f"killing cgroup {cgroup}: {len(pids)} processes do not end",
                 reason=Reason.UNKILLABLE,
             )
-        time.sleep(POLL_SECONDS)  # no hierarchy of v1 reports that it became empty
+        # v1 does not report an empty cgroup
+        time.sleep(POLL_SECONDS)
 
 
 def remove(cgroup: str) -> None:
@@ -132,7 +136,7 @@ def _remove_group(group: Path) -> None:
             group.rmdir()
             return
         except OSError as e:
-            # the last process has ended, but the kernel lets go of it a moment later
+            # the kernel releases the cgroup a moment after the last process has ended
             if e.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise
         time.sleep(POLL_SECONDS)
@@ -148,7 +152,7 @@ def _thaw(cgroup: str) -> None:
 
 
 def _delegate(group: Path) -> None:
-    """v2: let the children of this group use every controller that it has itself."""
+    """v2: delegate all controllers to the children."""
     switch = group / "cgroup.subtree_control"
     if not switch.exists():
         return
@@ -158,7 +162,7 @@ def _delegate(group: Path) -> None:
 
 
 def _inherit_cpuset(group: Path) -> None:
-    """v1: a new cpuset is empty, and an empty one takes no processes."""
+    """v1: processes cannot join an empty cpuset, and a new one is empty."""
     for name in ("cpuset.cpus", "cpuset.mems"):
         own, parent = group / name, group.parent / name
         if not (group / "cgroup.clone_children").exists() or not own.exists():

@@ -1,8 +1,8 @@
-"""What lets CRIU dump processes that are not root's on a machine without CAP_SYS_RESOURCE.
+"""A wrapper with which CRIU can dump other users' processes without CAP_SYS_RESOURCE.
 
-Such machines are virtual machines of test systems; a cluster's nodes have the capability. So this
-is the lab's affair alone: where the capability is missing, CRIU on the lab's nodes is started with
-a small library that reads limits from /proc when the kernel refuses them (limits_library/limits.c).
+Some virtual machines of test systems lack the capability; the nodes of a cluster have it. On such
+machines, the lab's nodes start CRIU with a preloaded library. It reads limits from /proc when the
+kernel denies prlimit(2) (limits_library/limits.c).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from transship.lab.cache import digest, ensure_entry
 SOURCE = Path(__file__).parent / "limits_library" / "limits.c"
 CAP_SYS_RESOURCE = 24
 LIBRARY = "usr/local/lib/transship-limits.so"
-PROGRAM = "usr/local/sbin/criu"  # found before /usr/sbin/criu by the nodes' PATH
+# in PATH before /usr/sbin/criu
+PROGRAM = "usr/local/sbin/criu"
 WRAPPER = f"""\
 #!/bin/sh
 LD_PRELOAD="/{LIBRARY}${{LD_PRELOAD:+:$LD_PRELOAD}}" exec /usr/sbin/criu "$@"
@@ -27,7 +28,7 @@ LD_PRELOAD="/{LIBRARY}${{LD_PRELOAD:+:$LD_PRELOAD}}" exec /usr/sbin/criu "$@"
 
 
 def install(root: Path) -> None:
-    """Put library and wrapper below a node's root, before it is mounted, if they are needed."""
+    """Install library and wrapper below a node's root if needed, before the root is mounted."""
     if has_sys_resource(Path("/proc/self/status").read_text()):
         return
     library = _ensure_library()
@@ -41,7 +42,7 @@ def install(root: Path) -> None:
 
 
 def has_sys_resource(status: str) -> bool:
-    """Whether a process has the capability, by its /proc/PID/status."""
+    """Whether the process of this /proc/PID/status has CAP_SYS_RESOURCE."""
     effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
     return bool(int(effective.split()[1], 16) >> CAP_SYS_RESOURCE & 1)
 

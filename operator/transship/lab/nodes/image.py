@@ -1,7 +1,7 @@
-"""The root file system of the lab's nodes: what the project's Dockerfile makes, as a folder.
+"""The root file system of the lab's nodes: the image of the project's Dockerfile, as a folder.
 
-It is the same image that a cluster would run, built from the sources as they are now. A folder is
-never changed once it exists: nodes use it as the lower layer of an overlay.
+A cluster runs the same image. It is built from the present sources. A folder never changes once it
+exists, because nodes use it as the lower layer of an overlay.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ EXTENDED_TAG = f"{TAG}-extended"
 PREFIX = "node-image-"
 FOLDERS_LOCK = "node-images"
 EXPORT_TIMEOUT_SECONDS = 600.0
-# an unused folder is kept this long: a lab that has just asked for it has not mounted it yet
+# an unused folder stays for so long, because a new lab mounts it a moment after it is returned
 KEEP_SECONDS = 3600.0
 
 
 def ensure_node_image(say: Say, *, addition: str = "") -> Path:
-    """The folder for the sources as they are; the image is built if it is not there.
+    """Return the folder of the present sources, and build the image if needed.
 
-    `addition` is put at the end of the Dockerfile, for nodes that need more than a cluster's.
+    `addition` is appended to the Dockerfile, for nodes with further programs.
     """
     _check_repository()
     folder = cache_root() / _entry(addition)
@@ -65,7 +65,7 @@ STEP = Step(
 
 
 def image_key(repository: Path, *, addition: str = "") -> str:
-    """What the image is made from, as a short key: names, contents, and which files can be run."""
+    """A short key of the image's inputs: names, contents and execute permissions."""
 
     def parts() -> Iterator[bytes]:
         for path in _inputs(repository):
@@ -80,7 +80,8 @@ def image_key(repository: Path, *, addition: str = "") -> str:
 def _build(say: Say, *, addition: str) -> Path:
     with tempfile.TemporaryDirectory(prefix="transship-context-") as name:
         context = Path(name)
-        _copy_inputs(context)  # sources may change meanwhile: the key is that of what is built
+        # the sources may change during the build, so the key is made from the copy
+        _copy_inputs(context)
         key = image_key(context, addition=addition)
         with (context / "Dockerfile").open("a") as dockerfile:
             dockerfile.write(addition)
@@ -90,7 +91,7 @@ def _build(say: Say, *, addition: str) -> Path:
             with image_store.built(context, tag, say=say, step=STEP) as image:
                 _export(image, draft)
 
-        # an earlier folder is linked to here, and labs that start at once must not both remove it
+        # the new folder has hard links to an earlier one, which no other lab may remove meanwhile
         with locked(FOLDERS_LOCK):
             folder = ensure_entry(f"{PREFIX}{key}", make)
             _prune(keep=folder)
@@ -98,7 +99,7 @@ def _build(say: Say, *, addition: str) -> Path:
 
 
 def _export(image: str, draft: Path) -> None:
-    """Copy the image's files; those that an earlier folder has as well become hard links to it."""
+    """Copy the image's files. Files that an earlier folder has as well become hard links."""
     earlier = [f"--link-dest={folder}" for folder in _folders()[:1]]
     with image_store.mounted(image) as root:
         run_logged(
@@ -122,7 +123,7 @@ def _copy_inputs(context: Path) -> None:
 
 
 def _prune(*, keep: Path) -> None:
-    """Remove the folders of earlier sources that no lab uses."""
+    """Remove folders of earlier sources that no lab uses."""
     mounts = _all_mounts()
     for folder in _folders():
         used_lately = folder.stat().st_mtime > time.time() - KEEP_SECONDS
@@ -131,22 +132,22 @@ def _prune(*, keep: Path) -> None:
 
 
 def _all_mounts() -> str:
-    """What is mounted in any mount namespace; processes that end meanwhile have none."""
-    seen: dict[str, str] = {}
+    """The mounts of all mount namespaces, as text. Processes that end meanwhile are skipped."""
+    tables: dict[str, str] = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             namespace = str((process / "ns/mnt").readlink())
-            if namespace not in seen:
-                seen[namespace] = (process / "mountinfo").read_text()
+            if namespace not in tables:
+                tables[namespace] = (process / "mountinfo").read_text()
         except OSError:
             continue
-    return "\n".join(seen.values())
+    return "\n".join(tables.values())
 
 
 def _folders() -> list[Path]:
-    """All folders, the one used last first."""
-    found = cache_root().glob(f"{PREFIX}*")
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    """All folders, the most recently used one first."""
+    folders = cache_root().glob(f"{PREFIX}*")
+    return sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def _check_repository() -> None:

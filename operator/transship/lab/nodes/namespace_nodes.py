@@ -1,8 +1,8 @@
-"""The lab's nodes, and its operator's host: machines made of namespaces.
+"""Nodes made of namespaces; the operator's host is one as well.
 
-A node has its own network, mounts, host name, IPC and processes, a root laid over the node image,
-and a disk. Its process 1 only reaps; ending it is a power cut. What a node made in its namespaces
-goes with it; its root and its disk stay for the next boot.
+A node has its own network, mounts, host name, IPC and pid namespace, an overlay over the node image
+as root, and a disk. Its process 1 only reaps orphans; killing it works like a power cut. Root and
+disk stay for the next boot, everything else goes.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from transship.lab.daemons import (
 from transship.lab.nodes import boot, cgroups, criu_wrapper, network
 from transship.lab.state import MACHINE, OPERATOR, LabState
 
-DISK_BYTES = 20 << 30  # sparse: costs what is written
+# the file is sparse
+DISK_BYTES = 20 << 30
 END_TIMEOUT_SECONDS = 20.0
 BOOT_TIMEOUT_SECONDS = 30.0
 BOOT_POLL_SECONDS = 0.01
-SYSTEM_CGROUP = "system"  # a node's own processes, beside its containers
+# the cgroup of a node's own processes, beside those of its containers
+SYSTEM_CGROUP = "system"
 CONFIGURATION = "etc/transship"
 ENVIRONMENT = {
     "PATH": "/opt/transship/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -45,7 +47,7 @@ def node_dir(state_dir: Path, host: str) -> Path:
 
 
 def boot_node(state_dir: Path, state: LabState, host: str) -> None:
-    """Start a node, with the root and the disk that it had before, and connect it."""
+    """Boot a node, with its earlier root and disk if it has any, and connect it to the network."""
     if state.image is None:
         raise TransshipError(f"booting {host}: the lab has no node image yet")
     folder = prepare_node(state_dir, state, host)
@@ -62,7 +64,7 @@ def boot_node(state_dir: Path, state: LabState, host: str) -> None:
 
 
 def cut_power(state_dir: Path, state: LabState, host: str) -> None:
-    """End a node at once: nobody hears from it again, and nothing in it runs on."""
+    """End a node at once, network first, so that its last packets reach nobody."""
     network.detach(state_dir, host)
     _end(state_dir, state, host)
 
@@ -72,7 +74,7 @@ def node_alive(state_dir: Path, host: str) -> bool:
 
 
 def node_pid(state_dir: Path, host: str) -> int:
-    """The machine's pid of the node's process 1."""
+    """The pid of the node's process 1, in the machine's pid namespace."""
     if not node_alive(state_dir, host):
         raise NotFound(f"{host} is not running", hint=f"transship lab restart node:{host}")
     return daemon_pid(state_dir, init_daemon(host))
@@ -87,29 +89,29 @@ def start_in_node(
     argv: Sequence[str | Path],
     env: Mapping[str, str] | None = None,
 ) -> int:
-    """Start a daemon inside a node; it ends with the node at the latest."""
+    """Start a daemon inside a node. It ends with the node."""
     return start_daemon(
         state_dir,
         name,
         argv,
         env={**ENVIRONMENT, **(env or {})},
-        # a child of the node's process 1: nsenter stops for good beside a child that is stopped,
-        # and the kernel does not end a pid namespace before all in it are reaped
+        # the fork makes it a child of the node's process 1, which reaps it: nsenter stops for good
+        # with a stopped child, and a pid namespace ends only when all its processes are reaped
         enter=[*enter_words(state_dir, host), "setsid", "--fork"],
         cgroup=_system_cgroup(state, host),
     )
 
 
 def enter_words(state_dir: Path, host: str) -> list[str]:
-    """The command that runs the words after it inside a node."""
+    """The command that runs its arguments inside a node."""
     spaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd"]
     return [program("nsenter"), "--target", str(node_pid(state_dir, host)), *spaces, "--"]
 
 
 def configure_node(state_dir: Path, host: str, files: Mapping[str, bytes]) -> None:
-    """Place files into a node's /etc/transship, before it boots or while it runs."""
+    """Write files into a node's /etc/transship, before it boots or while it runs."""
     if node_alive(state_dir, host):
-        # the kernel leaves changes below a mounted overlay undefined: go through the node
+        # changes below a mounted overlay are undefined, so write through the node's own root
         root = Path(f"/proc/{node_pid(state_dir, host)}/root")
     else:
         root = node_dir(state_dir, host) / "upper"
@@ -123,14 +125,14 @@ def configure_node(state_dir: Path, host: str, files: Mapping[str, bytes]) -> No
 
 
 def prepare_node(state_dir: Path, state: LabState, host: str) -> Path:
-    """Everything of a node that is on the machine's disk."""
+    """Create the node's folder on the machine, with its configuration and its disk."""
     folder = node_dir(state_dir, host)
     for name in ("upper/etc", "work", "root"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     etc = folder / "upper" / "etc"
     (etc / "hostname").write_text(f"{host}\n")
     (etc / "hosts").write_text(hosts_file(state))
-    # no name server: a name that is not in hosts is refused at once instead of timing out
+    # without a name server, an unknown name fails at once instead of timing out
     (etc / "resolv.conf").write_text("")
     criu_wrapper.install(folder / "upper")
     disk = folder / "disk.img"
@@ -147,12 +149,13 @@ def hosts_file(state: LabState) -> str:
 
 
 def _end(state_dir: Path, state: LabState, host: str) -> None:
-    """The kernel ends a pid namespace with its process 1, but waits for frozen tasks to thaw."""
+    """Kill process 1 and all others. The kernel waits for frozen tasks, so they are thawed."""
     init = init_daemon(host)
     if daemon_alive(state_dir, init):
         os.kill(daemon_pid(state_dir, init), signal.SIGKILL)
     deadline = time.monotonic() + END_TIMEOUT_SECONDS
-    while True:  # a restore may freeze its tasks just after they were thawed
+    # a restore may freeze its tasks again after a thaw
+    while True:
         cgroups.kill(state.cgroup_of(host))
         cgroups.remove(state.cgroup_of(host))
         if not daemon_alive(state_dir, init):
@@ -166,7 +169,7 @@ def _make_disk(disk: Path) -> None:
     draft = disk.with_suffix(".draft")
     with draft.open("wb") as file:
         file.truncate(DISK_BYTES)
-    # -m 0: nothing is kept back for root, so that a full disk is full for everyone
+    # -m 0: no blocks reserved for root, so that a full disk is full for every user
     run_blocking([program("mkfs.ext4"), "-q", "-F", "-m", "0", "-L", "transship", draft])
     draft.rename(disk)
 

@@ -1,9 +1,8 @@
-"""The lab's network: one bridge, with a port for the machine, the operator and each node.
+"""The lab's network: one bridge with a port for each host.
 
-The bridge has a network namespace of its own, so that neither the machine's packet filter nor its
-other links touch the lab. A process holds the namespace: ending it removes the bridge with every
-port. All is made by netlink, but for the packet filter that cuts hosts apart: it needs a program,
-nft, which the node image has.
+The bridge has its own network namespace, out of reach of the machine's packet filter and links. A
+process, the switch, holds the namespace: its end removes the bridge with all ports. Everything is
+created by netlink, except for the filter of partitions, which the node image's nft loads.
 """
 
 from __future__ import annotations
@@ -26,21 +25,26 @@ from transship.common.processes import run_blocking
 from transship.lab.daemons import daemon_alive, daemon_pid, program, start_daemon
 from transship.lab.state import MACHINE, Cut, LabState
 
-SWITCH = "switch"  # the daemon that holds the namespace
+# the daemon that holds the bridge's namespace
+SWITCH = "switch"
 BRIDGE = "bridge"
-UNDERLAY = "eth0"  # a node's own name for its port
+# the name of a host's link inside the host
+UNDERLAY = "eth0"
 RATE = re.compile(r"(?P<number>[1-9][0-9]*)(?P<unit>kbit|mbit|gbit)")
 RATE_UNITS = {"kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
-MAX_RATE = 32 * 10**9  # the kernel's interface takes bytes per second in 32 bits
-BURST_SECONDS = 0.002  # so late may the timer of a loaded machine be, without losing throughput
-MIN_BURST_BYTES = 131_072  # two packets of the largest size that the kernel hands over whole
+# tc takes bytes per second in 32 bits
+MAX_RATE = 32 * 10**9
+# a loaded machine's timer may be so late without a loss of throughput
+BURST_SECONDS = 0.002
+# two segmentation-offload packets of the largest size
+MIN_BURST_BYTES = 131_072
 QUEUE_SECONDS = 0.02
 FILTER = "table bridge cuts"
 IFA_F_NODAD = 0x02
 
 
 def used_networks() -> list[IPv4Network]:
-    """Whatever the machine has a route to, its default route apart."""
+    """The networks that the machine has a route to, without the default route."""
     with IPRoute() as machine:
         routes = list(machine.get_routes(family=2))
     return [
@@ -51,10 +55,10 @@ def used_networks() -> list[IPv4Network]:
 
 
 def create_network(directory: Path, state: LabState) -> None:
-    """Make the bridge, and the machine's own port and address."""
+    """Create the bridge, and the machine's port and address."""
     start_daemon(directory, SWITCH, ["sleep", "infinity"], enter=[program("unshare"), "--net"])
     with _switch(directory) as switch:
-        # a bridge without a fixed address takes a port's, and another one when that port goes
+        # without a fixed address, a bridge takes that of a port and changes it with the ports
         mac = f"02:54:53:{state.index:02x}:01:00"
         switch.link("add", ifname=BRIDGE, kind="bridge", address=mac, br_mcast_snooping=0)
         switch.link("set", index=_index(switch, BRIDGE), state="up")
@@ -64,7 +68,7 @@ def create_network(directory: Path, state: LabState) -> None:
 
 
 def attach(directory: Path, state: LabState, host: str, *, pid: int) -> None:
-    """Give a host, in the network namespace of process `pid`, its port and its address."""
+    """Connect a host: a port on the bridge, and addresses in the network namespace of `pid`."""
     _add_port(directory, state, host, link=UNDERLAY, pid=pid)
     with _inside(pid) as inside:
         inside.link("set", index=_index(inside, "lo"), state="up")
@@ -78,7 +82,7 @@ def attach(directory: Path, state: LabState, host: str, *, pid: int) -> None:
 
 
 def join_tap(directory: Path, host: str) -> bool:
-    """Connect the tap that qemu has made for a virtual machine; False while it is not there."""
+    """Connect the tap of a virtual machine. False if qemu has not created it yet."""
     with _switch(directory) as switch:
         for index in switch.link_lookup(ifname=host):
             switch.link("set", index=index, master=_index(switch, BRIDGE), state="up")
@@ -87,7 +91,7 @@ def join_tap(directory: Path, host: str) -> bool:
 
 
 def detach(directory: Path, host: str) -> None:
-    """Pull a host's cable: nothing that it still sends, a last FIN say, reaches anyone."""
+    """Remove a host's port, so that nothing it still sends arrives, such as a FIN."""
     if not daemon_alive(directory, SWITCH):
         return
     with _switch(directory) as switch:
@@ -96,12 +100,13 @@ def detach(directory: Path, host: str) -> None:
 
 
 def remove_network(state: LabState) -> None:
-    """Remove what does not go with the switch at once: the machine's own port."""
+    """Remove the machine's port, which may outlive the switch for a moment."""
     with IPRoute() as machine:
         for index in machine.link_lookup(ifname=state.machine_link):
             try:
                 machine.link("del", index=index)
-            except NetlinkError as e:  # the switch's end has just taken it along
+            except NetlinkError as e:
+                # the end of the switch has just removed it
                 if e.code != errno.ENODEV:
                     raise
 
@@ -112,7 +117,7 @@ def network_exists(state: LabState) -> bool:
 
 
 def set_rate(directory: Path, state: LabState, host: str, *, pid: int) -> None:
-    """Shape both directions of a node's link to the lab's rate, or set it free."""
+    """Limit both directions of a node's link to the lab's rate, or remove the limit."""
     with _switch(directory) as switch:
         _shape(switch, host, rate=state.link_rate)
     with _inside(pid) as inside:
@@ -120,7 +125,7 @@ def set_rate(directory: Path, state: LabState, host: str, *, pid: int) -> None:
 
 
 def apply_cuts(directory: Path, state: LabState) -> None:
-    """Make the bridge drop exactly the frames of `state.cuts`; one transaction of the kernel."""
+    """Make the bridge drop exactly the frames of `state.cuts`, in one nft transaction."""
     if state.image is None:
         raise TransshipError("cutting the network: the lab has no node image yet")
     nsenter = [program("nsenter"), f"--net=/proc/{daemon_pid(directory, SWITCH)}/ns/net"]
@@ -129,15 +134,15 @@ def apply_cuts(directory: Path, state: LabState) -> None:
 
 
 def cut_rules(cuts: Iterable[Cut]) -> str:
-    """The whole filter, in nft's language; every port has its host's name."""
+    """The whole filter as an nft script. Every port is named after its host."""
     drops = [f"    {rule}" for cut in cuts for rule in _drops(cut)]
     chain = ["  chain forward {", "    type filter hook forward priority 0; policy accept;"]
-    # the first line lets the second succeed where there is no table yet
+    # the first line creates the table, so that the second one can delete it
     return "\n".join([FILTER, f"delete {FILTER}", f"{FILTER} {{", *chain, *drops, "  }", "}", ""])
 
 
 def has_ipv6() -> bool:
-    """A kernel may have been started without it."""
+    """Whether the kernel has IPv6; it may be disabled at boot."""
     return Path("/proc/sys/net/ipv6/conf/default").exists()
 
 
@@ -152,7 +157,7 @@ def _drops(cut: Cut) -> Iterator[str]:
 
 
 def parse_rate(text: str) -> int:
-    """Bits per second, from what people write: 100mbit, 1gbit."""
+    """Read a rate such as 100mbit or 1gbit, in bits per second."""
     match = RATE.fullmatch(text)
     rate = int(match["number"]) * RATE_UNITS[match["unit"]] if match else 0
     if not 0 < rate <= MAX_RATE:
@@ -176,7 +181,7 @@ def _configure(namespace: IPRoute, state: LabState, host: str, *, link: str) -> 
     namespace.addr("add", index=index, address=address, prefixlen=prefix)
     if has_ipv6():
         address, prefix = str(state.address_v6(host)), state.network_v6.prefixlen
-        # nobody else can have it: without the flag it could not be spoken from for a second
+        # without the flag, duplicate address detection blocks the address for a second
         namespace.addr("add", index=index, address=address, prefixlen=prefix, flags=IFA_F_NODAD)
     namespace.link("set", index=index, state="up")
 
@@ -184,7 +189,8 @@ def _configure(namespace: IPRoute, state: LabState, host: str, *, link: str) -> 
 def _shape(namespace: IPRoute, link: str, *, rate: int | None) -> None:
     for index in namespace.link_lookup(ifname=link):
         if rate is None:
-            with contextlib.suppress(NetlinkError):  # there was no limit
+            # fails without a limit
+            with contextlib.suppress(NetlinkError):
                 namespace.tc("del", index=index, parent=TC_H_ROOT)
             continue
         bytes_per_second = rate // 8

@@ -1,8 +1,8 @@
-"""Nodes that are virtual machines: a kernel of their own, by qemu without hardware's help.
+"""Nodes that are virtual machines, emulated by qemu, with a kernel of their own.
 
-For what this machine's kernel does not have: Debian's has soft-dirty tracking and a pure cgroup v2.
-A machine boots the node image and runs the agent alone; all that it is told is in an archive beside
-the kernel's initial file system. Ending qemu is a power cut; the disk stays for the next boot.
+They are for features that this machine's kernel lacks: Debian's kernel has soft-dirty tracking and
+cgroup v2 only. A machine boots the node image and runs the agent alone. Its configuration is in an
+archive beside the initramfs. Killing qemu works like a power cut; the disk stays.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from transship.lab.state import MACHINE, LabState
 QEMU = "qemu-system-x86_64"
 MEMORY_MIB = 1024
 HUGE_PAGES = 8
-"""Set aside on each machine, of 2 MiB, for containers that want such."""
+"""Reserved on each machine, of 2 MiB each, for containers that use huge pages."""
 IMAGE_TIMEOUT_SECONDS = 300.0
 SPARE = 1.3
-"""The image's file system is so much larger than the files in it: inodes, and small files."""
+"""Factor for inodes and partly used blocks, from file sizes to the size of the file system."""
 SPARE_BYTES = 64 << 20
 
 START = """\
@@ -40,7 +40,7 @@ sleep 60
 
 
 def make_image(state_dir: Path, state: LabState) -> Path:
-    """The node image as a disk that all machines of the lab read."""
+    """Write the node image to a disk that all machines of the lab share, read-only."""
     if state.image is None:
         raise TransshipError("making the machines' disk: the lab has no node image yet")
     disk = state_dir / "machines.img"
@@ -72,14 +72,14 @@ def start_machine(
     argv: list[str],
     configuration: Mapping[str, bytes],
 ) -> None:
-    """Boot a node's machine, or boot it again; `argv` is the agent's."""
+    """Boot a node's machine. `argv` is the agent's command line."""
     folder = namespace_nodes.prepare_node(state_dir, state, node)
     _configure(folder, state, argv=argv, configuration=configuration)
     start(state_dir, state, node, kernel=kernel, daemon=daemon)
 
 
 def start(state_dir: Path, state: LabState, node: str, *, kernel: Kernel, daemon: str) -> None:
-    """Switch on a machine that has its configuration."""
+    """Start a machine that is already configured."""
     folder = namespace_nodes.node_dir(state_dir, node)
     _join_kernel(kernel, folder)
     switch = f"--net=/proc/{daemon_pid(state_dir, network.SWITCH)}/ns/net"
@@ -112,36 +112,37 @@ def _words(
 
 
 def _addresses(state: LabState, node: str) -> str:
-    """For `machine/init`."""
-    found = {
+    """The part of the kernel command line that `machine/init` reads."""
+    parameters = {
         "address": f"{state.address(node)}/{state.network.prefixlen}",
         "gateway": f"{state.address(MACHINE)}",
     }
     if network.has_ipv6():
-        found["address6"] = f"{state.address_v6(node)}/{state.network_v6.prefixlen}"
-        found["gateway6"] = f"{state.address_v6(MACHINE)}"
-    return " ".join(f"{name}={value}" for name, value in found.items())
+        parameters["address6"] = f"{state.address_v6(node)}/{state.network_v6.prefixlen}"
+        parameters["gateway6"] = f"{state.address_v6(MACHINE)}"
+    return " ".join(f"{name}={value}" for name, value in parameters.items())
 
 
 def _configure(
     folder: Path, state: LabState, *, argv: list[str], configuration: Mapping[str, bytes]
 ) -> None:
-    place = folder / "told" / "configuration"
-    place.mkdir(parents=True, exist_ok=True)
+    configuration_folder = folder / "initramfs" / "configuration"
+    configuration_folder.mkdir(parents=True, exist_ok=True)
     for name, content in configuration.items():
-        (place / name).touch(mode=0o600)
-        (place / name).write_bytes(content)
-    (place / "hosts").write_text(namespace_nodes.hosts_file(state))
+        (configuration_folder / name).touch(mode=0o600)
+        (configuration_folder / name).write_bytes(content)
+    (configuration_folder / "hosts").write_text(namespace_nodes.hosts_file(state))
     start = START.format(path=namespace_nodes.ENVIRONMENT["PATH"], agent=shlex.join(argv))
-    (place / "start").write_text(start)
+    (configuration_folder / "start").write_text(start)
 
 
 def _join_kernel(kernel: Kernel, folder: Path) -> None:
-    """One file of two archives: the kernel unpacks both."""
-    told = folder / "told.cpio"
-    vm_kernel.pack(folder / "told", told)
+    """Join configuration and initramfs into one file: the kernel unpacks both archives."""
+    archive = folder / "configuration.cpio"
+    vm_kernel.pack(folder / "initramfs", archive)
     with (folder / "initial").open("wb") as joined:
-        for part in (told, kernel.initial):
+        for part in (archive, kernel.initial):
             with part.open("rb") as file:
                 shutil.copyfileobj(file, joined)
-            joined.write(bytes(-joined.tell() % 4))  # each archive begins at a multiple of four
+            # an archive has to begin at a multiple of four bytes
+            joined.write(bytes(-joined.tell() % 4))

@@ -1,7 +1,7 @@
-"""The kernel of the lab's virtual machines: Debian's, with an initial file system of our own.
+"""The kernel of the lab's virtual machines: Debian's, with an initramfs of our own.
 
-Out of the package of the machine's own Debian release, unpacked into the cache, not installed. The
-initial file system has busybox, the modules that a node needs, and the script `machine/init`.
+The kernel package of the machine's Debian release is unpacked into the cache, not installed. The
+initramfs has busybox, the modules that a node needs, and the script `machine/init`.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ INIT = Path(__file__).parent / "machine" / "init"
 MODULES = (
     *("virtio_pci", "virtio_blk", "virtio_net"),
     *("overlay", "veth", "loop", "tun", "nf_tables"),
-    # by these CRIU asks the kernel about sockets
+    # CRIU queries sockets with these
     *("tcp_diag", "udp_diag", "raw_diag", "unix_diag", "netlink_diag", "af_packet_diag"),
 )
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What a machine boots: both are files for qemu."""
+    """Kernel and initramfs, as files for qemu."""
 
     image: Path
     initial: Path
 
 
 def ensure_kernel(say: Say) -> Kernel:
-    """Find the kernel in the cache, or fetch it."""
+    """Return the kernel from the cache, or download it first."""
     package = _package()
     key = digest([package.encode(), " ".join(MODULES).encode(), INIT.read_bytes()])
 
@@ -59,12 +59,12 @@ def ensure_kernel(say: Say) -> Kernel:
 
 
 def _package() -> str:
-    """The package with the kernel itself, which the meta package depends on."""
-    said = run_blocking(["apt-cache", "depends", META_PACKAGE]).stdout
-    found = re.search(r"Depends: (linux-image-\S+)", said)
-    if found is None:
+    """The kernel package that the meta package depends on."""
+    output = run_blocking(["apt-cache", "depends", META_PACKAGE]).stdout
+    match = re.search(r"Depends: (linux-image-\S+)", output)
+    if match is None:
         raise NotFound(f"looking for the kernel of {META_PACKAGE}", hint="apt-get update")
-    return found[1]
+    return match[1]
 
 
 def _make_initial(unpacked: Path, version: str, archive: Path) -> None:
@@ -89,24 +89,25 @@ def _make_initial(unpacked: Path, version: str, archive: Path) -> None:
 
 
 def needed(names: tuple[str, ...], dependencies: str) -> set[str]:
-    """The files of these modules, and of those that they need (a modules.dep, depmod(8))."""
+    """The files of these modules and of their dependencies, by the modules.dep of depmod(8)."""
     table = {
         file: rest.split()
         for file, _, rest in (line.partition(":") for line in dependencies.splitlines())
     }
     files = {Path(file).name.partition(".")[0].replace("-", "_"): file for file in table}
-    found: set[str] = set()
-    wanted = [files[name] for name in names if name in files]  # others are built in
+    closure: set[str] = set()
+    # the other modules are built into the kernel
+    wanted = [files[name] for name in names if name in files]
     while wanted:
         file = wanted.pop()
-        if file not in found:
-            found.add(file)
+        if file not in closure:
+            closure.add(file)
             wanted += table[file]
-    return found
+    return closure
 
 
 def pack(folder: Path, archive: Path) -> None:
-    """Make an archive that the kernel unpacks at its start; several can be put in a row."""
+    """Pack a folder into a cpio archive for the kernel. Such archives can be concatenated."""
     names = "\n".join(str(path.relative_to(folder)) for path in sorted(folder.rglob("*")))
     words: list[str | Path] = ["busybox", "cpio", "-o", "-H", "newc", "-F", archive]
     run_blocking(words, stdin=names.encode(), cwd=folder)

@@ -1,7 +1,7 @@
-"""Measuring moves in a lab: the counter image to and fro under a client, figures from both sides.
+"""Measures moves of the counter image between two nodes of a lab, under a client.
 
-Blackout, bytes and parts are what the agents measured and the migration's status says; the stall is
-what a client on one connection saw; the total is the time from the edit to Succeeded.
+Blackout, its parts and bytes are the agents' measurements, from the migration's status. The stall
+is the client's longest wait for a reply. The total is the time from the edit to Succeeded.
 """
 
 from __future__ import annotations
@@ -35,16 +35,21 @@ MOVE_TIMEOUT_SECONDS = 600.0
 POLL_SECONDS = 0.02
 SETTLED_REPLIES = 100
 FIGURES = (
-    "memory_bytes", "blackout_ms", "stall_ms", "total_ms", "bytes_sent", "criu_ms",
+    "memory_bytes",
+    "blackout_ms",
+    "stall_ms",
+    "total_ms",
+    "bytes_sent",
+    "criu_ms",
     "copy_mb_per_second",
-)  # fmt: skip
+)
 CRIU_PARTS = ("CriuDump", "TargetRestore")
 ANSWERS = Probe(tcp_socket=TcpSocketAction(port=PORT), period_seconds=1)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is moved and how often; memory in bytes, dirty in bytes per second."""
+    """What to move and how often. `memory` is in bytes, `dirty` in bytes per second."""
 
     memory: int
     dirty: int
@@ -64,13 +69,13 @@ class Run:
     total_ms: float
     bytes_sent: int
     criu_ms: float = 0.0
-    """Of the blackout: CRIU's own processes at work, dumping and restoring."""
+    """The part of the blackout in which CRIU dumps and restores."""
     copy_mb_per_second: float = 0.0
-    """Of the first round of pre-copy, in 10^6 bytes; 0 where there was none."""
+    """Rate of the first pre-copy round, in 10^6 bytes per second; 0 without pre-copy."""
     rest_us: int = 0
-    """Of the blackout: what no part accounts for."""
+    """The time of the blackout that no part accounts for."""
     parts_us: dict[str, int] = field(default_factory=dict)
-    """Parts follow each other, but for those of is_nested."""
+    """The parts of the blackout. They follow each other, except for nested ones."""
 
 
 @dataclass(frozen=True)
@@ -78,19 +83,19 @@ class Result:
     runs: tuple[Run, ...]
 
     def medians(self) -> dict[str, float | str]:
-        found: dict[str, float | str] = {
+        figures: dict[str, float | str] = {
             name: median(getattr(run, name) for run in self.runs) for name in FIGURES
         }
-        return {"strategy": self.runs[0].strategy, **found}
+        return {"strategy": self.runs[0].strategy, **figures}
 
     def median_parts(self) -> dict[str, float]:
-        """Of each part, in microseconds; 0 where a move had none of it."""
+        """The median of each part in microseconds, with 0 for a move without it."""
         names = dict.fromkeys(name for run in self.runs for name in run.parts_us)
         return {name: median(run.parts_us.get(name, 0) for run in self.runs) for name in names}
 
 
 def is_nested(part: str) -> bool:
-    """Within another part (all of the target's, and CRIU's share), or beside others."""
+    """Whether the part is within another one (all of the target's and CRIU's) or parallel."""
     return part.startswith(("Target", "Criu")) or part == "SendMemory"
 
 
@@ -118,7 +123,7 @@ def _first_round_rate(rounds: Sequence[Round]) -> float:
 
 
 async def measure(state: LabState, job: Job, *, say: Say) -> Result:
-    """Move `job.parallel` containers `job.runs` times each, all at once."""
+    """Move `job.parallel` containers at once, `job.runs` times each."""
     if state.kubeconfig is None or state.registry is None:
         raise TransshipError(f"lab {state.name} is not complete", hint="transship lab up")
     async with AsyncExitStack() as stack:
@@ -138,7 +143,7 @@ async def measure(state: LabState, job: Job, *, say: Say) -> Result:
 
 
 @dataclass(frozen=True)
-class _Moved:
+class _FinishedMove:
     migration: ContainerMigration
     at: float
 
@@ -167,9 +172,9 @@ class _Bench:
             await asyncio.sleep(POLL_SECONDS)
 
     async def move_all(self, watchers: Sequence[CounterClient], *, run: int) -> list[Run]:
-        """Move all of them at once; what is measured is each one's own."""
+        """Move all containers at once, and measure each one."""
         target = self._state.nodes[(run + 1) % 2]
-        known = {one.metadata.name for one in await self._migrations()}
+        known = {migration.metadata.name for migration in await self._migrations()}
         for watcher in watchers:
             watcher.reset()
         began = time.monotonic()
@@ -193,7 +198,7 @@ class _Bench:
         )
 
     async def _stall(self, watcher: CounterClient) -> float:
-        """Waits until the connection has been busy again for a while."""
+        """The longest wait for a reply, once the connection is busy again."""
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         first = watcher.measurement().replies
         while watcher.measurement().replies < first + SETTLED_REPLIES:
@@ -215,17 +220,17 @@ class _Bench:
     async def _migrations(self) -> Sequence[ContainerMigration]:
         return await self._client.list(ContainerMigration, namespace=NAMESPACE)
 
-    async def _await_moves(self, *, known: Collection[str]) -> dict[str, _Moved]:
-        """Look at all of them with one question: many would take the processor from the moves."""
+    async def _await_moves(self, *, known: Collection[str]) -> dict[str, _FinishedMove]:
+        """Wait for all moves. One request lists all of them, to save processor time."""
         deadline = time.monotonic() + MOVE_TIMEOUT_SECONDS
-        moved: dict[str, _Moved] = {}
+        moved: dict[str, _FinishedMove] = {}
         while len(moved) < len(self._names):
             for migration in await self._migrations():
                 name, phase = migration.spec.placement_name, migration.status.phase
                 if migration.metadata.name in known or name in moved or phase is None:
                     continue
                 if phase is MigrationPhase.SUCCEEDED:
-                    moved[name] = _Moved(migration, time.monotonic())
+                    moved[name] = _FinishedMove(migration, time.monotonic())
                 elif phase.finished:
                     raise TransshipError(
                         f"{migration.metadata.name} {phase}: {migration.status.message}"

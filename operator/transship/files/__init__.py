@@ -1,1 +1,1 @@
-"""A container's files on their way: rsync at both ends, and which files have changed."""
+"""The files of a container that moves: rsync at both ends, and which files have changed."""

@@ -1,9 +1,10 @@
-"""File trees from one agent to the other: rsync at both ends, a stream of ours in between.
+"""Sends file trees from one agent to another: rsync at both ends, over a stream between agents.
 
-rsync keeps what an overlay's upper layer is made of: ownership, modes, times, hard links, sparse
-files, devices (whiteouts are 0:0 character devices), sockets, and as root the trusted.* attributes
-(opaque directories). It is run in daemon mode over a remote shell (rsync(1), "USING RSYNC-DAEMON
-FEATURES VIA A REMOTE-SHELL CONNECTION"), where the shell is socat on an inherited socket.
+rsync keeps everything that an overlay's upper layer consists of: ownership, modes, times, hard
+links, sparse files, devices (whiteouts are 0:0 character devices), sockets, and as root the
+trusted.* attributes (opaque directories). It runs in daemon mode over a remote shell (rsync(1),
+"USING RSYNC-DAEMON FEATURES VIA A REMOTE-SHELL CONNECTION"). The shell is socat on an inherited
+socket.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from transship.streams.connection import Stream, pump
 MODULE = "container"
 
 # An overlay with index=on refuses an upper layer whose origin handles are of another file system
-# ("failed to verify origin"), so what names inodes of the source stays behind.
+# ("failed to verify origin"), so attributes that name inodes of the source are not sent.
 FOREIGN_ATTRIBUTES = (
     "trusted.overlay.origin",
     "trusted.overlay.uuid",
@@ -51,7 +52,7 @@ _SENDER = (
 )
 
 FEW_NAMES = 1000
-"""Listed at once: of more (10 us each) the event loop would stand still for others' handovers."""
+"""More names (10 us each) are listed in a thread: they would block the event loop for others."""
 
 _NAMED = re.compile(rb"^send (.+?)/?\n", re.MULTILINE)
 _ESCAPED = re.compile(rb"\\#([0-7]{3})")
@@ -60,7 +61,7 @@ _ESCAPED = re.compile(rb"\\#([0-7]{3})")
 
 @dataclass(frozen=True)
 class SendResult:
-    """What one run moved; of whole trees also the names of all that the peer may have got."""
+    """The result of one run. names: for whole trees, every name that the peer may have received."""
 
     bytes: int
     names: frozenset[str] = frozenset()
@@ -74,7 +75,7 @@ async def send_trees(
     timeout_seconds: float,
     bandwidth: BandwidthLimit | None = None,
 ) -> SendResult:
-    """Make the peer's `names` (below `root`) equal to ours; what it has beyond them goes away."""
+    """Make the peer's trees `names` (below `root`) equal to these, deleting what else it has."""
     options = ["--delete", "--recursive", "--out-format=%o %n"]
     words = [*options, *names]
     return await _send(
@@ -91,13 +92,13 @@ async def send_files(
     timeout_seconds: float,
     bandwidth: BandwidthLimit | None = None,
 ) -> SendResult:
-    """Send these files (paths relative to `root`) whatever their times and sizes say.
+    """Send these files (paths relative to `root`) regardless of their times and sizes.
 
-    What was removed here goes away at the peer, with all that is below it, and so does what has
-    vanished since. Names whose folder may have become something else have to pass `in_folders`
-    first: rsync fails below a file, and goes through a symbolic link. The folders above files are
-    named too: those that rsync adds by itself come with the attributes that are filtered out of
-    all others (3.5.1), and one left out would get a time of its own.
+    Removed files are deleted at the peer, with everything below them, and so are files that vanish
+    meanwhile. If the folder of a name may have become something else, the name must pass
+    `in_folders` first: rsync fails below a file, and follows a symbolic link. The folders above the
+    files are named as well. Folders that rsync adds itself would come with the attributes that are
+    filtered out of all others (rsync 3.5.1), and an omitted one would get a new time.
     """
     if len(files) + len(removed) <= FEW_NAMES:
         listing = _listing(root, files, removed)
@@ -116,7 +117,7 @@ async def send_files(
 
 
 def _listing(root: Path, files: Sequence[str], removed: Sequence[str]) -> bytes:
-    parents = {str(each) for name in files for each in PurePosixPath(name).parents} - {"."}
+    parents = {str(parent) for name in files for parent in PurePosixPath(name).parents} - {"."}
     names = sorted(parents.union(files, in_folders(root, removed)))
     return b"\0".join(name.encode("utf-8", "surrogateescape") for name in names)
 
@@ -129,9 +130,9 @@ async def send_in_place(
     timeout_seconds: float,
     bandwidth: BandwidthLimit | None = None,
 ) -> SendResult:
-    """Send one file into the peer's file of that name, which somebody there may have open.
+    """Write one file into the peer's existing file of that name, which may be open there.
 
-    For a single name only: by another one that the peer's file has, the content would change too.
+    Only for a file with a single name: the content would change under its other names too.
     """
     options = ["--inplace", "--ignore-times", name]
     return await _send(
@@ -140,7 +141,7 @@ async def send_in_place(
 
 
 def in_folders(root: Path, names: Sequence[str]) -> list[str]:
-    """Those whose folder is still one, up to the root: the others went away, or out of reach."""
+    """Return the names whose parents are still folders, up to the root."""
     folders = {PurePosixPath("."): True}
 
     def is_folder(name: PurePosixPath) -> bool:
@@ -163,7 +164,7 @@ async def _send(
 ) -> SendResult:
     ours, theirs = socket.socketpair()
     with theirs:
-        # rsync looks every 20 ms whether its shell has ended: so that ends at once
+        # rsync checks every 20 ms whether its shell has ended, so the shell ends at once
         joint = f"socat -t0 STDIO FD:{theirs.fileno()} <&3 3<&-"
         shell = f"sh -c 'exec 3<&0; {joint} &'"
         filters = [f"--filter=-x {name}" for name in FOREIGN_ATTRIBUTES]
@@ -187,10 +188,10 @@ async def _send(
 
 def _names(output: bytes) -> frozenset[str]:
     def name(escaped: bytes) -> str:
-        raw = _ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), escaped)
+        raw = _ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), escaped)
         return raw.decode("utf-8", "surrogateescape")
 
-    return frozenset(name(found) for found in _NAMED.findall(output))
+    return frozenset(name(escaped) for escaped in _NAMED.findall(output))
 
 
 def _total_sent(stats: str) -> int:
@@ -201,7 +202,7 @@ def _total_sent(stats: str) -> int:
 
 
 async def receive_trees(root: Path, *, stream: Stream, timeout_seconds: float) -> None:
-    """Serve one run of the peer's sender into `root`."""
+    """Receive one run of the peer's sender into `root`."""
     with _daemon_config(root) as config:
         await _receive(config, stream=stream, timeout_seconds=timeout_seconds)
 
@@ -222,7 +223,7 @@ async def _receive(config: Path, *, stream: Stream, timeout_seconds: float) -> N
 
 @contextlib.contextmanager
 def _daemon_config(root: Path) -> Iterator[Path]:
-    """In the root itself: what a killed agent leaves there goes with the container."""
+    """Write the configuration into the root: if the agent is killed, it goes with the container."""
     path = root / f".rsync-{os.urandom(4).hex()}.conf"
     lines = (
         "use chroot = yes",  # without it rsync rewrites absolute symbolic links
@@ -246,9 +247,9 @@ def _daemon_config(root: Path) -> Iterator[Path]:
 async def _bridged(
     sock: socket.socket, stream: Stream, *, bandwidth: BandwidthLimit | None = None
 ) -> AsyncIterator[None]:
-    """Join a local socket and a stream both ways for as long as the body runs.
+    """Connect a local socket and a stream in both directions while the body runs.
 
-    When the stream breaks the local end hangs up: rsync would wait for the rest of it for ever.
+    When the stream breaks, the local socket is closed: rsync would wait for the rest without end.
     """
     reader, writer = await asyncio.open_connection(sock=sock)
 
@@ -263,7 +264,7 @@ async def _bridged(
     into = asyncio.create_task(carry(pump(stream.reader, writer)))
     try:
         yield
-        # the child is done and its end closed: what it wrote last is still on its way to the peer
+        # the child has closed its end, but its last bytes may still be on their way to the peer
         with contextlib.suppress(OSError):
             await out
     finally:

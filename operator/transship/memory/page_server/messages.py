@@ -50,11 +50,11 @@ def decode(line: bytes) -> Answer:
     """
     if not line.endswith(b"\n"):
         raise ValueError("the connection was closed before the answer was complete")
-    found = json.loads(line)
-    if not isinstance(found, dict):
+    data = json.loads(line)
+    if not isinstance(data, dict):
         raise ValueError("the answer is not a JSON object")  # noqa: TRY004 - it is input
-    given = {field.name: found[field.name] for field in fields(Answer) if field.name in found}
-    for name, value in given.items():
+    values = {field.name: data[field.name] for field in fields(Answer) if field.name in data}
+    for name, value in values.items():
         if type(value) is not type(getattr(Answer(), name)):
             raise ValueError(f"{name} of the answer is {value!r}")
-    return Answer(**given)
+    return Answer(**values)

@@ -109,15 +109,15 @@ class PageStore:
         Once the store is final, stored pages stay as they are: what is written for them is
         discarded.
         """
-        found: list[memoryview] = []
+        views: list[memoryview] = []
         for piece in pieces(pages):
             slot = self._slot(piece.chunk)
             if self.final:
-                found += self._rest_of_room(slot, piece)
+                views += self._rest_of_room(slot, piece)
             else:
                 self._change(slot, piece, page_index.TO_ABSENT)
-                found.append(self._cut(slot, piece))
-        return found
+                views.append(self._cut(slot, piece))
+        return views
 
     def _rest_of_room(self, slot: int, piece: Piece) -> Iterator[memoryview]:
         marks = self._index.marks(slot, piece.first, piece.pages)
@@ -182,11 +182,11 @@ class PageStore:
         """The expected pages that are not stored."""
         with self._lock:
             slots = list(self._slots.items())
-        found: list[PageRange] = []
+        missing: list[PageRange] = []
         for chunk, slot in slots:
             for run in _RUN_OF_MISSING.finditer(self._index.marks(slot)):
-                found.append(_range(chunk, run.start(), run.end()))
-        return joined(found)
+                missing.append(_range(chunk, run.start(), run.end()))
+        return joined(missing)
 
     def not_stored(self, ranges: Sequence[PageRange]) -> tuple[PageRange, ...]:
         """Return the pages of these ranges that are not stored, expected or not."""
@@ -202,9 +202,9 @@ class PageStore:
             marks = self._index.marks(slot, piece.first, piece.pages)
             for run in _RUN.finditer(marks):
                 first = piece.first + run.start()
-                where = self._base + slot * CHUNK_BYTES + first * PAGE_BYTES
-                found = _range(piece.chunk, first, piece.first + run.end())
-                yield Run(found, marks[run.start()] & ~EXPECTED, where)
+                content = self._base + slot * CHUNK_BYTES + first * PAGE_BYTES
+                run_pages = _range(piece.chunk, first, piece.first + run.end())
+                yield Run(run_pages, marks[run.start()] & ~EXPECTED, content)
 
     def content(self, run: Run) -> memoryview:
         """Return the content of a stored run."""

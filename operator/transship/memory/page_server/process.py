@@ -146,9 +146,9 @@ class PageServerWorker:
         with self._reading:
             if self._lazy_ranges:
                 return
-            for each in pagemaps.read(self._resources.images):
-                found = PageRange(each.process, each.address, each.pages)
-                self._lazy_ranges.setdefault(each.process, []).append(found)
+            for entry in pagemaps.read(self._resources.images):
+                pages = PageRange(entry.process, entry.address, entry.pages)
+                self._lazy_ranges.setdefault(entry.process, []).append(pages)
             if not self._store.expecting:
                 self._store.expect(one for ranges in self._lazy_ranges.values() for one in ranges)
 

@@ -55,7 +55,7 @@ class MemoryPush:
             sender.send(batch, buffer)
 
 
-def _lost(what: str) -> TransshipError:
+def _lost(cause: str) -> TransshipError:
     """The source stays frozen: what cannot be read now cannot be read later."""
     reason = Reason.PAGES_LOST
-    return TransshipError(f"pushing memory: {what}", reason=reason, hint=reason.hint)
+    return TransshipError(f"pushing memory: {cause}", reason=reason, hint=reason.hint)

@@ -35,6 +35,8 @@ class FakePeer:
     bandwidths: list[object] = field(default_factory=list)
     """What each run of named files was held back by."""
     is_away: bool = False
+    breaks_after: int | None = None
+    """How many files more arrive before the next run breaks off."""
 
     async def open_stream(self, *_: Any, **__: Any) -> FakeStream:
         if self.is_away:
@@ -103,6 +105,11 @@ class FakePeer:
         return (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
 
     def _take(self, root: Path, name: str) -> int:
+        if self.breaks_after is not None:
+            if self.breaks_after == 0:
+                self.breaks_after = None
+                raise Unreachable("the stream broke off")
+            self.breaks_after -= 1
         ours, theirs = root / name, self.root / name
         if ours.is_dir():
             theirs.mkdir(parents=True, exist_ok=True)

@@ -58,6 +58,9 @@ class TreeSnapshot:
         since = self.taken - TICK_NANOSECONDS
         return frozenset(line for line in self.lines if FileEntry.of(line).changed >= since)
 
+    def unsettled_paths(self) -> frozenset[str]:
+        return frozenset(FileEntry.of(line).path for line in self.unsettled)
+
     @property
     def size(self) -> int:
         """The size of all regular files, in bytes."""

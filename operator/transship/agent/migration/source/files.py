@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from transship.agent.migration.ports import Trees
@@ -55,19 +55,20 @@ class FileCopy:
         self._context = context
         self._mapped = mapped
         self._bandwidth = bandwidth or BandwidthLimit(None)
+        # as of the last run; None: there was none yet, or it broke off
         self._last: TreeSnapshot | None = None
-        self._doubtful: frozenset[str] = frozenset()  # mapped when the last run began
+        # may differ from what was sent without a trace: mapped when the last run began, or in a
+        # run that broke off
+        self._doubtful: frozenset[str] = frozenset()
         self._looking: asyncio.Task[TreeSnapshot] | None = None
         self._ready: Stream | None = None
         self._ready_for_log: Stream | None = None
         self.bytes = 0
 
     async def copy(self) -> None:
-        """All files, then what changed meanwhile."""
-        self._last = await self._look()
-        self._doubtful = await self._mapped_now()
-        sent = await self._run_whole(await self._open(), timeout_seconds=COPY_TIMEOUT_SECONDS)
-        self._last = await asyncio.to_thread(self._last.with_sent, sent.names)
+        """All files, then what changed meanwhile. After a run that broke off: all files again."""
+        if self._last is None:
+            await self._copy_whole()
         if self._log.has_changed():
             stream = await self._open()
             try:
@@ -75,6 +76,25 @@ class FileCopy:
             finally:
                 await stream.close()
         await self.catch_up()
+
+    async def _copy_whole(self) -> None:
+        snapshot = await self._look()
+        earlier, mapped = self._doubtful, await self._mapped_now()
+        await self._begin_run(snapshot, mapped)
+        sent = await self._run_whole(await self._open(), timeout_seconds=COPY_TIMEOUT_SECONDS)
+        # rsync passes over a file of the same size and time: what was in doubt still is
+        await self._end_run(snapshot, sent.names, doubtful=earlier | mapped)
+
+    async def _begin_run(self, snapshot: TreeSnapshot, mapped: frozenset[str]) -> None:
+        """Nothing counts as sent until the run has ended well."""
+        unsettled = await asyncio.to_thread(snapshot.unsettled_paths)
+        self._last, self._doubtful = None, self._doubtful | mapped | unsettled
+
+    async def _end_run(
+        self, snapshot: TreeSnapshot, sent: Iterable[str], *, doubtful: frozenset[str]
+    ) -> None:
+        known = await asyncio.to_thread(snapshot.with_sent, sent)
+        self._last, self._doubtful = known, doubtful
 
     async def catch_up(self) -> None:
         """What changed since the last copy, until the rest is small or shrinks no more.
@@ -92,15 +112,16 @@ class FileCopy:
             if found.bytes <= ENOUGH_BYTES or (left is not None and found.bytes >= left):
                 break
             left = found.bytes
-            # what is removed may be made again, and go again, before the run gets to it
-            self._last = await asyncio.to_thread(now.with_sent, found.removed)
-            self._doubtful = mapped
+            await self._begin_run(now, mapped)
             await self._run_part(found)
+            # what is removed may be made again, and go again, before the run gets to it
+            await self._end_run(now, found.removed, doubtful=mapped)
 
     async def make_ready(self) -> None:
         """Open the stream for the difference: a handshake that the freeze need not wait for."""
         if self._last is not None:
             await asyncio.to_thread(lambda last: last.unsettled, self._last)
+        await self._close_streams()
         self._ready = await self._open()
         if self._log.name is not None:
             self._ready_for_log = await self._open()
@@ -147,7 +168,12 @@ class FileCopy:
         """What stood ready ends here, used or not: the freeze need not wait for that."""
         if self._looking is not None:
             self._looking.cancel()
-        for stream in (self._ready, self._ready_for_log):
+        await self._close_streams()
+
+    async def _close_streams(self) -> None:
+        streams = (self._ready, self._ready_for_log)
+        self._ready = self._ready_for_log = None
+        for stream in streams:
             if stream is not None:
                 await stream.close()
 
@@ -204,13 +230,15 @@ class FileCopy:
         self.bytes += sent.bytes
 
     async def _run_log(self, stream: Stream, *, timeout_seconds: float) -> None:
+        state = self._log.state()
         sent = await send_in_place(
             self._home,
-            self._log.note(),
+            self._log.path,
             stream=stream,
             timeout_seconds=timeout_seconds,
             bandwidth=self._bandwidth,
         )
+        self._log.sent(state)
         self.bytes += sent.bytes
 
 
@@ -222,15 +250,18 @@ class _Log:
         self._home = home
         self._sent: tuple[int, int] | None = None
 
-    def has_changed(self) -> bool:
-        return self.name is not None and self._now() != self._sent
-
-    def note(self) -> str:
-        """It is about to be sent as it is now."""
+    @property
+    def path(self) -> str:
         assert self.name is not None
-        self._sent = self._now()
         return self.name
 
-    def _now(self) -> tuple[int, int]:
-        found = (self._home / (self.name or "")).stat()
+    def has_changed(self) -> bool:
+        return self.name is not None and self.state() != self._sent
+
+    def sent(self, state: tuple[int, int]) -> None:
+        """A run that began in this state has ended well."""
+        self._sent = state
+
+    def state(self) -> tuple[int, int]:
+        found = (self._home / self.path).stat()
         return found.st_size, found.st_mtime_ns

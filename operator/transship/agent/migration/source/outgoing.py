@@ -93,7 +93,6 @@ class PreparationState:
     # process 1 of what is moved; None: nothing runs
     instance: int | None = None
     files: FileCopy | None = None
-    files_copied: bool = False
     # what receives the memory on the target
     page_server: MemoryEndpoint | None = None
     rounds: tuple[CopyRound, ...] = ()

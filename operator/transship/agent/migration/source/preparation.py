@@ -98,11 +98,7 @@ class Preparation:
 
     async def _copy_files(self, outgoing: OutgoingMigration, files: FileCopy) -> None:
         with outgoing.watch.step(StepName.COPY_FILES):
-            if outgoing.preparation.files_copied:
-                await files.catch_up()
-            else:
-                await files.copy()
-        outgoing.preparation.files_copied = True
+            await files.copy()
         outgoing.progress.bytes = files.bytes
 
     async def _make_ready(self, outgoing: OutgoingMigration) -> None:

@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from transship.agent.migration.source.files import ENOUGH_BYTES, MAX_ROUNDS, Fil
 from transship.common.errors import TransshipError, Unreachable
 from transship.files import change_detection
 from transship.files.change_detection import TreeSnapshot, take_snapshot
+from transship.files.rsync import SendResult
 from transship.streams.bandwidth_limit import BandwidthLimit
 
 
@@ -429,3 +431,58 @@ def _store_silently(path: Path, text: str) -> None:
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text)
+
+
+@pytest.mark.parametrize("arrived", range(5))
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_run_that_broke_off_counts_for_nothing(
+    home: Path, peer: FakePeer, arrived: int, whole: bool
+) -> None:
+    """A container that ends while it is copied is copied anew, by the same FileCopy."""
+    files = copy_of(home)
+    if not whole:
+        await files.copy()
+    for name in ("a", "b", "c"):
+        (home / "upper" / name).write_text(name * ENOUGH_BYTES)
+    (home / "volumes/data/kept").unlink()
+    peer.breaks_after = arrived
+    try:
+        await files.copy()
+    except Unreachable:
+        assert arrived < 5
+    (home / "upper/a").unlink()
+    await files.copy()
+    (home / "upper/b").write_text("b")
+    await hand_over(files)
+    assert peer.content() == content(home)
+
+
+async def test_a_log_whose_run_broke_off_is_sent_again(home: Path, peer: FakePeer) -> None:
+    (home / "log").write_text("one\n")
+    files = copy_of(home, log="log")
+    send, broken = peer.send_in_place, [True]
+
+    async def breaking(*args: Any, **words: Any) -> SendResult:
+        if broken.pop():
+            broken.append(False)
+            raise Unreachable("the stream broke off")
+        broken.append(False)
+        return await send(*args, **words)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filecopy, "send_in_place", breaking)
+        with pytest.raises(Unreachable):
+            await files.copy()
+        await hand_over(files)
+    assert (peer.root / "log").read_text() == "one\n"
+
+
+async def test_streams_that_stood_ready_for_a_round_before_are_closed(
+    home: Path, peer: FakePeer
+) -> None:
+    files = copy_of(home)
+    await files.copy()
+    await files.make_ready()
+    await files.make_ready()
+    assert [stream.is_open for stream in peer.streams].count(True) == 1
+    await hand_over(files)

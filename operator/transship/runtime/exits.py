@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +38,7 @@ def find(layout: Layout, container_id: str) -> Exit | None:
     )
 
 
-async def watch(layout: Layout) -> AsyncIterator[Exit]:
+async def watch(layout: Layout) -> AsyncGenerator[Exit, None]:
     """Each exit once: first those of before, then each as it comes."""
     layout.exits.mkdir(parents=True, exist_ok=True)
     seen: dict[Path, int] = {}

@@ -70,7 +70,7 @@ def test_runc_says_who_process_1_is_and_what_its_streams_are(tmp_path: Path) -> 
     (tmp_path / "c").mkdir()
     text = '{"init_process_pid": 7, "external_descriptors": ["/dev/null", "pipe:[1]"], "x": 1}'
     (tmp_path / "c" / "state.json").write_text(text)
-    seen = read_runc_state(tmp_path, "c")
-    assert (seen.init_process_pid, seen.external_descriptors) == (7, ("/dev/null", "pipe:[1]"))
+    actual = read_runc_state(tmp_path, "c")
+    assert (actual.init_process_pid, actual.external_descriptors) == (7, ("/dev/null", "pipe:[1]"))
     with pytest.raises(NotFound):
         read_runc_state(tmp_path, "gone")

@@ -189,8 +189,8 @@ MOVABLE = {
 
 @pytest.mark.parametrize("case", HINDERED)
 def test_what_criu_refuses_is_said_with_its_culprit(case: str) -> None:
-    seen, reason, words = HINDERED[case]
-    [found] = obstacles_in(seen)
+    actual, reason, words = HINDERED[case]
+    [found] = obstacles_in(actual)
     assert found.reason == reason.value
     assert words in found.message
     assert found.hint == reason.hint

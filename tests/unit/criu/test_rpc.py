@@ -42,13 +42,13 @@ def test_a_negative_number_takes_ten_bytes() -> None:
 
 
 def test_a_notification_names_its_script() -> None:
-    seen = decode(b"\x08\x06\x10\x01\x2a\x0b\x0a\x09post-dump")
-    assert (seen.kind, seen.success, seen.script) == (Kind.NOTIFY, True, "post-dump")
+    actual = decode(b"\x08\x06\x10\x01\x2a\x0b\x0a\x09post-dump")
+    assert (actual.kind, actual.success, actual.script) == (Kind.NOTIFY, True, "post-dump")
 
 
 def test_a_failure_carries_its_words() -> None:
-    seen = decode(b"\x08\x01\x10\x00\x38\x05\x4a\x03bad")
-    assert (seen.success, seen.error) == (False, "bad")
+    actual = decode(b"\x08\x01\x10\x00\x38\x05\x4a\x03bad")
+    assert (actual.success, actual.error) == (False, "bad")
 
 
 def test_a_version_is_read() -> None:

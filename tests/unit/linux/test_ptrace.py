@@ -21,7 +21,11 @@ def test_data_for_a_call_stays_in_the_page_that_the_stack_is_in(offset: int) -> 
 
 
 def test_a_page_that_is_still_arriving_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [OSError(errno.EIO, "missing"), OSError(errno.EIO, "missing"), b"there"]
+    answers: list[OSError | bytes] = [
+        OSError(errno.EIO, "missing"),
+        OSError(errno.EIO, "missing"),
+        b"there",
+    ]
 
     def pread(_memory: int, _size: int, _place: int) -> bytes:
         answer = answers.pop(0)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -42,17 +44,25 @@ def container(**fields: object) -> Container:
     return Container.model_validate({"image": "registry:5000/x:1", **fields})
 
 
-def spec(wanted: Container, image: ImageConfig = IMAGE, **changes: object) -> oci.Spec:
-    known = {
-        "container_id": "id",
-        "hostname": "host",
-        "env": {},
-        "identity": Identity(0, 0),
-        "binds": (),
-        "layout": LAYOUT,
-        "host": HOST,
-    }
-    return runtime_spec(wanted, image, **{**known, **changes})
+def spec(
+    wanted: Container,
+    image: ImageConfig = IMAGE,
+    *,
+    env: Mapping[str, str] = MappingProxyType({}),
+    binds: tuple[Bind, ...] = (),
+    host: Host = HOST,
+) -> oci.Spec:
+    return runtime_spec(
+        wanted,
+        image,
+        container_id="id",
+        hostname="host",
+        env=env,
+        identity=Identity(0, 0),
+        binds=binds,
+        layout=LAYOUT,
+        host=host,
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,31 +75,33 @@ def spec(wanted: Container, image: ImageConfig = IMAGE, **changes: object) -> oc
     ],
     ids=["image alone", "args hide cmd", "command hides both", "command and args"],
 )
-def test_command_and_args_mean_what_they_mean_in_a_pod(fields, expected):
+def test_command_and_args_mean_what_they_mean_in_a_pod(
+    fields: dict[str, object], expected: tuple[str, ...]
+) -> None:
     assert arguments(container(**fields), IMAGE) == expected
 
 
-def test_an_image_without_a_program_is_refused_with_a_remedy():
+def test_an_image_without_a_program_is_refused_with_a_remedy() -> None:
     with pytest.raises(InvalidInput) as caught:
         arguments(container(), ImageConfig())
     assert caught.value.reason == "InvalidImage"
     assert "spec.container.command" in caught.value.hint
 
 
-def test_the_container_hides_the_image():
-    seen = environment(IMAGE, env={"A": "mine", "B": "b"}, hostname="h", home="/root")
-    assert seen == {"PATH": "/image", "HOSTNAME": "h", "HOME": "/root", "A": "mine", "B": "b"}
+def test_the_container_hides_the_image() -> None:
+    actual = environment(IMAGE, env={"A": "mine", "B": "b"}, hostname="h", home="/root")
+    assert actual == {"PATH": "/image", "HOSTNAME": "h", "HOME": "/root", "A": "mine", "B": "b"}
 
 
 @pytest.mark.parametrize("text", ["pa$$word", "$(A)", "$(PATH)", "$$(HOME)"])
-def test_a_bundle_has_an_orders_texts_as_they_are(text):
+def test_a_bundle_has_an_orders_texts_as_they_are(text: str) -> None:
     wanted = container(command=("/c", text), args=(text,))
     process = spec(wanted, env={"A": "1", "B": text}).process
     assert process.args == ("/c", text, text)
     assert f"B={text}" in process.env
 
 
-def test_an_images_own_words_are_never_expanded():
+def test_an_images_own_words_are_never_expanded() -> None:
     image = ImageConfig(entrypoint=("sh", "-c"), cmd=("echo $$ $(A)",), env=("A=1", "B=$$(A)"))
     process = spec(container(), image).process
     assert process.args == ("sh", "-c", "echo $$ $(A)")
@@ -106,66 +118,68 @@ def test_an_images_own_words_are_never_expanded():
         (("SYS_ADMIN",), ("ALL",), {"CHOWN"}, {"SYS_ADMIN"}),
     ],
 )
-def test_capabilities_are_dropped_then_added(drop, add, has, has_not):
+def test_capabilities_are_dropped_then_added(
+    drop: tuple[str, ...], add: tuple[str, ...], has: set[str], has_not: set[str]
+) -> None:
     context = SecurityContext(capabilities=Capabilities(drop=drop, add=add))
-    seen = set(capabilities(context, host=HOST))
-    assert has <= seen
-    assert not has_not & seen
+    actual = set(capabilities(context, host=HOST))
+    assert has <= actual
+    assert not has_not & actual
 
 
-def test_limits_become_cgroup_limits():
+def test_limits_become_cgroup_limits() -> None:
     limits = ResourceList(cpu="1500m", memory="256Mi", pids=100)
     requests = ResourceList(cpu="250m")
-    seen = resources(container(resources=Resources(limits=limits, requests=requests)))
-    assert seen.memory == oci.Memory(limit=256 << 20)
-    assert seen.pids == oci.Pids(limit=100)
-    assert seen.cpu == oci.Cpu(shares=256, quota=150_000, period=100_000)
+    actual = resources(container(resources=Resources(limits=limits, requests=requests)))
+    assert actual.memory == oci.Memory(limit=256 << 20)
+    assert actual.pids == oci.Pids(limit=100)
+    assert actual.cpu == oci.Cpu(shares=256, quota=150_000, period=100_000)
 
 
-def test_without_limits_nothing_is_limited():
-    seen = resources(container())
-    assert (seen.memory, seen.cpu, seen.pids) == (None, None, None)
+def test_without_limits_nothing_is_limited() -> None:
+    actual = resources(container())
+    assert (actual.memory, actual.cpu, actual.pids) == (None, None, None)
 
 
-def test_tiny_limits_are_those_that_the_kernel_accepts():
-    seen = resources(container(resources=Resources(limits=ResourceList(cpu="1m"))))
-    assert seen.cpu == oci.Cpu(shares=2, quota=1000, period=100_000)
+def test_tiny_limits_are_those_that_the_kernel_accepts() -> None:
+    actual = resources(container(resources=Resources(limits=ResourceList(cpu="1m"))))
+    assert actual.cpu == oci.Cpu(shares=2, quota=1000, period=100_000)
 
 
-def test_every_namespace_is_new_but_the_network_which_the_agent_made():
+def test_every_namespace_is_new_but_the_network_which_the_agent_made() -> None:
     namespaces = {space.type: space.path for space in spec(container()).linux.namespaces}
     assert namespaces == {
         "pid": None, "ipc": None, "uts": None, "mount": None, "network": "/run/x/netns/id",
     }  # fmt: skip
 
 
-def test_a_dump_finds_only_one_tmpfs():
+def test_a_dump_finds_only_one_tmpfs() -> None:
     """Each costs 10 ms in a handover."""
-    seen = spec(container())
-    assert [mount.destination for mount in seen.mounts if mount.type == "tmpfs"] == ["/dev"]
+    actual = spec(container())
+    assert [mount.destination for mount in actual.mounts if mount.type == "tmpfs"] == ["/dev"]
 
 
-def test_files_of_etc_and_shared_memory_lie_on_the_node():
-    seen = {mount.destination: mount for mount in spec(container()).mounts}
-    assert seen["/etc/hosts"].source == "/state/containers/id/etc/hosts"
-    assert seen["/dev/shm"].source == "/state/containers/id/shm"
-    assert "bind" in seen["/dev/shm"].options
+def test_files_of_etc_and_shared_memory_lie_on_the_node() -> None:
+    actual = {mount.destination: mount for mount in spec(container()).mounts}
+    assert actual["/etc/hosts"].source == "/state/containers/id/etc/hosts"
+    assert actual["/dev/shm"].source == "/state/containers/id/shm"
+    assert "bind" in actual["/dev/shm"].options
 
 
-def test_read_only_mounts_say_so():
+def test_read_only_mounts_say_so() -> None:
     binds = (Bind(Path("/src"), "/dst", read_only=True),)
     mount = spec(container(), binds=binds).mounts[-1]
     assert (mount.source, mount.destination) == ("/src", "/dst")
     assert mount.options == ("bind", "rprivate", "ro")
 
 
-def test_criu_is_told_its_configuration_and_runc_the_cgroup():
-    seen = spec(container())
-    assert seen.annotations == {"org.criu.config": "/state/containers/id/criu.conf"}
-    assert seen.linux.cgroups_path == "/parent/id"
+def test_criu_is_told_its_configuration_and_runc_the_cgroup() -> None:
+    actual = spec(container())
+    assert actual.annotations == {"org.criu.config": "/state/containers/id/criu.conf"}
+    assert actual.linux.cgroups_path == "/parent/id"
 
 
-def test_the_document_is_what_runc_reads():
+def test_the_document_is_what_runc_reads() -> None:
     document = json.loads(spec(container(tty=True, workingDir="/w")).text())
     assert document["ociVersion"] == "1.2.0"
     assert document["process"]["terminal"] is True
@@ -176,23 +190,23 @@ def test_the_document_is_what_runc_reads():
     assert "path" not in document["linux"]["namespaces"][0]
 
 
-def test_programs_that_use_select_see_1024_files():
+def test_programs_that_use_select_see_1024_files() -> None:
     (limit,) = (one for one in spec(container()).process.rlimits if one.type == "RLIMIT_NOFILE")
     assert (limit.soft, limit.hard) == (1024, 20000)
 
 
-def test_a_limit_without_end_on_open_files_gets_one():
+def test_a_limit_without_end_on_open_files_gets_one() -> None:
     endless = dataclasses.replace(HOST, rlimits={"NOFILE": ((1 << 64) - 1, (1 << 64) - 1)})
     (limit,) = spec(container(), host=endless).process.rlimits
     assert (limit.soft, limit.hard) == (1024, 1 << 20)
 
 
-def test_what_a_process_would_inherit_is_said():
+def test_what_a_process_would_inherit_is_said() -> None:
     process = json.loads(spec(container()).text())["process"]
     assert process["oomScoreAdj"] == 0
     assert process["user"]["umask"] == 0o022
     assert {"type": "RLIMIT_CORE", "soft": 0, "hard": 7} in process["rlimits"]
 
 
-def test_the_same_order_gives_the_same_bundle():
+def test_the_same_order_gives_the_same_bundle() -> None:
     assert spec(container()).text() == spec(container()).text()

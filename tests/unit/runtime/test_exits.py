@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from transship.runtime.layout import Layout
 
 
 @pytest.fixture
-def layout(tmp_path):
+def layout(tmp_path: Path) -> Layout:
     layout = Layout(tmp_path / "state", tmp_path / "run")
     layout.exits.mkdir(parents=True)
     return layout
@@ -23,13 +24,13 @@ def end(layout: Layout, name: str, code: int) -> None:
     draft.replace(layout.exits / name)
 
 
-async def test_ends_of_before_and_of_now_come_once_each(layout):
+async def test_ends_of_before_and_of_now_come_once_each(layout: Layout) -> None:
     end(layout, "a", 1)
-    seen = []
+    actual = []
     async with asyncio.timeout(5), aclosing(exits.watch(layout)) as watch:
         async for one in watch:
-            seen.append((one.container_id, one.code))
-            match len(seen):
+            actual.append((one.container_id, one.code))
+            match len(actual):
                 case 1:
                     end(layout, "b", 2)
                 case 2:
@@ -37,10 +38,10 @@ async def test_ends_of_before_and_of_now_come_once_each(layout):
                     end(layout, "a", 3)
                 case _:
                     break
-    assert seen == [("a", 1), ("b", 2), ("a", 3)]
+    assert actual == [("a", 1), ("b", 2), ("a", 3)]
 
 
-def test_memory_pressure_is_told(layout):
+def test_memory_pressure_is_told(layout: Layout) -> None:
     end(layout, "a", 137)
     layout.persist("a").mkdir(parents=True)
     (layout.persist("a") / "oom").touch()
@@ -49,10 +50,10 @@ def test_memory_pressure_is_told(layout):
     assert found.oom_killed
 
 
-def test_who_has_not_ended_is_not_found(layout):
+def test_who_has_not_ended_is_not_found(layout: Layout) -> None:
     assert exits.find(layout, "a") is None
 
 
-async def test_waiting_ends_when_there_is_no_conmon_to_wait_for(layout):
+async def test_waiting_ends_when_there_is_no_conmon_to_wait_for(layout: Layout) -> None:
     async with asyncio.timeout(5):
         await exits.written(layout, "a")

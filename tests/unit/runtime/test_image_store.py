@@ -27,7 +27,7 @@ DIGEST = "sha256:" + "a" * 64
         (f"quay.io/x:1@{DIGEST}", Reference("quay.io", "x", "1", DIGEST)),
     ],
 )
-def test_references_are_read_as_docker_reads_them(text, expected):
+def test_references_are_read_as_docker_reads_them(text: str, expected: Reference) -> None:
     assert parse_reference(text) == expected
 
 
@@ -35,19 +35,19 @@ def test_references_are_read_as_docker_reads_them(text, expected):
     "text",
     ["", "UPPER", "a b", "x:", "x@sha256:short", "-flag", "http://x/y", "x\n", "../x", "x//y"],
 )
-def test_other_texts_are_refused(text):
+def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         parse_reference(text)
     assert caught.value.reason == "InvalidImage"
 
 
-def test_a_tag_and_a_digest_are_asked_for_by_the_digest():
+def test_a_tag_and_a_digest_are_asked_for_by_the_digest() -> None:
     assert parse_reference(f"quay.io/x:1@{DIGEST}").at(DIGEST) == f"docker://quay.io/x@{DIGEST}"
 
 
-def test_a_configuration_with_nulls_is_read():
-    seen = ImageConfig.model_validate({"Entrypoint": None, "Cmd": ["a"], "Env": None})
-    assert (seen.entrypoint, seen.cmd, seen.env) == ((), ("a",), ())
+def test_a_configuration_with_nulls_is_read() -> None:
+    actual = ImageConfig.model_validate({"Entrypoint": None, "Cmd": ["a"], "Env": None})
+    assert (actual.entrypoint, actual.cmd, actual.env) == ((), ("a",), ())
 
 
 def unpacked(root: Path, digest: str) -> Path:
@@ -57,19 +57,19 @@ def unpacked(root: Path, digest: str) -> Path:
     return directory
 
 
-async def test_an_image_that_is_here_is_found_without_asking_anybody(tmp_path):
+async def test_an_image_that_is_here_is_found_without_asking_anybody(tmp_path: Path) -> None:
     directory = unpacked(tmp_path, DIGEST)
     image = await ImageStore(tmp_path).pull(f"quay.io/x@{DIGEST}")
     assert image.rootfs == directory / "rootfs"
     assert image.config.user == "app"
 
 
-async def test_a_tag_can_be_pinned_to_what_it_once_meant(tmp_path):
+async def test_a_tag_can_be_pinned_to_what_it_once_meant(tmp_path: Path) -> None:
     unpacked(tmp_path, DIGEST)
     assert (await ImageStore(tmp_path).pull("quay.io/x:1", digest=DIGEST)).digest == DIGEST
 
 
-async def test_pruning_keeps_what_is_in_use_and_sweeps_up_after_a_crash(tmp_path):
+async def test_pruning_keeps_what_is_in_use_and_sweeps_up_after_a_crash(tmp_path: Path) -> None:
     other = DIGEST.replace("a" * 64, "b" * 64)
     kept, dropped = unpacked(tmp_path, DIGEST), unpacked(tmp_path, other)
     (tmp_path / "draft-x").mkdir()
@@ -88,7 +88,7 @@ def aged(directory: Path, *, seconds: float) -> Path:
     return directory
 
 
-async def test_what_was_asked_for_a_while_ago_stays(tmp_path):
+async def test_what_was_asked_for_a_while_ago_stays(tmp_path: Path) -> None:
     young = aged(unpacked(tmp_path, DIGEST), seconds=5000)
     aged(unpacked(tmp_path, OTHER), seconds=5000)
     (tmp_path / "draft-young").mkdir()
@@ -100,7 +100,9 @@ async def test_what_was_asked_for_a_while_ago_stays(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {young.name, "draft-young"}
 
 
-async def test_the_lower_layer_of_a_mounted_overlay_stays(tmp_path, monkeypatch):
+async def test_the_lower_layer_of_a_mounted_overlay_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = unpacked(tmp_path, DIGEST)
     table = tmp_path / "mountinfo"
     table.write_text(
@@ -113,7 +115,7 @@ async def test_the_lower_layer_of_a_mounted_overlay_stays(tmp_path, monkeypatch)
     assert await ImageStore(tmp_path).prune(()) == (DIGEST,)
 
 
-async def test_an_image_of_which_a_container_is_just_being_made_stays(tmp_path):
+async def test_an_image_of_which_a_container_is_just_being_made_stays(tmp_path: Path) -> None:
     unpacked(tmp_path, DIGEST)
     store = ImageStore(tmp_path)
     with store.held(DIGEST):
@@ -121,7 +123,9 @@ async def test_an_image_of_which_a_container_is_just_being_made_stays(tmp_path):
     assert await store.prune(()) == (DIGEST,)
 
 
-async def test_a_pull_under_way_keeps_its_draft(tmp_path, monkeypatch):
+async def test_a_pull_under_way_keeps_its_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is as old as the pull takes."""
     store, goes_on = ImageStore(tmp_path), asyncio.Event()
 
@@ -140,15 +144,19 @@ async def test_a_pull_under_way_keeps_its_draft(tmp_path, monkeypatch):
     assert (await pulling).digest == DIGEST
 
 
-async def test_what_is_just_being_deleted_is_not_found_any_more(tmp_path, monkeypatch):
+async def test_what_is_just_being_deleted_is_not_found_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unpacked(tmp_path, DIGEST)
-    store, seen = ImageStore(tmp_path), []
-    monkeypatch.setattr(mounts, "remove_tree", lambda _: seen.append(store.find(DIGEST)))
+    store, actual = ImageStore(tmp_path), []
+    monkeypatch.setattr(mounts, "remove_tree", lambda _: actual.append(store.find(DIGEST)))
     assert await store.prune(()) == (DIGEST,)
-    assert seen == [None]
+    assert actual == [None]
 
 
-async def test_what_cannot_be_deleted_is_left_to_the_next_time(tmp_path, monkeypatch):
+async def test_what_cannot_be_deleted_is_left_to_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "draft-x").mkdir()
     directory = unpacked(tmp_path, DIGEST)
 

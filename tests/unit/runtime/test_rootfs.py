@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from transship.common.errors import TransshipError
+from transship.linux import mounts
 from transship.runtime import rootfs
 from transship.runtime.rootfs import Overlay
 
@@ -15,7 +16,7 @@ def fail_with(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def mount(*_args: object, **_kwargs: object) -> None:
         raise OSError(number, "no")
 
-    monkeypatch.setattr(rootfs.mounts, "mount", mount)
+    monkeypatch.setattr(mounts, "mount", mount)
 
 
 def test_a_file_system_without_handles_gets_an_overlay_without(

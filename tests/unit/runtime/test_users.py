@@ -23,27 +23,27 @@ ACCOUNTS = Accounts(
         ("5000:6000", Identity(5000, 6000, (), "/")),
     ],
 )
-def test_the_user_of_the_image_is_looked_up_in_it(user, expected):
+def test_the_user_of_the_image_is_looked_up_in_it(user: str, expected: Identity) -> None:
     assert resolve(user, context=SecurityContext(), accounts=ACCOUNTS) == expected
 
 
-def test_run_as_user_beats_the_image():
+def test_run_as_user_beats_the_image() -> None:
     context = SecurityContext(run_as_user=1000)
     assert resolve("root:log", context=context, accounts=ACCOUNTS).uid == 1000
     assert resolve("root:log", context=context, accounts=ACCOUNTS).gid == 1001
 
 
-def test_run_as_group_beats_the_group_of_the_user():
+def test_run_as_group_beats_the_group_of_the_user() -> None:
     context = SecurityContext(run_as_group=7)
     assert resolve("app", context=context, accounts=ACCOUNTS).gid == 7
 
 
-def test_an_image_from_scratch_has_numbers_only():
+def test_an_image_from_scratch_has_numbers_only() -> None:
     assert resolve("3", context=SecurityContext(), accounts=Accounts()) == Identity(3, 0)
 
 
 @pytest.mark.parametrize("user", ["nobody", "app:nogroup"])
-def test_unknown_names_are_refused_with_a_remedy(user):
+def test_unknown_names_are_refused_with_a_remedy(user: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         resolve(user, context=SecurityContext(), accounts=ACCOUNTS)
     assert "securityContext" in caught.value.hint

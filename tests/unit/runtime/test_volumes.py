@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,28 +14,29 @@ from transship.api.container import (
     VolumeMount,
 )
 from transship.common.errors import InvalidInput, TransshipError
+from transship.linux import mounts
 from transship.runtime import volumes
 from transship.runtime.layout import Layout
 from transship.runtime.volumes import Bind, OrderedVolume, VolumeFile, find_host_path
 
 
 @pytest.fixture
-def layout(tmp_path, monkeypatch):
-    monkeypatch.setattr(volumes.mounts, "mount", lambda *_args, **_kwargs: None)
+def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    monkeypatch.setattr(mounts, "mount", lambda *_args, **_kwargs: None)
     return Layout(tmp_path / "state", tmp_path / "run")
 
 
-async def provided(layout, *ordered):
+async def provided(layout: Layout, *ordered: OrderedVolume) -> dict[str, Path]:
     return await volumes.provide(ordered, container_id="id", layout=layout)
 
 
-async def test_an_empty_dir_may_be_written_by_any_user(layout):
+async def test_an_empty_dir_may_be_written_by_any_user(layout: Layout) -> None:
     paths = await provided(layout, OrderedVolume(Volume(name="v", empty_dir=EmptyDir())))
     assert paths == {"v": layout.volumes("id") / "v"}
     assert paths["v"].stat().st_mode & 0o777 == 0o777
 
 
-async def test_what_a_container_wrote_stays(layout):
+async def test_what_a_container_wrote_stays(layout: Layout) -> None:
     volume = OrderedVolume(Volume(name="v", empty_dir=EmptyDir()))
     path = (await provided(layout, volume))["v"]
     (path / "file").touch()
@@ -42,7 +44,7 @@ async def test_what_a_container_wrote_stays(layout):
     assert (path / "file").exists()
 
 
-async def test_the_keys_of_a_config_map_are_files(layout):
+async def test_the_keys_of_a_config_map_are_files(layout: Layout) -> None:
     files = (VolumeFile("key", b"value", mode=0o600), VolumeFile("sub/key", b"other"))
     volume = Volume(name="v", config_map=ConfigMapVolume(name="c"))
     path = (await provided(layout, OrderedVolume(volume, files)))["v"]
@@ -52,13 +54,13 @@ async def test_the_keys_of_a_config_map_are_files(layout):
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/../../x"])
-async def test_files_outside_their_volume_are_refused(layout, name):
+async def test_files_outside_their_volume_are_refused(layout: Layout, name: str) -> None:
     volume = Volume(name="v", config_map=ConfigMapVolume(name="c"))
     with pytest.raises(InvalidInput, match="outside its volume"):
         await provided(layout, OrderedVolume(volume, (VolumeFile(name, b""),)))
 
 
-async def test_a_host_path_has_to_exist(layout, tmp_path):
+async def test_a_host_path_has_to_exist(layout: Layout, tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     here = OrderedVolume(Volume(name="v", host_path=HostPath(path=f"{tmp_path}/here")))
     assert await provided(layout, here) == {"v": tmp_path / "here"}
@@ -68,19 +70,23 @@ async def test_a_host_path_has_to_exist(layout, tmp_path):
     assert caught.value.reason == "HostPathNotFound"
 
 
-async def test_nfs_without_its_tools_says_what_to_install(layout, monkeypatch):
-    monkeypatch.setattr(volumes.shutil, "which", lambda _name: None)
+async def test_nfs_without_its_tools_says_what_to_install(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
     volume = OrderedVolume(Volume(name="v", nfs=NfsVolume(server="s", path="/export")))
     with pytest.raises(TransshipError) as caught:
         await provided(layout, volume)
     assert "nfs-common" in caught.value.hint
 
 
-def binds(*wanted: VolumeMount, path, writable=frozenset({"v"})):
+def binds(
+    *wanted: VolumeMount, path: Path, writable: frozenset[str] = frozenset({"v"})
+) -> tuple[Bind, ...]:
     return volumes.binds(wanted, volumes={"v": path}, writable=writable)
 
 
-def test_a_mount_is_writable_unless_it_or_its_volume_is_not(tmp_path):
+def test_a_mount_is_writable_unless_it_or_its_volume_is_not(tmp_path: Path) -> None:
     plain = VolumeMount(name="v", mount_path="/m")
     assert binds(plain, path=tmp_path) == (Bind(tmp_path, "/m", read_only=False),)
     assert binds(plain, path=tmp_path, writable=frozenset())[0].read_only
@@ -88,13 +94,13 @@ def test_a_mount_is_writable_unless_it_or_its_volume_is_not(tmp_path):
     assert binds(only, path=tmp_path)[0].read_only
 
 
-def test_a_sub_path_is_made(tmp_path):
+def test_a_sub_path_is_made(tmp_path: Path) -> None:
     (bind,) = binds(VolumeMount(name="v", mount_path="/m", sub_path="a/b"), path=tmp_path)
     assert bind.source == tmp_path / "a/b"
     assert bind.source.is_dir()
 
 
-def test_a_sub_path_cannot_leave_the_volume(tmp_path):
+def test_a_sub_path_cannot_leave_the_volume(tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     volume.mkdir()
     (volume / "link").symlink_to(tmp_path)
@@ -102,7 +108,7 @@ def test_a_sub_path_cannot_leave_the_volume(tmp_path):
     assert bind.source.is_relative_to(volume)
 
 
-def test_an_unknown_volume_is_named_with_those_there_are(tmp_path):
+def test_an_unknown_volume_is_named_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput) as caught:
         binds(VolumeMount(name="other", mount_path="/m"), path=tmp_path)
     assert "'other'" in caught.value.message

@@ -2,7 +2,7 @@ import pytest
 
 from transship.common.errors import InvalidInput
 from transship.lab.nodes.network import cut_rules, parse_rate
-from transship.lab.state import Cut
+from transship.lab.state import Cut, Flow
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,13 @@ def test_without_cuts_the_filter_is_replaced_by_an_empty_one() -> None:
     rules = cut_rules([])
     assert "delete table bridge cuts" in rules
     assert "drop" not in rules
+
+
+def test_a_share_of_the_frames_and_single_connections_can_be_dropped() -> None:
+    loss = Cut(source="node-a", target="node-b", percent=1)
+    flow = Flow(source_port=7443, target_port=40016)
+    dead = Cut(source="node-b", target="node-a", flows=(flow.reversed,))
+    rules = cut_rules([loss, dead])
+    assert 'iifname "node-a" oifname "node-b" numgen random mod 100 < 1 drop' in rules
+    ports = "tcp sport 40016 tcp dport 7443"
+    assert f'iifname "node-b" oifname "node-a" ip protocol tcp {ports} drop' in rules

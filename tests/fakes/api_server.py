@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from transship.common.errors import Conflict, NotFound, TransshipError
 from transship.kube.leases import Leases
@@ -30,7 +30,7 @@ class FakeApiServer:
         if self.failing is not None:
             raise self.failing
         path = request.path.removesuffix("/status")
-        body = dict(request.body or {})
+        body = cast("dict[str, Any]", request.body or {}).copy()
         match request.method:
             case "GET":
                 return self._get(path)

@@ -22,9 +22,11 @@ from transship.common.errors import Refused, TransshipError, Unreachable
 from transship.common.tasks import TaskEnded
 from transship.common.tls import TlsFiles
 from transship.controller import app, leader
-from transship.controller.app import Options, leading, login, main, run, serve
+from transship.controller.app import leading, main, run, serve
 from transship.controller.health import UNREACHED_SECONDS, ApiContact, healthz, serving
 from transship.controller.leader import LEASE_NAME, Leadership
+from transship.controller.options import Options
+from transship.controller.settings import login
 from transship.kube.client import KubeClient
 from transship.kube.leases import Leases
 from transship.kube.transport import Request

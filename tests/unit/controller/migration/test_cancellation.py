@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from fakes.resources import NOW, migration, node_agent, placement
+from transship.api.migration import ContainerMigration
+from transship.api.placement import ContainerPlacement
 from transship.api.reasons import Reason
 from transship.controller.migration.cancellation import reason_to_give_up
-from transship.controller.migration.steps import Outcome
+from transship.controller.migration.steps import GiveUp, Outcome
 from transship.controller.node.nodes import Node
 
 NODES = tuple(Node(node_agent(name)) for name in ("node-a", "node-b"))
 
 
-def asked(made=None, wish=None, *, after: float = 0):
+def asked(
+    made: ContainerMigration | None = None,
+    wish: ContainerPlacement | None = None,
+    *,
+    after: float = 0,
+) -> GiveUp | None:
     return reason_to_give_up(made or migration(), wish, nodes=NODES, running_seconds=after)
 
 

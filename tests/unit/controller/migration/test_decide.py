@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -35,7 +36,9 @@ SPEC = migration().spec
 GIVE_UP = GiveUp(Outcome.CANCELLED, obstacle(Reason.MIGRATION_SUPERSEDED, "edited back"))
 
 
-def said(state: SideState | None, *, verdict: Verdict = Verdict.UNDECIDED, **more: object):
+def report_of(
+    state: SideState | None, *, verdict: Verdict = Verdict.UNDECIDED, **more: Any
+) -> MigrationReport | None:
     if state is None:
         return None
     made = MigrationReport(migration="m-1", state=state, verdict=verdict)
@@ -53,15 +56,15 @@ def observed(
     target_answers: bool = True,
     source_gone: bool = False,
     target_gone: bool = False,
-    **more: object,
+    **more: Any,
 ) -> ObservedMigration:
     owner = held_at_source if held_at_source is not None else report()
     return ObservedMigration(
         spec=SPEC,
-        source=Side("node-a", source_answers, said(source), owner, fenced=source_gone)
+        source=Side("node-a", source_answers, report_of(source), owner, fenced=source_gone)
         if source_answers
         else Side("node-a", answered=False, fenced=source_gone),
-        target=Side("node-b", target_answers, said(target), held_at_target, fenced=target_gone)
+        target=Side("node-b", target_answers, report_of(target), held_at_target, fenced=target_gone)
         if target_answers
         else Side("node-b", answered=False, fenced=target_gone),
         verdict=verdict,
@@ -93,8 +96,8 @@ def test_a_source_that_is_not_the_owner_ends_it() -> None:
 
 
 def test_silence_of_either_side_is_waited_for() -> None:
-    for side in ("source_answers", "target_answers"):
-        step = next_step(observed(**{side: False}))
+    for scene in (observed(source_answers=False), observed(target_answers=False)):
+        step = next_step(scene)
         assert isinstance(step, Wait)
         assert step.why is not None
         assert step.why.reason == Reason.AGENT_UNREACHABLE
@@ -199,7 +202,7 @@ def test_a_held_copy_hears_of_the_abort() -> None:
 
 
 def test_a_failed_source_ends_it_with_the_words_of_the_source() -> None:
-    failed = said(
+    failed = report_of(
         SideState.FAILED, verdict=Verdict.ABORTED, reason="DumpFailed", message="io_uring"
     )
     scene = observed(target=SideState.CANCELLED, verdict=Verdict.ABORTED)
@@ -286,7 +289,7 @@ def test_a_wait_ends(scene: ObservedMigration) -> None:
         assert 0 < step.seconds <= 1
 
 
-def draining(**more: object) -> ObservedMigration:
+def draining(**more: Any) -> ObservedMigration:
     """The container runs on the target, and some of its memory is still at the source."""
     arrived = report(epoch=2, awaits_memory=True)
     return observed(held_at_target=arrived, target=SideState.RUNNING, **more)
@@ -309,14 +312,14 @@ DRAINED = report(epoch=2, record=RecordState.RELEASED, run=RunState.ABSENT)
         {"source_answers": False},
     ],
 )
-def test_memory_that_may_still_come_is_waited_for(source: dict[str, object]) -> None:
+def test_memory_that_may_still_come_is_waited_for(source: dict[str, Any]) -> None:
     assert isinstance(next_step(draining(**source)), Wait)
 
 
-def unknown_at_source(state: SideState | None, **more: object) -> ObservedMigration:
+def unknown_at_source(state: SideState | None, **more: Any) -> ObservedMigration:
     """The source's agent has no record of the container."""
     now = draining()
-    return replace(now, source=Side("node-a", True, said(state, **more)))
+    return replace(now, source=Side("node-a", True, report_of(state, **more)))
 
 
 def test_memory_is_waited_for_while_the_source_reports_its_move() -> None:
@@ -326,7 +329,9 @@ def test_memory_is_waited_for_while_the_source_reports_its_move() -> None:
 UNREADABLE = draining(held_at_source=FROZEN)
 UNREADABLE = replace(
     UNREADABLE,
-    source=replace(UNREADABLE.source, report=said(SideState.RELEASED, reason=Reason.PAGES_LOST)),
+    source=replace(
+        UNREADABLE.source, report=report_of(SideState.RELEASED, reason=Reason.PAGES_LOST)
+    ),
 )
 
 
@@ -352,10 +357,11 @@ def test_a_copy_whose_memory_will_never_come_is_ended_and_told_why(
 def test_why_memory_was_lost_is_told_as_the_target_noted_it(source: ContainerReport | None) -> None:
     """Whatever the source says by then: it may have tidied up what it owed."""
     now = draining(held_at_source=source)
-    told = said(
+    noted = report_of(
         SideState.RUNNING, reason=Reason.CONTAINER_LOST, message="its page server was killed"
     )
-    step = next_step(replace(now, target=replace(now.target, report=told)))
+    step = next_step(replace(now, target=replace(now.target, report=noted)))
     assert isinstance(step, Finish)
+    assert step.why is not None
     assert (step.outcome, step.why.reason) == (Outcome.FAILED, Reason.CONTAINER_LOST)
     assert step.why.message == "its page server was killed"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 
 from fakes.operator_world import OperatorWorld
@@ -18,9 +21,13 @@ pytestmark = pytest.mark.timeout(20)
 STAGES = [SideState.PREPARING, SideState.COPYING, SideState.FROZEN]
 
 
-async def running_on_a(world: OperatorWorld, **spec: object) -> None:
+async def running_on_a(world: OperatorWorld, **spec: Any) -> None:
     world.create(target_node="node-a", **spec)
     await world.until(lambda: world.web.status.phase == PlacementPhase.RUNNING)
+
+
+def is_on(world: OperatorWorld, node: str) -> bool:
+    return world.web.status.node == node
 
 
 async def in_mid_move(world: OperatorWorld, stage: SideState) -> None:
@@ -86,7 +93,7 @@ async def test_there_and_back_again() -> None:
         for count, node in enumerate(["node-b", "node-a", "node-b"], start=1):
             world.move(node)
             await ended(world, count)
-            await world.until(lambda node=node: world.web.status.node == node)
+            await world.until(partial(is_on, world, node))
         assert world.web.status.epoch == 4
         assert [m.metadata.name for m in world.moves] == ["web-1-1", "web-2-1", "web-3-1"]
 
@@ -288,7 +295,7 @@ async def test_history_is_kept_within_its_limits() -> None:
         await running_on_a(world, migration={"successfulHistoryLimit": 1})
         for node in ("node-b", "node-a", "node-b"):
             world.move(node)
-            await world.until(lambda node=node: world.web.status.node == node)
+            await world.until(partial(is_on, world, node))
         await world.until(lambda: [m.metadata.name for m in world.moves] == ["web-3-1"])
 
 

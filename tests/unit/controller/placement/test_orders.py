@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from fakes.resources import placement
 from transship.controller.placement.orders import expand, order_digest
 
 
-def digest(address: str = "10.0.0.1", **spec: object) -> str:
+def digest(address: str = "10.0.0.1", **spec: Any) -> str:
     return order_digest(placement(**spec).spec, addresses=(address,))
 
 

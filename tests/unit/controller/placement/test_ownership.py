@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ SECRET = {"name": "s", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "ke
 CONTAINER = {"image": "registry/web:1", "env": [SECRET]}
 
 
-async def running_on_a(world: OperatorWorld, **spec: object) -> None:
+async def running_on_a(world: OperatorWorld, **spec: Any) -> None:
     world.data.contents[DataKind.SECRET, "keys"] = {"key": b"very secret"}
     world.create(**{"target_node": "node-a", "container": CONTAINER, **spec})
     await world.until(lambda: world.web.status.phase == PlacementPhase.RUNNING)
@@ -230,7 +231,7 @@ class TestLostRecord:
         async with OperatorWorld("node-a", "node-b") as world:
             await running_on_a(world)
             world.agents.stop_at = SideState.RELEASED
-            world.agents.failing["node-b", "relay"] = TimeoutError()  # type: ignore[assignment]
+            world.agents.failing["node-b", "relay"] = TimeoutError()
             world.move("node-b")
             source = world.agents.at("node-a")
             await world.until(
@@ -253,7 +254,9 @@ def taint(world: OperatorWorld, *nodes: str) -> None:
 
 
 def delete_node_agent(world: OperatorWorld) -> None:
-    world.cluster._remove(world.cluster.find(NodeAgent, "node-a", None))
+    agent = world.cluster.find(NodeAgent, "node-a", None)
+    assert agent is not None
+    world.cluster._remove(agent)
 
 
 WORDS: dict[str, Callable[[OperatorWorld], None]] = {
@@ -264,7 +267,7 @@ WORDS: dict[str, Callable[[OperatorWorld], None]] = {
 
 @pytest.mark.parametrize("word", WORDS.values(), ids=WORDS.keys())
 class TestFencing:
-    async def lost(self, world: OperatorWorld, **spec: object) -> None:
+    async def lost(self, world: OperatorWorld, **spec: Any) -> None:
         """node-a is off; what ran there does not run any more."""
         await running_on_a(world, **spec)
         world.agents.silent.add("node-a")
@@ -315,6 +318,7 @@ class TestFencing:
         async with OperatorWorld("node-a", "node-b") as world:
             await running_on_a(world)
             gone = world.cluster.find(NodeAgent, "node-a", None)
+            assert gone is not None
             world.agents.stop_at = SideState.FROZEN
             world.move("node-b")
             source, target = world.agents.at("node-a"), world.agents.at("node-b")

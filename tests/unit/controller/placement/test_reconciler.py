@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from fakes.operator_world import OperatorWorld
@@ -29,6 +31,10 @@ def allocations(world: OperatorWorld) -> list[str]:
     pool = world.cluster.find(AddressPool, "default", None)
     assert pool is not None
     return [a.address for a in pool.status.allocations]
+
+
+def has_reason(world: OperatorWorld, reason: str) -> bool:
+    return world.web.status.reason == reason
 
 
 async def placed(world: OperatorWorld, node: str = "node-a") -> None:
@@ -339,7 +345,7 @@ async def test_a_target_that_cannot_be_had_is_told_while_the_container_runs_on()
         world.cluster.put(node_agent("node-b", unschedulable=True))
         for node, reason in (("nowhere", "NodeNotFound"), ("node-b", "NodeUnschedulable")):
             world.move(node)
-            await world.until(lambda wanted=reason: world.web.status.reason == wanted)
+            await world.until(partial(has_reason, world, reason))
             assert condition_of(world, "Reconciling") == ("True", reason)
             assert condition_of(world, "Ready") == ("True", "ContainerReady")
             assert world.web.status.phase == PlacementPhase.RUNNING

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fakes.resources import node_agent, placement
 from transship.api.obstacle import Obstacle
+from transship.api.placement import PlacementSpec
 from transship.api.reasons import Reason
 from transship.controller.node.nodes import Node
 from transship.controller.node.requests import Demand
@@ -16,7 +19,7 @@ C = Node(node_agent("node-c", labels=SSD), load=1)
 CORDONED = Node(node_agent("node-d", labels=SSD, unschedulable=True))
 
 
-def spec(**words: object):
+def spec(**words: Any) -> PlacementSpec:
     return placement(**words).spec
 
 

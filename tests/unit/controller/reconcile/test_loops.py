@@ -24,10 +24,10 @@ from transship.api.conditions import find
 from transship.api.migration import ContainerMigration
 from transship.api.placement import ContainerPlacement, PlacementPhase
 from transship.common.errors import Unreachable
-from transship.controller.app import fill
 from transship.controller.handlers import register
 from transship.controller.placement.reconciler import PlacementReconciler
 from transship.controller.reconcile.loops import needs_loop
+from transship.controller.relist import fill
 from transship.controller.settings import KOPF_FINALIZER, configure
 from transship.kube.listing import Unreadable
 
@@ -242,7 +242,7 @@ class TestUnderKopf:
             document = reacted_to(placement(metadata={**both, "deletionTimestamp": NOW}))
             patch = await reaction(world, None, document, monkeypatch)
             for change in patch.fns:
-                change(document)
+                change(document)  # type: ignore[arg-type]
             assert document["metadata"]["finalizers"] == [FINALIZER]
 
     async def test_what_cannot_be_read_is_left_as_it_is(
@@ -273,7 +273,7 @@ async def reaction(
         written.append(patch)
         return True, None, None
 
-    monkeypatch.setattr(processing.application, "apply", apply)
+    monkeypatch.setattr("kopf._core.reactor.processing.application.apply", apply)
     registry, settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
     configure(settings)
     register(registry, world.deps, world.loops)
@@ -283,7 +283,7 @@ async def reaction(
         registry=registry,
         settings=settings,
         memories=inventory.ResourceMemories(),
-        memobase=Memo(),
+        memobase=Memo(),  # type: ignore[arg-type]
         resource=KopfResource(GROUP, VERSION, "containerplacements", kind="ContainerPlacement"),
         raw_event={"type": kind, "object": document},  # type: ignore[typeddict-item]
         event_queue=asyncio.Queue(),

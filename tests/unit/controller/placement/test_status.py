@@ -1,4 +1,4 @@
-"""What the statuses say, derived from what was seen."""
+"""The status of a placement and its conditions."""
 
 from __future__ import annotations
 
@@ -10,16 +10,10 @@ from hypothesis import strategies as st
 
 from fakes.resources import NOW, UID, ended, migration, node_agent, placement, report, seconds
 from transship.agentapi.containers import ReportedObstacle
-from transship.agentapi.migrations import MigrationReport
-from transship.agentapi.states import RecordState, RunState, SideState
+from transship.agentapi.states import RecordState, RunState
 from transship.api.conditions import Status, find
 from transship.api.migration import (
-    BlackoutPart,
     ContainerMigration,
-    MigrationPhase,
-    MigrationStatus,
-    Step,
-    StepName,
 )
 from transship.api.obstacle import obstacle
 from transship.api.placement import (
@@ -29,11 +23,7 @@ from transship.api.placement import (
     PlacementStatus,
     Strategy,
 )
-from transship.api.progress import PERCENT_AT_BEGIN
 from transship.api.reasons import Reason
-from transship.controller.migration.status import Method
-from transship.controller.migration.status import observed_status as migration_status
-from transship.controller.migration.steps import Finish, ObservedMigration, Outcome, Side, Wait
 from transship.controller.node.nodes import Node
 from transship.controller.placement.decide import decide
 from transship.controller.placement.owner import ReportedCopy
@@ -42,6 +32,8 @@ from transship.controller.placement.steps import Decision, ObservedPlacement
 from transship.controller.placement.steps import Wait as Pause
 
 NODES = tuple(Node(node_agent(name)) for name in ("node-a", "node-b"))
+
+
 OWNED = {"node": "node-a", "epoch": 1, "address": "10.0.128.1", "container": {"id": UID}}
 
 
@@ -67,6 +59,13 @@ def said(status: PlacementStatus, kind: str) -> tuple[str, str] | None:
 
 def sighted(**words: Any) -> dict[str, Any]:
     return {"reported_copies": (ReportedCopy("node-a", report(**words)),)}
+
+
+HANDOVER = [
+    (RecordState.FROZEN, RunState.FROZEN),
+    (RecordState.RELEASED, RunState.FROZEN),
+    (RecordState.RUNNING, RunState.FROZEN),  # on the target, before its thaw
+]
 
 
 def test_a_settled_placement_is_current_for_kstatus() -> None:
@@ -106,13 +105,6 @@ def test_a_container_that_cannot_be_placed_is_not_ready_for_that_reason() -> Non
     assert said(status, "Ready") == ("False", "NodeNotFound")
     assert said(status, "Reconciling") == ("True", "NodeNotFound")
     assert (status.phase, status.reason) == (PlacementPhase.PENDING, "NodeNotFound")
-
-
-HANDOVER = [
-    (RecordState.FROZEN, RunState.FROZEN),
-    (RecordState.RELEASED, RunState.FROZEN),
-    (RecordState.RUNNING, RunState.FROZEN),  # on the target, before its thaw
-]
 
 
 @pytest.mark.parametrize(("record", "run"), HANDOVER)
@@ -248,92 +240,6 @@ def test_every_status_is_one_that_kstatus_understands(
     assert again == status
 
 
-def seen_move(
-    source: MigrationReport | None = None, target: MigrationReport | None = None
-) -> ObservedMigration:
-    return ObservedMigration(
-        spec=migration().spec,
-        source=Side("node-a", answered=True, report=source),
-        target=Side("node-b", answered=True, report=target),
-    )
-
-
-def told(state: SideState, **words: Any) -> MigrationReport:
-    return MigrationReport(migration="m-1", state=state, **words)
-
-
-METHOD = Method(Strategy.STOP_AND_COPY)
-
-
-def test_a_migration_under_way_shows_both_sides_and_merges_their_steps() -> None:
-    prepare = Step(name=StepName.PREPARE, start_time=NOW, milliseconds=40)
-    copying = Step(name=StepName.COPY_FILES, start_time=NOW + seconds(1))
-    observed = seen_move(
-        told(SideState.COPYING, steps=(copying,), percent=10),
-        told(SideState.PREPARED, steps=(prepare,)),
-    )
-    status = migration_status(migration(), observed, Wait(0.1), method=METHOD, now=NOW)
-    assert status.phase == MigrationPhase.COPYING
-    assert [step.name for step in status.steps] == [StepName.PREPARE, StepName.COPY_FILES]
-    assert status.source is not None
-    assert status.source.state == "Copying"
-    assert status.percent == 10
-    assert status.start_time == NOW
-    succeeded = find(status.conditions, "Succeeded")
-    assert succeeded is not None
-    assert succeeded.status == Status.UNKNOWN
-
-
-def test_a_move_that_waits_for_its_turn_says_so_and_stands_where_it_was() -> None:
-    copied = Step(name=StepName.COPY_MEMORY, start_time=NOW, milliseconds=40)
-    waiting = Step(name=StepName.AWAIT_TURN, start_time=NOW + seconds(1))
-    observed = seen_move(told(SideState.COPYING, steps=(copied, waiting)))
-    status = migration_status(migration(), observed, Wait(0.1), method=METHOD, now=NOW)
-    assert status.phase == MigrationPhase.AWAITING_TURN
-    assert status.percent == PERCENT_AT_BEGIN[StepName.AWAIT_TURN]
-    done = waiting.model_copy(update={"milliseconds": 7})
-    observed = seen_move(told(SideState.COPYING, steps=(copied, done)))
-    status = migration_status(migration(), observed, Wait(0.1), method=METHOD, now=NOW)
-    assert status.phase == MigrationPhase.COPYING
-
-
-def test_every_step_has_a_percentage_and_a_later_one_has_more() -> None:
-    found = [PERCENT_AT_BEGIN[name] for name in StepName]
-    assert found == sorted(set(found))
-    assert 0 < found[0] < found[-1] < 100
-
-
-REPORTS = st.none() | st.builds(
-    told,
-    st.sampled_from(SideState),
-    percent=st.integers(-1, 101),
-    steps=st.lists(st.sampled_from(StepName), unique=True).map(
-        lambda names: tuple(Step(name=name, start_time=NOW) for name in names)
-    ),
-)
-
-
-@given(
-    reports=st.lists(st.tuples(REPORTS, REPORTS, st.booleans()), max_size=8),
-    outcome=st.sampled_from(Outcome),
-)
-def test_the_percentage_never_falls_in_one_attempt_and_is_100_exactly_at_its_success(
-    reports: list[tuple[MigrationReport | None, MigrationReport | None, bool]], outcome: Outcome
-) -> None:
-    move, reported = migration(), [0]
-    for source, target, operator_restarts in reports:
-        observed = seen_move(source, target)
-        status = migration_status(move, observed, Wait(0.1), method=METHOD, now=NOW)
-        if operator_restarts:
-            status = MigrationStatus.model_validate(status.dump())
-        move = move.model_copy(update={"status": status})
-        reported.append(status.percent)
-    assert reported == sorted(reported)
-    assert reported[-1] < 100
-    last = migration_status(move, seen_move(), Finish(outcome), method=METHOD, now=NOW)
-    assert last.percent == (100 if outcome == Outcome.SUCCEEDED else reported[-1])
-
-
 def test_a_placement_shows_no_older_percentage_of_the_same_attempt() -> None:
     def reported(move: ContainerMigration, before: CurrentMigration | None) -> int:
         made = placement(status={**OWNED, "migration": before}, target_node="node-b")
@@ -349,39 +255,3 @@ def test_a_placement_shows_no_older_percentage_of_the_same_attempt() -> None:
     assert reported(migration(percent=30), before) == 65
     assert reported(migration(percent=80), before) == 80
     assert reported(migration(attempt=2, percent=5), before) == 5
-
-
-def test_figures_stay_when_the_side_that_told_them_forgets() -> None:
-    parts = tuple(BlackoutPart(name="Dump", microseconds=n) for n in (10, 20))
-    done = told(
-        SideState.DONE, blackout_microseconds=81_400, blackout_parts=parts, bytes=7, percent=100
-    )
-    first = migration_status(migration(), seen_move(done), Wait(0.1), method=METHOD, now=NOW)
-    kept = migration().model_copy(update={"status": first})
-    end = Finish(Outcome.SUCCEEDED)
-    last = migration_status(kept, seen_move(), end, method=METHOD, now=NOW + seconds(2))
-    assert (last.blackout_milliseconds, last.bytes, last.percent) == (81, 7, 100)
-    assert last.blackout_parts == (BlackoutPart(name="Dump", microseconds=30),)
-    assert last.total_milliseconds == 2000
-    assert last.phase == MigrationPhase.SUCCEEDED
-    assert find(last.conditions, "Reconciling") is None
-
-
-def test_a_failure_keeps_reason_hint_and_the_end_of_the_log() -> None:
-    failed = told(SideState.FAILED, reason="DumpFailed", message="io_uring", log_tail="Error")
-    why = obstacle(Reason.DUMP_FAILED, "io_uring")
-    status = migration_status(
-        migration(), seen_move(failed), Finish(Outcome.FAILED, why), method=METHOD, now=NOW
-    )
-    assert (status.reason, status.message, status.log_tail) == ("DumpFailed", "io_uring", "Error")
-    assert status.hint == Reason.DUMP_FAILED.hint
-    stalled = find(status.conditions, "Stalled")
-    assert stalled is not None
-    assert stalled.reason == "DumpFailed"
-
-
-def test_a_strategy_that_is_not_the_wished_one_is_explained() -> None:
-    method = Method(Strategy.STOP_AND_COPY, "PostCopy is not available")
-    status = migration_status(migration(), seen_move(), Wait(0.1), method=method, now=NOW)
-    assert status.strategy == Strategy.STOP_AND_COPY
-    assert status.message == "PostCopy is not available"

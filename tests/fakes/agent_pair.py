@@ -484,10 +484,10 @@ class FakeFileCopy:
         self._must_live()
         self.pair.ready[self] = self._node.agent
 
-    def look_ahead(self) -> None:
+    def begin_snapshot(self) -> None:
         self._must_live()
 
-    async def send_difference(self, *, look_again: bool = False) -> None:
+    async def send_difference(self, *, has_new_files: bool = False) -> None:
         await self._send("send_difference")
 
     async def close(self) -> None:

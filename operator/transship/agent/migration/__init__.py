@@ -1,1 +1,4 @@
-"""Moves of containers to and from this node, and what both sides of a move share."""
+"""Moves of containers to and from this node: the two roles, and what both of them need.
+
+Nothing here decides whether a container is moved, or where to: the operator does.
+"""

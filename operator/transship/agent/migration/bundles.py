@@ -1,4 +1,4 @@
-"""What a copy needs besides its processes, for both roles of a migration (the port Bundles)."""
+"""Image, root file system and volumes of moved containers, for both roles (the port Bundles)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class NodeBundles:
         return (await self._runtime.prepare(runtime_order(record.order))).digest
 
     async def mount(self, container: str) -> None:
-        # a restore that is called off deletes all of this: not beside a mount that is being made
+        # an aborted restore removes the bundle: it must wait for a mount under way
         await in_thread(self._runtime.mount, container)
 
     async def remove(self, container: str) -> None:
@@ -60,7 +60,7 @@ def in_memory(record: Record) -> tuple[str, ...]:
 
 
 def _candidates(record: Record, path: str) -> list[str]:
-    """In the upper layer, or in a volume that is mounted at or above it."""
+    """Where the path may be: in the upper layer, or in a volume mounted at or above it."""
     found = [f"upper{path}"]
     for mount in record.order.container.volume_mounts:
         point = mount.mount_path.rstrip("/")

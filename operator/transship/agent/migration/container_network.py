@@ -15,7 +15,8 @@ from transship.common.tasks import Tasks
 from transship.network import Address, ContainerNetwork
 
 TAKE_UP_PAUSE_SECONDS = 0.0005
-TAKE_UP_TRIES = 40  # clients stall meanwhile: longer than a program that is not busy ever takes
+TAKE_UP_TRIES = 40
+"""Longer than a program takes that is not busy; clients stall meanwhile."""
 
 
 class NodeMigrationNetwork:
@@ -38,7 +39,7 @@ class NodeMigrationNetwork:
             self._repeat(record.id)
 
     def _repeat(self, container: str) -> None:
-        """An announcement is one frame that may get lost."""
+        """Announce the address again: an announcement is one frame that may get lost."""
         _ = self._announcing.begin(self._network.announce_again(container), name="announce again")
 
     def divert(self, record: Record, *, via: Peer) -> None:
@@ -50,20 +51,22 @@ class NodeMigrationNetwork:
             return
         try:
             await self._take_up(record)
-        except TransshipError as e:  # a kernel without sock_diag's modules, say
-            logger.bind(container=record.id).warning("what it has not taken up is unknown: {}", e)
+        except TransshipError as e:  # such as a kernel without the modules of sock_diag
+            logger.bind(container=record.id).warning("unread socket data is unknown: {}", e)
 
     async def _take_up(self, record: Record) -> None:
         untaken = self._network.untaken(record.id)
         for _ in range(TAKE_UP_TRIES):
             await asyncio.sleep(TAKE_UP_PAUSE_SECONDS)
-            # seen empty twice: another processor may have been delivering one
+            # empty twice in a row: another CPU may have been delivering a packet
             before, untaken = untaken, self._network.untaken(record.id)
             if not before and not untaken:
                 return
         if untaken:
             log = logger.bind(container=record.id, datagram_bytes=untaken.datagram_bytes)
-            log.bind(connections=untaken.connections).warning("the program takes nothing up")
+            log.bind(connections=untaken.connections).warning(
+                "the program does not read its sockets"
+            )
 
     def shut(self, record: Record) -> None:
         if record.order.addresses:
@@ -89,4 +92,4 @@ class NodeMigrationNetwork:
 
 
 def _hops(peer: Peer) -> list[Address]:
-    return [ip_address(each) for each in peer.hops]
+    return [ip_address(hop) for hop in peer.hops]

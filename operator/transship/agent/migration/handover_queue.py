@@ -1,8 +1,8 @@
-"""Turns at the handover: so many containers of this node at a time are between freeze and go.
+"""Limits how many containers of this node are handed over at a time, from freeze to resume.
 
-First come, first served. Whoever waits goes on copying rounds. Only the source's node counts, and
-nobody who waits holds anything of another node's: two nodes that move to each other cannot block
-one another.
+First come, first served. A container that waits goes on copying rounds. Only the source counts, and
+a waiting container holds no resource of another node: two nodes that move to each other cannot
+deadlock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Place:
         return self._turn.is_set()
 
     async def wait(self, *, seconds: float) -> bool:
-        """Whether it is this one's turn, now or within that time."""
+        """Whether its turn comes within that time."""
         try:
             async with asyncio.timeout(seconds):
                 await self._turn.wait()
@@ -37,7 +37,7 @@ class Place:
         self._turn.set()
 
     def leave(self) -> None:
-        """The handover is over, or given up; can be repeated."""
+        """Let the next one in: the handover is over, or aborted. Can be repeated."""
         self._queue.leave(self)
 
 

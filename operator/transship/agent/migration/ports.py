@@ -19,9 +19,9 @@ from transship.api.obstacle import Obstacle
 class Trees:
     """Directories that move with a container, relative to its home.
 
-    `opaque` are those whose files can change without a trace in their times (on tmpfs, where a
-    mapping's stores never touch them): every file there counts as changed.
-    `log` is what the container has said: the target's conmon has that file open already.
+    `opaque` are those whose files can change without a new modification time (on tmpfs, where
+    stores to a mapping never update it): every file there counts as changed.
+    `log` is the container's log, which the target's conmon has open already.
     """
 
     names: tuple[str, ...]
@@ -30,14 +30,14 @@ class Trees:
 
 
 class Bundles(Protocol):
-    """What a copy needs besides its processes: image, root file system, volumes, bundle."""
+    """What a container needs besides its processes: image, root file system, volumes, bundle."""
 
     async def prepare(self, record: Record) -> str:
-        """Everything that can be had before the files arrive; returns the image's digest."""
+        """Prepare all that is possible before the files come; returns the image's digest."""
         ...
 
     async def mount(self, container: str) -> None:
-        """Put the root file system together: not before the last file has arrived."""
+        """Mount the root file system: not before the last file has come."""
         ...
 
     async def remove(self, container: str) -> None:
@@ -45,7 +45,7 @@ class Bundles(Protocol):
         ...
 
     def home(self, container: str) -> Path:
-        """The folder whose `trees` move."""
+        """The folder that has the `trees`."""
         ...
 
     def trees(self, record: Record) -> Trees:
@@ -53,14 +53,16 @@ class Bundles(Protocol):
         ...
 
     def mapped(self, record: Record, paths: frozenset[str]) -> frozenset[str]:
-        """Where files that the container calls by these paths lie, relative to home."""
+        """Translate paths inside the container to paths relative to its home."""
         ...
 
 
 class MigrationNetwork(Protocol):
     """The container's address on this node. Every call takes a few milliseconds at most."""
 
-    def create_held(self, record: Record) -> None: ...
+    def create_held(self, record: Record) -> None:
+        """Create the container's network, without answering for the address."""
+        ...
 
     def hold(self, record: Record) -> None:
         """Queue packets for the address from now on."""
@@ -71,18 +73,20 @@ class MigrationNetwork(Protocol):
         ...
 
     def divert(self, record: Record, *, via: Peer) -> None:
-        """Send packets for the address to the target's node; what the copy says goes out."""
+        """Send packets for the address to the target's node; the container can still send."""
         ...
 
     async def take_up(self, record: Record) -> None:
-        """Give the program of a diverted copy a moment for what has come: a dump loses it."""
+        """Give the program a moment to read what its sockets have: a dump would lose it."""
         ...
 
     def shut(self, record: Record) -> None:
-        """Let nothing leave a diverted copy any more."""
+        """Let no packet leave a diverted container any more."""
         ...
 
-    def undivert(self, record: Record) -> None: ...
+    def undivert(self, record: Record) -> None:
+        """Deliver packets here again, and announce the address (rollback)."""
+        ...
 
     def give_back(self, record: Record) -> None:
         """Send what is queued here back to the source, which goes on with the container."""
@@ -92,20 +96,22 @@ class MigrationNetwork(Protocol):
         """The address lives elsewhere: stop answering for it, forward what still comes."""
         ...
 
-    def remove(self, record: Record) -> None: ...
+    def remove(self, record: Record) -> None:
+        """Remove the container's network."""
+        ...
 
 
 class Residents(Protocol):
-    """The containers that this agent looks after (restarts, probes, reports)."""
+    """The containers that this agent supervises: restarts, probes, reports."""
 
     def adopt(self, record: Record, *, pid: int | None, lifecycle: Lifecycle | None) -> None:
-        """Look after a container that has come from elsewhere, and may be in back-off."""
+        """Supervise a container that has come from elsewhere, and may be in back-off."""
         ...
 
     async def wait_for_step(self, container: str) -> int | None:
-        """Wait for what is just being done to a container, such as a stop with its grace.
+        """Wait for the step that is under way for a container, such as a graceful stop.
 
-        Returns process 1 of the instance that runs. Where none does its end is noted.
+        Returns process 1 of the instance that runs. Where none runs, its end is recorded.
         """
         ...
 
@@ -114,27 +120,27 @@ class Residents(Protocol):
         ...
 
     async def record_exit(self, container: str) -> bool:
-        """Whether a copy that was to be frozen or stopped had ended by itself; that is noted."""
+        """Whether the instance had ended by itself before it was stopped; its end is recorded."""
         ...
 
     def lifecycle(self, container: str) -> Lifecycle:
-        """What the target has to know of a frozen copy beside its images."""
+        """What the target must know of a frozen copy besides its images."""
         ...
 
     def disown(self, container: str) -> None:
-        """Leave a copy alone: its end is not an exit."""
+        """Stop supervising: the end of its processes is not an exit."""
         ...
 
     async def find_obstacles(self, container: str) -> tuple[Obstacle, ...]:
-        """What in a running container keeps it from being moved live, right now."""
+        """What in a running container prevents a live move at this moment."""
         ...
 
     async def pause_probes(self, container: str) -> None:
-        """Run nothing in it any more (an exec probe cannot be dumped); keep undoes it."""
+        """Run no probe in the container: CRIU cannot dump an exec probe. readopt undoes it."""
         ...
 
     def readopt(self, container: str) -> None:
-        """Look after a copy again that was disowned: the move did not happen."""
+        """Supervise a disowned container again: the move was rolled back."""
         ...
 
     async def start(self, record: Record) -> None:

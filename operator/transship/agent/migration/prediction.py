@@ -1,7 +1,7 @@
 """What a move of one of this node's containers would be like, without moving anything.
 
-The container runs on meanwhile. Only one of a look and a move can follow a container's writes: a
-move that begins ends the look.
+The container runs on meanwhile. Only one reader can track a container's writes: a move that begins
+ends the probe.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _RunningProbe:
 
 
 class Predictions:
-    """The looks that are under way, at most one per container."""
+    """Predicts moves; at most one probe runs per container."""
 
     def __init__(
         self,
@@ -60,19 +60,22 @@ class Predictions:
         self._probes: dict[str, _RunningProbe] = {}
 
     async def predict(self, container: str, order: PredictionRequest) -> PredictionReply:
-        """Raises NotFound, Refused while it moves or does not run, Unreachable."""
+        """Probe the container and the link, then predict.
+
+        Raises NotFound, Refused while the container moves or does not run, and Unreachable.
+        """
         record = self._movable(container)
         rate = await link_rate.measure(
             order.target.address, port=STREAM_PORT, context=self._streams, node=order.target.node
         )
-        seen = await self._probe(container)
+        probed = await self._probe(container)
         files = await asyncio.to_thread(self._file_bytes, record)
         measurements = Measurements(
-            pages=seen.pages,
-            zero_pages=round(seen.pages * seen.zero_share),
-            changes=tuple(ChangeSample(seconds, pages) for seconds, pages in seen.changes),
+            pages=probed.pages,
+            zero_pages=round(probed.pages * probed.zero_share),
+            changes=tuple(ChangeSample(seconds, pages) for seconds, pages in probed.changes),
             link_rate=rate,
-            compressed_share=min(1.0, seen.compressed_share),
+            compressed_share=min(1.0, probed.compressed_share),
             file_bytes=files,
         )
         found = memory_prediction.predict(
@@ -81,7 +84,7 @@ class Predictions:
         return reply(measurements, found)
 
     async def end(self, container: str) -> None:
-        """A move begins, which follows the container's writes itself."""
+        """End the probe: a move begins, which tracks the container's writes itself."""
         running = self._probes.get(container)
         if running is not None:
             running.probe.stop()
@@ -95,18 +98,20 @@ class Predictions:
             doing = "is being moved" if record.migration is not None else f"is {record.state}"
             raise Refused(f"container {container} {doing}", reason="WrongState")
         if container in self._probes:
-            raise Refused(f"somebody looks at container {container} already", hint="try again")
+            raise Refused(f"container {container} is already being probed", hint="try again")
         return record
 
     async def _probe(self, container: str) -> ProbeResult:
-        self._movable(container)  # it may have changed while the link was measured
+        # again: it may have changed while the link was measured
+        self._movable(container)
         probe = MemoryProbe(lambda: self._processes(container), self._tracker(container))
         running = self._probes[container] = _RunningProbe(probe, asyncio.Event())
         task = asyncio.create_task(asyncio.to_thread(probe.run))
         task.add_done_callback(lambda _: self._ended(container, running))
         try:
             return await asyncio.shield(task)
-        except asyncio.CancelledError:  # whoever asked has gone: the thread ends soon
+        # the client has gone: the thread ends soon
+        except asyncio.CancelledError:
             probe.stop()
             raise
 

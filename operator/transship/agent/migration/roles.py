@@ -1,4 +1,4 @@
-"""The two roles of a migration, as the server knows them: source.Source and target.Target."""
+"""The two roles of a migration, as the HTTP handlers call them: source.Source, target.Target."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transship.agentapi.migrations import (
 
 
 class SourceRole(Protocol):
-    """Gives containers away."""
+    """Moves containers away."""
 
     async def begin(self, order: OutgoingOrder) -> MigrationReport: ...
 
@@ -35,7 +35,7 @@ class SourceRole(Protocol):
 
 
 class TargetRole(Protocol):
-    """Takes containers in."""
+    """Moves containers here."""
 
     async def begin(self, order: IncomingOrder) -> MigrationReport: ...
 

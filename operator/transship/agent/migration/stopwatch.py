@@ -44,7 +44,7 @@ class Stopwatch:
         return next((s.name for s in reversed(self.steps) if s.milliseconds is None), None)
 
     def forget_open(self) -> None:
-        """What was under way is not going to be finished."""
+        """Forget the steps under way: they will not end."""
         self._steps = {n: s for n, s in self._steps.items() if s.milliseconds is not None}
 
     @contextmanager
@@ -62,7 +62,7 @@ class Stopwatch:
         failpoints.at(f"{name}.end")
 
     def note(self, name: str, *, seconds: float) -> None:
-        """A part of the blackout, also of a step that begins before it or ends after it."""
+        """Set a part of the blackout, also of a step that begins before it or ends after it."""
         self._parts[name] = round(seconds * 1e6)
 
     @contextmanager
@@ -75,6 +75,6 @@ class Stopwatch:
         failpoints.at(f"{name}.end")
 
     def add(self, parts: Iterable[BlackoutPart], *, prefix: str) -> None:
-        """Take over what the other side measured."""
+        """Add what the other side has measured."""
         for part in parts:
             self._parts[f"{prefix}{part.name}"] = part.microseconds

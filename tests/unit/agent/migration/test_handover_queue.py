@@ -9,7 +9,7 @@ ACTS = st.lists(st.tuples(st.sampled_from(["enter", "leave"]), st.integers(0, 9)
 
 
 @given(number=st.integers(1, 3), acts=ACTS)
-def test_turns_are_given_in_order_and_never_to_more_than_there_are_slots(
+def test_turns_come_in_order_and_never_to_more_than_the_limit(
     number: int, acts: list[tuple[str, int]]
 ) -> None:
     async def play() -> None:
@@ -27,7 +27,7 @@ def test_turns_are_given_in_order_and_never_to_more_than_there_are_slots(
     asyncio.run(play())
 
 
-async def test_who_waits_hears_of_the_turn() -> None:
+async def test_a_waiting_container_gets_its_turn() -> None:
     handover_queue = HandoverQueue()
     first, second = handover_queue.enter(), handover_queue.enter()
     assert await first.wait(seconds=0)
@@ -37,7 +37,7 @@ async def test_who_waits_hears_of_the_turn() -> None:
     assert await waiting
 
 
-async def test_leaving_twice_frees_one_slot_once() -> None:
+async def test_leaving_twice_lets_one_container_in() -> None:
     handover_queue = HandoverQueue()
     first, second, third = handover_queue.enter(), handover_queue.enter(), handover_queue.enter()
     first.leave()

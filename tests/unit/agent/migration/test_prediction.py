@@ -78,7 +78,7 @@ def predictions(journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
 
 
-async def test_what_was_measured_is_told_with_what_follows(predictions: Predictions) -> None:
+async def test_the_reply_has_the_measurements_and_the_prediction(predictions: Predictions) -> None:
     found = await predictions.predict(ID, PredictionRequest(target=TARGET))
     assert found.memory_bytes == 1000 * PAGE_BYTES
     assert found.zero_bytes == 500 * PAGE_BYTES
@@ -89,7 +89,7 @@ async def test_what_was_measured_is_told_with_what_follows(predictions: Predicti
     assert found.reason == ""
 
 
-async def test_a_container_that_moves_or_is_not_here_is_not_looked_at(
+async def test_a_container_that_moves_or_is_not_here_is_not_probed(
     predictions: Predictions, journal: Journal
 ) -> None:
     with pytest.raises(NotFound):
@@ -101,27 +101,27 @@ async def test_a_container_that_moves_or_is_not_here_is_not_looked_at(
         await predictions.predict(ID, PredictionRequest(target=TARGET))
 
 
-async def test_a_move_ends_the_look_before_it_follows_the_writes_itself(
+async def test_a_move_ends_the_probe_before_it_tracks_writes_itself(
     predictions: Predictions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MemoryProbe", SlowProbe)
-    looking = asyncio.create_task(predictions.predict(ID, PredictionRequest(target=TARGET)))
+    predicting = asyncio.create_task(predictions.predict(ID, PredictionRequest(target=TARGET)))
     await SlowProbe.begun.wait()
     with pytest.raises(Refused, match="already"):
         await predictions.predict(ID, PredictionRequest(target=TARGET))
     await predictions.end(ID)
     assert SlowProbe.made[0].stopped.is_set()
-    assert (await looking).memory_bytes > 0
+    assert (await predicting).memory_bytes > 0
     await predictions.end(ID)
 
 
-async def test_whoever_asks_and_goes_away_ends_the_look(
+async def test_a_client_that_goes_away_ends_the_probe(
     predictions: Predictions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MemoryProbe", SlowProbe)
-    looking = asyncio.create_task(predictions.predict(ID, PredictionRequest(target=TARGET)))
+    predicting = asyncio.create_task(predictions.predict(ID, PredictionRequest(target=TARGET)))
     await SlowProbe.begun.wait()
-    looking.cancel()
-    await asyncio.wait([looking])
+    predicting.cancel()
+    await asyncio.wait([predicting])
     await predictions.end(ID)
     assert SlowProbe.made[0].stopped.is_set()

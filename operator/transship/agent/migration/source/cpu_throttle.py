@@ -1,7 +1,7 @@
-"""Slowing a container down by its CPU quota, so that a move can keep up with its writes.
+"""Throttles a container by its CPU quota, so that a move can keep up with its writes.
 
-What the quota was is written down before it is changed, in a file that lives as long as the cgroup
-does (/run): whoever comes next, a restarted agent too, can give it back exactly.
+The original quota is saved before it is changed, in a file that lives as long as the cgroup does
+(/run): also a restarted agent can restore it exactly.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from transship.linux.cpu_quota import Quota
 from transship.runtime.layout import Layout
 
 USE_SECONDS = 0.2
-"""For how long the container's use of CPU time is looked at, before it is slowed down."""
+"""For how long the container's use of CPU time is measured, before it is slowed down."""
 LEAST_CORES = 0.05
-"""What a container is taken to use that sleeps at the moment when it is looked at."""
+"""Assumed for a container that sleeps during the measurement."""
 
 
 class _Before(Message):
@@ -33,7 +33,7 @@ class _Before(Message):
 
 
 class CpuThrottle:
-    """All slowed containers of this node."""
+    """All throttled containers of this node (the port CpuThrottle)."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -54,22 +54,23 @@ class CpuThrottle:
         logger.bind(container=container, share=share).info("container slowed down for its move")
 
     def release(self, container: str) -> None:
-        """Give back what it had; harmless where it was not slowed. Raises TransshipError."""
+        """Restore the original quota; harmless where it was not slowed. Raises TransshipError."""
         before = self._before(container)
         if before is None:
             return
-        with suppress(NotFound):  # its cgroup is gone, and the quota with it
+        # a cgroup that is gone took the quota along
+        with suppress(NotFound):
             cpu_quota.write(self._layout.cgroup(container), Quota(before.quota, before.period))
             logger.bind(container=container).info("container runs at its own speed again")
         (self._folder / container).unlink(missing_ok=True)
 
     def release_all(self) -> None:
-        """At the agent's start: no move that slowed anything is under way any more."""
+        """At the agent's start: no move is under way any more."""
         for file in self._folder.glob("*"):
             try:
                 self.release(file.name)
             except (TransshipError, OSError) as e:
-                logger.bind(container=file.name).error("it stays slowed down: {}", e)
+                logger.bind(container=file.name).error("container stays slowed down: {}", e)
 
     def _before(self, container: str) -> _Before | None:
         try:
@@ -77,14 +78,15 @@ class CpuThrottle:
         except FileNotFoundError:
             return None
         except ValidationError as e:
-            raise TransshipError(f"reading what the quota of {container} was: {e}") from e
+            raise TransshipError(f"reading the original CPU quota of {container}: {e}") from e
 
     async def _measured(self, container: str) -> _Before:
         quota = cpu_quota.read(self._layout.cgroup(container))
         began = self._used(container)
         await asyncio.sleep(USE_SECONDS)
         cores = max((self._used(container) - began) / 1e9 / USE_SECONDS, LEAST_CORES)
-        if quota.cores is not None:  # the look can catch a period's quota more than its own
+        # the measurement can include one period's quota too many
+        if quota.cores is not None:
             cores = min(cores, quota.cores)
         return _Before(quota=quota.quota, period=quota.period, cores=cores)
 

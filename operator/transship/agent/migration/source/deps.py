@@ -130,14 +130,14 @@ class MemoryTransfer(Protocol):
 
 
 class CpuThrottle(Protocol):
-    """Slowing a running container down, so that its memory can be caught up with."""
+    """Slows a running container down, so that copying keeps up with its writes."""
 
     async def slow(self, container: str, share: float) -> None:
         """Leave it this share of its CPU time. Raises NotFound where that cannot be done."""
         ...
 
     def release(self, container: str) -> None:
-        """Give back exactly what it had; harmless where it was not slowed."""
+        """Restore exactly the quota that it had; harmless where it was not slowed."""
         ...
 
 
@@ -161,7 +161,7 @@ class SourceDeps:
     """See agent.migration.prediction: nobody else follows the container's writes from then on."""
 
     def record(self, container: str) -> Record:
-        """What was promised about a container that is here. Raises NotFound."""
+        """The record of a container that is here. Raises NotFound."""
         record = self.journal.get(container)
         if record is None:
             raise NotFound(f"container {container} is not on this node")
@@ -169,4 +169,5 @@ class SourceDeps:
 
 
 def cancelled() -> TransshipError:
+    """The cause of a rollback that the operator has asked for."""
     return TransshipError("cancelled", reason="MigrationCancelled")

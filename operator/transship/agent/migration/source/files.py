@@ -1,7 +1,7 @@
-"""The files of a container on their way: all while it runs, the difference inside the freeze.
+"""The files of an outgoing container: all while it runs, the difference inside the freeze.
 
-Two streams per migration: one for the copy, one opened before the freeze for the difference; and
-the same for the log, which goes apart: a conmon waits at the target with its file already open.
+The stream for the difference is opened before the freeze. The container's log has streams of its
+own: the target's conmon has the log open already, so it is written in place.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ COPY_TIMEOUT_SECONDS = 24 * 3600.0
 DIFFERENCE_TIMEOUT_SECONDS = 60.0
 
 MAX_ROUNDS = 5
-"""Copies while the container runs; a writer as fast as the copy never gets further."""
+"""Of copies while the container runs: against a writer as fast as the copy no number helps."""
 ENOUGH_BYTES = 1 << 20
-"""A difference this small is left for the freeze: sending it takes a few milliseconds."""
+"""A smaller difference is left for the freeze: sending it takes a few milliseconds."""
 
 Mapped = Callable[[], frozenset[str]]
-"""Files below the trees that processes can change through a mapping, relative to home."""
+"""Returns files that processes can change through a mapping, relative to the container's home."""
 
 
 class FileCopy:
@@ -60,13 +60,13 @@ class FileCopy:
         # may differ from what was sent without a trace: mapped when the last run began, or in a
         # run that broke off
         self._doubtful: frozenset[str] = frozenset()
-        self._looking: asyncio.Task[TreeSnapshot] | None = None
+        self._snapshot_ahead: asyncio.Task[TreeSnapshot] | None = None
         self._ready: Stream | None = None
         self._ready_for_log: Stream | None = None
         self.bytes = 0
 
     async def copy(self) -> None:
-        """All files, then what changed meanwhile. After a run that broke off: all files again."""
+        """Copy all files, then what changed meanwhile; all files again after a failed run."""
         if self._last is None:
             await self._copy_whole()
         if self._log.has_changed():
@@ -78,7 +78,7 @@ class FileCopy:
         await self.catch_up()
 
     async def _copy_whole(self) -> None:
-        snapshot = await self._look()
+        snapshot = await self._snapshot()
         earlier, mapped = self._doubtful, await self._mapped_now()
         await self._begin_run(snapshot, mapped)
         sent = await self._run_whole(await self._open(), timeout_seconds=COPY_TIMEOUT_SECONDS)
@@ -97,16 +97,16 @@ class FileCopy:
         self._last, self._doubtful = known, doubtful
 
     async def catch_up(self) -> None:
-        """What changed since the last copy, until the rest is small or shrinks no more.
+        """Copy what changed since the last copy, until the rest is small or shrinks no more.
 
-        Also what was mapped at the last copy and is no more: that is settled by one more. What
-        still is mapped is left for the freeze, since no copy before that settles it.
+        That includes files that were mapped at the last copy and no longer are. Files that still
+        are mapped are left for the freeze: they may change after any copy before it.
         """
         if self._last is None:
             raise TransshipError("catching up with files before they were copied")
         left: int | None = None
         for _ in range(MAX_ROUNDS):
-            now = await self._look()
+            now = await self._snapshot()
             mapped = await self._mapped_now()
             found = changes(self._last, now, always=self._doubtful - mapped)
             if found.bytes <= ENOUGH_BYTES or (left is not None and found.bytes >= left):
@@ -114,11 +114,11 @@ class FileCopy:
             left = found.bytes
             await self._begin_run(now, mapped)
             await self._run_part(found)
-            # what is removed may be made again, and go again, before the run gets to it
+            # a removed file may be created and removed again before the run gets to it
             await self._end_run(now, found.removed, doubtful=mapped)
 
     async def make_ready(self) -> None:
-        """Open the stream for the difference: a handshake that the freeze need not wait for."""
+        """Open the streams for the difference, so that the freeze does not wait for handshakes."""
         if self._last is not None:
             await asyncio.to_thread(lambda last: last.unsettled, self._last)
         await self._close_streams()
@@ -126,18 +126,21 @@ class FileCopy:
         if self._log.name is not None:
             self._ready_for_log = await self._open()
 
-    def look_ahead(self) -> None:
-        """Begin to look for what has changed: nothing of the container runs any more."""
-        self._looking = asyncio.create_task(self._look())
+    def begin_snapshot(self) -> None:
+        """Begin to look for changes: the container is frozen."""
+        self._snapshot_ahead = asyncio.create_task(self._snapshot())
 
-    async def send_difference(self, *, look_again: bool = False) -> None:
-        """What has changed since the last round; the container must be frozen."""
+    async def send_difference(self, *, has_new_files: bool = False) -> None:
+        """Send what has changed since the last round; the container must be frozen.
+
+        With `has_new_files` the snapshot that was begun is too old.
+        """
         if self._last is None or self._ready is None:
             raise TransshipError("sending a difference of files before the files")
-        ahead, self._looking = self._looking, None
-        now = await self._look() if ahead is None else await ahead
-        if ahead is not None and look_again:
-            now = await self._look()
+        ahead, self._snapshot_ahead = self._snapshot_ahead, None
+        now = await self._snapshot() if ahead is None else await ahead
+        if ahead is not None and has_new_files:
+            now = await self._snapshot()
         mapped = self._doubtful | self._mapped()
         found = changes(self._last, now, always=mapped, below=self._opaque)
         log = asyncio.create_task(self._send_log())
@@ -165,9 +168,9 @@ class FileCopy:
             await self._run_log(self._ready_for_log, timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS)
 
     async def close(self) -> None:
-        """What stood ready ends here, used or not: the freeze need not wait for that."""
-        if self._looking is not None:
-            self._looking.cancel()
+        """Close the streams of the difference, used or not; not inside the freeze."""
+        if self._snapshot_ahead is not None:
+            self._snapshot_ahead.cancel()
         await self._close_streams()
 
     async def _close_streams(self) -> None:
@@ -177,14 +180,14 @@ class FileCopy:
             if stream is not None:
                 await stream.close()
 
-    async def _look(self) -> TreeSnapshot:
+    async def _snapshot(self) -> TreeSnapshot:
         return await asyncio.to_thread(take_snapshot, self._home, self._trees)
 
     async def _mapped_now(self) -> frozenset[str]:
-        """To be asked between a look and the run that follows.
+        """The mapped files; to be asked between a snapshot and the run that follows.
 
-        A file that is mapped later has a change that the next look sees; stores into one that is
-        in no mapping any more were over before the run.
+        A file that is mapped later has a change that the next snapshot has. A file that is no
+        longer mapped was stored to only before the run.
         """
         return await asyncio.to_thread(self._mapped)
 
@@ -213,7 +216,7 @@ class FileCopy:
         return sent
 
     async def _run_part(self, found: Changes) -> None:
-        """The container runs: what has changed its place since the look is left to the next one."""
+        """Send changes while the container runs; what moves meanwhile waits for the next run."""
         files = await asyncio.to_thread(in_folders, self._home, found.files)
         stream = await self._open()
         try:
@@ -243,7 +246,7 @@ class FileCopy:
 
 
 class _Log:
-    """The container's log, and what was last sent of it."""
+    """The container's log, and its size and time when it was last sent."""
 
     def __init__(self, home: Path, name: str | None) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""What this agent's past handovers took, as a ground for predicting the next one."""
+"""Statistics of this agent's past handovers, from which the next one is predicted."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from transship.api.migration import BlackoutPart, StepName
 from transship.memory.copy_progress import DEFAULT_HANDOVER_COST, HandoverCost
 
 REMEMBERED = 9
-"""Handovers; the median of them is told, so that a few slow ones change nothing."""
+"""Handovers; their median is used, so that a few slow ones change nothing."""
 
 _AFTER_DUMP = (StepName.SYNC_FILES.value, StepName.SEND_STATE.value, StepName.RESTORE.value)
-"""What the last pages are sent at the same time as, besides the dump; see way_forward."""
+"""The steps that overlap with sending the last pages, besides the dump (StateTransfer)."""
 WAIT_FOR_PAGES = "TargetReceivePages"
-"""The one part that depends on nothing but how much memory was left."""
+"""The one part that depends only on how much memory was left."""
 SEND_MEMORY = "SendMemory"
 BOUND_SHARE = 0.75
-"""Where sending the pages took so much of what follows the dump, that has waited for it."""
+"""Where sending pages took more of the steps after the dump, they have waited for pages."""
 
 
 class HandoverStats:
-    """Kept in memory: a restarted agent begins with the default again."""
+    """Costs and link rates, in memory: a restarted agent begins with the default again."""
 
     def __init__(self) -> None:
         self._costs: deque[HandoverCost] = deque(maxlen=REMEMBERED)
@@ -41,7 +41,7 @@ class HandoverStats:
         self._costs.append(cost_of(blackout, tuple(parts), known=self.cost))
 
     def rate_to(self, node: str) -> float | None:
-        """Bytes per second that went there last."""
+        """The link's rate to a node in bytes per second, as measured last."""
         return self._rates.get(node)
 
     def note_rate(self, node: str, rate: float) -> None:
@@ -50,10 +50,10 @@ class HandoverStats:
 
 
 def cost_of(blackout: float, parts: Sequence[BlackoutPart], *, known: HandoverCost) -> HandoverCost:
-    """The cost of one handover without what it waited for memory.
+    """The cost of one handover without the time that it waited for memory.
 
-    A restore wants pages itself, and waits for those that are still under way. What it takes longer
-    than is known is then no cost of its own: else the next handover would leave so much the more.
+    A restore reads pages itself, and waits for those that are still on their way. Time beyond the
+    known cost counts as such a wait: as a cost it would let the next handover leave more memory.
     """
     took = {part.name: part.microseconds / 1e6 for part in parts}
     waited = took.get(WAIT_FOR_PAGES, 0.0)

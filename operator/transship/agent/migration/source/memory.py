@@ -1,6 +1,6 @@
 """The source's end of a container's memory: from its tasks, running and frozen, to a page server.
 
-Reading, comparing and sending happen in one thread, outside of the agent's event loop.
+Reading, comparing and sending run in one thread, outside of the agent's event loop.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from transship.memory.transfer.sender import PageSender
 T = TypeVar("T")
 
 Processes = Callable[[], Sequence[Process]]
-"""The container's processes as they are now."""
+"""Returns the container's processes as they are now."""
 
 
 class OutgoingMemory:
@@ -50,7 +50,7 @@ class OutgoingMemory:
         tracker: Tracker,
         options: StreamOptions,
     ) -> Self:
-        """Raises Unreachable."""
+        """Connect to the page server. Raises Unreachable."""
         channel = await asyncio.to_thread(connect_to_page_server, page_server)
         sender = PageSender(channel, bandwidth=options.bandwidth, compression=options.compression)
         return cls(sender, tracker, processes)
@@ -60,52 +60,54 @@ class OutgoingMemory:
         return traffic_of([self._sender])
 
     async def reserve(self) -> int:
-        """Have the target make room, when nothing is sent before the freeze; returns the pages."""
+        """Have the target make room when nothing is sent before the freeze. Returns the pages."""
         return await self._run(lambda: self._copy.reserve(self._processes()))
 
     async def copy_shared(self) -> None:
-        """Copy what has changed of what the running processes share; all of it at first."""
+        """Copy what has changed of the shared memory; all of it at first."""
         await self._run(lambda: self._shared.copy(self._processes()))
 
     async def reduce(self, images: Sequence[SharedImage]) -> None:
-        """Inside the freeze: leave out of the dump's images what was copied so, and is the same.
+        """Inside the freeze: cut from the dump's images what copy_shared has sent, if unchanged.
 
-        Beside what is sent meanwhile, to which it adds nothing.
+        Runs beside the sending of pages, and sends nothing itself.
         """
         if images:
             found = [Image(each.path, each.runs) for each in images]
             await asyncio.to_thread(self._shared.reduce, found)
 
     async def round(self) -> CopyRound:
-        """Copy what has changed while the container runs; all of it at first."""
+        """Copy what has changed of the running container's memory; all of it at first."""
         return await self._run(lambda: self._copy.copy_round(self._processes()))
 
     async def remaining_pages(self) -> int | None:
-        """How many pages have changed since the last round; None where that cannot be told."""
+        """How many pages have changed since the last round; None where that is not known."""
         return await self._run(lambda: self._copy.remaining_pages(self._processes()))
 
     def begin_ahead(self) -> None:
-        """Inside the freeze, beside the dump: begin to send what that leaves alone."""
+        """Inside the freeze, beside the dump: begin to send what the dump does not touch."""
         self._ahead = self._submit(lambda: self._copy.copy_during_dump(self._processes()))
 
     async def finish(self, ranges: Sequence[LazyRange]) -> None:
-        """Inside the freeze: everything that CRIU left to be restored lazily is at the target."""
+        """Inside the freeze: send all pages that CRIU left to be restored lazily."""
         if self._ahead is not None:
-            await asyncio.shield(self._ahead)  # whoever gives the move up still closes this
-        wanted = [PageRange(each.process, each.address, each.pages) for each in ranges]
+            # shielded: close() waits for it when the move is aborted
+            await asyncio.shield(self._ahead)
+        wanted = [PageRange(one.process, one.address, one.pages) for one in ranges]
         await self._run(lambda: self._copy.copy_rest(self._processes(), wanted))
 
     async def promise(self, ranges: Sequence[LazyRange]) -> None:
-        """Inside the freeze, instead of finish: what the target has by now is what it has."""
-        wanted = [PageRange(each.process, each.address, each.pages) for each in ranges]
+        """Inside the freeze, instead of finish: tell the target which pages follow later."""
+        wanted = [PageRange(one.process, one.address, one.pages) for one in ranges]
         await self._run(lambda: self._copy.prepare_postcopy(self._processes(), wanted))
 
     async def close(self) -> None:
-        """Break off whatever is under way."""
+        """Cancel what is under way and end the stream."""
         self._sender.abort()
         if self._ahead is not None:
             await asyncio.wait([self._ahead])
-            self._ahead.exception()  # of a move that was given up, nobody has asked for it
+            # retrieved, for a move that was aborted before finish()
+            self._ahead.exception()
         await asyncio.to_thread(self._thread.shutdown)
         self._tracker.close()
         self._sender.close()
@@ -118,7 +120,7 @@ class OutgoingMemory:
 
 
 def traffic_of(senders: Iterable[PageSender]) -> MemoryTraffic:
-    """What went over all of these."""
+    """The traffic of all these streams."""
     senders = tuple(senders)
     content = sum(sender.content_bytes for sender in senders)
     body = sum(sender.body_bytes for sender in senders)

@@ -1,7 +1,7 @@
-"""The source's end of a memory that follows its container: two streams to the target's page server.
+"""The source's end of a post-copy: two streams to the target's page server.
 
-On one the target demands what its processes wait for, on the other everything that it lacks is
-pushed. Both read the frozen tasks. Streams that break are made anew by whoever calls `drain` again.
+On one the target requests the pages that its processes wait for, on the other all pages that it
+lacks are pushed. Both read the frozen processes. `push_memory` can be called again when they break.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transship.memory.transfer.sender import PageSender
 
 
 class PostcopySource:
-    """One container's, to one page server."""
+    """The post-copy of one container to one page server."""
 
     def __init__(
         self, page_server: PageServerEndpoint, processes: Processes, *, compression: Compression
@@ -29,21 +29,21 @@ class PostcopySource:
         self._page_server = page_server
         self._push_memory = MemoryPush(processes)
         self._compression = compression
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="drain")
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="postcopy")
         self._senders: list[PageSender] = []
         self._open: set[PageSender] = set()
         self._answering: asyncio.Future[None] | None = None
 
     async def answer(self) -> None:
-        """Have the target's demands answered from now on. Raises Unreachable."""
+        """Answer the target's page requests from now on. Raises Unreachable."""
         if self._answering is None or self._answering.done():
             self._answering = await self._begin(self._push_memory.serve_page_requests)
             self._answering.add_done_callback(_ignore_outcome)
 
     async def push_memory(self) -> MemoryTraffic:
-        """Return when the target has said that it has every page. Raises TransshipError.
+        """Return when the target reports that it has every page. Raises TransshipError.
 
-        Returns what went there, also by streams that have broken.
+        Returns the traffic of all streams, also of those that have broken.
         """
         await self.answer()
         pushing = await self._begin(self._push_memory.push)
@@ -54,11 +54,11 @@ class PostcopySource:
                 raise Unreachable("pushing memory: the stream of page requests has broken")
             await pushing
         finally:
-            await self._break_off()
+            await self._close_streams()
         return traffic_of(self._senders)
 
     async def close(self) -> None:
-        await self._break_off()
+        await self._close_streams()
         await asyncio.to_thread(self._threads.shutdown)
 
     async def _begin(self, work: Callable[[PageSender], None]) -> asyncio.Future[None]:
@@ -68,7 +68,7 @@ class PostcopySource:
         self._open.add(sender)
         return asyncio.get_running_loop().run_in_executor(self._threads, work, sender)
 
-    async def _break_off(self) -> None:
+    async def _close_streams(self) -> None:
         senders, self._open = self._open, set()
         for sender in senders:
             sender.abort()
@@ -79,6 +79,6 @@ class PostcopySource:
 
 
 def _ignore_outcome(answering: asyncio.Future[None]) -> None:
-    """How it has ended is of no interest: `drain` makes another one."""
+    """Retrieve its exception, which is of no interest: `push_memory` makes another one."""
     with contextlib.suppress(asyncio.CancelledError):
         answering.exception()

@@ -26,7 +26,7 @@ class StateTransfer:
 
     async def run(self, outgoing: OutgoingMigration, files: FileCopy) -> None:
         """Return when the target holds a restored copy."""
-        files.look_ahead()
+        files.begin_snapshot()
         if outgoing.is_cold:
             await self._restore(outgoing, files, None)
             return
@@ -97,7 +97,7 @@ class StateTransfer:
         made_files = dumped is not None and dumped.made_files
         copied = files.bytes
         with outgoing.watch.step(StepName.SYNC_FILES):
-            await files.send_difference(look_again=made_files)
+            await files.send_difference(has_new_files=made_files)
         outgoing.progress.bytes += files.bytes - copied
 
     async def _sent_bytes(self, outgoing: OutgoingMigration) -> int:

@@ -80,7 +80,7 @@ async def hand_over(files: FileCopy) -> None:
     await files.close()  # of all moves, however they end
 
 
-async def test_what_does_not_change_is_sent_once(home: Path, peer: FakePeer) -> None:
+async def test_files_that_do_not_change_are_sent_once(home: Path, peer: FakePeer) -> None:
     files = copy_of(home)
     await files.copy()
     await hand_over(files)
@@ -89,7 +89,7 @@ async def test_what_does_not_change_is_sent_once(home: Path, peer: FakePeer) -> 
     assert files.bytes == 8
 
 
-async def test_what_changed_since_the_copy_is_sent_while_frozen(home: Path, peer: FakePeer) -> None:
+async def test_changes_since_the_copy_are_sent_while_frozen(home: Path, peer: FakePeer) -> None:
     files = copy_of(home)
     await files.copy()
     (home / "upper/kept").write_text("changed")
@@ -115,7 +115,7 @@ async def test_a_log_goes_into_the_file_that_the_target_has_open(
     assert (peer.root / "log").read_text() == "one\ntwo\nthree\n"
 
 
-async def test_a_log_that_says_nothing_more_is_sent_once(home: Path, peer: FakePeer) -> None:
+async def test_a_log_that_does_not_change_is_sent_once(home: Path, peer: FakePeer) -> None:
     (home / "log").write_text("one\n")
     files = copy_of(home, log="log")
     await files.copy()
@@ -123,7 +123,9 @@ async def test_a_log_that_says_nothing_more_is_sent_once(home: Path, peer: FakeP
     assert peer.runs == ["trees", "in place log"]
 
 
-async def test_what_was_removed_since_is_removed_there(home: Path, peer: FakePeer) -> None:
+async def test_files_removed_since_the_copy_are_removed_on_the_target(
+    home: Path, peer: FakePeer
+) -> None:
     files = copy_of(home)
     await files.copy()
     (home / "volumes/data/kept").unlink()
@@ -132,9 +134,7 @@ async def test_what_was_removed_since_is_removed_there(home: Path, peer: FakePee
     assert peer.content() == content(home)
 
 
-async def test_what_changes_during_the_copy_is_in_the_difference(
-    home: Path, peer: FakePeer
-) -> None:
+async def test_changes_during_the_copy_are_in_the_difference(home: Path, peer: FakePeer) -> None:
     def write_behind() -> None:
         (home / "upper/kept").write_text("written late")
 
@@ -157,7 +157,9 @@ async def test_large_changes_are_copied_before_the_freeze(home: Path, peer: Fake
     assert peer.content() == content(home)
 
 
-async def test_a_writer_as_fast_as_the_copy_does_not_hold_it_up(home: Path, peer: FakePeer) -> None:
+async def test_a_writer_as_fast_as_the_copy_does_not_delay_the_freeze(
+    home: Path, peer: FakePeer
+) -> None:
     def write(round_number: int) -> None:
         (home / "upper/log").write_text(str(round_number) * 3 * ENOUGH_BYTES)
 
@@ -182,7 +184,7 @@ async def test_a_copy_that_gets_ahead_ends_after_some_rounds(home: Path, peer: F
 
 
 @pytest.mark.usefixtures("blind")
-async def test_stores_through_a_mapping_are_sent_although_no_time_tells(
+async def test_stores_through_a_mapping_are_sent_without_a_new_modification_time(
     home: Path, peer: FakePeer
 ) -> None:
     files = copy_of(home, mapped=lambda: frozenset({"upper/kept"}))
@@ -194,7 +196,7 @@ async def test_stores_through_a_mapping_are_sent_although_no_time_tells(
 
 
 @pytest.mark.usefixtures("blind")
-async def test_stores_into_what_is_mapped_no_more_at_the_freeze_are_sent(
+async def test_stores_into_a_file_unmapped_before_the_freeze_are_sent(
     home: Path, peer: FakePeer
 ) -> None:
     mapped = {"upper/kept"}
@@ -212,7 +214,7 @@ async def test_stores_into_what_is_mapped_no_more_at_the_freeze_are_sent(
 
 
 @pytest.mark.usefixtures("blind")
-async def test_so_are_those_after_a_later_copy_than_the_first(home: Path, peer: FakePeer) -> None:
+async def test_stores_after_a_later_copy_are_sent_too(home: Path, peer: FakePeer) -> None:
     mapped: set[str] = set()
 
     def write_much_and_map() -> None:
@@ -231,7 +233,7 @@ async def test_so_are_those_after_a_later_copy_than_the_first(home: Path, peer: 
 
 
 @pytest.mark.usefixtures("blind")
-async def test_much_that_is_mapped_no_more_is_settled_before_the_freeze(
+async def test_a_large_file_that_is_unmapped_is_sent_before_the_freeze(
     home: Path, peer: FakePeer
 ) -> None:
     (home / "upper/large").write_text("1" * 2 * ENOUGH_BYTES)
@@ -250,7 +252,9 @@ async def test_much_that_is_mapped_no_more_is_settled_before_the_freeze(
     assert peer.content() == content(home)
 
 
-async def test_what_was_mapped_and_is_gone_does_not_hold_it_up(home: Path, peer: FakePeer) -> None:
+async def test_a_mapped_file_that_is_gone_does_not_delay_the_freeze(
+    home: Path, peer: FakePeer
+) -> None:
     files = copy_of(home, mapped=lambda: frozenset({"upper/kept"}))
     await files.copy()
     (home / "upper/kept").unlink()
@@ -280,7 +284,7 @@ async def test_a_large_file_that_is_replaced_by_one_of_its_size_and_time_arrives
     assert peer.content() == content(home)
 
 
-async def test_what_came_and_went_between_two_looks_does_not_stay_there(
+async def test_a_file_made_and_removed_between_snapshots_is_not_on_the_target(
     home: Path, peer: FakePeer
 ) -> None:
     """As a database's journal does, by which it would undo what it has long written."""
@@ -293,7 +297,7 @@ async def test_what_came_and_went_between_two_looks_does_not_stay_there(
     assert peer.content() == content(home)
 
 
-async def test_nor_does_what_came_again_and_went_while_its_removal_was_sent(
+async def test_a_file_made_and_removed_again_while_its_removal_is_sent_is_not_on_the_target(
     home: Path, peer: FakePeer
 ) -> None:
     journal = home / "volumes/data/journal"
@@ -310,7 +314,7 @@ async def test_nor_does_what_came_again_and_went_while_its_removal_was_sent(
     assert peer.content() == content(home)
 
 
-async def test_what_came_between_two_looks_and_stays_is_there(home: Path, peer: FakePeer) -> None:
+async def test_a_file_made_between_snapshots_is_on_the_target(home: Path, peer: FakePeer) -> None:
     peer.just_before.append(lambda: _write(home / "volumes/data/new", "new"))
     files = copy_of(home)
     await files.copy()
@@ -318,7 +322,7 @@ async def test_what_came_between_two_looks_and_stays_is_there(home: Path, peer: 
     assert peer.content() == content(home)
 
 
-async def test_what_is_removed_before_the_freeze_is_removed_there(
+async def test_files_removed_before_the_freeze_are_removed_on_the_target(
     home: Path, peer: FakePeer
 ) -> None:
     def replace() -> None:
@@ -332,7 +336,7 @@ async def test_what_is_removed_before_the_freeze_is_removed_there(
     assert peer.content() == content(home)
 
 
-async def test_only_what_goes_before_the_freeze_is_held_back(home: Path, peer: FakePeer) -> None:
+async def test_only_what_is_sent_before_the_freeze_is_limited(home: Path, peer: FakePeer) -> None:
     def write() -> None:
         (home / "upper/log").write_text("x" * 2 * ENOUGH_BYTES)
 
@@ -366,33 +370,35 @@ async def test_a_silent_store_and_a_removal_both_arrive(home: Path, peer: FakePe
     assert peer.content() == content(home)
 
 
-async def test_what_was_looked_at_ahead_is_sent(home: Path, peer: FakePeer) -> None:
+async def test_changes_in_the_snapshot_begun_ahead_are_sent(home: Path, peer: FakePeer) -> None:
     files = copy_of(home)
     await files.copy()
     (home / "upper/kept").write_text("changed")
     await files.make_ready()
-    files.look_ahead()
+    files.begin_snapshot()
     await files.send_difference()
     await files.close()
     assert peer.content() == content(home)
 
 
-async def test_files_that_the_dump_made_after_the_look_are_sent(home: Path, peer: FakePeer) -> None:
+async def test_files_that_the_dump_made_after_the_snapshot_are_sent(
+    home: Path, peer: FakePeer
+) -> None:
     files = copy_of(home)
     await files.copy()
     await files.make_ready()
-    files.look_ahead()
+    files.begin_snapshot()
     (home / "upper/link_remap.1").write_text("open, and without a name before")
-    await files.send_difference(look_again=True)
+    await files.send_difference(has_new_files=True)
     await files.close()
     assert peer.content() == content(home)
 
 
-async def test_a_look_ahead_that_nobody_waits_for_is_ended(home: Path, peer: FakePeer) -> None:
+async def test_a_snapshot_that_nobody_waits_for_is_ended(home: Path, peer: FakePeer) -> None:
     files = copy_of(home)
     await files.copy()
     await files.make_ready()
-    files.look_ahead()
+    files.begin_snapshot()
     await files.close()
     assert peer.runs == ["trees"]
 
@@ -414,7 +420,7 @@ async def test_a_stream_that_was_made_ready_is_closed(home: Path, peer: FakePeer
     await files.close()
 
 
-async def test_a_peer_that_is_away_is_told(home: Path, peer: FakePeer) -> None:
+async def test_an_unreachable_peer_is_reported(home: Path, peer: FakePeer) -> None:
     peer.is_away = True
     files = copy_of(home)
     with pytest.raises(Unreachable):

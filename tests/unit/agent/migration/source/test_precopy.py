@@ -31,7 +31,7 @@ def report(pair: Pair) -> MigrationReport:
     return found
 
 
-def test_auto_is_pre_copy_and_says_what_it_expects(pair: Pair) -> None:
+def test_auto_begins_as_pre_copy_and_reports_its_prediction(pair: Pair) -> None:
     pair.move()
     reported = report(pair)
     assert (reported.state, reported.strategy) == (SideState.DONE, Strategy.PRE_COPY)
@@ -42,7 +42,7 @@ def test_auto_is_pre_copy_and_says_what_it_expects(pair: Pair) -> None:
     assert reported.memory is not None
 
 
-def test_the_next_prediction_is_made_from_experience(pair: Pair) -> None:
+def test_the_next_prediction_uses_the_measured_handover(pair: Pair) -> None:
     pair.move()
     assert pair.a.live.source._deps.handover_stats.cost.measured
     assert not pair.b.live.source._deps.handover_stats.cost.measured
@@ -131,7 +131,7 @@ def test_a_restarted_agent_gives_the_cpu_time_back(pair: Pair) -> None:
     assert pair.world.running() == ["node-a"]
 
 
-def test_who_waits_for_the_turn_runs_on_copies_on_and_can_be_cancelled(pair: Pair) -> None:
+def test_a_waiting_container_runs_on_is_copied_on_and_can_be_cancelled(pair: Pair) -> None:
     other = pair.a.live.handover_queue.enter()
     pair.move()
     reported = report(pair)
@@ -163,7 +163,7 @@ def test_the_percentage_never_falls_also_while_it_waits_for_the_turn(
     assert shown[-1] == 100
 
 
-def test_who_waits_is_handed_over_when_the_turn_comes(pair: Pair) -> None:
+def test_a_waiting_container_is_handed_over_at_its_turn(pair: Pair) -> None:
     other = pair.a.live.handover_queue.enter()
     pair.move()
     pair.world.writing = BUSY // 5
@@ -176,7 +176,7 @@ def test_who_waits_is_handed_over_when_the_turn_comes(pair: Pair) -> None:
     assert pair.a.live.handover_queue.enter().has_turn
 
 
-def test_a_target_that_cannot_be_reached_for_go_holds_up_nobody_else(pair: Pair) -> None:
+def test_a_target_that_does_not_get_the_verdict_delays_no_other_container(pair: Pair) -> None:
     pair.prepare()
     pair.begin()
     while pair.a.state is not RecordState.RELEASED:
@@ -186,7 +186,7 @@ def test_a_target_that_cannot_be_reached_for_go_holds_up_nobody_else(pair: Pair)
     assert pair.a.live.handover_queue.enter().has_turn
 
 
-def test_two_nodes_that_move_to_each_other_do_not_block_one_another(pair: Pair) -> None:
+def test_two_nodes_that_move_to_each_other_do_not_deadlock(pair: Pair) -> None:
     """Who waits at the source holds nothing that the other one wants."""
     mine = pair.b.live.handover_queue.enter()  # node-b hands another one over meanwhile
     pair.move()

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from loguru import logger
@@ -22,6 +23,9 @@ from transship.common.errors import TransshipError
 from transship.common.threads import take_short_turns
 from transship.runtime import plain_process
 from transship.runtime.layout import Layout
+
+THREADS = 32
+"""Of the event loop; they wait for disks and child processes, most of the time."""
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -83,6 +87,8 @@ def _secrets(flags: argparse.Namespace) -> tuple[Path, ...]:
 async def serve(settings: Settings) -> None:
     """Until it is asked to end. Raises TaskEnded when it cannot do its work any more."""
     stop = asyncio.Event()
+    # Python's default is a few more than the processors: copies of large files would take them all
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     agent = Agent(settings, stop=stop)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

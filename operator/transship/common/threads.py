@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from loguru import logger
+
+from transship.common.errors import DeadlineExceeded
+
+T = TypeVar("T")
+
+MAX_ABANDONED = 32
+"""Threads that wait for servers that are away; each costs its stack."""
+
+_abandoned: set[Future[Any]] = set()
 
 SWITCH_SECONDS = 0.0005
 """Python's own 5 ms, for which a thread that copies pages keeps the others waiting, show in a
@@ -29,3 +41,35 @@ def begin_for_ever(work: Callable[[], None], *, name: str) -> None:
         os._exit(1)
 
     threading.Thread(target=run, name=name, daemon=True).start()
+
+
+async def may_hang(work: Callable[[], T], *, doing: str, timeout_seconds: float) -> T:
+    """Do what may wait for a server that is away, in a thread of its own.
+
+    Nothing ends such a thread before the server answers. So it must not be one of the event loop's
+    own few, which everything else needs, the freeze and the rollback among them.
+
+    Raises DeadlineExceeded; doing: gerund and object, for its message.
+    """
+    if len(_abandoned) >= MAX_ABANDONED:
+        waiting = len(_abandoned)
+        raise DeadlineExceeded(f"{doing}: {waiting} earlier ones still wait for their servers")
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # from here on a cancel leaves it to its thread
+    threading.Thread(target=_run, args=(work, future), name=doing, daemon=True).start()
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            return await asyncio.wrap_future(future)
+    except TimeoutError as e:
+        raise DeadlineExceeded(f"{doing}: no answer within {timeout_seconds:g} s") from e
+    finally:
+        if not future.done():
+            _abandoned.add(future)
+            future.add_done_callback(_abandoned.discard)
+
+
+def _run(work: Callable[[], T], future: Future[T]) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as e:
+        future.set_exception(e)

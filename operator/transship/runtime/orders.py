@@ -6,14 +6,15 @@ container still runs on the source.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from transship.api.container import Container
 from transship.common.errors import InvalidInput, NotFound
+from transship.common.threads import may_hang
 from transship.linux import mounts, pidfds
 from transship.runtime import bundle, host, oci, rootfs, users, volumes
 from transship.runtime.conmon import Console
@@ -86,7 +87,11 @@ async def write(order: Order, *, image: Image, layout: Layout) -> Prepared:
     stop_signal = _stop_signal(order, image=image)
     paths = await volumes.provide(order.volumes, container_id=order.id, layout=layout)
     # in a thread: a subPath may lie on a share whose server is away
-    spec = await asyncio.to_thread(_spec, order, image, paths, layout)
+    spec = await may_hang(  # subPaths may lie on shares
+        partial(_spec, order, image, paths, layout),
+        doing=f"describing container {order.id} to runc",
+        timeout_seconds=volumes.SHARE_TIMEOUT_SECONDS,
+    )
     _replace(layout.bundle(order.id) / "config.json", spec.text())
     prepared = Prepared(
         digest=image.digest,

@@ -6,11 +6,11 @@ as they were at the start); what does not (hostPath, nfs) lies elsewhere.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from transship.api.container import EmptyDir, EmptyDirMedium, NfsVolume, Volume, VolumeMount
@@ -18,9 +18,12 @@ from transship.api.quantity import bytes_of
 from transship.api.reasons import Reason
 from transship.common.errors import InvalidInput, TransshipError
 from transship.common.processes import run
+from transship.common.threads import may_hang
 from transship.linux import mounts
 from transship.runtime.layout import Layout
 
+SHARE_TIMEOUT_SECONDS = 20.0
+"""For a path on a share: as long as its server takes after its own restart, with luck."""
 MOUNT_TIMEOUT_SECONDS = 30.0  # a server that does not answer
 SHM_BYTES = 64 << 20  # Docker's default
 
@@ -81,8 +84,12 @@ async def _provide(ordered: OrderedVolume, *, container_id: str, layout: Layout)
     volume = ordered.volume
     path = layout.volumes(container_id) / volume.name
     if volume.host_path is not None:
-        # in a thread: it may lie on a share whose server is away
-        return await asyncio.to_thread(find_host_path, volume.host_path.path, layout=layout)
+        named = volume.host_path.path
+        return await may_hang(
+            partial(find_host_path, named, layout=layout),
+            doing=f"looking for the hostPath {named}",
+            timeout_seconds=SHARE_TIMEOUT_SECONDS,
+        )
     if volume.nfs is not None:
         return await _nfs(volume.nfs, path=layout.shares(container_id) / volume.name)
     if volume.empty_dir is not None:

@@ -1,4 +1,4 @@
-"""Speaks to a lab's agents as the operator does, with a certificate of the lab's authority."""
+"""Calls a lab's agents as the operator does, with a certificate of the lab's authority."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Answer:
 
 
 class AgentClient:
-    """One caller; its name is what its certificate says."""
+    """One client; its certificate has its name."""
 
     def __init__(self, lab: LabState, folder: Path, *, name: str = OPERATOR_NAME) -> None:
         self._lab = lab
@@ -71,8 +71,8 @@ class AgentClient:
             connection.close()
 
 
-class Guest:
-    """One container on one node, ordered by the test."""
+class Workload:
+    """One container on one node, managed by the test."""
 
     def __init__(self, client: AgentClient, lab: LabState, *, node: str, address: str) -> None:
         self.id = str(uuid4())
@@ -122,7 +122,7 @@ class Guest:
         _until(self.delete, lambda answer: answer.status == 204, what="it is gone")
 
     def count(self) -> int:
-        """One more in the counter's memory."""
+        """Request the counter's next number."""
         with socket.create_connection((self.address, 7000), timeout=5) as connection:
             connection.sendall(b"\n")
             return int(connection.makefile().readline())
@@ -131,19 +131,19 @@ class Guest:
         return pattern.format(id=self.id)
 
 
-def _until(look: Callable[[], T], condition: Callable[[T], bool], *, what: str) -> T:
+def _until(read: Callable[[], T], condition: Callable[[T], bool], *, what: str) -> T:
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while True:
-        seen = look()
-        if condition(seen):
-            return seen
+        value = read()
+        if condition(value):
+            return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"not in {TIMEOUT_SECONDS:g} s: {what}; last seen: {seen}")
+            raise AssertionError(f"not in {TIMEOUT_SECONDS:g} s: {what}; last seen: {value}")
         time.sleep(POLL_SECONDS)
 
 
 class _Connection(HTTPSConnection):
-    """To an address, checking the certificate for the node's name."""
+    """A connection to an address, with a certificate check for the node's name."""
 
     def __init__(self, address: str, *, node: str, context: ssl.SSLContext) -> None:
         super().__init__(address, paths.PORT, timeout=10, context=context)

@@ -1,7 +1,7 @@
-"""What test_files.py has a node's Python do below a container's root: make files, tell of them.
+"""A program of test_files.py for nodes: makes files below a container's root, or reports them.
 
-Run as: make|tell ROOT. Told is all that a program could see of each file, and a digest of its
-content.
+Run as: make|report ROOT. The report has all that a program can see of each file, and a digest of
+its content.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_ne
 
 
 def make(root: Path) -> None:
-    """Of every kind, in the root file system and in a volume."""
+    """Make files of every kind, in the root file system and in a volume."""
     for base in (root / "made", root / "data"):
         (base / "deep" / "er").mkdir(parents=True)
         _make_regular(base)
@@ -67,28 +67,28 @@ def _change_the_image(root: Path) -> None:
     (root / "etc" / "debian_version").chmod(0o600)
 
 
-def tell(root: Path) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+def report(root: Path) -> dict[str, Any]:
+    states: dict[str, Any] = {}
     first: dict[tuple[int, int], str] = {}
     for tree in TREES:
         for folder, folders, files in sorted(os.walk(root / tree)):
             for name in sorted((*folders, *files, ".")):
                 path = Path(folder) / name
-                told[str(path.relative_to(root))] = _told(path, first)
-    return told
+                states[str(path.relative_to(root))] = _state(path, first)
+    return states
 
 
-def _told(path: Path, first: dict[tuple[int, int], str]) -> list[Any]:
-    found = path.lstat()
-    twin = first.setdefault((found.st_dev, found.st_ino), str(path))
-    regular = stat.S_ISREG(found.st_mode)
+def _state(path: Path, first: dict[tuple[int, int], str]) -> list[Any]:
+    status = path.lstat()
+    twin = first.setdefault((status.st_dev, status.st_ino), str(path))
+    regular = stat.S_ISREG(status.st_mode)
     return [
-        oct(found.st_mode), found.st_uid, found.st_gid, found.st_rdev,
-        found.st_mtime_ns if regular else 0,
-        found.st_size if regular else 0,
-        found.st_nlink if regular else 0,
-        twin if regular and found.st_nlink > 1 else "",
-        found.st_blocks * 512 < found.st_size if regular else False,
+        oct(status.st_mode), status.st_uid, status.st_gid, status.st_rdev,
+        status.st_mtime_ns if regular else 0,
+        status.st_size if regular else 0,
+        status.st_nlink if regular else 0,
+        twin if regular and status.st_nlink > 1 else "",
+        status.st_blocks * 512 < status.st_size if regular else False,
         str(path.readlink()) if path.is_symlink() else "",
         {name: os.getxattr(path, name, follow_symlinks=False).hex()
          for name in os.listxattr(path, follow_symlinks=False)},
@@ -100,7 +100,7 @@ def main(task: str, root: str) -> None:
     if task == "make":
         make(Path(root))
     else:
-        json.dump(tell(Path(root)), sys.stdout)
+        json.dump(report(Path(root)), sys.stdout)
 
 
 if __name__ == "__main__":

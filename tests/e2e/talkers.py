@@ -1,4 +1,4 @@
-"""Talkers (see talker) in containers, on nodes and on the machine."""
+"""Starts talkers (see talker) in containers, on nodes and on the machine, and controls them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Place:
         self.name, self.addresses = name, addresses
 
     def address(self, *, ipv6: bool) -> str:
-        return next(each for each in self.addresses if (":" in each) is ipv6)
+        return next(address for address in self.addresses if (":" in address) is ipv6)
 
     def order(self, name: str, *arguments: str) -> dict[str, Any]:
         target = (self.addresses[0], talker.ORDERS)
@@ -80,12 +80,12 @@ SMALL = {"ask", "idle", "unread", "queued"}  # kinds of which every repeated seg
 
 
 def harm(report: Report, *, small: Collection[str] = SMALL) -> str:
-    """What a conversation has suffered, by one of its ends; empty: nothing.
+    """What went wrong in a conversation, by the report of one end; empty if nothing did.
 
-    A sender repeats what is not acknowledged in time, so also what is held for long enough. When
-    the held one arrives, the repeated one is a duplicate, and the receiver says so (D-SACK, RFC
-    2883): a repeated segment that was no duplicate means that one had been lost, and that the
-    sender's timeout, not the release, ended the gap.
+    TCP retransmits a segment that is not acknowledged in time, also one that is only held. When the
+    held segment arrives, the retransmission is a duplicate, which the receiver reports (D-SACK, RFC
+    2883). A retransmission without that report means a lost segment: the sender's timeout, not the
+    release, ended the gap.
     """
     lost = report.get("total_retrans", 0) - report.get("dsack_dups", 0)
     if not report["error"] and report["kind"] in small and lost > 0:
@@ -94,7 +94,7 @@ def harm(report: Report, *, small: Collection[str] = SMALL) -> str:
 
 
 class Conversations:
-    """Conversations between places: opened, looked after, brought to their end."""
+    """Opens conversations between places, and checks them at their end."""
 
     def __init__(self, *, ipv6: bool) -> None:
         self._ipv6 = ipv6
@@ -102,23 +102,23 @@ class Conversations:
         self._names: set[str] = set()
 
     def open(self, kind: str, client: Place, server: Place) -> None:
-        for each in (client, server):
-            self._places[each.name] = each
+        for place in (client, server):
+            self._places[place.name] = place
         name = f"{kind} {client.name}->{server.name}"
         assert name not in self._names, name
         self._names.add(name)
         client.order("open", name, kind, server.address(ipv6=self._ipv6))
 
     def end_well(self, *, small: Collection[str] = SMALL) -> None:
-        """Bring all to their end: none has suffered, those of `small` not even a lost segment."""
-        for each in self._places.values():
-            each.order("stop")
-        told = {name: harm(each, small=small) for name, each in self._reports("finish")}
-        suffered = sorted(f"{name}: {what}" for name, what in told.items() if what)
+        """End all conversations. None may be harmed; those of `small` may lose no segment."""
+        for place in self._places.values():
+            place.order("stop")
+        harms = {name: harm(report, small=small) for name, report in self._reports("finish")}
+        suffered = sorted(f"{name}: {text}" for name, text in harms.items() if text)
         assert not suffered, "\n".join(suffered)
 
     def _reports(self, order: str) -> Iterator[tuple[str, Report]]:
-        for each in self._places.values():
-            for role, talks in each.order(order).items():
+        for place in self._places.values():
+            for role, talks in place.order(order).items():
                 for name, report in talks.items():
-                    yield f"{name} ({role}, {each.name})", report
+                    yield f"{name} ({role}, {place.name})", report

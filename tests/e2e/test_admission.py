@@ -100,10 +100,10 @@ def test_what_reaches_beyond_the_container_is_refused_until_the_namespace_is_lab
 ) -> None:
     words, messages = REFUSED[case]
     body = placement(world, namespace, **words)
-    told = refusal(world, "create", "-f", "-", stdin=body)
+    output = refusal(world, "create", "-f", "-", stdin=body)
     label = f"kubectl label namespace {namespace} pod-security.kubernetes.io/enforce=privileged"
     for message in (*messages, label, "Forbidden"):
-        assert message in told
+        assert message in output
     with world.privileged(namespace):
         world.kubectl("create", "--dry-run=server", "-f", "-", stdin=body)
 
@@ -125,8 +125,8 @@ def test_what_was_allowed_runs_and_goes_but_changes_no_more_without_the_label(
     with world.privileged(namespace):
         world.kubectl("create", "-f", "-", stdin=body)
         world.until(lambda: row(world, "app", namespace)["REASON"] == "ContainerReady", "it runs")
-    told = refusal(world, *patch, '{"spec": {"targetNode": "node-b"}}')
-    assert "spec.volumes: hostPath of node (/etc)" in told
+    output = refusal(world, *patch, '{"spec": {"targetNode": "node-b"}}')
+    assert "spec.volumes: hostPath of node (/etc)" in output
     world.kubectl(*patch, '{"metadata": {"labels": {"a": "b"}}}')
     world.kubectl("delete", "placement", "app", "--namespace", namespace, "--wait=false")
     world.until(lambda: not listed(world, namespace), "the operator lets it go")
@@ -158,8 +158,8 @@ def test_roles_of_kubernetes_read_placements_and_do_nothing_with_them(
     assert may(world, "create", "pods", user="edit", namespace=namespace)
     body = placement(world, namespace)
     for user in ("view", "edit", "admin"):
-        told = refusal(world, "create", f"--as={user}", "-f", "-", stdin=body)
-        assert "Forbidden" in told
+        output = refusal(world, "create", f"--as={user}", "-f", "-", stdin=body)
+        assert "Forbidden" in output
         for verb in ("create", "update", "patch", "delete", "deletecollection"):
             for kind in ("containerplacements", "containermigrations"):
                 assert not may(world, verb, kind, user=user, namespace=namespace), (user, verb)
@@ -182,8 +182,12 @@ def test_what_no_node_has_room_for_waits_and_says_so(world: World, node: str | N
         lambda: condition(world.status("large"), "Ready")["reason"] == "InsufficientMemory",
         "it is not placed",
     )
-    shown = row(world, "large")
-    assert (shown["PHASE"], shown["REASON"], shown["NODE"]) == ("Pending", "InsufficientMemory", "")
+    columns = row(world, "large")
+    assert (columns["PHASE"], columns["REASON"], columns["NODE"]) == (
+        "Pending",
+        "InsufficientMemory",
+        "",
+    )
     reconciling = condition(world.status("large"), "Reconciling")
     assert reconciling["status"] == "True"
     assert "requests 512000 MiB of memory" in reconciling["message"]
@@ -202,8 +206,8 @@ def test_requests_are_summed_at_the_first_placing_and_at_moves(world: World) -> 
     world.await_running("second", node="node-a")
     world.move("second", "node-b")
     world.until(lambda: row(world, "second")["REASON"] == "InsufficientCPU", "its move waits")
-    shown = row(world, "second")
-    assert (shown["NODE"], shown["TARGET"], shown["PHASE"]) == ("node-a", "node-b", "Running")
+    columns = row(world, "second")
+    assert (columns["NODE"], columns["TARGET"], columns["PHASE"]) == ("node-a", "node-b", "Running")
     assert world.migrations("second") == []
     world.delete("first")
     world.await_running("second", node="node-b")
@@ -220,9 +224,9 @@ def test_a_target_that_cannot_be_had_shows_in_columns_conditions_and_to_the_doct
         for node, reason in (("nowhere", "NodeNotFound"), ("node-b", "NodeUnschedulable")):
             world.move("counter", node)
             world.until(partial(has_reason, world, "counter", reason), f"{reason} shows")
-            shown = row(world, "counter")
-            assert (shown["NODE"], shown["TARGET"]) == ("node-a", node)
-            assert shown["PHASE"] == "Running"
+            columns = row(world, "counter")
+            assert (columns["NODE"], columns["TARGET"]) == ("node-a", node)
+            assert columns["PHASE"] == "Running"
             status = world.status("counter")
             assert condition(status, "Reconciling")["reason"] == reason
             assert condition(status, "Ready")["status"] == "True"
@@ -270,5 +274,5 @@ def test_the_doctor_finds_every_placement_that_is_not_what_its_spec_says(world: 
     world.until(lambda: row(world, "done")["PHASE"] == "Stopped", "it is done")
     for name, reason in reasons.items():
         world.until(partial(has_reason, world, name, reason), f"{name}: {reason}")
-    found = {subject: problem.partition(":")[0] for subject, problem in doctor(world).items()}
-    assert found == {f"default/{name}": reason for name, reason in reasons.items()}
+    findings = {subject: problem.partition(":")[0] for subject, problem in doctor(world).items()}
+    assert findings == {f"default/{name}": reason for name, reason in reasons.items()}

@@ -89,5 +89,5 @@ def move(world: World, **targets: str) -> None:
 
 
 def refusals(world: World, name: str) -> list[str]:
-    found = [each.get("status", {}) for each in world.migrations(name)]
-    return [each["reason"] for each in found if each.get("phase") == "Failed"]
+    statuses = [migration.get("status", {}) for migration in world.migrations(name)]
+    return [status["reason"] for status in statuses if status.get("phase") == "Failed"]

@@ -24,8 +24,8 @@ def _node(world: World) -> Iterator[None]:
 
 
 def ready(world: World, node: str) -> bool:
-    found = {each["metadata"]["name"]: each for each in world.resources("nodeagent")}
-    return node in found and condition(found[node].get("status", {}), "Ready")["status"] == "True"
+    agents = {agent["metadata"]["name"]: agent for agent in world.resources("nodeagent")}
+    return node in agents and condition(agents[node].get("status", {}), "Ready")["status"] == "True"
 
 
 def declare_out_of_service(world: World, node: str) -> None:

@@ -42,13 +42,13 @@ def scene(world: World, name: str, task: str) -> str:
     return run_blocking(words, stdin=source, timeout_seconds=120).stdout
 
 
-def told(world: World, name: str) -> dict[str, list[Any]]:
+def file_states(world: World, name: str) -> dict[str, list[Any]]:
     """The first name of a hard link begins with the container's root, which names a process."""
-    found: dict[str, list[Any]] = json.loads(scene(world, name, "tell"))
+    states: dict[str, list[Any]] = json.loads(scene(world, name, "report"))
     return {
         path: [part.partition("/root/")[2] if isinstance(part, str) and "/root/" in part else part
-               for part in what]
-        for path, what in found.items()
+               for part in state]
+        for path, state in states.items()
     }  # fmt: skip
 
 
@@ -61,11 +61,11 @@ def test_files_of_every_kind_arrive_as_they_were(world: World) -> None:
     world.apply("files", **container(resources={"limits": {"memory": "128Mi"}}))
     world.await_running("files", node="node-a")
     scene(world, "files", "make")
-    before = told(world, "files")
+    before = file_states(world, "files")
     for node in ("node-b", "node-a"):
         world.move("files", node)
         world.await_running("files", node=node)
-        assert differences(before, told(world, "files")) == {}
+        assert differences(before, file_states(world, "files")) == {}
     assert len(before) > 40
     assert "etc/issue.net" not in before
 

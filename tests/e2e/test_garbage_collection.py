@@ -111,7 +111,7 @@ def test_a_torn_record_is_told_and_nothing_of_its_container_is_touched(
         return bool(condition(status, "Healthy")["reason"] == "Quarantined")
 
     world.until(ails, "the node says so")
-    code, found = doctor(world)
+    code, output = doctor(world)
     assert code == 1
-    assert "its record is in quarantine: RecordDamaged" in found
+    assert "its record is in quarantine: RecordDamaged" in output
     assert what_is_left(world, "node-a") == before

@@ -1,6 +1,6 @@
-"""The lab itself: its nodes, its network, its faults, and that nothing of it stays behind.
+"""The lab itself: nodes, network, faults, and its complete removal.
 
-No agent is needed for these: the nodes are booted without Kubernetes, which takes a second.
+The nodes are booted without Kubernetes and without agents, which takes a second.
 """
 
 import signal
@@ -81,11 +81,11 @@ class BareLab:
         return done.stdout.strip()
 
     def reaches(self, source: str, target: str) -> bool:
-        """Nobody listens there; who is reached refuses, who is not stays silent."""
+        """Whether the target refuses a connection to a closed port, instead of a timeout."""
         address = str(self.state.address(target))
-        said = self.run(source, "python3", "-c", KNOCK, address, str(CLOSED_PORT)).stderr
-        assert "ConnectionRefusedError" in said or "TimeoutError" in said, said
-        return "ConnectionRefusedError" in said
+        error = self.run(source, "python3", "-c", KNOCK, address, str(CLOSED_PORT)).stderr
+        assert "ConnectionRefusedError" in error or "TimeoutError" in error, error
+        return "ConnectionRefusedError" in error
 
     def serve(self, host: str, program: str) -> str:
         """Start a program on a node and wait until it listens; the name of its log."""
@@ -97,10 +97,10 @@ class BareLab:
 
     def await_log(self, name: str, text: str) -> str:
         deadline = time.monotonic() + 20
-        while text not in (said := log_path(self.directory, name).read_text()):
-            assert time.monotonic() < deadline, said
+        while text not in (log := log_path(self.directory, name).read_text()):
+            assert time.monotonic() < deadline, log
             time.sleep(0.01)
-        return said
+        return log
 
 
 def stat_of(pid: int) -> list[str]:
@@ -121,14 +121,14 @@ def make_bare_lab(name: str, count: int) -> BareLab:
 
 @pytest.fixture(scope="module")
 def _bare() -> Iterator[BareLab]:
-    made = make_bare_lab("e2e-bare", 3)
-    yield made
-    remove_lab(made.directory)
+    lab = make_bare_lab("e2e-bare", 3)
+    yield lab
+    remove_lab(lab.directory)
 
 
 @pytest.fixture
 def bare(_bare: BareLab) -> Iterator[BareLab]:
-    """All nodes up and the network whole, as every test leaves it or not."""
+    """A lab whose nodes all run, without partitions."""
     yield _bare
     for name in daemon_names(_bare.directory):
         if name.startswith("server-"):
@@ -210,7 +210,7 @@ def test_a_partition_outlasts_the_restart_of_a_node(bare: BareLab) -> None:
 
 
 def test_a_node_loses_its_power_whatever_has_become_of_its_services(bare: BareLab) -> None:
-    """Process 1 must be the one to reap them: nsenter stops for good beside a child that stops."""
+    """Process 1 has to reap them: nsenter stops for good when its child is stopped."""
     listening = bare.serve("node-a", ECHO)
     pid = daemon_pid(bare.directory, listening)
     for number, state in ((signal.SIGSTOP, "T"), (signal.SIGCONT, "S")):
@@ -312,8 +312,8 @@ while time.monotonic() < end:
     peer.sendall(bytes(1 << 18))
 """
     lab.output(source, "python3", "-c", send)
-    said = lab.await_log(measuring, "rate")
-    return float(said.split("rate")[1])
+    log = lab.await_log(measuring, "rate")
+    return float(log.split("rate")[1])
 
 
 def test_removing_a_lab_leaves_no_trace_and_the_others_alone(bare: BareLab) -> None:
@@ -336,14 +336,14 @@ def test_a_lab_is_removed_although_its_record_is_damaged(bare: BareLab) -> None:
 
 
 def surroundings() -> list[str]:
-    """What of the machine a lab could leave changed; other programs may change it as well."""
+    """What a lab could leave behind on the machine, without what other programs change."""
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     links = [path.name for path in Path("/sys/class/net").iterdir()]
     loops = [path.read_text() for path in Path("/sys/block").glob("loop*/loop/backing_file")]
     groups = [str(path) for root in cgroups.hierarchies() for path in root.glob("transship-*")]
     names = ("e2e-other", "e2e-bare", "netns")
-    found = [*mounts, *links, *loops, *groups]
-    return sorted(entry for entry in found if any(name in entry for name in names))
+    entries = [*mounts, *links, *loops, *groups]
+    return sorted(entry for entry in entries if any(name in entry for name in names))
 
 
 @pytest.mark.parametrize("seconds", [0.6, 0.8, 1.0, 1.3, 2.0, 3.5, 6.0])

@@ -29,8 +29,8 @@ def transship(lab: LabState) -> Command:
 
 def test_the_environment_is_what_a_shell_evaluates(transship: Command, lab: LabState) -> None:
     script = transship("env").stdout + "\necho $KUBECONFIG $TRANSSHIP_REGISTRY"
-    said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
-    assert said.split() == [str(lab.kubeconfig), lab.registry]
+    output = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert output.split() == [str(lab.kubeconfig), lab.registry]
 
 
 def test_the_environment_can_be_had_as_json(transship: Command, lab: LabState) -> None:
@@ -45,9 +45,11 @@ def test_a_command_on_a_node_gives_its_output_and_its_exit_status(transship: Com
 def test_the_status_says_that_everything_runs(transship: Command, lab: LabState) -> None:
     done = transship("status", "--json")
     assert done.returncode == 0
-    seen = json.loads(done.stdout)
-    assert [host["name"] for host in seen["hosts"]] == [*lab.nodes, "operator"]
-    assert {"etcd", "kube-apiserver", "registry"} <= {server["name"] for server in seen["servers"]}
+    status = json.loads(done.stdout)
+    assert [host["name"] for host in status["hosts"]] == [*lab.nodes, "operator"]
+    assert {"etcd", "kube-apiserver", "registry"} <= {
+        server["name"] for server in status["servers"]
+    }
 
 
 def test_a_killed_agent_is_reported_until_it_is_restarted(transship: Command) -> None:
@@ -62,7 +64,7 @@ def test_a_killed_agent_is_reported_until_it_is_restarted(transship: Command) ->
     assert transship("status").returncode == 0
 
 
-def test_the_logs_of_the_parts_can_be_read(transship: Command) -> None:
+def test_the_logs_of_the_components_can_be_read(transship: Command) -> None:
     assert "operator runs" in transship("logs").stdout
     assert "agent serves" in transship("logs", "agent:node-a").stdout
 
@@ -87,7 +89,7 @@ def test_a_mistake_is_explained_in_one_line_and_changes_nothing(
     assert "Traceback" not in done.stderr
 
 
-def test_a_lab_that_does_not_exist_is_said_so() -> None:
+def test_a_lab_that_does_not_exist_is_reported_as_such() -> None:
     argv = [*PROGRAM, "lab", "env", "--name", "nowhere"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 1

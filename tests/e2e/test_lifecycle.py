@@ -164,20 +164,20 @@ def runs_or_none(world: World, *, node: str) -> int:
 @contextmanager
 def watched(world: World, name: str) -> Iterator[list[tuple[str, str, str]]]:
     """Every Ready condition that the API server has seen meanwhile: status, reason, message."""
-    seen: list[tuple[str, str, str]] = []
+    conditions: list[tuple[str, str, str]] = []
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(POLL_SECONDS):
             ready = condition(world.status(name), "Ready")
-            found = (ready["status"], ready["reason"], ready["message"])
-            if found[:1] not in [each[:1] for each in seen[-1:]]:
-                seen.append(found)
+            state = (ready["status"], ready["reason"], ready["message"])
+            if state[:1] not in [earlier[:1] for earlier in conditions[-1:]]:
+                conditions.append(state)
 
     watching = threading.Thread(target=watch)
     watching.start()
     try:
-        yield seen
+        yield conditions
     finally:
         over.set()
         watching.join()
@@ -195,7 +195,7 @@ def test_one_that_was_never_ready_is_not_ready_after_a_move_before_its_probe_suc
         lambda: condition(world.status("slow"), "Ready")["reason"] == "ContainerNotReady",
         "not ready",
     )
-    with watched(world, "slow") as seen:
+    with watched(world, "slow") as conditions:
         for node in ("node-b", "node-a"):
             world.move("slow", node)
             world.until(lambda: world.status("slow")["node"] == node, f"it is on {node}")  # noqa: B023
@@ -210,7 +210,7 @@ def test_one_that_was_never_ready_is_not_ready_after_a_move_before_its_probe_suc
             lambda: "probe failed" in condition(world.status("slow"), "Ready")["message"],
             "the probe has failed here",
         )
-    assert {status for status, _, _ in seen} <= {"False", "Unknown"}, seen
+    assert {status for status, _, _ in conditions} <= {"False", "Unknown"}, conditions
 
     uid = world.get("placement", "slow")["metadata"]["uid"]
     pid = world.processes("node-a", uid)[0].split("/")[2]
@@ -221,11 +221,11 @@ def test_one_that_was_never_ready_is_not_ready_after_a_move_before_its_probe_suc
 def test_one_that_is_ready_stays_ready_through_a_move(world: World) -> None:
     world.apply("quick", container={"readinessProbe": probe("/")})
     world.await_running("quick", node="node-a")
-    with watched(world, "quick") as seen:
+    with watched(world, "quick") as conditions:
         for node in ("node-b", "node-c", "node-a"):
             world.move("quick", node)
             world.await_running("quick", node=node)
-    assert {status for status, _, _ in seen} == {"True"}, seen
+    assert {status for status, _, _ in conditions} == {"True"}, conditions
     message = condition(world.status("quick"), "Ready")["message"]
     assert message == "the container runs and its readiness probe succeeds"
 

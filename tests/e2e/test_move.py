@@ -69,15 +69,15 @@ def test_nothing_that_it_says_is_lost(world: World) -> None:
     world.apply("talker", container={**container, "terminationGracePeriodSeconds": 1})
     world.await_running("talker", node="node-a")
 
-    def said() -> list[int]:
+    def logged_numbers() -> list[int]:
         return [int(line.split()[-1]) for line in world.output("talker").splitlines()]
 
     for node in ("node-b", "node-c", "node-b"):
         world.move("talker", node)
         world.await_running("talker", node=node)
-        before = said()[-1]
-        world.until(lambda: said()[-1] > before, "it talks on")  # noqa: B023
-    numbers = said()
+        before = logged_numbers()[-1]
+        world.until(lambda: logged_numbers()[-1] > before, "it talks on")  # noqa: B023
+    numbers = logged_numbers()
     assert numbers == list(range(1, len(numbers) + 1))
 
 
@@ -220,20 +220,20 @@ def test_the_percentage_that_a_user_watches_never_falls(world: World) -> None:
         world.apply(name, container={"env": [{"name": "MEMORY_MIB", "value": "64"}]})
     for name in names:
         world.await_running(name, node="node-a")
-    told = "{.spec.placementName} {.status.percent} {.status.phase}"
-    with world.watching("cmig", told) as seen:
+    columns = "{.spec.placementName} {.status.percent} {.status.phase}"
+    with world.watching("cmig", columns) as lines:
         for name in names:
             world.move(name, "node-b")
         for name in names:
             world.await_running(name, node="node-b")
         for name in names:
-            world.until(partial(seen.__contains__, f"{name} 100 Succeeded\n"), f"{name}: the end")
+            world.until(partial(lines.__contains__, f"{name} 100 Succeeded\n"), f"{name}: the end")
     for name in names:
-        every = [line.split() for line in seen if line.startswith(f"{name} ")]
+        every = [line.split() for line in lines if line.startswith(f"{name} ")]
         rows = [row for row in every if len(row) == 3]  # the first has no status yet
-        shown = [int(row[1]) for row in rows]
-        assert shown == sorted(shown)
-        assert len(set(shown)) > 3
+        percentages = [int(row[1]) for row in rows]
+        assert percentages == sorted(percentages)
+        assert len(set(percentages)) > 3
         assert {row[2] for row in rows if row[1] == "100"} == {"Succeeded"}
         [migration] = world.migrations(name)
         assert "AwaitTurn" in [step["name"] for step in migration["status"]["steps"]]

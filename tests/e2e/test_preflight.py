@@ -1,4 +1,4 @@
-"""What cannot move is said before anything is frozen, with its culprit; what moves is let through.
+"""A container that cannot move is refused before the freeze, with the cause; others move.
 
 The containers of the table run at the same time, and their moves are asked for together.
 """
@@ -39,15 +39,15 @@ def _image(lab: LabState, _session_world: World) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def unmovable(_session_world: World, _image: None) -> Iterator[World]:
-    """All containers of the table, asked to move and not moved."""
+    """The containers of the table, with a move ordered for each."""
     world = _session_world
-    for each in UNMOVABLE:
-        world.apply(each.name, container=each.container(world.image("programs")))
-    for each in UNMOVABLE:
-        world.await_running(each.name, node="node-a")
-        await_migratable(world, each.name, "False")
-    for each in UNMOVABLE:
-        world.move(each.name, "node-b")
+    for case in UNMOVABLE:
+        world.apply(case.name, container=case.container(world.image("programs")))
+    for case in UNMOVABLE:
+        world.await_running(case.name, node="node-a")
+        await_migratable(world, case.name, "False")
+    for case in UNMOVABLE:
+        world.move(case.name, "node-b")
     yield world
     world.clear()
 
@@ -121,17 +121,17 @@ def test_files_that_are_together_too_large_are_refused_until_they_are_closed(wor
     world.apply("deleted", container=container)
     world.await_running("deleted", node="node-a")
     await_migratable(world, "deleted", "False")
-    found = condition(world.status("deleted"), "Migratable")
-    assert found["reason"] == "StateTooLarge"
+    migratable = condition(world.status("deleted"), "Migratable")
+    assert migratable["reason"] == "StateTooLarge"
     for words in ("300 MiB in deleted files", "the limit is 256 MiB", "/tmp/0", "/tmp/2"):
-        assert words in found["message"]
+        assert words in migratable["message"]
 
     world.move("deleted", "node-b")
     world.until(
         lambda: "waits" in condition(world.status("deleted"), "Reconciling")["message"],
         "the placement says that the move waits",
     )
-    [first, *more] = [each["status"] for each in world.migrations("deleted")]
+    [first, *more] = [migration["status"] for migration in world.migrations("deleted")]
     assert more == []
     assert (first["phase"], first["reason"]) == ("Failed", "StateTooLarge")
     assert "300 MiB down to 256 MiB" in first["hint"]
@@ -175,9 +175,9 @@ def test_shared_memory_hinders_only_where_it_is_not_copied_ahead(world: World) -
     world.apply("heap", container=container, migration={"strategy": "StopAndCopy"})
     world.await_running("heap", node="node-a")
     await_migratable(world, "heap", "False")
-    found = condition(world.status("heap"), "Migratable")
-    assert found["reason"] == "StateTooLarge"
-    assert "another strategy than StopAndCopy" in found["message"]
+    migratable = condition(world.status("heap"), "Migratable")
+    assert migratable["reason"] == "StateTooLarge"
+    assert "another strategy than StopAndCopy" in migratable["message"]
     world.patch("heap", {"migration": {"strategy": "Auto"}})
     await_migratable(world, "heap", "True")
     world.until(lambda: "ready" in world.output("heap"), "the memory is written")
@@ -262,9 +262,9 @@ def await_migratable(world: World, name: str, status: str) -> None:
 def ended(world: World, name: str) -> list[dict[str, Any]]:
     """Its migrations that are over."""
     return [
-        each
-        for each in world.migrations(name)
-        if condition(each.get("status", {}), "Succeeded")["status"] in {"True", "False"}
+        migration
+        for migration in world.migrations(name)
+        if condition(migration.get("status", {}), "Succeeded")["status"] in {"True", "False"}
     ]
 
 

@@ -1,4 +1,4 @@
-"""CRIU and runc, killed or hung in mid-move: the container runs on at the source."""
+"""CRIU, runc or rsync is killed or hangs in a move: the container keeps running at the source."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def remains(world: World, node: str, uid: str) -> str:
 
 def tools(world: World, node: str) -> str:
     """CRIU, runc and rsync of a move; the agent's own self-test is long over."""
-    look = f"{EACH.format(names='criu|runc|rsync')} echo $p $c; done; true"
-    return world.on_node(node, "sh", "-c", look)
+    script = f"{EACH.format(names='criu|runc|rsync')} echo $p $c; done; true"
+    return world.on_node(node, "sh", "-c", script)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])

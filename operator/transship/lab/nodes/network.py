@@ -208,8 +208,8 @@ def _inside(pid: int) -> IPRoute:
 
 
 def _index(namespace: IPRoute, link: str) -> int:
-    found = namespace.link_lookup(ifname=link)
-    if not found:
+    indices = namespace.link_lookup(ifname=link)
+    if not indices:
         raise TransshipError(f"looking for the link {link}: it is not there")
-    index: int = found[0]
+    index: int = indices[0]
     return index

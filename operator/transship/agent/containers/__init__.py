@@ -1,4 +1,5 @@
-"""The containers that run on this node: started, probed, restarted, stopped, reported.
+"""The containers of this node: started, probed, restarted, stopped and reported.
 
-Nothing here knows of migrations: a container is handed over and taken back by `agent.migration`.
+No decision about a migration is made here: the roles in `agent.migration` disown a container before
+they freeze it, and adopt the one that they have restored.
 """

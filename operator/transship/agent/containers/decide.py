@@ -87,10 +87,9 @@ def next_step(situation: Situation) -> Step:
 def _towards_stopped(situation: Situation) -> Step:
     if situation.observed.alive:
         return Step.STOP
-    recorded = (
-        situation.record.state is RecordState.STOPPED and situation.observed.run is RunState.ABSENT
-    )
-    return Step.NOTHING if recorded else Step.RECORD_EXIT
+    stopped = situation.record.state is RecordState.STOPPED
+    absent = situation.observed.run is RunState.ABSENT
+    return Step.NOTHING if stopped and absent else Step.RECORD_EXIT
 
 
 def _while_alive(situation: Situation) -> Step:

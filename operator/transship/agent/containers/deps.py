@@ -1,6 +1,6 @@
-"""What a supervisor needs of its node, and what all supervisors share.
+"""What supervisors need of their node.
 
-instances.NodeInstances is the real Instances; tests have one in memory.
+`instances.NodeInstances` implements Instances on a real node; tests have one in memory.
 """
 
 from __future__ import annotations

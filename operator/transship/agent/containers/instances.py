@@ -59,7 +59,7 @@ class NodeInstances:
         return (await self.runtime.prepare(runtime_order(order))).digest
 
     async def start(self, order: ContainerOrder) -> None:
-        # of the instance before: whoever ends that for its lost memory knows it by its page server
+        # a page server left over would make the new instance look like one that awaits memory
         await PageServerClient.leftover(self.runtime.layout, order.id).close()
         await self._connect(order)
         await self.runtime.start(order.id)

@@ -1,7 +1,7 @@
-"""Looks after one container: observes, decides, takes one step, again and again.
+"""The supervisor of one container: it observes, decides and takes one step, again and again.
 
-One task per container takes all steps, so they never overlap. It only wakes up for a reason (a new
-order, an exit, a failed probe, the end of a back-off) and now and then to see for itself.
+One task per container takes all steps, so they never overlap. It wakes up on an event (a new order,
+an exit, a failed probe, the end of a back-off) and at the latest after RESYNC_SECONDS.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ from transship.common.durable_files import Durability
 from transship.common.errors import TransshipError
 
 ASSUMED_PROBE_STATE = ProbeState(started=True, ready=True)
-"""What is taken for known of an instance whose agent did not note what its probes said."""
+"""The state of an instance whose record has no results of its probes."""
 
-RESYNC_SECONDS = 15.0  # exits are reported; this is for what nobody reports
+# exits cause an event; this finds the changes that cause none
+RESYNC_SECONDS = 15.0
 
 
 class Supervisor:
-    """One container, from its order to its deletion."""
+    """Supervises one container, from its order to its deletion."""
 
     def __init__(self, container_id: str, *, deps: SupervisorDeps) -> None:
         self.container_id = container_id
@@ -54,21 +55,22 @@ class Supervisor:
         self._deps = deps
         self._log = logger.bind(container=container_id)
         self._wake = asyncio.Event()
-        self._stepping = asyncio.Lock()  # held for a step, but for the one that changes nothing
+        # held during every step except FETCH, which takes minutes and changes no instance
+        self._stepping = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._fetched: ContainerOrder | None = None
         self._attached = False
         self._probes_paused = False
         self._back_off = BackOff()
         self._prober: Prober | None = None
-        self._awaited_memory = False  # when it was observed last
+        self._awaited_memory = False  # at the last observation
 
     def begin(self) -> None:
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name=f"supervise {self.container_id}")
 
     async def close(self) -> None:
-        """Stop looking; the container runs on."""
+        """End the supervision; the container runs on."""
         self._stop_probing()
         if self._task is not None:
             self._task.cancel()
@@ -79,59 +81,60 @@ class Supervisor:
         self._wake.set()
 
     def reset_back_off(self) -> None:
-        """A changed order deserves an immediate try."""
+        """Let the next step follow at once, as for a changed order."""
         self._back_off = BackOff()
 
     def disown(self) -> None:
-        """Leave the container alone from now on: its end is not an exit."""
+        """Take no more steps: from now on a role of a migration acts on the container."""
         self.disowned = True
         self._stop_probing()
 
     async def pause_probes(self) -> None:
-        """Stop the probes, and wait for the one that may just be running in the container."""
+        """Stop the probes, and wait for a command of a probe that runs in the container."""
         self._probes_paused = True
-        self._note_probes()
+        self._write_probes()
         prober, self._prober = self._prober, None
         if prober is not None:
             await prober.stop_and_wait()
         await self.wait_for_step()
 
     async def wait_for_step(self) -> int | None:
-        """Wait for the step under way: a stop would kill what has been given away meanwhile.
+        """Wait for the step under way, and record an exit that was not recorded yet.
 
-        No other one begins before the caller has gone on to its next await. Returns the process 1
-        of what runs; an instance that runs no more has its end written down.
+        Without the wait, a stop under way could kill a copy that was given away meanwhile. No other
+        step begins before the caller's next await. Returns the pid of the instance's process 1, or
+        None if no instance runs.
         """
         async with self._stepping:
-            now = self._observe()
-            if next_step(now) is Step.RECORD_EXIT:
-                await self._record_exit(now)
+            situation = self._observe()
+            if next_step(situation) is Step.RECORD_EXIT:
+                await self._record_exit(situation)
             return self.instance
 
     @property
     def instance(self) -> int | None:
-        """Process 1 of the instance that is there now."""
+        """The pid of process 1 of the present instance; None if no instance runs."""
         observed = self._deps.instances.observe(self.container_id)
         return observed.pid if observed.alive else None
 
     async def record_exit(self) -> bool:
-        """Whether a disowned instance has ended by itself; then that is written down.
+        """Record the exit of a disowned instance that has ended by itself. Returns whether it has.
 
-        Its record says already that it is to be frozen: the role calls this, and nobody else.
+        Only the source role calls this, after it has written Frozen.
         """
         async with self._stepping:
             record = self._record()
             if record is None or self.instance is not None:
                 return False
-            now = await self._know_exit(self._observe())
-            begun = now.record.but(started_boot=now.boot)
-            last = exit_of(replace(now, record=begun), at=self._deps.clock.now())
-            self._write_exit(replace(now, record=begun), last)
+            situation = await self._with_exit_code(self._observe())
+            begun = situation.record.but(started_boot=situation.boot)
+            last = exit_of(replace(situation, record=begun), at=self._deps.clock.now())
+            self._write_exit(replace(situation, record=begun), last)
             await self._deps.instances.clear(self.container_id)
             return True
 
     def adopt(self, lifecycle: Lifecycle | None = None) -> None:
-        """Look after it (again): it is here by right. lifecycle: of one from elsewhere."""
+        """Supervise the container (again). lifecycle: given if it came from another node."""
         self.disowned = self._probes_paused = False
         self.note = Note()
         self._attached = True
@@ -141,12 +144,12 @@ class Supervisor:
         self.wake()
 
     def lifecycle(self, record: Record) -> Lifecycle:
-        """What its next node has to know of it."""
+        """What the target must know of the container, from its record at the freeze."""
         return lifecycle_of(record, self._back_off, at=self._deps.clock.monotonic())
 
     @property
     def health(self) -> Health | None:
-        """What the probes say, or said last; None if nothing is known."""
+        """The results of the probes, or the last recorded ones; None without any."""
         if self._prober is not None:
             return self._prober.health
         record = self._record()
@@ -159,7 +162,7 @@ class Supervisor:
 
     @property
     def finished(self) -> bool:
-        """The container is deleted."""
+        """Whether the container is deleted."""
         return self._task is not None and self._task.done()
 
     async def _run(self) -> None:
@@ -171,7 +174,7 @@ class Supervisor:
                     await self._wake.wait()
 
     async def _pass(self) -> float:
-        """Take one step; gives back how long to wait for the next reason to wake up."""
+        """Take one step. Returns the longest time to wait before the next pass, in seconds."""
         step = Step.NOTHING
         try:
             async with self._stepping:
@@ -179,7 +182,7 @@ class Supervisor:
                 step = next_step(situation)
                 if step is not Step.FETCH:
                     await self._take(step, situation)
-            if step is Step.FETCH:  # takes long, and nothing is done to the container
+            if step is Step.FETCH:  # outside of the lock: see _stepping
                 await self._take(step, situation)
         except TransshipError as e:
             self._fail(step, Note.of(e))
@@ -197,7 +200,7 @@ class Supervisor:
         if record is None:
             raise TransshipError(f"container {self.container_id} has no record")
         observed = self._deps.instances.observe(self.container_id)
-        self._forgive_waiting(observed)
+        self._restart_probes_that_lacked_memory(observed)
         health = self.health
         return Situation(
             record=record,
@@ -210,8 +213,8 @@ class Supervisor:
             waiting_seconds=self._back_off.waiting_seconds(at=self._deps.clock.monotonic()),
         )
 
-    def _forgive_waiting(self, observed: ObservedContainer) -> None:
-        """While a page is missing probes fail of that: they begin anew, and nothing is stopped."""
+    def _restart_probes_that_lacked_memory(self, observed: ObservedContainer) -> None:
+        """Probes fail while pages are missing: start them again and do not stop the container."""
         health = self.health
         if (
             (observed.awaits_memory or self._awaited_memory)
@@ -221,24 +224,24 @@ class Supervisor:
             self._stop_probing()
         self._awaited_memory = observed.awaits_memory
 
-    async def _take(self, step: Step, now: Situation) -> None:  # noqa: C901 - one arm per step
-        instances, order = self._deps.instances, now.record.order
+    async def _take(self, step: Step, situation: Situation) -> None:  # noqa: C901 - one arm per step
+        instances, order = self._deps.instances, situation.record.order
         match step:
             case Step.NOTHING:
-                await self._rest(now)
+                await self._follow_instance(situation)
             case Step.AWAIT_ORDER:
                 self.note = Note(Reason.AWAITING_ORDER, Reason.AWAITING_ORDER.meaning)
             case Step.WAIT:
                 if not self.note.reason:
                     self.note = Note(
-                        Reason.CRASH_LOOP_BACK_OFF, describe_exit(now.record.last_exit)
+                        Reason.CRASH_LOOP_BACK_OFF, describe_exit(situation.record.last_exit)
                     )
             case Step.FETCH:
-                await self._fetch(now.record)
+                await self._fetch(situation.record)
             case Step.START:
                 await self._start(order)
             case Step.STOP:
-                self._note_stop()
+                self._explain_stop()
                 self._stop_probing()
                 await instances.stop(order)
             case Step.FREEZE:
@@ -246,27 +249,27 @@ class Supervisor:
             case Step.THAW:
                 await instances.thaw(self.container_id)
             case Step.RECORD_EXIT:
-                await self._record_exit(now)
+                await self._record_exit(situation)
             case Step.DELETE:
                 await self._delete()
 
-    async def _rest(self, now: Situation) -> None:
-        """Nothing to change; probes follow the container."""
-        watched = now.observed.run is RunState.RUNNING and not self.disowned
-        if not watched:
+    async def _follow_instance(self, situation: Situation) -> None:
+        """Change nothing but the network and the probes: both exist as long as it runs."""
+        supervised = situation.observed.run is RunState.RUNNING and not self.disowned
+        if not supervised:
             self._stop_probing()
             return
         if not self._attached:
-            await self._deps.instances.attach(now.record.order)
+            await self._deps.instances.attach(situation.record.order)
             self._attached = True
-        if not now.record.started_boot:  # the agent was killed right after the start
-            self._note_start()
+        if not situation.record.started_boot:  # an agent was killed right after the start
+            self._write_start()
         self.note = Note()
         if self._prober is None and not self._probes_paused:
-            self._prober = self._probe(self._owned())
-        self._note_probes()
+            self._prober = self._make_prober(self._owned())
+        self._write_probes()
 
-    def _probe(self, record: Record) -> Prober:
+    def _make_prober(self, record: Record) -> Prober:
         return self._deps.prober(
             record.order,
             known=record.probes or ASSUMED_PROBE_STATE,
@@ -274,14 +277,14 @@ class Supervisor:
             changed=self.wake,
         )
 
-    def _note_probes(self) -> None:
-        """It goes along in a move, and a restarted agent goes on from it."""
+    def _write_probes(self) -> None:
+        """Write the results of the probes for a migration or the next agent."""
         record = self._record()
         if self._prober is None or record is None or self.disowned:
             return
         probe_state = self._prober.health.state
         if probe_state != record.probes:
-            with suppress(JournalError):  # the disk is full: tried again at the next look
+            with suppress(JournalError):  # on a full disk the next pass tries again
                 journal = self._deps.journal
                 journal.put(transitions.probed(record, probe_state), durability=Durability.CACHED)
 
@@ -290,7 +293,7 @@ class Supervisor:
         self.note = Note(Reason.PULLING_IMAGE, f"pulling {order.container.image}")
         fetching = asyncio.create_task(self._deps.instances.fetch(transitions.pinned(record)))
         try:
-            digest = await self._unless_unwanted(fetching, order)
+            digest = await self._fetched_digest(fetching, order)
         finally:
             await _end(fetching)
         if digest is None:
@@ -301,10 +304,10 @@ class Supervisor:
             journal = self._deps.journal
             journal.put(record.but(image_digest=digest), durability=Durability.CACHED)
 
-    async def _unless_unwanted(
+    async def _fetched_digest(
         self, fetching: asyncio.Task[str], order: ContainerOrder
     ) -> str | None:
-        """Wait for it, unless the container is deleted or its order changes meanwhile."""
+        """The digest once fetched; None if the container is deleted or its order changes."""
         while True:
             waking = asyncio.create_task(self._wake.wait())
             await asyncio.wait({fetching, waking}, return_when=asyncio.FIRST_COMPLETED)
@@ -319,51 +322,51 @@ class Supervisor:
     async def _start(self, order: ContainerOrder) -> None:
         self.note = Note(Reason.STARTING, Reason.STARTING.meaning)
         await self._deps.instances.start(order)
-        self._note_start()
+        self._write_start()
         self._attached = True
         self.note = Note()
 
-    def _note_start(self) -> None:
+    def _write_start(self) -> None:
         journal, now = self._deps.journal, self._deps.clock.now()
         record = journal.put(transitions.started(self._owned(), boot=journal.boot, now=now))
-        self._log.bind(epoch=record.epoch, restarts=record.restarts).debug("start noted")
+        self._log.bind(epoch=record.epoch, restarts=record.restarts).debug("start recorded")
 
-    def _note_stop(self) -> None:
+    def _explain_stop(self) -> None:
         self.note = Note(Reason.CONTAINER_STOPPED, "stopping the container")
         if (health := self.health) is not None and health.failed:
             self.note = Note(Reason.CONTAINER_UNHEALTHY, health.message)
 
-    async def _record_exit(self, now: Situation) -> None:
-        """Write down the end first: an agent killed in between must not count it twice."""
+    async def _record_exit(self, situation: Situation) -> None:
+        """Write the exit before the instance is cleared: a killed agent must not count it twice."""
         self._stop_probing()
-        now = await self._know_exit(now)
+        situation = await self._with_exit_code(situation)
         self._owned()
-        self._write_exit(now, exit_of(now, at=self._deps.clock.now()))
+        self._write_exit(situation, exit_of(situation, at=self._deps.clock.now()))
         self.note = Note()
         self._attached = False
         await self._deps.instances.clear(self.container_id)
 
-    async def _know_exit(self, now: Situation) -> Situation:
-        if now.observed.run is RunState.EXITED and now.observed.exit_code is None:
+    async def _with_exit_code(self, situation: Situation) -> Situation:
+        if situation.observed.run is RunState.EXITED and situation.observed.exit_code is None:
             await self._deps.instances.await_exit(self.container_id)
             return self._observe()
-        return now
+        return situation
 
-    def _write_exit(self, now: Situation, last: LastExit | None) -> None:
+    def _write_exit(self, situation: Situation, last: LastExit | None) -> None:
         clock, journal, record = self._deps.clock, self._deps.journal, self._record()
         assert record is not None
-        unwanted = now.deleting or now.record.order.state is DesiredState.STOPPED
-        if unwanted or (last is not None and not starts_again(now, last)):
+        unwanted = situation.deleting or situation.record.order.state is DesiredState.STOPPED
+        if unwanted or (last is not None and not starts_again(situation, last)):
             journal.put(transitions.ended(record, last))
-        elif last is not None and now.record.started_boot:
+        elif last is not None and situation.record.started_boot:
             journal.put(transitions.restarting(record, last), durability=Durability.CACHED)
-            ran = ran_seconds(now.record, last.time)
+            ran = ran_seconds(situation.record, last.time)
             self._back_off = self._back_off.after_end(at=clock.monotonic(), ran_seconds=ran)
         if last is not None:
             self._log.bind(code=last.exit_code, cause=last.reason).info("container ended")
 
     async def _delete(self) -> None:
-        self.note = Note(Reason.DELETING, "removing what is left")
+        self.note = Note(Reason.DELETING, "removing the container's files")
         record = self._owned()
         await self._deps.instances.remove(self.container_id)
         self._deps.journal.remove(self.container_id, floor=record.epoch)
@@ -373,7 +376,7 @@ class Supervisor:
         self.note = note
         self._back_off = self._back_off.after_failure(at=self._deps.clock.monotonic())
         self._log.bind(step=step.name, reason=str(note.reason), message=note.message).warning(
-            "step of a container failed: tried again later"
+            "step of a container failed, trying again later"
         )
 
     def _stop_probing(self) -> None:
@@ -385,10 +388,10 @@ class Supervisor:
         return self._deps.journal.get(self.container_id)
 
     def _owned(self) -> Record:
-        """The record as it is now; never the one that a pass began with: roles write it too."""
+        """The present record, never the one that the pass began with: the roles write it too."""
         record = self._record()
         if record is None or self.disowned:
-            raise TransshipError(f"container {self.container_id} was given away meanwhile")
+            raise TransshipError(f"container {self.container_id} was handed over meanwhile")
         return record
 
 

@@ -466,17 +466,17 @@ def test_what_a_diverted_copy_has_not_taken_up_is_known(
     source = boxes(a)
     b.create(ID, [V4, V6])
     a.serve(ID)
-    assert not a.untaken(ID)
+    assert not a.unread_queues(ID)
     clients = [lan.inside(MACHINE, partial(socket.create_connection, t, 5)) for t in TARGETS]
     say(lan, MACHINE, b"hello", to=V6)
-    assert within(IDLE_TIMEOUT_SECONDS, lambda: a.untaken(ID).connections == 2)
-    assert within(IDLE_TIMEOUT_SECONDS, lambda: a.untaken(ID).datagram_bytes > 0)
+    assert within(IDLE_TIMEOUT_SECONDS, lambda: a.unread_queues(ID).connections == 2)
+    assert within(IDLE_TIMEOUT_SECONDS, lambda: a.unread_queues(ID).datagram_bytes > 0)
     b.hold(ID)
     a.divert(ID, via=TO_B)
     assert source.received(1) == [b"hello"]
     for each in source.tcp:
         each.accept()[0].close()
-    assert not a.untaken(ID)
+    assert not a.unread_queues(ID)
     for each in clients:
         each.close()
 
@@ -855,7 +855,7 @@ async def test_the_steps_of_a_handover_are_quick_on_an_event_loop(
     steps: dict[str, Callable[[], object]] = {
         "hold": lambda: b.hold(ID),
         "divert": lambda: a.divert(ID, via=TO_B),
-        "untaken": lambda: a.untaken(ID),
+        "untaken": lambda: a.unread_queues(ID),
         "shut": lambda: a.shut(ID),
         "undivert": lambda: a.undivert(ID),
         "release": lambda: b.release(ID),

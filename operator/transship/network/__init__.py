@@ -1,9 +1,8 @@
-"""The network of containers on one node: addresses, links, routes, holding packets.
+"""The network of containers on one node: addresses, links, routes and packet gates.
 
-Everything here is this node's own kernel state, set by netlink in the network namespace in which
-the object was made. It knows nothing of journals, migrations or other nodes: the agent says in
-which order the doors are opened and closed. No process is started and no state is kept in files:
-what exists is read back from the kernel.
+All state is the kernel's, set by netlink in the network namespace in which the object was made. No
+process is started, and no state is kept in files: the kernel is asked for what exists. Nothing here
+knows journals, migrations or other nodes: the agent decides when packets are held and released.
 """
 
 from transship.network.addresses import Address

@@ -1,7 +1,7 @@
-"""Names and addresses that follow from a container's id and its addresses alone.
+"""Names and hardware addresses, derived from a container's id and addresses. Pure.
 
-Pure: the same container gets the same names and hardware address on every node, so that nothing
-inside it can tell that it has moved.
+A container gets the same names and the same hardware address on every node, so that nothing inside
+it changes when it moves.
 """
 
 from __future__ import annotations
@@ -13,34 +13,35 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 Address = IPv4Address | IPv6Address
 
-# the container's next hop, never asked for: both ends know each other's hardware address
+# The container's next hop. Nothing resolves it: both ends know each other's hardware address.
 GATEWAY_V4 = IPv4Address("169.254.1.1")
 GATEWAY_V6 = IPv6Address("fe80::1")
 MIRROR_V4 = IPv4Address("169.254.1.2")
 MIRROR_V6 = IPv6Address("fe80::2")
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
 LINK_PREFIX = "ts"
-LINK_HASH_DIGITS = 12  # a link's name holds 15 characters
+# with the prefix 14 characters: a link's name can have 15
+LINK_HASH_DIGITS = 12
 ALIAS_MARK = "transship"
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose link it is, as written in the link's alias (255 characters at most)."""
+    """The container to which a link belongs, stored in the link's alias (up to 255 characters)."""
 
     container_id: str
     addresses: tuple[Address, ...]
 
     @property
     def has_ipv6(self) -> bool:
-        return any(each.version == 6 for each in self.addresses)
+        return any(address.version == 6 for address in self.addresses)
 
     def alias(self) -> str:
         return " ".join([ALIAS_MARK, self.container_id, *map(str, self.addresses)])
 
 
 def parse_alias(alias: str | None) -> Owner | None:
-    """Read what `Owner.alias` wrote; nothing for links that are not ours or not finished."""
+    """Parse an alias that `Owner.alias` made. None for a foreign or unfinished link."""
     words = (alias or "").split()
     if len(words) < 2 or words[0] != ALIAS_MARK:
         return None
@@ -56,7 +57,7 @@ def link_name(container_id: str) -> str:
 
 
 def mac_address(address: Address) -> str:
-    """The container's hardware address, locally administered, the same wherever it runs."""
+    """Return the container's hardware address: locally administered, the same on every node."""
     if isinstance(address, IPv4Address):
         tail = address.packed
     else:
@@ -69,7 +70,7 @@ def gateway(address: Address) -> Address:
 
 
 def mirror_gateway(address: Address) -> Address:
-    """The next hop of packets that only turn around in the container's namespace."""
+    """Return the next hop of packets that the container's namespace sends back (see links)."""
     return MIRROR_V4 if isinstance(address, IPv4Address) else MIRROR_V6
 
 
@@ -78,5 +79,5 @@ def gateways(addresses: Iterable[Address]) -> tuple[Address, ...]:
 
 
 def of_family(candidates: Sequence[Address], *, like: Address) -> Address | None:
-    """The first candidate of the same IP version."""
-    return next((each for each in candidates if each.version == like.version), None)
+    """Return the first candidate of the same IP family."""
+    return next((address for address in candidates if address.version == like.version), None)

@@ -1,7 +1,8 @@
-"""Telling the link that an address has moved here: gratuitous ARP, unsolicited advertisements.
+"""Announces on a link that an address has moved here.
 
-A gratuitous ARP overrides a neighbour's entry whatever its age (Linux's locktime does not apply).
-It is sent in both of its forms: some stacks heed only the request, some only the reply.
+IPv4: a gratuitous ARP, which overrides a neighbour's entry whatever its age (Linux's locktime does
+not apply). It is sent as request and as reply, because some stacks accept only one of the two.
+IPv6: an unsolicited neighbour advertisement.
 """
 
 from __future__ import annotations
@@ -25,18 +26,23 @@ ALL_NODES_MAC = bytes.fromhex("333300000001")
 NEXT_HEADER_ICMPV6 = 58
 NEIGHBOUR_ADVERTISEMENT = 136
 FLAG_OVERRIDE = 0x20000000
-TARGET_LINK_ADDRESS = b"\x02\x01"  # option 2, one unit of 8 bytes
+# option 2, one unit of 8 bytes
+TARGET_LINK_ADDRESS = b"\x02\x01"
 
 
 class Announcer:
     """A packet socket on one link, in the network namespace of the thread that made it."""
 
     def __init__(self, link: str) -> None:
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # 0: receives nothing
+        # protocol 0: the socket receives nothing
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._socket.bind((link, 0))
 
     def announce(self, addresses: Sequence[Address], *, mac: str) -> None:
-        """Never fails: nothing is lost while the former node forwards, and it is said again."""
+        """Announce the addresses. A failure is only logged.
+
+        The former node forwards packets, and the announcement is repeated.
+        """
         for address in addresses:
             for frame in frames(address, mac=mac):
                 try:
@@ -49,6 +55,7 @@ class Announcer:
 
 
 def frames(address: Address, *, mac: str) -> list[bytes]:
+    """Return the Ethernet frames that announce an address."""
     raw = bytes.fromhex(mac.replace(":", ""))
     if isinstance(address, IPv6Address):
         return [unsolicited_advertisement(address, raw)]
@@ -59,11 +66,11 @@ def frames(address: Address, *, mac: str) -> list[bytes]:
 
 
 def gratuitous_arp(address: IPv4Address, mac: bytes, *, operation: int) -> bytes:
-    # in a reply Linux takes it for gratuitous only if both hardware addresses are the same
-    asked = mac if operation == ARP_REPLY else bytes(6)
+    # Linux accepts a reply as gratuitous only if both hardware addresses are the same
+    target_mac = mac if operation == ARP_REPLY else bytes(6)
     ethernet = BROADCAST + mac + struct.pack("!H", ETH_P_ARP)
     head = struct.pack("!HHBBH", 1, 0x0800, 6, 4, operation)
-    return ethernet + head + mac + address.packed + asked + address.packed
+    return ethernet + head + mac + address.packed + target_mac + address.packed
 
 
 def unsolicited_advertisement(address: IPv6Address, mac: bytes) -> bytes:

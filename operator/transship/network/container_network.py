@@ -1,4 +1,4 @@
-"""A node's containers on the network, each in one of a few states.
+"""The containers of a node on the network. Each is in one of these states.
 
 | state | made by | route leads | packets in | packets out | answers for the address |
 |---|---|---|---|---|---|
@@ -10,9 +10,9 @@
 | returning | give_back | to the other node | go there | wait | no |
 | gone, forwarded | forward | to the other node | | | no |
 
-`hold`, `release`, `divert`, `untaken`, `shut` and `undivert` stand inside a handover: they only
-send netlink requests (0.1 to 0.5 ms each) and may be called on an event loop. All else takes
-milliseconds and threads: call it by `asyncio.to_thread`.
+`hold`, `release`, `divert`, `unread_queues`, `shut` and `undivert` are part of a handover. They
+only send netlink requests (0.1 to 0.5 ms each) and may be called on an event loop. All other
+methods take milliseconds and use threads: call them by `asyncio.to_thread`.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from transship.network.addresses import Address, Owner
 from transship.network.announcements import Announcer
 from transship.network.links import Link
 from transship.network.netlink import Rtnl
-from transship.network.packet_gate import PacketGate, answer_no_more
-from transship.network.sockets import Untaken
+from transship.network.packet_gate import PacketGate, stop_answering
+from transship.network.sockets import UnreadQueues
 
-# a frame may be lost, and a bridge port may not forward yet
+# An announcement is repeated: a frame may be lost, and a bridge port may not forward yet.
 ANNOUNCE_AGAIN_SECONDS = (0.05, 0.3, 1.0, 3.0)
 
 T = TypeVar("T")
@@ -63,7 +63,8 @@ class ContainerNetwork:
         self._announcer = Announcer(underlay_link)
         self._packet_gates: dict[str, PacketGate] = {}
         self._serving: set[str] = set()
-        self._turning = threading.Lock()  # a refresh must not undo a divert that passes it
+        # a refresh must not undo a divert that runs at the same time
+        self._route_lock = threading.Lock()
 
     def close(self) -> None:
         for packet_gate in self._packet_gates.values():
@@ -75,29 +76,30 @@ class ContainerNetwork:
         os.close(self._node)
 
     def prepare_node(self) -> None:
-        """Bring the node's settings into the state that the rest relies on; any number of times."""
+        """Set the node's sysctls on which the other methods rely. May be repeated."""
         name = self._underlay.name
 
-        def settle() -> None:
+        def write_settings() -> None:
             sysctls.write(sysctls.of_underlay(name))
             sysctls.write(sysctls.spread_filter())
             sysctls.write(sysctls.loosened(name))
 
-        self._on_node(settle)
+        self._on_node(write_settings)
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """The node's own on its link to the other nodes."""
+        """The node's own addresses on its link to the other nodes."""
         return self._underlay.addresses
 
     def namespace(self, container_id: str) -> Path:
         return self._directory / container_id
 
     def create(self, container_id: str, addresses: Sequence[Address]) -> Path:
-        """Make the container's namespace and link, shut both ways; nothing is routed to it yet.
+        """Create the container's namespace and link. Packets wait both ways; there is no route yet.
 
-        Without addresses it gets loopback alone. What exists already is kept as it is, with its
-        doors as they are; call it after a restart too, so that the first hold or divert is quick.
+        Without addresses the namespace has only loopback. A namespace and link that exist are kept
+        as they are, with their packet gate. Call it after a restart too, so that the first hold or
+        divert is quick.
         """
         path = self.namespace(container_id)
         owner = Owner(container_id, tuple(addresses))
@@ -115,75 +117,80 @@ class ContainerNetwork:
         return path
 
     def serve(self, container_id: str) -> None:
-        """Put a container on the network that is not in the hands of another node.
+        """Connect a container that no other node has.
 
-        For a fresh one, and for all that run when the agent starts: it disturbs no connection.
+        Call it for a new container, and at the agent's start for all that run: it disturbs no
+        connection.
         """
         self.hold(container_id)
         self.release(container_id)
 
     def hold(self, container_id: str) -> None:
-        """From now on packets to the address that reach this node wait in the kernel.
+        """Hold packets to the address that reach this node in the kernel from now on.
 
-        The node's own clients are held at once, and it answers for the address from here on (the
-        source cannot once it diverts): call it just before the source's divert. Should the source
-        go on instead, it has to undivert, even if it never diverted: to announce the address again.
+        Packets of the node's own clients are held at once. The node answers for the address from
+        now on, because the source cannot once it diverts: call it just before the source's divert.
+        If the source keeps the container, it must undivert, even if it has not diverted: that
+        announces the address again.
         """
         packet_gate = self._packet_gate_of(container_id)
-        self._routing.apply(*packet_gate.lead_in(self._underlay))
+        self._routing.apply(*packet_gate.route_to_container(self._underlay))
 
     def release(self, container_id: str) -> None:
-        """Let through what waits, in order and both ways, and announce the address."""
+        """Release the packets that wait, in order and both ways, and announce the address."""
         packet_gate = self._packet_gate_of(container_id)
-        packet_gate.open_outwards()
-        self._routing.apply(*packet_gate.open_inwards())
+        packet_gate.release_outgoing()
+        self._routing.apply(*packet_gate.release_incoming())
         self._serving.add(container_id)
         self.announce(container_id)
 
     def divert(self, container_id: str, *, via: Sequence[Address]) -> None:
-        """Send what comes for the address to another node; what the container says still goes out.
+        """Route packets for the address to another node. Packets of the container still go out.
 
-        One packet that another processor was just delivering may still reach a receive queue.
+        One packet that another processor is just delivering may still reach a receive queue.
         """
         packet_gate = self._packet_gate_of(container_id)
-        with self._turning:
+        with self._route_lock:
             self._serving.discard(container_id)
-            self._routing.apply(*packet_gate.lead_away(self._underlay, via=via))
+            self._routing.apply(*packet_gate.route_to_node(self._underlay, via=via))
 
-    def untaken(self, container_id: str) -> Untaken:
-        """What a dump would lose now: after divert the programs can take it up, none is added."""
-        return self._packet_gate_of(container_id).queues.untaken()
+    def unread_queues(self, container_id: str) -> UnreadQueues:
+        """Return what a dump would lose now.
+
+        After a divert nothing is added, and the programs can read it.
+        """
+        return self._packet_gate_of(container_id).queues.unread_queues()
 
     def shut(self, container_id: str) -> None:
-        """Keep in what the container says, which is frozen: its kernel repeats, its end says FIN.
+        """Hold packets of a frozen container: its kernel repeats data, and sends FIN at its end.
 
-        Only what it said before reaches anyone: all of it is in the dump.
+        So only packets that are older than the dump have left it, and the dump has their state.
         """
-        self._packet_gate_of(container_id).shut_outwards()
+        self._packet_gate_of(container_id).hold_outgoing()
 
     def undivert(self, container_id: str) -> None:
-        """Undo divert: what the container tried to say goes out, what comes goes in."""
+        """Undo a divert: packets pass again both ways, those that waited first."""
         self.serve(container_id)
 
     def give_back(self, container_id: str, *, via: Sequence[Address]) -> None:
-        """Send what waits here to the node that goes on with the container; destroy comes after.
+        """Send the packets that wait here to the node that keeps the container. Then destroy it.
 
         Only for a copy that was never released, and after the source has undone its divert.
         """
         packet_gate = self._packet_gate_of(container_id)
         self._routing.apply(
-            *answer_no_more(packet_gate.addresses, on=self._underlay),
-            *packet_gate.lead_away(self._underlay, via=via),
+            *stop_answering(packet_gate.addresses, on=self._underlay),
+            *packet_gate.route_to_node(self._underlay, via=via),
         )
         self._on_node(
-            lambda: links.turn_back(packet_gate.link, namespace=self.namespace(container_id))
+            lambda: links.mirror_packets(packet_gate.link, namespace=self.namespace(container_id))
         )
-        self._routing.apply(*packet_gate.open_inwards())
+        self._routing.apply(*packet_gate.release_incoming())
 
     def forward(self, container_id: str, *, via: Sequence[Address]) -> None:
-        """Take a container that has left off this node, and go on forwarding what comes for it."""
+        """Remove a container that has left this node, and keep forwarding packets to it."""
         packet_gate = self._packet_gate_of(container_id)
-        self._routing.apply(*packet_gate.lead_away(self._underlay, via=via))
+        self._routing.apply(*packet_gate.route_to_node(self._underlay, via=via))
         self._remove(container_id, packet_gate.addresses)
 
     def forget_forward(self, addresses: Sequence[Address]) -> None:
@@ -195,49 +202,53 @@ class ContainerNetwork:
         return self._on_node(lambda: tuple(_forwards(self._underlay.index)))
 
     def destroy(self, container_id: str) -> None:
-        """Remove all that there is of a container, finished or not; nothing it says gets out."""
+        """Remove everything of a container, also if it is unfinished. Its packets stay inside."""
         link = self._on_node(lambda: links.find(container_id))
         addresses = link.owner.addresses if link is not None else ()
         self._remove(container_id, addresses)
         self.forget_forward(addresses)
 
     def list(self) -> tuple[str, ...]:
-        """The ids of which this node has a namespace or a link."""
-        files = (
-            {each.name for each in self._directory.iterdir()} if self._directory.exists() else set()
-        )
-        linked = self._on_node(lambda: {each.owner.container_id for each in links.owned()})
-        return tuple(sorted(files | linked))
+        """Return the ids of containers that have a namespace or a link on this node."""
+        exists = self._directory.exists()
+        namespaced = {path.name for path in self._directory.iterdir()} if exists else set()
+        linked = self._on_node(lambda: {link.owner.container_id for link in links.owned()})
+        return tuple(sorted(namespaced | linked))
 
     def refresh(self) -> tuple[str, ...]:
-        """Set again what a flap of the underlay, or a change of its addresses, has taken away.
+        """Restore routes and settings that were lost by a flap or new addresses of the underlay.
 
-        Gives back the containers that had lost something; no other is touched.
+        Returns the containers that had lost something. Others are not touched.
         """
         before = self._underlay
         self._underlay = self._on_node(lambda: underlay.inspect(before.name))
-        led_in = self._on_node(lambda: _led_in(self._underlay.index))
+        routed_here = self._on_node(lambda: _routed_here(self._underlay.index))
         changed = self._underlay != before
         if self._underlay.index != before.index:
             self._announcer.close()
             self._announcer = self._on_node(lambda: Announcer(before.name))
-        lost = [one for one in sorted(self._serving) if changed or not self._is_led_in(one, led_in)]
+        lost = [
+            container
+            for container in sorted(self._serving)
+            if changed or not self._is_routed_here(container, routed_here)
+        ]
         if lost:
             self.prepare_node()
-        return tuple(one for one in lost if self._lead_in_again(one))
+        return tuple(container for container in lost if self._route_again(container))
 
-    def _is_led_in(self, container_id: str, led_in: frozenset[Address]) -> bool:
+    def _is_routed_here(self, container_id: str, routed_here: frozenset[Address]) -> bool:
         packet_gate = self._packet_gates.get(container_id)
-        return packet_gate is None or led_in.issuperset(packet_gate.addresses)
+        return packet_gate is None or routed_here.issuperset(packet_gate.addresses)
 
-    def _lead_in_again(self, container_id: str) -> bool:
-        with self._turning:
+    def _route_again(self, container_id: str) -> bool:
+        with self._route_lock:
             if container_id not in self._serving:
                 return False
             try:
                 self.hold(container_id)
-            except TransshipError as e:  # its link is gone, say: no reason to leave the others out
-                logger.bind(container=container_id, error=str(e)).debug("not led in again")
+            except TransshipError as e:
+                # for instance its link is gone: the other containers are served all the same
+                logger.bind(container=container_id, error=str(e)).debug("route was not restored")
                 return False
             self.announce(container_id)
         return True
@@ -247,7 +258,7 @@ class ContainerNetwork:
         self._announcer.announce(packet_gate.addresses, mac=self._underlay.mac)
 
     async def announce_again(self, container_id: str) -> None:
-        """Repeat the announcement a few times, for as long as the container is served here."""
+        """Repeat the announcement a few times while the container is served here."""
         for pause in ANNOUNCE_AGAIN_SECONDS:
             await asyncio.sleep(pause)
             if container_id not in self._serving:
@@ -255,20 +266,20 @@ class ContainerNetwork:
             self.announce(container_id)
 
     def _join(self, owner: Owner) -> None:
-        if any(each.version == 6 for each in owner.addresses):
+        if owner.has_ipv6:
             sysctls.write(sysctls.forwarding_ipv6(self._underlay.name))
         namespace = self.namespace(owner.container_id)
         link = links.create(owner, namespace=namespace, mtu=self._underlay.mtu)
-        logger.bind(container=owner.container_id, link=link.index).debug("joined to the network")
+        logger.bind(container=owner.container_id, link=link.index).debug("connected to the network")
 
     def _remove(self, container_id: str, addresses: Sequence[Address]) -> None:
-        self._routing.apply(*answer_no_more(addresses, on=self._underlay))
+        self._routing.apply(*stop_answering(addresses, on=self._underlay))
         self._forget(container_id)
         self._on_node(lambda: links.delete(container_id))
         namespaces.delete(self.namespace(container_id))
 
     def _forget(self, container_id: str) -> None:
-        with self._turning:
+        with self._route_lock:
             self._serving.discard(container_id)
         packet_gate = self._packet_gates.pop(container_id, None)
         if packet_gate is not None:
@@ -293,23 +304,24 @@ class ContainerNetwork:
 def _prepare_namespace() -> None:
     sysctls.write(sysctls.of_namespace())
     with IPRoute() as routing:
-        routing.link("set", index=1, state="up")  # loopback is always the first
+        # loopback is always the first link
+        routing.link("set", index=1, state="up")
 
 
-def _led_in(underlay_index: int) -> frozenset[Address]:
-    """What this node answers for, and has a route to one of its own links to."""
+def _routed_here(underlay_index: int) -> frozenset[Address]:
+    """Return the addresses for which this node answers and has a route to one of its own links."""
     with IPRoute() as routing:
         routed = {
-            ip_address(each.get_attr("RTA_DST"))
-            for each in routing.get_routes(proto=netlink.ROUTE_PROTOCOL)
-            if each.get_attr("RTA_GATEWAY") is None
+            ip_address(route.get_attr("RTA_DST"))
+            for route in routing.get_routes(proto=netlink.ROUTE_PROTOCOL)
+            if route.get_attr("RTA_GATEWAY") is None
         }
     return underlay.answered(underlay_index) & routed
 
 
 def _forwards(underlay_index: int) -> Iterator[Forward]:
     with IPRoute() as routing:
-        for each in routing.get_routes(proto=netlink.ROUTE_PROTOCOL):
-            via = each.get_attr("RTA_GATEWAY")
-            if via is not None and each.get_attr("RTA_OIF") == underlay_index:
-                yield Forward(ip_address(each.get_attr("RTA_DST")), ip_address(via))
+        for route in routing.get_routes(proto=netlink.ROUTE_PROTOCOL):
+            via = route.get_attr("RTA_GATEWAY")
+            if via is not None and route.get_attr("RTA_OIF") == underlay_index:
+                yield Forward(ip_address(route.get_attr("RTA_DST")), ip_address(via))

@@ -1,8 +1,7 @@
-"""The pair of links that joins a container to its node: made, found, deleted.
+"""The veth pair that connects a container to its node: created, found, deleted.
 
-The node's end carries its owner in the alias, written last: without one it is
-what a crash has left.
-All functions work in the calling thread's namespace unless they say otherwise.
+The alias of the node's end names its owner. It is written last: a link without an alias was left
+by a crash. All functions work in the calling thread's namespace unless they say otherwise.
 """
 
 from __future__ import annotations
@@ -26,26 +25,26 @@ from transship.network.addresses import (
 )
 
 CONTAINER_LINK = "eth0"
-# the same on every node, whatever tunnels a kernel puts into each namespace: programs may hold it
+# The same on every node, whatever tunnels a kernel puts into each namespace: programs may store it.
 CONTAINER_LINK_INDEX = 100
 IFA_F_NODAD = 0x02
 
 
 @dataclass(frozen=True)
 class Link:
-    """The node's end of a container's pair."""
+    """The node's end of a container's veth pair."""
 
     index: int
     owner: Owner
 
 
 def owned() -> Iterator[Link]:
-    """Every finished link of ours."""
+    """Yield every finished link of Transship."""
     with IPRoute() as routing:
-        for each in routing.get_links():
-            owner = parse_alias(each.get_attr("IFLA_IFALIAS"))
-            if owner is not None and each.get_attr("IFLA_IFNAME") == link_name(owner.container_id):
-                yield Link(int(each["index"]), owner)
+        for link in routing.get_links():
+            owner = parse_alias(link.get_attr("IFLA_IFALIAS"))
+            if owner is not None and link.get_attr("IFLA_IFNAME") == link_name(owner.container_id):
+                yield Link(int(link["index"]), owner)
 
 
 def find(container_id: str) -> Link | None:
@@ -53,20 +52,20 @@ def find(container_id: str) -> Link | None:
         indexes = routing.link_lookup(ifname=link_name(container_id))
         if not indexes:
             return None
-        (each,) = routing.get_links(indexes[0])
-        owner = parse_alias(each.get_attr("IFLA_IFALIAS"))
+        (link,) = routing.get_links(indexes[0])
+        owner = parse_alias(link.get_attr("IFLA_IFALIAS"))
     return None if owner is None else Link(int(indexes[0]), owner)
 
 
 def delete(container_id: str) -> None:
-    """Remove both ends at once, finished or not."""
+    """Remove both ends at once, also of an unfinished pair."""
     with IPRoute() as routing:
         for index in routing.link_lookup(ifname=link_name(container_id)):
             routing.link("del", index=index)
 
 
 def create(owner: Owner, *, namespace: Path, mtu: int) -> Link:
-    """Join the namespace to the node by a pair whose doors are shut in both directions."""
+    """Connect the namespace to the node by a veth pair that holds packets in both directions."""
     delete(owner.container_id)
     node = namespaces.open_current()
     try:
@@ -74,10 +73,10 @@ def create(owner: Owner, *, namespace: Path, mtu: int) -> Link:
     finally:
         os.close(node)
     link = _raise_node_end(owner)
-    # only now: a link that has no carrier yet may lose its neighbours a moment later, and a
-    # container that asks for its gateway by ARP tells the node its own hardware address: held
-    # packets would go in before there are sockets for them
-    namespaces.run_inside(namespace, lambda: _shut_outwards(owner))
+    # Only now: a link without a carrier may lose its neighbours a moment later. Then the container
+    # would send ARP requests for its gateway, which tell the node its hardware address, and held
+    # packets would go in before there are sockets for them.
+    namespaces.run_inside(namespace, lambda: _hold_outgoing(owner))
     return _finish_node_end(link)
 
 
@@ -89,7 +88,7 @@ def _make_container_end(owner: Owner, *, node: int, mtu: int) -> None:
         "mtu": mtu,
     }
     with IPRoute() as routing:
-        # made from inside, because only the first end's index can be chosen
+        # created inside the namespace, because only the index of the first end can be chosen
         routing.link(
             "add",
             kind="veth",
@@ -100,22 +99,23 @@ def _make_container_end(owner: Owner, *, node: int, mtu: int) -> None:
             peer=peer,
         )
         sysctls.write(sysctls.of_link(CONTAINER_LINK, ipv6=owner.has_ipv6))
-        for each in owner.addresses:
+        for address in owner.addresses:
             routing.addr(
                 "add",
                 index=CONTAINER_LINK_INDEX,
-                address=str(each),
-                prefixlen=each.max_prefixlen,
-                # without: tentative until a kernel thread has run, and no restore can bind to it
-                flags=IFA_F_NODAD if each.version == 6 else 0,
+                address=str(address),
+                prefixlen=address.max_prefixlen,
+                # without NODAD the address is tentative until a kernel thread has run, and a
+                # restore cannot bind to it
+                flags=IFA_F_NODAD if address.version == 6 else 0,
             )
         routing.link("set", index=CONTAINER_LINK_INDEX, state="up")
-        for each in gateways(owner.addresses):
+        for hop in gateways(owner.addresses):
             routing.route(
                 "add",
                 dst="default",
-                family=netlink.family(each),
-                gateway=str(each),
+                family=netlink.family(hop),
+                gateway=str(hop),
                 oif=CONTAINER_LINK_INDEX,
                 flags=netlink.RTNH_F_ONLINK,
             )
@@ -131,23 +131,23 @@ def _raise_node_end(owner: Owner) -> Link:
     return Link(int(index), owner)
 
 
-def _shut_outwards(owner: Owner) -> None:
+def _hold_outgoing(owner: Owner) -> None:
     hops = gateways(owner.addresses)
-    _apply_once(netlink.unresolve(each, index=CONTAINER_LINK_INDEX) for each in hops)
+    _apply_once(netlink.unresolve(hop, index=CONTAINER_LINK_INDEX) for hop in hops)
 
 
 def _finish_node_end(link: Link) -> Link:
-    _apply_once(netlink.unresolve(each, index=link.index) for each in link.owner.addresses)
+    _apply_once(netlink.unresolve(address, index=link.index) for address in link.owner.addresses)
     with IPRoute() as routing:
         routing.link("set", index=link.index, ifalias=link.owner.alias())
     return link
 
 
-def turn_back(link: Link, *, namespace: Path) -> None:
-    """Make the namespace a mirror: what enters it for the container's addresses comes out again.
+def mirror_packets(link: Link, *, namespace: Path) -> None:
+    """Make the namespace send packets for the container's addresses back to the node.
 
-    The container's sockets get nothing of it, and their own packets wait on as before: the way
-    back has another next hop.
+    The container's sockets get none of them. Their own packets still wait: the route back has
+    another next hop.
     """
     sysctls.write(sysctls.of_mirrored_node_end(link_name(link.owner.container_id)))
     namespaces.run_inside(namespace, lambda: _become_mirror(link.owner))
@@ -156,14 +156,14 @@ def turn_back(link: Link, *, namespace: Path) -> None:
 def _become_mirror(owner: Owner) -> None:
     sysctls.write(sysctls.of_mirror(CONTAINER_LINK))
     with IPRoute() as routing:
-        # with its last address a link loses its routes and neighbours: these come after
+        # a link loses its routes and neighbours with its last address, so these are set afterwards
         routing.flush_addr(index=CONTAINER_LINK_INDEX)
-        for each in owner.addresses:
-            hop = mirror_gateway(each)
+        for address in owner.addresses:
+            hop = mirror_gateway(address)
             _apply_once([netlink.resolve(hop, index=CONTAINER_LINK_INDEX, mac=HOST_MAC)])
             routing.route(
                 "add",
-                dst=f"{each}/{each.max_prefixlen}",
+                dst=f"{address}/{address.max_prefixlen}",
                 gateway=str(hop),
                 oif=CONTAINER_LINK_INDEX,
                 flags=netlink.RTNH_F_ONLINK,

@@ -1,7 +1,7 @@
-"""Network namespaces that live as files: made, entered and deleted without starting a process.
+"""Network namespaces that are bound to files: created, entered and deleted without a process.
 
-A thread of its own makes or enters a namespace and ends in it, so no thread of anyone else's ever
-changes place. A file appears only when its namespace is prepared: what exists is complete.
+Each call uses a new thread to create or enter a namespace, so no other thread changes its
+namespace. A namespace is bound to its file only when it is prepared: one that exists is complete.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ CLONE_NEWNET = 0x40000000
 MS_BIND = 0x1000
 MNT_DETACH = 2
 CURRENT = Path("/proc/thread-self/ns/net")
-# os.unshare, os.setns came with Python 3.12, mount never
+# Python has os.unshare and os.setns from 3.12 on, and has no mount
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 T = TypeVar("T")
 
 
 def open_current() -> int:
-    """A descriptor of the calling thread's network namespace."""
+    """Open the calling thread's network namespace. Returns a file descriptor."""
     return os.open(CURRENT, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def run_inside(namespace: int | Path, work: Callable[[], T]) -> T:
-    """Do the work in a thread inside that namespace; sockets that it opens stay bound to it."""
+    """Run the function in a thread inside that namespace. Sockets that it opens belong to it."""
 
     def entered() -> T:
         descriptor = namespace if isinstance(namespace, int) else os.open(namespace, os.O_RDONLY)
@@ -46,7 +46,7 @@ def run_inside(namespace: int | Path, work: Callable[[], T]) -> T:
 
 
 def create(path: Path, *, prepare: Callable[[], None]) -> None:
-    """Make a namespace, prepare it from inside, then give it its file; keeps one that exists."""
+    """Create a namespace, prepare it from inside, then bind it to the file. Keeps an old one."""
     if is_namespace(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,14 +62,14 @@ def create(path: Path, *, prepare: Callable[[], None]) -> None:
 
 
 def delete(path: Path) -> None:
-    """Take the file away; the kernel drops the namespace when its last process has gone."""
+    """Remove the file. The kernel removes the namespace when its last process has ended."""
     if is_namespace(path):
         _check(LIBC.umount2(os.fsencode(path), MNT_DETACH), f"unmounting {path}")
     path.unlink(missing_ok=True)
 
 
 def is_namespace(path: Path) -> bool:
-    """False also for the plain file that a crash before the mount leaves behind."""
+    """Return whether the file is a namespace. A crash before the mount leaves a plain file."""
     try:
         return path.stat().st_dev == CURRENT.stat().st_dev
     except FileNotFoundError:

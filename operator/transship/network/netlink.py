@@ -1,8 +1,8 @@
-"""A blocking rtnetlink socket for the few requests inside a handover, and those requests.
+"""A blocking rtnetlink socket for the few requests of a handover, and those requests.
 
-pyroute2's own IPRoute runs an event loop inside, refuses to work in a thread that runs one, and
-silently opens another socket in every further thread. Here its codecs are used on a plain socket:
-one send for several requests, usable from any thread, about 0.1 ms each.
+pyroute2's IPRoute runs an event loop, refuses to work in a thread that runs one, and silently opens
+another socket in every further thread. This module uses its codecs on a plain socket: one send for
+several requests, from any thread, about 0.1 ms each.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ ATTRIBUTE = struct.Struct("=HH")  # length, type
 LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
 NLMSG_ERROR = 2
 RECEIVE_BYTES = 65536
-TIMEOUT_SECONDS = 5.0  # the kernel answers within the send; RTNL may be taken for tens of ms
-ROUTE_PROTOCOL = 84  # marks our routes (no daemon's number in rt_protos)
+# the kernel answers within the send; others may hold the RTNL lock for tens of milliseconds
+TIMEOUT_SECONDS = 5.0
+# marks our routes; no daemon has this number in rt_protos
+ROUTE_PROTOCOL = 84
 RT_TABLE_MAIN = 254
 RT_SCOPE_UNIVERSE = 0
 RT_SCOPE_LINK = 253
@@ -59,7 +61,7 @@ GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL})
 
 @dataclass(frozen=True)
 class Request:
-    """One encoded message; `tolerated` are the errors that mean "nothing to do"."""
+    """One encoded message. `tolerated`: the error numbers that mean there is nothing to do."""
 
     what: str
     body: bytes
@@ -80,13 +82,13 @@ class Rtnl:
         self._socket.close()
 
     def apply(self, *requests: Request) -> None:
-        """Send all in one go; the kernel works them off in order. Raises the first failure."""
+        """Send all requests at once. The kernel handles them in order. Raises the first failure."""
         if not requests:
             return
         with self._lock:
             first = self._sequence + 1
             self._sequence += len(requests)
-            parts = (numbered(each.body, first + i) for i, each in enumerate(requests))
+            parts = (numbered(request.body, first + i) for i, request in enumerate(requests))
             try:
                 self._socket.send(b"".join(parts))
                 codes = self._acknowledged(first, len(requests))
@@ -101,7 +103,8 @@ class Rtnl:
         while len(codes) < count:
             data = self._socket.recv(RECEIVE_BYTES)
             for sequence, code in error_codes(data):
-                if sequence >= first:  # older: the answer to a request that was given up
+                # an older one answers a request that timed out
+                if sequence >= first:
                     codes[sequence] = code
         return [codes[first + i] for i in range(count)]
 
@@ -112,14 +115,14 @@ def numbered(body: bytes, sequence: int) -> bytes:
 
 
 def error_codes(data: bytes) -> list[tuple[int, int]]:
-    found, offset = [], 0
+    codes, offset = [], 0
     while offset + HEADER.size <= len(data):
         length, kind, _, sequence, _ = HEADER.unpack_from(data, offset)
         if kind == NLMSG_ERROR:
             (code,) = ERROR_CODE.unpack_from(data, offset + HEADER.size)
-            found.append((sequence, -code))
+            codes.append((sequence, -code))
         offset += (length + 3) & ~3
-    return found
+    return codes
 
 
 def family(address: Address) -> int:
@@ -153,19 +156,21 @@ def _request(
 
 
 def resolve(address: Address, *, index: int, mac: str) -> Request:
-    """Set the neighbour for good; packets that wait for it go out at once, in order."""
+    """Set a permanent neighbour. Packets that wait for it are sent at once, in order."""
     message = _neighbour(address, index=index, state=NUD_PERMANENT, flags=NTF_EXT_LEARNED, mac=mac)
-    return _request(f"opening the way to {address}", message, kind=RTM_NEWNEIGH, flags=REPLACE)
+    what = f"releasing packets to {address}"
+    return _request(what, message, kind=RTM_NEWNEIGH, flags=REPLACE)
 
 
 def unresolve(address: Address, *, index: int) -> Request:
-    """Let packets to the neighbour wait in the kernel.
+    """Make packets to the neighbour wait in the kernel.
 
-    An entry set INCOMPLETE by hand has no timer: the kernel neither asks for it nor ever gives
-    it up (no ICMP error). EXT_LEARNED keeps it from the garbage collection of a full table.
+    An entry that is set INCOMPLETE by hand has no timer: the kernel neither resolves it nor gives
+    it up (no ICMP error). EXT_LEARNED exempts it from the garbage collection of a full table.
     """
     message = _neighbour(address, index=index, state=NUD_INCOMPLETE, flags=NTF_EXT_LEARNED)
-    return _request(f"closing the way to {address}", message, kind=RTM_NEWNEIGH, flags=REPLACE)
+    what = f"holding packets to {address}"
+    return _request(what, message, kind=RTM_NEWNEIGH, flags=REPLACE)
 
 
 def answer_for(address: Address, *, index: int) -> Request:
@@ -174,9 +179,9 @@ def answer_for(address: Address, *, index: int) -> Request:
     return _request(f"answering for {address}", message, kind=RTM_NEWNEIGH, flags=REPLACE)
 
 
-def answer_no_more(address: Address, *, index: int) -> Request:
+def stop_answering(address: Address, *, index: int) -> Request:
     message = _neighbour(address, index=index, state=0, flags=NTF_PROXY)
-    what = f"answering no more for {address}"
+    what = f"ending answers for {address}"
     return _request(what, message, kind=RTM_DELNEIGH, tolerated=GONE)
 
 
@@ -195,7 +200,7 @@ def _route(address: Address, *, index: int, scope: int) -> rtmsg:
 
 
 def route_to_link(address: Address, *, index: int, source: Address | None) -> Request:
-    """Route the address to a link; `source` is what the node's own clients speak from."""
+    """Route the address to a link. `source`: the source address of the node's own clients."""
     scope = RT_SCOPE_LINK if address.version == 4 else RT_SCOPE_UNIVERSE
     message = _route(address, index=index, scope=scope)
     if source is not None:
@@ -213,7 +218,7 @@ def route_via(address: Address, *, via: Address, index: int, source: Address | N
 
 
 def filter_sources(*, index: int, mode: int) -> Request:
-    """Set rp_filter of a link, as the sysctl of that name does but from any thread."""
+    """Set rp_filter of a link. Unlike the sysctl of that name, it works from any thread."""
     attributes = ATTRIBUTE.pack(8, IPV4_DEVCONF_RP_FILTER) + struct.pack("=I", mode)
     for kind in (IFLA_INET_CONF, int(socket.AF_INET), IFLA_AF_SPEC):
         attributes = ATTRIBUTE.pack(4 + len(attributes), kind | NLA_F_NESTED) + attributes
@@ -223,7 +228,7 @@ def filter_sources(*, index: int, mode: int) -> Request:
 
 
 def delete_route(address: Address, *, index: int) -> Request:
-    """Delete our route to the address over that link, and no other."""
+    """Delete Transship's route to the address over that link, and no other route."""
     message = _route(address, index=index, scope=RT_SCOPE_NOWHERE)
     message["type"] = RTN_UNSPEC
     what = f"removing the route to {address}"

@@ -1,9 +1,9 @@
-"""The ways in and out of one container, and the requests that open and shut them.
+"""The packet gate of one container: what lets its packets pass or wait, and where they are routed.
 
-In:  the node's route to the address (to the container's link, or via another node), and the node's
-     neighbour entry for it (unresolved: packets wait in the kernel; permanent: they go in).
-Out: the container's neighbour entry for its gateway (unresolved: what it says waits).
-Ask: whether the node answers ARP and neighbour solicitations for the address on the underlay.
+Incoming: the node's route to the address (to the container's link, or via another node), and the
+node's neighbour entry for it (unresolved: packets wait in the kernel; permanent: they pass).
+Outgoing: the container's neighbour entry for its gateway (unresolved: its packets wait).
+Answers: whether the node answers ARP and neighbour solicitations for the address on the underlay.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from transship.network.underlay import Underlay
 
 @dataclass(frozen=True)
 class PacketGate:
-    """A container's link, and sockets inside its namespace: for the door there, and to look."""
+    """A container's link, and netlink sockets inside its namespace.
+
+    inside: sets the neighbour entries in the namespace.
+    queues: reads the receive queues of its sockets.
+    """
 
     link: Link
     inside: Rtnl
@@ -36,7 +40,7 @@ class PacketGate:
         return cls(link, inside, queues)
 
     def close(self) -> None:
-        """The sockets keep the namespace alive."""
+        """Close the sockets, which keep the namespace alive."""
         self.inside.close()
         self.queues.close()
 
@@ -44,49 +48,50 @@ class PacketGate:
     def addresses(self) -> tuple[Address, ...]:
         return self.link.owner.addresses
 
-    def open_outwards(self) -> None:
+    def release_outgoing(self) -> None:
         hops = gateways(self.addresses)
         self.inside.apply(
-            *(netlink.resolve(each, index=CONTAINER_LINK_INDEX, mac=HOST_MAC) for each in hops)
+            *(netlink.resolve(hop, index=CONTAINER_LINK_INDEX, mac=HOST_MAC) for hop in hops)
         )
 
-    def shut_outwards(self) -> None:
+    def hold_outgoing(self) -> None:
         hops = gateways(self.addresses)
-        self.inside.apply(*(netlink.unresolve(each, index=CONTAINER_LINK_INDEX) for each in hops))
+        self.inside.apply(*(netlink.unresolve(hop, index=CONTAINER_LINK_INDEX) for hop in hops))
 
-    def open_inwards(self) -> Iterator[Request]:
-        for each in self.addresses:
+    def release_incoming(self) -> Iterator[Request]:
+        for address in self.addresses:
             mac = mac_address(self.addresses[0])
-            yield netlink.resolve(each, index=self.link.index, mac=mac)
+            yield netlink.resolve(address, index=self.link.index, mac=mac)
 
-    def lead_in(self, underlay: Underlay) -> Iterator[Request]:
+    def route_to_container(self, underlay: Underlay) -> Iterator[Request]:
         """Route the addresses to the link, and answer for them."""
-        for each in self.addresses:
-            source = underlay.source(like=each)
-            yield netlink.route_to_link(each, index=self.link.index, source=source)
-            yield netlink.answer_for(each, index=underlay.index)
+        for address in self.addresses:
+            source = underlay.source(like=address)
+            yield netlink.route_to_link(address, index=self.link.index, source=source)
+            yield netlink.answer_for(address, index=underlay.index)
         yield from self._filter_sources(sysctls.RP_STRICT)
 
-    def lead_away(self, underlay: Underlay, *, via: Sequence[Address]) -> Iterator[Request]:
+    def route_to_node(self, underlay: Underlay, *, via: Sequence[Address]) -> Iterator[Request]:
         """Route the addresses to another node, which answers for them.
 
-        The kernel stops by itself to answer ARP, by the route, but not to answer solicitations.
-        What the container says is heard on although the way back is another one.
+        Because of the route the kernel no longer answers ARP, but it would still answer neighbour
+        solicitations. The source filter is lifted, because the container's packets still come from
+        its link while the route to it is another one.
         """
         yield from self._filter_sources(sysctls.RP_OFF)
-        yield from answer_no_more([a for a in self.addresses if a.version == 6], on=underlay)
-        for each in self.addresses:
-            hop = of_family(via, like=each)
+        yield from stop_answering([a for a in self.addresses if a.version == 6], on=underlay)
+        for address in self.addresses:
+            hop = of_family(via, like=address)
             if hop is None:
-                message = f"diverting {each}: the other node has no address of its IP version"
+                message = f"diverting {address}: the other node has no address of its IP family"
                 raise InvalidInput(message, reason="NoNextHop")
-            source = underlay.source(like=each)
-            yield netlink.route_via(each, via=hop, index=underlay.index, source=source)
+            source = underlay.source(like=address)
+            yield netlink.route_via(address, via=hop, index=underlay.index, source=source)
 
     def _filter_sources(self, mode: int) -> Iterator[Request]:
         if self.addresses:
             yield netlink.filter_sources(index=self.link.index, mode=mode)
 
 
-def answer_no_more(addresses: Sequence[Address], *, on: Underlay) -> Iterator[Request]:
-    return (netlink.answer_no_more(each, index=on.index) for each in addresses)
+def stop_answering(addresses: Sequence[Address], *, on: Underlay) -> Iterator[Request]:
+    return (netlink.stop_answering(address, index=on.index) for address in addresses)

@@ -1,7 +1,7 @@
-"""What the programs in a network namespace have not taken up yet, asked of the kernel's sock_diag.
+"""Data that the programs in a network namespace have not read yet, by the kernel's sock_diag.
 
-Only what a dump would lose is counted: datagrams that no one has read, and connections that no one
-has accepted. What a connection has not read or sent moves with it.
+Only what a dump would lose is counted: datagrams that nobody has read, and connections that nobody
+has accepted. The queues of a connection move with it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ RECEIVE_BYTES = 65536
 
 
 @dataclass(frozen=True)
-class Untaken:
-    """What a dump would lose now."""
+class UnreadQueues:
+    """What a dump would lose now: connections not accepted, datagrams not read."""
 
     connections: int = 0
     datagram_bytes: int = 0
@@ -48,14 +48,14 @@ class SocketQueues:
     def close(self) -> None:
         self._socket.close()
 
-    def untaken(self) -> Untaken:
-        return Untaken(
+    def unread_queues(self) -> UnreadQueues:
+        return UnreadQueues(
             connections=self._waiting(socket.IPPROTO_TCP, LISTENING),
             datagram_bytes=self._waiting(socket.IPPROTO_UDP, ANY_STATE),
         )
 
     def _waiting(self, protocol: int, states: int) -> int:
-        """In the receive queues of all sockets of a protocol; of a listener: its connections."""
+        """Sum the receive queues of all sockets of a protocol. A listener's are its connections."""
         families = (socket.AF_INET, socket.AF_INET6)
         return sum(sum(self._queues(family, protocol, states)) for family in families)
 

@@ -1,7 +1,7 @@
-"""The kernel's network settings that the design rests on, as tables, and writing them.
+"""The kernel's network settings that containers need, as tables.
 
-They are written in the network namespace of the calling thread. A setting that this kernel does not
-have (no IPv6, no MPTCP) is skipped: nothing then depends on it.
+They are written in the network namespace of the calling thread. A setting that the kernel does not
+have (no IPv6, no MPTCP) is skipped: then nothing depends on it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from pathlib import Path
 from transship.common.errors import TransshipError
 
 ROOT = Path("/proc/sys/net")
-QUEUE_BYTES = (
-    16 * 1024 * 1024
-)  # what waits for one held address; the default holds 92 datagrams of 1 KB
-PROBES = 100_000  # one a second: outlives any migration, and their sum must not overflow an int
+# for packets to one held address; the default is enough for 92 datagrams of 1 KB
+QUEUE_BYTES = 16 * 1024 * 1024
+# one a second: outlasts any migration, and their sum must not overflow an int
+PROBES = 100_000
 RP_OFF = 0
 RP_STRICT = 1
 RP_LOOSE = 2
@@ -24,28 +24,32 @@ Settings = Mapping[str, int | str]
 
 
 def of_namespace() -> Settings:
-    """Inside a container's namespace, before anything runs in it."""
+    """Return the settings of a container's namespace, written before anything runs in it."""
     return {
-        "mptcp/enabled": 0,  # CRIU cannot dump MPTCP sockets, Go's servers use them by default
-        "ipv4/ping_group_range": "0 2147483647",  # as container engines do
+        # CRIU cannot dump MPTCP sockets, and Go's servers use them by default
+        "mptcp/enabled": 0,
+        # as container engines do
+        "ipv4/ping_group_range": "0 2147483647",
         "ipv4/ip_unprivileged_port_start": 0,
-        "ipv4/conf/all/arp_ignore": 8,  # never answers: the node knows its hardware address
+        # never answer: the node knows the container's hardware address
+        "ipv4/conf/all/arp_ignore": 8,
         "ipv6/conf/all/accept_dad": 0,
         "ipv6/conf/default/accept_dad": 0,
         "ipv6/conf/default/accept_ra": 0,
-        "ipv6/conf/default/addr_gen_mode": 1,  # no link-local address
+        # no link-local address
+        "ipv6/conf/default/addr_gen_mode": 1,
     }
 
 
 def of_link(name: str, *, ipv6: bool) -> Settings:
-    """Either end of a container's link."""
+    """Return the settings of either end of a container's link."""
     return {
         f"ipv4/neigh/{name}/unres_qlen_bytes": QUEUE_BYTES,
         f"ipv4/neigh/{name}/mcast_solicit": PROBES,
         f"ipv6/neigh/{name}/unres_qlen_bytes": QUEUE_BYTES,
         f"ipv6/neigh/{name}/mcast_solicit": PROBES,
         f"ipv4/conf/{name}/arp_ignore": 8,
-        # the doors are neighbours, which a link without a carrier loses (Linux 5.11; from 5.16 not)
+        # a link without a carrier loses the neighbours of the packet gate (Linux 5.11 to 5.15)
         f"ipv4/conf/{name}/arp_evict_nocarrier": 0,
         f"ipv6/conf/{name}/ndisc_evict_nocarrier": 0,
         f"ipv4/conf/{name}/send_redirects": 0,
@@ -57,18 +61,19 @@ def of_link(name: str, *, ipv6: bool) -> Settings:
 
 
 def of_node_end(name: str) -> Settings:
-    """The node's end: routes for the container, and lets it speak only from its own address.
+    """Return the settings of the node's end, which forwards only packets from its container.
 
-    While it is diverted, and its way back is elsewhere, the filter is lifted (see doors).
+    The packet gate lifts the source filter while the container's packets are diverted.
     """
     return {f"ipv4/conf/{name}/forwarding": 1, f"ipv4/conf/{name}/rp_filter": RP_STRICT}
 
 
 def of_mirror(name: str) -> Settings:
-    """Inside a namespace that sends back what waited for a container that went on elsewhere."""
+    """Return the settings of a namespace that sends back packets for a container that has left."""
     return {
         f"ipv4/conf/{name}/forwarding": 1,
-        f"ipv4/conf/{name}/rp_filter": 0,  # it has no way back to the clients
+        # it has no route back to the clients
+        f"ipv4/conf/{name}/rp_filter": 0,
         "ipv4/conf/all/rp_filter": 0,
         "ipv4/conf/all/send_redirects": 0,
         "ipv6/conf/all/forwarding": 1,
@@ -76,45 +81,58 @@ def of_mirror(name: str) -> Settings:
 
 
 def of_mirrored_node_end(name: str) -> Settings:
-    return {f"ipv4/conf/{name}/rp_filter": 0}  # its packets carry the clients' addresses
+    # the packets that come back have the clients' source addresses
+    return {f"ipv4/conf/{name}/rp_filter": 0}
 
 
 def of_underlay(name: str) -> Settings:
     return {
         f"ipv4/conf/{name}/forwarding": 1,
-        f"ipv4/neigh/{name}/proxy_delay": 0,  # else answers for containers wait up to 0.8 s
+        # otherwise answers for containers are delayed by up to 0.8 s
+        f"ipv4/neigh/{name}/proxy_delay": 0,
         f"ipv6/neigh/{name}/proxy_delay": 0,
         f"ipv6/conf/{name}/proxy_ndp": 1,
-        # a diverted packet leaves where it came in; the kernel sends redirects if either says so
+        # a diverted packet leaves by the link on which it came in; the kernel sends redirects if
+        # either of the two settings allows it
         f"ipv4/conf/{name}/send_redirects": 0,
         "ipv4/conf/all/send_redirects": 0,
     }
 
 
 def spread_filter() -> Settings:
-    """Say for each link what is said for all, which could not be lifted for one: the same policy.
+    """Move the rp_filter of all links to each link. The policy stays the same.
 
-    A container's link has no address at the node: loose filtering hears nothing on it either.
+    A filter for all links cannot be lifted for one. A container's link has no address at the node,
+    so even loose filtering would drop its packets.
     """
-    every = int(read("ipv4/conf/all/rp_filter") or 0)
-    if every == 0:
+    common = int(read("ipv4/conf/all/rp_filter") or 0)
+    if common == 0:
         return {}
-    links = [each.name for each in (ROOT / "ipv4/conf").iterdir() if each.name != "all"]
-    present = {each: int(read(f"ipv4/conf/{each}/rp_filter") or 0) for each in links}
-    each_alone = {f"ipv4/conf/{name}/rp_filter": max(every, own) for name, own in present.items()}
-    return {**each_alone, "ipv4/conf/all/rp_filter": RP_OFF}
+    links = [folder.name for folder in (ROOT / "ipv4/conf").iterdir() if folder.name != "all"]
+    own = {link: int(read(f"ipv4/conf/{link}/rp_filter") or 0) for link in links}
+    per_link = {f"ipv4/conf/{link}/rp_filter": max(common, mode) for link, mode in own.items()}
+    return {**per_link, "ipv4/conf/all/rp_filter": RP_OFF}
 
 
 def loosened(name: str) -> Settings:
-    """Between hold and divert the target hears a container elsewhere whose route is local."""
-    effective = max(int(read(f"ipv4/conf/{each}/rp_filter") or 0) for each in ("all", name))
+    """Return a loose rp_filter for the underlay, if it is strict.
+
+    Between hold and divert, packets of the container arrive from the source by the underlay, while
+    the target's route to it is already local. Strict filtering would drop them.
+    """
+    effective = max(int(read(f"ipv4/conf/{link}/rp_filter") or 0) for link in ("all", name))
     return {f"ipv4/conf/{name}/rp_filter": RP_LOOSE} if effective == RP_STRICT else {}
 
 
 def forwarding_ipv6(name: str) -> Settings:
-    """IPv6 forwards per node; a forwarding one hears router advertisements only at accept_ra=2."""
-    heard = {f"ipv6/conf/{name}/accept_ra": 2} if read(f"ipv6/conf/{name}/accept_ra") == "1" else {}
-    return {**heard, "ipv6/conf/all/forwarding": 1}
+    """Return the settings with which the node forwards IPv6.
+
+    IPv6 forwarding is on for the whole node. A forwarding node ignores router advertisements unless
+    accept_ra is 2.
+    """
+    accept_ra = f"ipv6/conf/{name}/accept_ra"
+    advertisements = {accept_ra: 2} if read(accept_ra) == "1" else {}
+    return {**advertisements, "ipv6/conf/all/forwarding": 1}
 
 
 def read(key: str) -> str | None:

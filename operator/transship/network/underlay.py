@@ -1,4 +1,4 @@
-"""The node's link to the other nodes: what containers' links and routes need to know of it."""
+"""The node's link to the other nodes, and its properties that links and routes need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pyroute2.netlink.rtnl.ndmsg import NTF_PROXY
 from transship.common.errors import NotFound
 from transship.network.addresses import Address, of_family
 
-IFA_F_TEMPORARY = 0x01  # of IPv4: secondary
+# the same bit means secondary for IPv4
+IFA_F_TEMPORARY = 0x01
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Underlay:
     addresses: tuple[Address, ...]
 
     def source(self, *, like: Address) -> Address | None:
-        """What the node's own clients speak from: fixed, so that they outlive a move."""
+        """Return the fixed source address of the node's own clients: connections survive a move."""
         return of_family(self.addresses, like=like)
 
 
@@ -35,24 +36,24 @@ def inspect(name: str) -> Underlay:
             raise NotFound(
                 f"link {name} does not exist",
                 reason="LinkNotFound",
-                hint="choose the underlay link",
+                hint="give the interface between the nodes in the agent's flag --underlay",
             )
         index = int(indexes[0])
         (link,) = routing.get_links(index)
-        # temporary ones come last: they go, and a connection that speaks from one must not
-        found = sorted(routing.get_addr(index=index), key=lambda a: a["flags"] & IFA_F_TEMPORARY)
+        # temporary addresses come last: the kernel removes them, with connections that use them
+        entries = sorted(routing.get_addr(index=index), key=lambda a: a["flags"] & IFA_F_TEMPORARY)
         addresses = tuple(
-            ip_address(each.get_attr("IFA_ADDRESS")) for each in found if each["scope"] == 0
+            ip_address(entry.get_attr("IFA_ADDRESS")) for entry in entries if entry["scope"] == 0
         )
         mac, mtu = str(link.get_attr("IFLA_ADDRESS")), int(link.get_attr("IFLA_MTU"))
     return Underlay(name, index, mac, mtu, addresses)
 
 
 def answered(index: int) -> frozenset[Address]:
-    """The addresses of others for which the node answers on that link."""
+    """Return the addresses of others for which the node answers on that link."""
     with IPRoute() as routing:
-        # by a filter of its own: pyroute2's takes the flags of a request for what to look for
-        found = routing.neigh("dump", flags=NTF_PROXY, dump_filter=lambda _: True)
+        # pyroute2's own filter would also compare the flags of the request
+        entries = routing.neigh("dump", flags=NTF_PROXY, dump_filter=lambda _: True)
         return frozenset(
-            ip_address(each.get_attr("NDA_DST")) for each in found if each["ifindex"] == index
+            ip_address(entry.get_attr("NDA_DST")) for entry in entries if entry["ifindex"] == index
         )

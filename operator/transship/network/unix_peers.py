@@ -1,6 +1,6 @@
-"""Which Unix sockets of a network namespace are connected, and to which: by sock_diag(7).
+"""The Unix sockets of a network namespace and their peers, by sock_diag(7).
 
-/proc/net/unix does not tell peers. Inodes count for the whole machine.
+/proc/net/unix does not show peers. Inode numbers are unique on the whole machine.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ ALL_STATES = 0xFFFFFFFF
 
 
 def unix_peers(namespace: Path) -> Mapping[int, int]:
-    """The inode of every Unix socket there, and that of its peer (0: it has none)."""
+    """Return the inode number of every Unix socket and that of its peer (0: no peer)."""
     if not namespaces.is_namespace(namespace):
-        raise NotFound(f"looking for sockets in {namespace}: it is no network namespace")
+        raise NotFound(f"listing sockets in {namespace}: it is not a network namespace")
     return namespaces.run_inside(namespace, _peers)
 
 
 def _peers() -> Mapping[int, int]:
     with DiagSocket() as diag:
-        found = diag.get_sock_stats(family=AF_UNIX, states=ALL_STATES, show=SHOW_PEER)
-        return {each["udiag_ino"]: each.get_attr("UNIX_DIAG_PEER") or 0 for each in found}
+        sockets = diag.get_sock_stats(family=AF_UNIX, states=ALL_STATES, show=SHOW_PEER)
+        return {each["udiag_ino"]: each.get_attr("UNIX_DIAG_PEER") or 0 for each in sockets}

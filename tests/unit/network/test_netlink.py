@@ -47,7 +47,7 @@ def test_a_route_to_the_link_carries_what_the_nodes_clients_speak_from() -> None
 
 
 def test_what_is_gone_already_need_not_be_removed() -> None:
-    for request in (netlink.delete_route(V4, index=2), netlink.answer_no_more(V4, index=2)):
+    for request in (netlink.delete_route(V4, index=2), netlink.stop_answering(V4, index=2)):
         assert {errno.ESRCH, errno.ENOENT} <= request.tolerated
 
 

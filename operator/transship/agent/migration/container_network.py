@@ -55,16 +55,16 @@ class NodeMigrationNetwork:
             logger.bind(container=record.id).warning("unread socket data is unknown: {}", e)
 
     async def _take_up(self, record: Record) -> None:
-        untaken = self._network.untaken(record.id)
+        unread_queues = self._network.unread_queues(record.id)
         for _ in range(TAKE_UP_TRIES):
             await asyncio.sleep(TAKE_UP_PAUSE_SECONDS)
             # empty twice in a row: another CPU may have been delivering a packet
-            before, untaken = untaken, self._network.untaken(record.id)
-            if not before and not untaken:
+            before, unread_queues = unread_queues, self._network.unread_queues(record.id)
+            if not before and not unread_queues:
                 return
-        if untaken:
-            log = logger.bind(container=record.id, datagram_bytes=untaken.datagram_bytes)
-            log.bind(connections=untaken.connections).warning(
+        if unread_queues:
+            log = logger.bind(container=record.id, datagram_bytes=unread_queues.datagram_bytes)
+            log.bind(connections=unread_queues.connections).warning(
                 "the program does not read its sockets"
             )
 

@@ -1,1 +1,4 @@
-"""What every part needs: errors, child processes, time, logging. Knows nothing of containers."""
+"""What every package needs: errors, child processes, tasks, time, logging, certificates.
+
+Nothing here knows containers, and nothing here imports another package of Transship.
+"""

@@ -1,8 +1,8 @@
-"""Certificates: an authority, and what it issues for agents, the operator and the lab's servers.
+"""Certificates: an authority, and the certificates of agents, the operator and the lab's servers.
 
-A name in a certificate is what both the agents and the API server authorise by: the common name is
-the user, the organizations are its groups. Everything is EC P-256; private keys touch the disk only
-in files that nobody but their owner reads.
+Agents and the API server authorise by the names in a certificate: the common name is the user, the
+organizations are its groups. All keys are EC P-256. Private keys are written only to files that
+their owner alone can read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ AGENTS_GROUP = "transship:agents"
 
 AUTHORITY_DAYS = 3650
 LEAF_DAYS = 365
-CLOCK_SKEW = timedelta(minutes=5)  # two nodes' clocks may differ by this much
+# two nodes' clocks may differ by this much
+CLOCK_SKEW = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class CredentialFiles:
 
 @dataclass(frozen=True)
 class Authority:
-    """Signs certificates; `credentials` is its own, self-signed."""
+    """Signs certificates. `credentials` is its own certificate, which is self-signed."""
 
     credentials: Credentials
 
@@ -67,9 +68,9 @@ class Authority:
         hosts: Iterable[str] = (),
         days: int = LEAF_DAYS,
     ) -> Credentials:
-        """A certificate for a client and, when hosts (names, addresses) are given, also a server.
+        """Issue a certificate for a client. With hosts (names, addresses) it is also for a server.
 
-        A server of ours is always a client too: agents dial each other.
+        A server is always a client too: agents connect to each other.
         """
         hosts = list(hosts)
         issuer = x509.load_pem_x509_certificate(self.credentials.certificate)
@@ -96,7 +97,7 @@ class Authority:
     def issue_agent(
         self, node: str, *, addresses: Iterable[str], days: int = LEAF_DAYS
     ) -> Credentials:
-        """An agent's: server at its node's name and addresses, client of API server and agents."""
+        """Issue an agent's certificate, as a server at its node's name and addresses too."""
         hosts = [node, *addresses]
         return self.issue(agent_name(node), groups=[AGENTS_GROUP], hosts=hosts, days=days)
 
@@ -117,15 +118,16 @@ def new_authority(common_name: str) -> Authority:
 
 
 def ensure_authority(directory: Path, name: str, *, common_name: str) -> Authority:
-    """The authority stored there under that file name, made when there is none.
+    """Return the authority that is stored there, and create it if there is none.
 
-    Whoever comes at the same time, in this process or another, gets the same one.
+    Callers at the same time, in this process or another, get the same one.
     """
     files = credential_files(directory, name)
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / f".{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if files.certificate.exists():  # written last, so the key is there too
+        # the certificate is written last: if it exists, the key exists
+        if files.certificate.exists():
             return Authority(Credentials(files.certificate.read_bytes(), files.key.read_bytes()))
         authority = new_authority(common_name)
         write_credentials(authority.credentials, directory, name)
@@ -137,7 +139,7 @@ def credential_files(directory: Path, name: str) -> CredentialFiles:
 
 
 def write_credentials(credentials: Credentials, directory: Path, name: str) -> CredentialFiles:
-    """Write NAME.key and NAME.crt, each whole or not at all, for their owner only."""
+    """Write NAME.key and NAME.crt, each atomically and with mode 0600."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     files = credential_files(directory, name)
     write_private(files.key, credentials.key)
@@ -146,7 +148,7 @@ def write_credentials(credentials: Credentials, directory: Path, name: str) -> C
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Replace a file at once by one of mode 0600."""
+    """Replace a file atomically by one of mode 0600."""
     descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -158,19 +160,19 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def new_key_pair() -> tuple[bytes, bytes]:
-    """A bare private key and its public key, PEM: what signs and checks service account tokens."""
+    """Return a private key and its public key in PEM, for service account tokens."""
     key = ec.generate_private_key(ec.SECP256R1())
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return _key_pem(key), public
 
 
 def agent_name(node: str) -> str:
-    """The user that the agent of a node is."""
+    """Return the user name of a node's agent."""
     return AGENT_NAME_PREFIX + node
 
 
 def agent_node(common_name: str) -> str | None:
-    """The node whose agent has that name; None for anybody else."""
+    """Return the node whose agent has that user name, or None for any other user."""
     if not common_name.startswith(AGENT_NAME_PREFIX):
         return None
     return common_name.removeprefix(AGENT_NAME_PREFIX) or None

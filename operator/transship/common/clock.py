@@ -9,11 +9,11 @@ from typing import Protocol
 
 class Clock(Protocol):
     def now(self) -> datetime:
-        """The wall clock, in UTC: for people and for records, never for measuring."""
+        """Return the wall clock in UTC: for people and records, not for measurements."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never goes back: for measuring."""
+        """Return seconds of a clock that never goes back: for measurements."""
         ...
 
 

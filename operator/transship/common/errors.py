@@ -1,23 +1,24 @@
 """Every error that Transship raises on purpose.
 
     TransshipError
-    ├── InvalidInput        the user's input cannot be accepted; names field, value and remedy
-    ├── Refused             the request is well formed, but the present state forbids it
-    │   └── Conflict        someone else was faster: read again and decide again
-    ├── NotFound            the thing asked for does not exist
+    ├── InvalidInput        the input is not valid; the message names field, value and remedy
+    ├── Refused             the request is valid, but the present state does not allow it
+    │   └── Conflict        someone changed the object at the same time: read and decide again
+    ├── NotFound            the requested object does not exist
     ├── Unreachable         a peer did not answer (it may have acted all the same)
-    ├── DeadlineExceeded    a step took longer than it may
-    └── CommandFailed       a child process ended badly
+    ├── DeadlineExceeded    a step took longer than its time limit
+    └── CommandFailed       a child process failed
 
-Each carries a stable CamelCase `reason` (an API constant, shown in conditions and events), a
-`message` for people and, where there is something to be done, a `hint`.
+Each has a stable CamelCase `reason` (an API constant, shown in conditions and events), a `message`
+for people and, where the user can do something, a `hint`. A message is a gerund, its object and the
+cause: "reading the journal: permission denied".
 """
 
 from __future__ import annotations
 
 
 class TransshipError(Exception):
-    """The root; `reason` is stable, `message` and `hint` are for people."""
+    """The base class. `reason` is stable, `message` and `hint` are for people."""
 
     reason = "InternalError"
 
@@ -57,7 +58,7 @@ class DeadlineExceeded(TransshipError):
 
 
 class CommandFailed(TransshipError):
-    """A child process ended with a non-zero status; keeps the tail of what it said."""
+    """A child process ended with a non-zero status. The message has the end of its output."""
 
     reason = "CommandFailed"
 

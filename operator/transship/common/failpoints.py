@@ -1,13 +1,12 @@
-"""Places at which an agent stops and waits, so that a test can break things exactly there.
+"""Failpoints: places at which an agent stops, so that a test can inject a fault exactly there.
 
-Off, and not to be switched on from outside: only an agent whose environment names a folder in
-$TRANSSHIP_FAILPOINTS looks for them. A file there called like a place (`Freeze.begin`) makes the
-agent stop when it next comes by. It says so by renaming the file to `Freeze.begin.reached`, and
-goes on when that is removed. The whole agent stands still meanwhile, as a test wants it: what it
-does next is what it would have done anyway.
+They are off, and cannot be enabled over the network. Only an agent whose environment names a folder
+in $TRANSSHIP_FAILPOINTS uses them. If the folder has a file with the name of a place
+(`Freeze.begin`), the agent stops when it reaches that place: it renames the file to
+`Freeze.begin.reached`, and continues when that file is removed. The whole agent blocks meanwhile.
 
 Places are `STEP.begin` and `STEP.end` of the steps and parts of a migration (see stopwatch; a step
-that fails has no end), and `STATE.write` and `STATE.written` of a record (see journal).
+that fails has no end), and `STATE.write` and `STATE.written` of a journal record.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _folder = Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
 
 
 def at(place: str, *, folder: Path | None = _folder) -> None:
-    """Wait here if a test has asked for it."""
+    """Block here if a test has created the file of this place."""
     if folder is None:
         return
     reached = folder / f"{place}{REACHED}"

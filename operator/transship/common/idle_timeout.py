@@ -1,4 +1,4 @@
-"""Deadlines for work whose length nobody knows: over when nothing has come of it for too long."""
+"""Time limits for work of unknown length: it fails when it makes no progress for too long."""
 
 from __future__ import annotations
 
@@ -12,35 +12,39 @@ from transship.common.errors import TransshipError
 T = TypeVar("T")
 
 Progress = Callable[[], Awaitable[int]]
-"""A number that changes as long as the work goes on."""
+"""Returns a number that changes while the work makes progress."""
 
-LOOKS = 3
-"""So often is progress looked for within the patience."""
+CHECKS_PER_TIMEOUT = 3
+"""How often progress is checked within the time limit."""
 
 
 @contextlib.asynccontextmanager
 async def idle_timeout(seconds: float, progress: Progress | None = None) -> AsyncIterator[None]:
-    """Raises TimeoutError after so long, counted from the last sign of progress."""
+    """Raise TimeoutError in the block, `seconds` after the last progress.
+
+    Without `progress` the limit counts from the begin, like that of asyncio.timeout.
+    """
     async with asyncio.timeout(seconds) as limit:
         if progress is None:
             yield
             return
-        watching = asyncio.create_task(_put_off(limit, seconds, progress))
+        watching = asyncio.create_task(_extend(limit, seconds, progress))
         try:
             yield
         finally:
             watching.cancel()
 
 
-async def _put_off(limit: asyncio.Timeout, seconds: float, progress: Progress) -> None:
-    seen: int | None = None
-    with contextlib.suppress(TransshipError, OSError):  # who cannot tell has no more time
+async def _extend(limit: asyncio.Timeout, seconds: float, progress: Progress) -> None:
+    previous: int | None = None
+    # if progress cannot be read any more, the limit is not extended any more
+    with contextlib.suppress(TransshipError, OSError):
         while True:
-            await asyncio.sleep(seconds / LOOKS)
-            now = await progress()
-            if now != seen:
+            await asyncio.sleep(seconds / CHECKS_PER_TIMEOUT)
+            current = await progress()
+            if current != previous:
                 limit.reschedule(asyncio.get_running_loop().time() + seconds)
-            seen = now
+            previous = current
 
 
 async def unless_failed(work: Coroutine[Any, Any, T], other: Coroutine[Any, Any, object]) -> T:

@@ -1,4 +1,4 @@
-"""Logging: loguru everywhere, one line per change of state; library records join it."""
+"""Logging by loguru: one line per change of state. Records of libraries go there too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FORMAT = "{time:YYYY-MM-DDTHH:mm:ss.SSSZZ} {level: <7} {message} {extra}"
 
 
 class ToLoguru(logging.Handler):
-    """Send standard-library records (kopf's, aiohttp's) through loguru, keeping their object."""
+    """Sends records of the standard library (kopf, aiohttp) to loguru, with kopf's object."""
 
     def emit(self, record: logging.LogRecord) -> None:
         ref = getattr(record, "k8s_ref", None) or {}
@@ -20,9 +20,9 @@ class ToLoguru(logging.Handler):
 
 
 def configure(*, level: str = "INFO") -> None:
-    """Log to standard error, and nothing of the libraries below WARNING unless level is DEBUG."""
+    """Log to standard error. Libraries log only WARNING and above, unless level is DEBUG."""
     logger.remove()
-    # diagnose prints the values of variables, secrets among them
+    # diagnose would print the values of variables, which can be secrets
     logger.add(sys.stderr, level=level, format=FORMAT, diagnose=False, backtrace=False)
     libraries = logging.DEBUG if level == "DEBUG" else logging.WARNING
     logging.basicConfig(handlers=[ToLoguru()], level=libraries, force=True)

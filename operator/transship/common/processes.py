@@ -1,4 +1,4 @@
-"""Child processes with a deadline: the one way in which Transship runs other programs."""
+"""Child processes with a time limit. All of Transship starts other programs with this module."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TAIL_BYTES = 16 << 10
 
 @dataclass(frozen=True)
 class Finished:
-    """What a child process left: both streams decoded, undecodable bytes replaced."""
+    """The output of a child process, decoded as UTF-8. Bytes that are not UTF-8 are replaced."""
 
     stdout: str
     stderr: str
@@ -37,10 +37,10 @@ async def run(
     cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Finished:
-    """Run a program to its end.
+    """Run a program and wait for its end.
 
-    Raises CommandFailed on a non-zero status and DeadlineExceeded past the deadline; the child is
-    killed then with its session, and also when the awaiting task is cancelled.
+    Raises CommandFailed on a non-zero status and DeadlineExceeded after the time limit. The child
+    is killed with its session then, and also when the awaiting task is cancelled.
     """
     words = [str(word) for word in argv]
     child = await asyncio.create_subprocess_exec(
@@ -51,7 +51,8 @@ async def run(
         env=None if env is None else dict(env),
         cwd=cwd,
         pass_fds=pass_fds,
-        start_new_session=True,  # a helper of the child (mount.nfs) shall end with it
+        # helpers of the child (such as mount.nfs) are killed with it
+        start_new_session=True,
     )
     try:
         async with asyncio.timeout(timeout_seconds):
@@ -68,9 +69,10 @@ async def run(
 
 
 async def _kill(child: asyncio.subprocess.Process) -> None:
-    """Wait for the end of the child alone, and not for ever: it may be stuck in the kernel.
+    """Kill the child's session and wait for the child, but not for ever: the kernel may block it.
 
-    Process.wait of Python 3.11 waits for the pipes too, which whoever has left the session keeps.
+    Process.wait of Python 3.11 also waits for the pipes, and a process that has left the session
+    may keep them open.
     """
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
@@ -88,7 +90,7 @@ def run_blocking(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> Finished:
-    """The same for code outside an event loop (the lab, the command line)."""
+    """Run a program outside an event loop (lab, command line). Otherwise the same as `run`."""
     words = [str(word) for word in argv]
     try:
         done = subprocess.run(
@@ -117,12 +119,12 @@ def run_logged(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> None:
-    """The same for builds that take minutes: all output is appended to a file as it comes.
+    """Run a build that takes minutes, outside an event loop. All output is appended to a file.
 
-    An error carries the end of this program's output, and its hint names the file.
+    An error has the end of this program's output, and its hint names the file.
     """
     words = [str(word) for word in argv]
-    where = f"the whole log: {log}"
+    hint = f"the whole log: {log}"
     with log.open("ab") as file:
         file.write(f"$ {shlex.join(words)}\n".encode())
         file.flush()
@@ -140,9 +142,9 @@ def run_logged(
             )
         except subprocess.TimeoutExpired as e:
             message = f"running {words[0]}: not done in {timeout_seconds:g} s"
-            raise DeadlineExceeded(message, hint=where) from e
+            raise DeadlineExceeded(message, hint=hint) from e
     if done.returncode != 0:
-        raise CommandFailed(words, done.returncode, _tail(log, start=start), hint=where)
+        raise CommandFailed(words, done.returncode, _tail(log, start=start), hint=hint)
 
 
 def _tail(log: Path, *, start: int) -> str:

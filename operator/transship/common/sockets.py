@@ -1,7 +1,7 @@
-"""Connections on which a dead peer is noticed within seconds.
+"""TCP settings with which a dead peer is noticed within seconds.
 
-TCP alone takes minutes to notice that a host was cut off, and in a handover somebody waits for it
-with a frozen container in his hands (tcp(7): TCP_USER_TIMEOUT, TCP_KEEPIDLE and its kin).
+TCP alone takes minutes to notice that a host is gone. In a handover, a frozen container waits for
+that. See tcp(7): TCP_USER_TIMEOUT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import socket
 
 SILENCE_SECONDS = 3
-"""A peer that acknowledges nothing for that long is gone: 15 times a lost packet's first retry."""
+"""A peer that acknowledges nothing for this long is dead: 15 times TCP's first retransmission."""
 
 
 def make_prompt(sock: socket.socket) -> None:
-    """Send small messages at once, and fail when the peer's host stays silent."""
+    """Make the socket send small messages at once, and fail when the peer's host is silent."""
     for option, value in (
         (socket.TCP_NODELAY, 1),
         (socket.TCP_USER_TIMEOUT, SILENCE_SECONDS * 1000),

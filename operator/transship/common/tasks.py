@@ -1,8 +1,8 @@
-"""Background tasks: none of them ends without a word.
+"""Background tasks whose failures are never lost.
 
-A task of `Tasks` has an end of its own; one that fails says so in the log. A task that `Background`
-keeps lives as long as its process: when it ends, however that comes, the process has to end, too,
-so that whoever started it (kubelet, systemd) starts it anew.
+`Tasks` is for tasks that end by themselves: a failure is logged. `Background` is for tasks that run
+as long as their process: if one ends, for whatever reason, the process must end too, so that the
+kubelet or systemd restarts it.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ T = TypeVar("T")
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
-BEGIN_ANEW_SECONDS = 5.0
+RESTART_SECONDS = 5.0
 
 
 class TaskEnded(TransshipError):
-    """A task that lives as long as its process has ended."""
+    """A background task has ended that must run as long as its process."""
 
     reason = "TaskEnded"
 
 
 class Tasks:
-    """Tasks that run beside their maker and come to an end of their own."""
+    """Concurrent tasks that end by themselves."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
-        """How many have not ended yet."""
+        """Return the number of tasks that have not ended yet."""
         return len(self._running)
 
     def begin(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
@@ -45,7 +45,7 @@ class Tasks:
         return task
 
     async def wait(self, *, timeout_seconds: float) -> None:
-        """Wait until all of them have ended, or until the time is up."""
+        """Wait until all tasks have ended, at most for this time."""
         if self._running:
             await asyncio.wait(tuple(self._running), timeout=timeout_seconds)
 
@@ -63,10 +63,10 @@ class Tasks:
 
 
 class Background:
-    """The tasks that live as long as their process."""
+    """Tasks that run as long as their process."""
 
     def __init__(self, stop: asyncio.Event) -> None:
-        """stop: what ends the process; set as soon as one of the tasks has ended."""
+        """stop: the event that ends the process. It is set as soon as one of the tasks ends."""
         self._stop = stop
         self._kept: set[asyncio.Task[None]] = set()
         self._failure: TaskEnded | None = None
@@ -77,7 +77,7 @@ class Background:
         task.add_done_callback(self._ended)
 
     def raise_failure(self) -> None:
-        """Raise TaskEnded if one of them has ended before all were to end."""
+        """Raise TaskEnded if a task has ended before `close` was called."""
         if self._failure is not None:
             raise self._failure
 
@@ -90,10 +90,11 @@ class Background:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
-        if task not in self._kept:  # it was to end
+        # closing has removed the tasks that it ends
+        if task not in self._kept:
             return
         self._kept.discard(task)
-        name, cause = task.get_name(), "nobody has ended it" if error is None else str(error)
+        name, cause = task.get_name(), "it returned" if error is None else str(error)
         _log(error, task=name, message="a background task has ended: the process ends")
         if self._failure is None:
             self._failure = TaskEnded(f"the background task {name} has ended: {cause}")
@@ -101,7 +102,7 @@ class Background:
 
 
 def _log(error: BaseException | None, *, task: str, message: str) -> None:
-    """What was raised on purpose says enough; all else needs its traceback."""
+    """Log an error, with a traceback unless it was raised on purpose (TransshipError)."""
     log = logger.bind(task=task)
     if error is not None:
         log = log.bind(error=str(error))
@@ -111,17 +112,17 @@ def _log(error: BaseException | None, *, task: str, message: str) -> None:
 
 
 async def keep_at(work: Work, *, name: str) -> None:
-    """Do it to its end; what fails unexpectedly (descriptors are short, say) is begun anew."""
+    """Run the work, and start it again after each failure, until it returns."""
     while True:
         try:
             return await work()
         except Exception as e:
-            _log(e, task=name, message="a background task has failed: begun anew")
-        await asyncio.sleep(BEGIN_ANEW_SECONDS)
+            _log(e, task=name, message="a background task has failed: it is restarted")
+        await asyncio.sleep(RESTART_SECONDS)
 
 
 async def unless_set(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work, or cancel it as soon as `stop` is set."""
+    """Run the work, and cancel it as soon as `stop` is set."""
     if stop.is_set():
         work.close()
         return
@@ -144,9 +145,9 @@ async def for_each(
     doing: str,
     name: Callable[[T], str] = str,
 ) -> None:
-    """Do it for one item after the other: one that fails is logged, and the others have their turn.
+    """Run the work for one item after the other. A failure is logged, and the next item follows.
 
-    doing: gerund and object, for the log.
+    doing: a gerund and its object, for the log.
     """
     for item in items:
         try:

@@ -1,4 +1,4 @@
-"""The threads of a process: how they take turns, and those that it cannot do without."""
+"""Threads: Python's switch interval, and threads that run as long as their process."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ MAX_ABANDONED = 32
 _abandoned: set[Future[Any]] = set()
 
 SWITCH_SECONDS = 0.0005
-"""Python's own 5 ms, for which a thread that copies pages keeps the others waiting, show in a
-freeze; a tenth of it costs nothing that could be measured."""
+"""A thread that copies pages makes the others wait for Python's switch interval. Its default, 5 ms,
+lengthens the freeze. A tenth of it has no measurable cost."""
 
 
 def take_short_turns() -> None:
@@ -31,7 +31,7 @@ def take_short_turns() -> None:
 
 
 def begin_for_ever(work: Callable[[], None], *, name: str) -> None:
-    """Begin a thread; when it ends, however that comes, the process ends with status 1."""
+    """Start a thread. When it ends, for whatever reason, the process ends with status 1."""
 
     def run() -> None:
         try:

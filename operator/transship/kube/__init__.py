@@ -1,5 +1,5 @@
-"""Kubernetes' API as this project uses it: our kinds as models, a few others as small values.
+"""The client of the Kubernetes API: Transship's kinds as models, a few others as small values.
 
-The only importer of the `kubernetes` client, and only inside functions: that import costs 0.5 to
-1.2 seconds, which commands that never ask the API server must not pay. Nothing here decides.
+Only this package imports `kubernetes`, and only inside functions: the import takes 0.5 to 1.2
+seconds, and commands that never ask the API server must not wait for it. Nothing here decides.
 """

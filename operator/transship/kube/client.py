@@ -1,10 +1,9 @@
-"""The client of the API server: reads and writes of our kinds, as models.
+"""The client of the API server: reads and writes Transship's kinds, as models.
 
-Who writes what, and how:
-- a status that has one writer is applied (server-side apply, forced): a field that the writer no
-  longer sends is removed, fields of other managers stay;
-- an AddressPool's status is replaced under a resourceVersion check, because two writers must
-  never give out the same address.
+- A status with one writer is applied (server-side apply, forced). A field that the writer no longer
+  sends is removed, and fields of other managers stay.
+- An AddressPool's status is replaced with a resourceVersion check, because two writers must never
+  give out the same address.
 """
 
 from __future__ import annotations
@@ -31,15 +30,16 @@ R = TypeVar("R", bound=Resource)
 
 OPERATOR_MANAGER = "transship-operator"
 AGENT_MANAGER = "transship-agent"
-STATUS_ATTEMPTS = 5  # users and kopf change metadata between our read and our write
+# users and kopf may change metadata between the read and the write
+STATUS_ATTEMPTS = 5
 
 
 class KubeClient:
-    """Our kinds in one cluster. Every call ends within the transport's deadline."""
+    """Transship's kinds in one cluster. Every call ends within the transport's time limit."""
 
     def __init__(self, transport: ApiServer) -> None:
         self.transport = transport
-        self._told: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
 
     @classmethod
     async def connect(cls, kubeconfig: Path | None = None) -> Self:
@@ -60,7 +60,7 @@ class KubeClient:
         await self.close()
 
     async def get(self, model: type[R], *, name: str, namespace: str | None = None) -> R:
-        """Raise NotFound where there is none."""
+        """Read one object. Raises NotFound if there is none."""
         path = path_of(model, namespace=namespace, name=name)
         doing = f"reading {_called(model, name, namespace)}"
         return _parse(model, await self.transport.send(Request("GET", path, doing)))
@@ -73,11 +73,11 @@ class KubeClient:
         label_selector: str = "",
         field_selector: str = "",
     ) -> tuple[R, ...]:
-        """All objects of a kind that can be read, of every namespace unless one is named."""
-        found = await self.listing(
+        """Return the objects of a kind that can be parsed, by default of all namespaces."""
+        listing = await self.listing(
             model, namespace=namespace, label_selector=label_selector, field_selector=field_selector
         )
-        return found.resources
+        return listing.resources
 
     async def listing(
         self,
@@ -87,7 +87,7 @@ class KubeClient:
         label_selector: str = "",
         field_selector: str = "",
     ) -> Listing[R]:
-        """All objects of a kind, those that cannot be read told of apart."""
+        """Return all objects of a kind, and separately those that cannot be parsed."""
         selectors = {"labelSelector": label_selector, "fieldSelector": field_selector}
         query = {key: value for key, value in selectors.items() if value}
         request = Request(
@@ -97,23 +97,21 @@ class KubeClient:
             query=query,
         )
         answer = await self.transport.send(request)
-        found = listing_of(model, answer.get("items") or ())
-        for each in found.unreadable:
-            self._tell(each)
-        return found
+        listing = listing_of(model, answer.get("items") or ())
+        for unreadable in listing.unreadable:
+            self._log(unreadable)
+        return listing
 
-    def _tell(self, unreadable: Unreadable) -> None:
-        """Once per version of an object, however often it is listed."""
-        if self._told.get(unreadable.uid) == unreadable.version:
+    def _log(self, unreadable: Unreadable) -> None:
+        """Log an object once per version, however often it is listed."""
+        if self._logged.get(unreadable.uid) == unreadable.version:
             return
-        self._told[unreadable.uid] = unreadable.version
-        logger.warning(
-            "{} {} cannot be read, and is left alone: {}",
-            unreadable.kind, unreadable.path, unreadable.error,
-        )  # fmt: skip
+        self._logged[unreadable.uid] = unreadable.version
+        what = f"{unreadable.kind} {unreadable.path}"
+        logger.warning("{} cannot be read, and is left alone: {}", what, unreadable.error)
 
     async def create(self, resource: R) -> R:
-        """Raise Conflict (reason AlreadyExists) where one of this name exists."""
+        """Create an object. Raises Conflict (reason AlreadyExists) if one of this name exists."""
         model, meta = type(resource), resource.metadata
         request = Request(
             "POST",
@@ -126,7 +124,7 @@ class KubeClient:
     async def delete(
         self, model: type[R], *, name: str, namespace: str | None = None, uid: str | None = None
     ) -> None:
-        """Delete it; with a uid only that very object, not a later one of the same name."""
+        """Delete an object. With a uid only that one, not a later one of the same name."""
         preconditions = {"preconditions": {"uid": uid}} if uid else {}
         request = Request(
             "DELETE",
@@ -139,7 +137,7 @@ class KubeClient:
     async def merge_patch(
         self, model: type[R], *, name: str, namespace: str | None = None, patch: Mapping[str, Any]
     ) -> R:
-        """Change fields of metadata or spec as kubectl patch --type=merge does (None removes)."""
+        """Change metadata or spec, as kubectl patch --type=merge does. None removes a field."""
         request = Request(
             "PATCH",
             path_of(model, namespace=namespace, name=name),
@@ -158,7 +156,7 @@ class KubeClient:
         patch: Sequence[Mapping[str, Any]],
         subresource: str = "",
     ) -> R:
-        """Change it as RFC 6902 says; InvalidInput when a test in the patch does not hold."""
+        """Change it by a JSON patch (RFC 6902). Raises InvalidInput if a test in it fails."""
         suffix = f"/{subresource}" if subresource else ""
         request = Request(
             "PATCH",
@@ -180,10 +178,10 @@ class KubeClient:
         status: ApiModel,
         field_manager: str = OPERATOR_MANAGER,
     ) -> R:
-        """Make the status what is given: what this manager wrote and now leaves out is removed.
+        """Apply the status. Fields that this manager wrote before and now omits are removed.
 
-        With a uid it is a Conflict when the object was deleted and made anew meanwhile, with a
-        resource_version when it was changed by anybody since.
+        With a uid, raises Conflict if the object was deleted and created anew. With a
+        resource_version, raises Conflict if anybody has changed the object since.
         """
         if resource_version is not None:
             known = {"name": name, "resourceVersion": resource_version}
@@ -205,10 +203,10 @@ class KubeClient:
     async def _identity(
         self, model: type[R], *, name: str, namespace: str | None, uid: str | None
     ) -> dict[str, str]:
-        """Name the object in a way that no later one of its name fits."""
+        """Return metadata that match only this object, not a later one of its name."""
         if uid is None:
             return {"name": name}
-        # the API server ignores a uid in an applied status: the version of the object stands for it
+        # the API server ignores a uid in an applied status, but checks the resourceVersion
         present = await self.get(model, name=name, namespace=namespace)
         if present.metadata.uid == uid:
             return {"name": name, "resourceVersion": present.metadata.resource_version}
@@ -238,7 +236,7 @@ class KubeClient:
         return _parse(model, await self.transport.send(request))
 
     async def replace_status_checked(self, resource: R, *, status: ApiModel) -> R:
-        """Replace the whole status of the object as it was read; Conflict when it changed since."""
+        """Replace the whole status. Raises Conflict if the object has changed since it was read."""
         model, meta = type(resource), resource.metadata
         identity = {"name": meta.name, "uid": meta.uid, "resourceVersion": meta.resource_version}
         body = {**manifest_of(resource), "status": status.dump()}
@@ -253,7 +251,7 @@ class KubeClient:
     async def apply_node_agent(
         self, *, name: str, status: NodeAgentStatus, labels: Mapping[str, str] | None = None
     ) -> NodeAgent:
-        """Register the agent: made when missing, its labels and status set; spec is the users'."""
+        """Create the NodeAgent if it is missing, and set its labels and status, not its spec."""
         request = Request(
             "PATCH",
             path_of(NodeAgent, name=name),
@@ -269,7 +267,7 @@ class KubeClient:
 
 
 def manifest_of(resource: Resource) -> dict[str, Any]:
-    """The object as a user would write it: no status, nothing that the API server fills in."""
+    """Return the object as a user writes it: no status, no field that the API server sets."""
     meta = resource.metadata.dump()
     kept = ("name", "namespace", "labels", "annotations", "finalizers", "ownerReferences")
     spec = resource.dump().get("spec", {})

@@ -1,4 +1,4 @@
-"""ConfigMaps and Secrets, read when a container starts; never listed or watched, never logged."""
+"""ConfigMaps and Secrets. They are read when a container starts, and never listed or logged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transship.kube.transport import Request
 
 
 class Source(StrEnum):
-    """The built-in kinds that hold data for containers, by their plural word."""
+    """The built-in kinds with data for containers, by their plural names."""
 
     CONFIG_MAP = "configmaps"
     SECRET = "secrets"  # noqa: S105
@@ -35,7 +35,10 @@ class Source(StrEnum):
 async def read_data(
     client: KubeClient, source: Source, *, namespace: str, name: str
 ) -> Mapping[str, bytes]:
-    """All keys and their contents. NotFound carries ConfigMapNotFound or SecretNotFound."""
+    """Return all keys and their contents.
+
+    Raises NotFound with the reason ConfigMapNotFound or SecretNotFound.
+    """
     asked = path("/api/v1", source, namespace=namespace, name=name)
     doing = f"reading {source.kind} {namespace}/{name}"
     try:

@@ -1,6 +1,6 @@
-"""Events (events.k8s.io/v1): what happened to a resource, for people; never read back.
+"""Events (events.k8s.io/v1): they tell people what happened to a resource. Nothing reads them.
 
-The same words about the same object within a while are one event whose series is counted.
+The same event about the same object within SERIES_WINDOW is recorded once, with a count.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from transship.kube.paths import path
 from transship.kube.transport import ContentType, Request
 
 ROOT = "/apis/events.k8s.io/v1"
-SERIES_WINDOW = timedelta(minutes=10)  # the API server keeps events for an hour
-NOTE_LIMIT = 1024  # of the API
+# the API server keeps events for an hour
+SERIES_WINDOW = timedelta(minutes=10)
+# the API's limit
+NOTE_LIMIT = 1024
 REMEMBERED_EVENTS = 2048
 
 
@@ -43,7 +45,7 @@ class _Recorded:
 
 
 class EventRecorder:
-    """Records events of one program, `component` (transship-operator, transship-agent)."""
+    """Records the events of one program. component: transship-operator or transship-agent."""
 
     def __init__(
         self,
@@ -70,7 +72,7 @@ class EventRecorder:
         note: str,
         action: str,
     ) -> None:
-        """Tell it. A failure is logged and forgotten: nothing depends on an event."""
+        """Record an event. A failure is only logged: nothing depends on an event."""
         key = (regarding.metadata.uid or regarding.metadata.name, type, reason, action, note)
         try:
             await self._record(key, regarding, type=type, reason=reason, note=note, action=action)
@@ -112,7 +114,7 @@ class EventRecorder:
         self._remember(key, _Recorded(body["metadata"]["name"], 1, now))
 
     async def _count(self, namespace: str, event: _Recorded) -> bool:
-        """Raise the count of an event; False when the API server has forgotten it."""
+        """Increase the count of an event. False if the API server no longer has it."""
         series = {"count": event.count, "lastObservedTime": micro_time(event.last)}
         request = Request(
             "PATCH",

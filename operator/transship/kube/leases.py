@@ -1,8 +1,8 @@
-"""Leases (coordination.k8s.io): an agent's heartbeat, and who of several operators leads.
+"""Leases (coordination.k8s.io): an agent's heartbeat, and the election of the leading operator.
 
-A lease is renewed under a resourceVersion check, so two holders cannot both believe to have it. The
-clocks of two machines are never compared: a lease has expired when it has been *seen* unchanged for
-longer than it lasts, by the clock of the one who looks.
+A lease is renewed with a resourceVersion check, so two holders never both have it. The clocks of
+two machines are never compared: a lease has expired when this process has observed it unchanged for
+longer than its duration, by its own clock.
 """
 
 from __future__ import annotations
@@ -21,12 +21,17 @@ from transship.kube.transport import Request
 
 SYSTEM_NAMESPACE = "transship-system"
 ROOT = "/apis/coordination.k8s.io/v1"
-AGENT_PREFIX = "agent-"  # an agent's certificate allows it the lease of this prefix and its node
+# an agent's certificate allows only the lease with this prefix and its node's name
+AGENT_PREFIX = "agent-"
 
 
 @dataclass(frozen=True)
 class Lease:
-    """Who holds it, and for how long we have seen that it was not renewed. renewed: told only."""
+    """A lease and its holder.
+
+    renewed: the holder's time stamp, only compared for equality.
+    unrenewed_seconds: for how long this process has observed it unchanged.
+    """
 
     name: str
     holder: str
@@ -40,7 +45,7 @@ class Lease:
 
 
 def agent_lease(node: str) -> str:
-    """The name of a node's lease."""
+    """Return the name of the lease of a node's agent."""
     return AGENT_PREFIX + node
 
 
@@ -57,24 +62,25 @@ class Leases:
         self._transport = client.transport
         self._namespace = namespace
         self._clock = clock or SystemClock()
-        self._seen: dict[str, tuple[tuple[str, str], float]] = {}  # since when each was as it is
+        # holder and time stamp of each lease, and since when they have been the same
+        self._observed: dict[str, tuple[tuple[str, str], float]] = {}
 
     async def list(self) -> tuple[Lease, ...]:
         request = Request("GET", self._path(), f"listing leases of {self._namespace}")
         answer = await self._transport.send(request)
-        return tuple(self._look(item) for item in answer.get("items", ()))
+        return tuple(self._observe(item) for item in answer.get("items", ()))
 
     async def renew(self, name: str, *, holder: str, duration_seconds: int) -> Lease:
-        """Take the lease or keep it.
+        """Acquire or renew the lease.
 
-        Raises Refused (LeaseHeld) while another holder's has not expired, and Conflict when
-        another one was faster.
+        Raises Refused (LeaseHeld) while another holder's lease has not expired, and Conflict if
+        another one acquired it at the same time.
         """
         try:
             present = await self._read(name)
         except NotFound:
             return await self._create(name, holder=holder, duration_seconds=duration_seconds)
-        now, lease = self._clock.now(), self._look(present)
+        now, lease = self._clock.now(), self._observe(present)
         if lease.holder not in {"", holder} and not lease.expired:
             raise Refused(
                 f"taking lease {name}: {lease.holder} holds it until it expires",
@@ -84,23 +90,22 @@ class Leases:
         request = Request(
             "PUT", self._path(name), f"renewing lease {name}", body={**present, "spec": spec}
         )
-        return self._look(await self._transport.send(request))
+        return self._observe(await self._transport.send(request))
 
     async def release(self, name: str, *, holder: str) -> bool:
-        """Give the lease back, so that the next holder need not wait until it expires.
+        """Release the lease, so that the next holder need not wait until it expires.
 
-        Returns False where it is not this holder's. Raises Conflict when it has changed meanwhile.
+        Returns False if it is not this holder's. Raises Conflict if it has changed meanwhile.
         """
         try:
             present = await self._read(name)
         except NotFound:
             return False
-        if self._look(present).holder != holder:
+        if self._observe(present).holder != holder:
             return False
-        spec = {
-            **present["spec"], "holderIdentity": "", "renewTime": micro_time(self._clock.now()),
-        }  # fmt: skip
-        body = {**present, "spec": spec}  # with its resourceVersion
+        released = {"holderIdentity": "", "renewTime": micro_time(self._clock.now())}
+        # the body has the resourceVersion that was read
+        body = {**present, "spec": {**present["spec"], **released}}
         await self._transport.send(
             Request("PUT", self._path(name), f"releasing lease {name}", body=body)
         )
@@ -114,18 +119,18 @@ class Leases:
             "spec": _spec(holder, duration_seconds, now=self._clock.now(), since=None),
         }
         request = Request("POST", self._path(), f"creating lease {name}", body=body)
-        return self._look(await self._transport.send(request))
+        return self._observe(await self._transport.send(request))
 
     async def _read(self, name: str) -> dict[str, Any]:
         return await self._transport.send(Request("GET", self._path(name), f"reading lease {name}"))
 
-    def _look(self, document: Mapping[str, Any]) -> Lease:
+    def _observe(self, document: Mapping[str, Any]) -> Lease:
         lease, now = _parse(document), self._clock.monotonic()
         state = (lease.holder, lease.renewed)
-        known, since = self._seen.get(lease.name, (None, now))
+        known, since = self._observed.get(lease.name, (None, now))
         if known != state:
             since = now
-            self._seen[lease.name] = (state, now)
+            self._observed[lease.name] = (state, now)
         return replace(lease, unrenewed_seconds=now - since)
 
     def _path(self, name: str | None = None) -> str:
@@ -133,7 +138,7 @@ class Leases:
 
 
 def micro_time(moment: datetime) -> str:
-    """metav1.MicroTime."""
+    """Format a time as metav1.MicroTime."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 

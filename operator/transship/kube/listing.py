@@ -1,7 +1,7 @@
-"""Listing: all objects of a kind, those that this version cannot read among them.
+"""Listings: all objects of a kind, including those that this version cannot parse.
 
-Another version of us may have written what our models refuse. One such object must not hide the
-others, and is not gone either: whoever acts on what is missing has to know of it.
+Another version of Transship may have written an object that the models refuse. It must not hide the
+others. It also exists: code that acts on missing objects must know it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ R = TypeVar("R", bound=Resource)
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An object that is there and cannot be read; `error` says why."""
+    """An object that exists and cannot be parsed. `error` says why."""
 
     kind: str
     name: str
@@ -36,16 +36,16 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Listing(Generic[R]):
-    """What was found. Together they are everything that there is."""
+    """The objects of a kind. Both fields together are all of them."""
 
     resources: tuple[R, ...]
     unreadable: tuple[Unreadable, ...] = ()
 
     @property
     def uids(self) -> frozenset[str]:
-        """Of everything, readable or not."""
+        """The UIDs of all objects, readable or not."""
         readable = {resource.metadata.uid for resource in self.resources}
-        return frozenset(readable | {each.uid for each in self.unreadable})
+        return frozenset(readable | {unreadable.uid for unreadable in self.unreadable})
 
 
 def listing_of(model: type[R], documents: Iterable[Mapping[str, Any]]) -> Listing[R]:

@@ -1,4 +1,4 @@
-"""Kubernetes' own Nodes: their taints are all that is read of them."""
+"""Kubernetes' Nodes. Only their taints are read."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from transship.kube.transport import Request
 
 
 def has_taint(document: Mapping[str, Any], key: str) -> bool:
-    """Whatever its value and effect."""
+    """Return whether a Node has a taint with this key, with any value and effect."""
     taints = (document.get("spec") or {}).get("taints") or ()
     return any(taint.get("key") == key for taint in taints)
 
 
 async def nodes_with_taint(client: KubeClient, key: str) -> frozenset[str]:
-    asked = Request("GET", path("/api/v1", "nodes"), "listing nodes")
-    answer = await client.transport.send(asked)
+    answer = await client.transport.send(Request("GET", path("/api/v1", "nodes"), "listing nodes"))
     return frozenset(
         document["metadata"]["name"]
         for document in answer.get("items") or ()

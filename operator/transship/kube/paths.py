@@ -1,4 +1,4 @@
-"""Where the API server keeps things."""
+"""URL paths of objects and lists on the API server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transship.common.errors import InvalidInput
 
 
 def path_of(model: type[Resource], *, namespace: str | None = None, name: str | None = None) -> str:
-    """The path of an object of ours, or of the list of them."""
+    """Return the path of an object of Transship's kinds, or without a name that of the list."""
     kind = kind_of(model)
     if kind.namespaced and name is not None and not namespace:
         raise InvalidInput(f"{kind.name} {name}: a namespace is needed")

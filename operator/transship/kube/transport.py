@@ -1,6 +1,6 @@
-"""One request to the API server: its deadline, and its failure as one of our errors.
+"""Requests to the API server, with a time limit. A failure is raised as a TransshipError.
 
-Everything else in this package is paths and models.
+The other modules of this package only know paths and models.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from transship.common.errors import (
 if TYPE_CHECKING:
     from kubernetes.aio.client import ApiClient, Configuration
 
-REQUEST_TIMEOUT_SECONDS = 10.0  # an abort must not wait for the library's own 300 s
-BUSY_PAUSE_SECONDS = (
-    0.5  # a kind's storage is "(re)initializing" for about this long after its start
-)
+# an abort must not wait for the library's default of 300 s
+REQUEST_TIMEOUT_SECONDS = 10.0
+# the storage of a kind is "(re)initializing" for about this long after the API server's start
+BUSY_PAUSE_SECONDS = 0.5
 
 
 class ContentType(StrEnum):
@@ -44,7 +44,7 @@ class ContentType(StrEnum):
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked, and in which words a failure of it is told (gerund and object)."""
+    """A request. doing: a gerund and its object, for the message of a failure."""
 
     method: str
     path: str
@@ -55,10 +55,10 @@ class Request:
 
 
 class ApiServer(Protocol):
-    """Whoever answers requests: the seam at which tests put a small API server of their own."""
+    """Answers requests. Tests replace it by a small API server in memory."""
 
     async def send(self, request: Request) -> dict[str, Any]:
-        """Ask once. A request that fails as Unreachable may have been carried out all the same."""
+        """Send once. A request that fails as Unreachable may have been carried out all the same."""
         ...
 
     async def close(self) -> None: ...
@@ -72,7 +72,7 @@ class Transport:
 
     @classmethod
     async def connect(cls, kubeconfig: Path | None) -> Transport:
-        """Choose the cluster: the file given, $KUBECONFIG, the pod's own, ~/.kube/config."""
+        """Connect to the cluster of the given file, $KUBECONFIG, the Pod, or ~/.kube/config."""
         from kubernetes.aio.client import ApiClient, Configuration  # noqa: PLC0415
 
         configuration = Configuration()
@@ -88,7 +88,8 @@ class Transport:
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
                 status, text = await self._exchange(request)
-                while status == HTTPStatus.TOO_MANY_REQUESTS:  # nothing was done: safe to repeat
+                # the request was not carried out: it is safe to repeat it
+                while status == HTTPStatus.TOO_MANY_REQUESTS:
                     await asyncio.sleep(BUSY_PAUSE_SECONDS)
                     status, text = await self._exchange(request)
         except TimeoutError as e:
@@ -118,7 +119,7 @@ class Transport:
 
 
 def failure(status: int, answer: Mapping[str, Any], *, doing: str) -> TransshipError:
-    """Translate a refusal; the API server's own message names field and value."""
+    """Return the error for an HTTP status. The API server's own message names field and value."""
     message = f"{doing}: {answer.get('message') or f'HTTP status {status}'}"
     reason = answer.get("reason")
     match status:
@@ -132,14 +133,16 @@ def failure(status: int, answer: Mapping[str, Any], *, doing: str) -> TransshipE
             return Refused(message, reason=Reason.UNAUTHORIZED)
         case 403:
             return Refused(message, reason=Reason.FORBIDDEN)
-        case _:  # 5xx: overloaded, starting, or a webhook of the cluster that is away
+        # 5xx: overloaded, starting, or a webhook of the cluster does not answer
+        case _:
             return Unreachable(message, reason=Reason.API_SERVER_UNAVAILABLE)
 
 
 def _document(text: str) -> dict[str, Any]:
     try:
         answer = json.loads(text)
-    except ValueError:  # a proxy's or the health handler's plain text
+    # a proxy or the health handler answers with plain text
+    except ValueError:
         return {"message": text.strip()[:500]}
     return answer if isinstance(answer, dict) else {}
 
@@ -157,7 +160,8 @@ async def _load(configuration: Configuration, kubeconfig: Path | None) -> None:
             config.load_incluster_config(  # type: ignore[no-untyped-call]
                 client_configuration=configuration
             )
-    except (config.ConfigException, OSError, RuntimeError) as e:  # RuntimeError: no home
+    # RuntimeError: there is no home directory
+    except (config.ConfigException, OSError, RuntimeError) as e:
         raise InvalidInput(
             f"reading the cluster's address and credentials: {e}",
             reason=Reason.NO_CLUSTER,
@@ -166,7 +170,7 @@ async def _load(configuration: Configuration, kubeconfig: Path | None) -> None:
 
 
 def _kubeconfig(given: Path | None) -> str | None:
-    """Return the file to read, or None where a pod's service account is to be used."""
+    """Return the file to read, or None if the Pod's service account is to be used."""
     if given is not None:
         return str(given)
     if named := os.environ.get("KUBECONFIG"):

@@ -73,7 +73,7 @@ async def test_a_task_with_an_end_of_its_own_that_fails_is_told_of(told: list[st
 
 
 async def test_work_that_fails_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "BEGIN_ANEW_SECONDS", 0)
+    monkeypatch.setattr(tasks, "RESTART_SECONDS", 0)
     begun = []
 
     async def work() -> None:

@@ -1,5 +1,8 @@
-"""A process that gets its pages lazily, as one that CRIU restores: its memory is an empty mapping
-with a userfaultfd, which it hands over as CRIU does. It evaluates what it is told to."""
+"""A process that gets its pages lazily, as one that CRIU restores.
+
+Its memory is an empty mapping with a userfaultfd, which it sends to the page server as CRIU does.
+It evaluates the Python expressions that are sent to it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pathlib import Path
 
 PAGE = 4096
 PID = 7
-"""What its images call it."""
+"""Its pid in the images."""
 
 _PROGRAM = """
 import ctypes, fcntl, mmap, os, socket, struct, sys
@@ -79,38 +82,44 @@ class LazyProcess:
         self._process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._input, self._output = self._process.stdin, self._process.stdout
         self.address = int(self._answer())
 
-    def tell(self, words: str) -> None:
-        self._process.stdin.write(words.encode() + b"\n")
-        self._process.stdin.flush()
+    def send(self, expression: str) -> None:
+        """Have an expression evaluated, without waiting for the result."""
+        self._input.write(expression.encode() + b"\n")
+        self._input.flush()
 
-    def ask(self, words: str) -> object:
-        self.tell(words)
+    def ask(self, expression: str) -> object:
+        """Return the result of an expression."""
+        self.send(expression)
         return self.answer()
 
     def answer(self) -> object:
+        """Wait for the result of the oldest expression that was sent."""
         return eval(self._answer())
 
     @property
     def is_waiting(self) -> bool:
-        """It has not answered yet."""
-        return not select.select([self._process.stdout], [], [], 0)[0]
+        """It has no result yet."""
+        return not select.select([self._output], [], [], 0)[0]
 
     def _answer(self) -> str:
-        line = self._process.stdout.readline()
+        line = self._output.readline()
         assert line, "the process has died"
         return line.decode()
 
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self._input.close()
+        self._output.close()
 
 
 def pagemap_image(*runs: tuple[int, int]) -> bytes:
-    """As CRIU writes it: of these addresses and numbers of pages, all left to be given later."""
+    """Encode a pagemap image as CRIU does, with these lazy runs: addresses and numbers of pages."""
     image = bytearray(struct.pack("<II", 0x54564319, 0x56084025))
     for entry in (b"\x08\x01", *(_entry(*run) for run in runs)):
         image += struct.pack("<I", len(entry)) + entry

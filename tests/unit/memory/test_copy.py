@@ -1,4 +1,6 @@
-"""Against a real child process that writes where and when it is told."""
+"""Copies a real child process, which writes pages on command."""
+
+from __future__ import annotations
 
 import os
 import signal
@@ -6,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,7 @@ from transship.memory.page_server.page_store import PageStore
 from transship.memory.postcopy.push import MemoryPush
 from transship.memory.tracking import write_faults
 from transship.memory.tracking.digest_tracker import DigestTracker
-from transship.memory.tracking.tracker import Untracked
+from transship.memory.tracking.tracker import Tracker, Untracked
 from transship.memory.tracking.write_tracker import WriteTracker
 from transship.memory.transfer.receiver import PageReceiver
 from transship.memory.transfer.sender import PageSender
@@ -58,15 +61,18 @@ class Child:
             text=True,
             bufsize=1,
         )
-        assert self._process.stdout.readline() == "ready\n"
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._input, self._output = self._process.stdin, self._process.stdout
+        assert self._output.readline() == "ready\n"
         self.process = Process(inside=INSIDE, outside=self._process.pid)
 
-    def tell(self, words: str) -> None:
-        self._process.stdin.write(words + "\n")
-        assert self._process.stdout.readline() == "done\n"
+    def send(self, command: str) -> None:
+        self._input.write(command + "\n")
+        assert self._output.readline() == "done\n"
 
     def freeze(self) -> None:
-        """Until then it may still be on its way back to reading its input."""
+        """Wait until it is stopped: it may not have returned to reading its input yet."""
         os.kill(self.process.outside, signal.SIGSTOP)
         os.waitid(os.P_PID, self.process.outside, os.WSTOPPED)
 
@@ -76,13 +82,13 @@ class Child:
 
 
 @pytest.fixture
-def child():
-    made = Child()
-    yield made
-    made.end()
+def child() -> Iterator[Child]:
+    child = Child()
+    yield child
+    child.end()
 
 
-def tracker_of(kind: str):
+def tracker_of(kind: str) -> Tracker:
     match kind:
         case "writes":
             if not write_faults.supported():
@@ -95,14 +101,14 @@ def tracker_of(kind: str):
 
 
 @pytest.fixture(params=["writes", "digests", "untracked"])
-def tracker(request):
-    made = tracker_of(request.param)
-    yield made
-    made.close()
+def tracker(request: pytest.FixtureRequest) -> Iterator[Tracker]:
+    tracker = tracker_of(request.param)
+    yield tracker
+    tracker.close()
 
 
 class Target:
-    """A store that a sender is joined to."""
+    """A page store and a sender that are connected."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
@@ -130,38 +136,38 @@ class Target:
 
 
 @pytest.fixture
-def target():
-    made = Target()
-    yield made
-    made.close()
+def target() -> Iterator[Target]:
+    target = Target()
+    yield target
+    target.close()
 
 
-@pytest.mark.parametrize("acts", [["write 3"], ["map 300"], ["replace 5", "map 9"], []])
-def test_after_rounds_and_the_last_part_the_target_has_all_pages_as_they_are(
-    child, tracker, target, acts
+@pytest.mark.parametrize("commands", [["write 3"], ["map 300"], ["replace 5", "map 9"], []])
+def test_after_rounds_and_the_final_copy_the_target_has_all_pages(
+    child: Child, tracker: Tracker, target: Target, commands: list[str]
 ) -> None:
     copy = MemoryCopy(target.sender, tracker)
     copy.copy_round([child.process])
-    for act in acts:
-        child.tell(act)
+    for command in commands:
+        child.send(command)
     copy.copy_round([child.process])
-    for act in acts:
-        child.tell(act)
+    for command in commands:
+        child.send(command)
     child.freeze()
     ranges = private_pages(child.process)
     copy.copy_rest([child.process], ranges)
     assert target.holds(child.process, ranges)
 
 
-@pytest.mark.parametrize("acts", [["write 3"], ["map 300"], ["replace 5", "map 9"], []])
-def test_with_what_was_sent_beside_the_dump_the_target_has_all_pages_as_they_are(
-    child, tracker, target, acts
+@pytest.mark.parametrize("commands", [["write 3"], ["map 300"], ["replace 5", "map 9"], []])
+def test_with_a_copy_during_the_dump_the_target_has_all_pages(
+    child: Child, tracker: Tracker, target: Target, commands: list[str]
 ) -> None:
     copy = MemoryCopy(target.sender, tracker)
     for _ in range(2):
         copy.copy_round([child.process])
-        for act in acts:
-            child.tell(act)
+        for command in commands:
+            child.send(command)
     child.freeze()
     copy.copy_during_dump([child.process])
     ranges = private_pages(child.process)
@@ -170,29 +176,31 @@ def test_with_what_was_sent_beside_the_dump_the_target_has_all_pages_as_they_are
 
 
 @pytest.mark.parametrize("kind", ["writes", "untracked"])
-def test_what_was_sent_beside_the_dump_is_not_sent_again(child, target, kind) -> None:
+def test_pages_copied_during_the_dump_are_not_sent_again(
+    child: Child, target: Target, kind: str
+) -> None:
     tracker = tracker_of(kind)
     copy = MemoryCopy(target.sender, tracker)
     if kind == "writes":
         copy.copy_round([child.process])
-    child.tell("write 3")
+    child.send("write 3")
     child.freeze()
     before = target.sender.sent_pages
     copy.copy_during_dump([child.process])
-    ahead = target.sender.sent_pages - before
+    sent = target.sender.sent_pages - before
     result = copy.copy_rest([child.process], private_pages(child.process, data_of(child.process)))
     tracker.close()
-    assert ahead > 0
+    assert sent > 0
     assert result.pages == 0
 
 
-def test_what_is_promised_is_not_there_as_it_was_and_follows_as_it_is(
-    child, tracker, target
+def test_before_a_post_copy_stale_pages_are_invalidated_and_pushed_later(
+    child: Child, tracker: Tracker, target: Target
 ) -> None:
     copy = MemoryCopy(target.sender, tracker)
     copy.copy_round([child.process])
-    child.tell("write 3")
-    child.tell("map 9")
+    child.send("write 3")
+    child.send("map 9")
     child.freeze()
     ranges = private_pages(child.process)
     target.store.expect(ranges)
@@ -200,26 +208,26 @@ def test_what_is_promised_is_not_there_as_it_was_and_follows_as_it_is(
     assert target.store.final
     missing = target.store.missing_ranges()
     assert missing
-    there = PageSet()
-    there.add(ranges)
-    there.discard(missing)
-    assert target.holds(child.process, joined(_within(there, ranges)))
+    stored = PageSet()
+    stored.add(ranges)
+    stored.discard(missing)
+    assert target.holds(child.process, joined(_within(stored, ranges)))
     MemoryPush(lambda: [child.process]).push(target.sender)
     assert target.store.missing == 0
     assert target.holds(child.process, ranges)
 
 
 def _within(pages: PageSet, ranges: tuple[PageRange, ...]) -> list[PageRange]:
-    """Those of the ranges' pages that are in the set."""
-    each = [
+    """Return the pages of the ranges that are in the set, one by one."""
+    all_pages = [
         PageRange(one.pid, one.address + number * PAGE_BYTES, 1)
         for one in ranges
         for number in range(one.pages)
     ]
-    return [page for page in each if not pages.missing([page])]
+    return [page for page in all_pages if not pages.missing([page])]
 
 
-def test_without_a_round_the_last_part_copies_everything(child, target) -> None:
+def test_without_a_round_the_final_copy_has_all_pages(child: Child, target: Target) -> None:
     copy = MemoryCopy(target.sender, Untracked())
     copy.reserve([child.process])
     child.freeze()
@@ -230,29 +238,31 @@ def test_without_a_round_the_last_part_copies_everything(child, target) -> None:
 
 
 @pytest.mark.parametrize("kind", ["writes", "digests"])
-def test_a_later_round_copies_little_more_than_what_was_written(child, target, kind) -> None:
+def test_a_later_round_copies_little_more_than_the_written_pages(
+    child: Child, target: Target, kind: str
+) -> None:
     tracker = tracker_of(kind)
     copy = MemoryCopy(target.sender, tracker)
     first = copy.copy_round([child.process])
-    child.tell("write 3")
+    child.send("write 3")
     second = copy.copy_round([child.process])
     copy.copy_rest([child.process], [])
     tracker.close()
     assert 0 < second.pages < first.pages / 4
 
 
-def test_a_process_that_is_followed_sleeps_on_and_keeps_no_descriptor(child) -> None:
+def test_a_tracked_process_sleeps_on_and_keeps_no_descriptor(child: Child) -> None:
     tracker = tracker_of("writes")
     descriptors = Path(f"/proc/{child.process.outside}/fd")
     before = sorted(descriptors.iterdir())
     assert tracker.candidates(child.process)
     assert sorted(descriptors.iterdir()) == before
-    child.tell("write 3")
+    child.send("write 3")
     tracker.close()
-    child.tell("write 4")
+    child.send("write 4")
 
 
-def test_pages_never_touched_are_not_made_to_look_used(child) -> None:
+def test_tracking_does_not_make_untouched_pages_look_used(child: Child) -> None:
     tracker = tracker_of("writes")
     before = sum(one.pages for one in private_pages(child.process))
     tracker.candidates(child.process)
@@ -260,7 +270,7 @@ def test_pages_never_touched_are_not_made_to_look_used(child) -> None:
     tracker.close()
 
 
-def test_a_process_that_has_ended_has_nothing_to_copy(child, tracker) -> None:
+def test_a_process_that_has_ended_has_nothing_to_copy(child: Child, tracker: Tracker) -> None:
     child.end()
     assert tracker.candidates(child.process) == ()
 
@@ -278,36 +288,39 @@ def test_digests_are_forgotten_with_their_process() -> None:
 def test_selected_pages_keep_their_addresses_and_content() -> None:
     data = bytearray(b"".join(bytes([letter]) * PAGE_BYTES for letter in b"abcde"))
     ranges = (PageRange(1, 0, 3), PageRange(1, 9 * PAGE_BYTES, 2))
-    found, content = selected(ranges, data, b"\0\1\1\0\1")
-    assert found == (PageRange(1, PAGE_BYTES, 2), PageRange(1, 10 * PAGE_BYTES, 1))
+    ranges_selected, content = selected(ranges, data, b"\0\1\1\0\1")
+    assert ranges_selected == (PageRange(1, PAGE_BYTES, 2), PageRange(1, 10 * PAGE_BYTES, 1))
     assert content == b"b" * PAGE_BYTES + b"c" * PAGE_BYTES + b"e" * PAGE_BYTES
 
 
-def test_a_round_tells_what_has_changed_since(child, target) -> None:
+def test_pages_changed_since_a_round_are_counted(child: Child, target: Target) -> None:
     tracker = tracker_of("writes")
     copy = MemoryCopy(target.sender, tracker)
     copy.copy_round([child.process])
     quiet = copy.remaining_pages([child.process])
     for page in range(20, 40):
-        child.tell(f"write {page}")
+        child.send(f"write {page}")
     changed = copy.remaining_pages([child.process])
     copy.copy_rest([child.process], [])
     tracker.close()
     assert quiet is not None
+    assert changed is not None
     assert changed >= quiet + 20 - 4  # a few of them may have been written just before
 
 
 @pytest.mark.parametrize("kind", ["digests", "untracked"])
-def test_without_the_kernels_help_nobody_knows_what_has_changed(child, target, kind) -> None:
+def test_without_a_record_of_writes_changed_pages_are_not_counted(
+    child: Child, target: Target, kind: str
+) -> None:
     tracker = tracker_of(kind)
     copy = MemoryCopy(target.sender, tracker)
     assert copy.copy_round([child.process]).remaining_pages is None
     copy.copy_rest([child.process], [])
 
 
-def test_a_limited_stream_still_learns_what_the_link_can_do(child, target) -> None:
-    """From a burst: otherwise the blackout would be predicted at the limit's rate."""
-    child.tell("map 512")
+def test_a_limited_stream_still_measures_the_link(child: Child, target: Target) -> None:
+    """By a burst: otherwise the blackout would be predicted at the limit's rate."""
+    child.send("map 512")
     target.sender = PageSender(target.sender._channel, bandwidth=BandwidthLimit(4e6))
     copy = MemoryCopy(target.sender, Untracked())
     done = copy.copy_round([child.process])
@@ -315,7 +328,7 @@ def test_a_limited_stream_still_learns_what_the_link_can_do(child, target) -> No
     assert done.rate > 2 * 4e6
 
 
-def test_a_meter_is_not_misled_by_a_few_pages() -> None:
+def test_a_few_pages_do_not_change_the_measured_rate() -> None:
     meter = LinkMeter()
     meter.begin_round()
     meter.count(100 << 20)

@@ -1,9 +1,10 @@
-"""Against a real child process that rewrites pages all the time."""
+"""Probes a real child process that rewrites pages all the time."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -32,35 +33,36 @@ while True:
 
 
 @pytest.fixture
-def process():
+def process() -> Iterator[Process]:
     with subprocess.Popen(
         [sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True
     ) as child:
+        assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         yield Process(inside=1, outside=child.pid)
         child.kill()
 
 
 @pytest.mark.parametrize("kind", ["writes", "digests"])
-def test_a_look_tells_how_much_there_is_and_how_much_changes(process, kind) -> None:
+def test_a_probe_measures_the_size_and_the_changes_of_memory(process: Process, kind: str) -> None:
     if kind == "writes" and not write_faults.supported():
         pytest.skip("this kernel keeps no record of writes")
     tracker = WriteTracker() if kind == "writes" else DigestTracker()
-    seen = MemoryProbe(lambda: [process], tracker).run()
-    assert seen.pages >= 4096
-    assert 0.3 < seen.zero_share < 0.6
-    assert seen.compressed_share < 0.7
-    assert 900 <= seen.changes[-1][1] <= 2000
-    times = [seconds for seconds, _ in seen.changes]
+    result = MemoryProbe(lambda: [process], tracker).run()
+    assert result.pages >= 4096
+    assert 0.3 < result.zero_share < 0.6
+    assert result.compressed_share < 0.7
+    assert 900 <= result.changes[-1][1] <= 2000
+    times = [seconds for seconds, _ in result.changes]
     assert times == sorted(times)
 
 
-def test_a_look_can_be_ended_from_outside(process) -> None:
-    looker = MemoryProbe(lambda: [process], DigestTracker())
-    looker.stop()
-    assert looker.run().pages >= 4096
+def test_a_probe_can_be_stopped(process: Process) -> None:
+    probe = MemoryProbe(lambda: [process], DigestTracker())
+    probe.stop()
+    assert probe.run().pages >= 4096
 
 
-def test_a_container_without_processes_has_nothing_to_show() -> None:
-    seen = MemoryProbe(list, DigestTracker()).run()
-    assert (seen.pages, seen.zero_share) == (0, 0.0)
+def test_a_container_without_processes_has_no_memory() -> None:
+    result = MemoryProbe(list, DigestTracker()).run()
+    assert (result.pages, result.zero_share) == (0, 0.0)

@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -9,10 +10,10 @@ from transship.memory.page_server.page_store import PageStore
 
 
 @pytest.fixture
-def store():
-    made = PageStore(capacity=8 * CHUNK_BYTES)
-    yield made
-    made.close()
+def store() -> Iterator[PageStore]:
+    store = PageStore(capacity=8 * CHUNK_BYTES)
+    yield store
+    store.close()
 
 
 def put(store: PageStore, pages: PageRange, content: bytes) -> None:
@@ -23,7 +24,7 @@ def put(store: PageStore, pages: PageRange, content: bytes) -> None:
     store.keep(pages)
 
 
-def test_pages_come_back_also_across_the_bounds_of_chunks(store: PageStore) -> None:
+def test_pages_are_stored_across_the_bounds_of_chunks(store: PageStore) -> None:
     pages = PageRange(7, CHUNK_BYTES - 2 * PAGE_BYTES, 5)
     stored = bytes(range(1, 6)) * PAGE_BYTES
     put(store, pages, stored)
@@ -42,7 +43,7 @@ def test_reserving_memory_stores_nothing(store: PageStore) -> None:
     assert store.not_stored([pages]) == (pages,)
 
 
-def test_known_zeros_lie_between_other_pages(store: PageStore) -> None:
+def test_pages_of_zeros_can_be_between_other_pages(store: PageStore) -> None:
     put(store, PageRange(7, 0, 1), b"a" * PAGE_BYTES)
     store.keep_zero(PageRange(7, PAGE_BYTES, 2))
     put(store, PageRange(7, 3 * PAGE_BYTES, 1), b"b" * PAGE_BYTES)
@@ -50,7 +51,7 @@ def test_known_zeros_lie_between_other_pages(store: PageStore) -> None:
     assert content(store, PageRange(7, 0, 4)) == expected
 
 
-def test_a_page_being_replaced_counts_as_missing_until_all_of_it_is_there(
+def test_a_page_being_replaced_is_missing_until_all_of_it_has_arrived(
     store: PageStore,
 ) -> None:
     page = PageRange(7, 0, 1)
@@ -70,7 +71,7 @@ def test_zeros_and_content_replace_each_other(store: PageStore) -> None:
     assert content(store, page) == b"b" * PAGE_BYTES
 
 
-def test_what_is_expected_and_missing_is_counted_as_it_comes_and_goes(store: PageStore) -> None:
+def test_missing_pages_are_counted(store: PageStore) -> None:
     put(store, PageRange(7, 0, 2), b"a" * 2 * PAGE_BYTES)
     store.expect([PageRange(7, 0, 4), PageRange(8, 0, 1)])
     assert store.missing == 3
@@ -92,7 +93,7 @@ def test_once_final_the_first_content_stays(store: PageStore) -> None:
     assert content(store, PageRange(7, 0, 4)) == expected
 
 
-def test_what_was_given_to_all_is_freed_chunk_by_chunk(store: PageStore) -> None:
+def test_spent_pages_are_freed_chunk_by_chunk(store: PageStore) -> None:
     pages = PageRange(7, 0, CHUNK_PAGES + 1)
     put(store, pages, b"a" * pages.bytes)
     store.expect([pages])
@@ -104,7 +105,7 @@ def test_what_was_given_to_all_is_freed_chunk_by_chunk(store: PageStore) -> None
     assert content(store, PageRange(7, CHUNK_BYTES, 1)) == b"a" * PAGE_BYTES
 
 
-def test_a_chunk_is_not_freed_while_a_page_of_it_is_on_its_way(store: PageStore) -> None:
+def test_a_chunk_is_not_freed_while_a_page_of_it_arrives(store: PageStore) -> None:
     put(store, PageRange(7, 0, 1), b"a" * PAGE_BYTES)
     store.expect([PageRange(7, 0, 2)])
     coming = PageRange(7, PAGE_BYTES, 1)
@@ -114,7 +115,7 @@ def test_a_chunk_is_not_freed_while_a_page_of_it_is_on_its_way(store: PageStore)
     assert content(store, coming) == b"b" * PAGE_BYTES
 
 
-def test_another_store_on_the_same_memory_goes_on_with_it(store: PageStore) -> None:
+def test_another_store_on_the_same_memory_continues_with_it(store: PageStore) -> None:
     put(store, PageRange(7, 0, 2), b"a" * 2 * PAGE_BYTES)
     store.expect([PageRange(7, 0, 3)])
     store.note(Milestone.FINAL)

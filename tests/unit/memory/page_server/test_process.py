@@ -1,4 +1,4 @@
-"""The page server as the agent has it: two processes, TLS, sockets by path; and what kills cost."""
+"""The page server as the agent uses it: two processes, TLS, sockets by path, and kills of both."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ADDRESS = "127.0.0.1"
 
 
 class Node:
-    """A page server, and a process that wants all of its pages from it."""
+    """A page server, and a process that gets all of its pages from it."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -85,7 +85,7 @@ class Node:
         sender.flush()
 
     @property
-    def server(self) -> int:
+    def worker(self) -> int:
         children = Path(f"/proc/{self.guard}/task/{self.guard}/children").read_text().split()
         return int(children[0])
 
@@ -103,13 +103,13 @@ class Node:
 
 
 @pytest.fixture
-def apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a cgroup of its own."""
+def same_cgroup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start page servers without a cgroup of their own."""
     monkeypatch.setattr(page_servers, "leave_agent", lambda _layout, *, pid: None)
 
 
 @pytest.fixture
-async def node(tmp_path: Path, apart: None) -> AsyncIterator[Node]:
+async def node(tmp_path: Path, same_cgroup: None) -> AsyncIterator[Node]:
     made = Node(tmp_path)
     await made.start()
     yield made
@@ -133,7 +133,7 @@ async def test_pages_come_from_the_source_to_the_process(node: Node) -> None:
     await node.page_server.wait_all_stored(timeout_seconds=20)  # asked again, of one that is done
 
 
-async def test_who_asks_hears_the_source_end_after_the_process_has_everything(node: Node) -> None:
+async def test_the_answer_to_the_end_comes_after_the_process_has_all_pages(node: Node) -> None:
     sender = node.sender()
     node.send(sender, 0, PAGES)
     sender.final()
@@ -156,7 +156,7 @@ async def test_missing_pages_are_reported_when_the_source_ends_its_stream(node: 
         await node.page_server.wait_all_stored(timeout_seconds=20)
 
 
-async def test_a_source_that_breaks_off_is_told_of(node: Node) -> None:
+async def test_a_broken_stream_of_the_source_is_reported(node: Node) -> None:
     sender = node.sender()
     node.send(sender, 0, 100)
     asking = asyncio.create_task(node.page_server.wait_all_stored(timeout_seconds=20))
@@ -165,15 +165,15 @@ async def test_a_source_that_breaks_off_is_told_of(node: Node) -> None:
         await asking
 
 
-async def test_a_server_killed_before_the_pages_are_final_is_the_end_of_it(node: Node) -> None:
+async def test_a_worker_killed_before_the_pages_are_final_is_not_replaced(node: Node) -> None:
     sender = node.sender()
     node.send(sender, 0, PAGES)
-    await node.killed(node.server)
+    await node.killed(node.worker)
     with pytest.raises(PageServerDead):
         await node.page_server.wait_all_stored(timeout_seconds=20)
 
 
-async def test_a_server_killed_while_pages_are_missing_is_followed_by_another(node: Node) -> None:
+async def test_a_worker_killed_while_pages_are_missing_is_replaced(node: Node) -> None:
     sender = node.sender()
     node.send(sender, 0, 2000)
     sender.final()
@@ -181,9 +181,9 @@ async def test_a_server_killed_while_pages_are_missing_is_followed_by_another(no
     await node.page_server.wait_final(timeout_seconds=20)
     assert node.process.ask("words(0, 10)") == numbered(0, 10)
     assert node.process.ask("drop(100, 1000)") == 0
-    node.process.tell("words(2500, 2510)")
+    node.process.send("words(2500, 2510)")
     for _ in range(3):
-        await node.killed(node.server)
+        await node.killed(node.worker)
         assert (await node.page_server.state()).missing == 1000
     assert node.process.is_waiting
     sender = node.sender()
@@ -195,9 +195,9 @@ async def test_a_server_killed_while_pages_are_missing_is_followed_by_another(no
     assert node.process.ask(f"words(0, {PAGES})") == expected
 
 
-@pytest.mark.usefixtures("apart")
-async def test_a_server_killed_at_any_moment_of_giving_loses_nothing(tmp_path: Path) -> None:
-    """Giving takes some milliseconds: until a kill has come in time."""
+@pytest.mark.usefixtures("same_cgroup")
+async def test_a_worker_killed_at_any_moment_of_filling_loses_no_page(tmp_path: Path) -> None:
+    """Filling takes some milliseconds: it is repeated until a kill was in time."""
     for attempt in range(ATTEMPTS):
         node = Node(tmp_path / str(attempt))
         await node.start()
@@ -215,11 +215,11 @@ async def _killed_while_giving(node: Node) -> int:
     sender.end()
     node.process.ask("finish()")
     await node.page_server.wait_final(timeout_seconds=20)
-    node.process.tell(f"[drop(n, n + 1) for n in range(0, {PAGES}, 50)]")
+    node.process.send(f"[drop(n, n + 1) for n in range(0, {PAGES}, 50)]")
     kills = 0
     while PageServerClient.find(node.layout, "c") is not None and kills < 5:
         try:
-            await node.killed(node.server)
+            await node.killed(node.worker)
         except (IndexError, ProcessLookupError, FileNotFoundError):
             await asyncio.sleep(0)
         else:
@@ -231,7 +231,7 @@ async def _killed_while_giving(node: Node) -> int:
     return kills
 
 
-async def test_the_death_of_the_guard_is_noted_and_harms_nobody(node: Node) -> None:
+async def test_without_the_guard_the_worker_continues_and_reports_that(node: Node) -> None:
     sender = node.sender()
     node.send(sender, 0, 2000)
     sender.final()
@@ -245,12 +245,12 @@ async def test_the_death_of_the_guard_is_noted_and_harms_nobody(node: Node) -> N
     assert node.process.ask(f"words(0, {PAGES})") == numbered(0, PAGES)
 
 
-async def test_the_death_of_both_is_a_loss_that_is_told_of(node: Node) -> None:
+async def test_without_guard_and_worker_pages_are_lost(node: Node) -> None:
     sender = node.sender()
     node.send(sender, 0, 2000)
     sender.final()
     node.process.ask("finish()")
-    server = node.server
+    server = node.worker
     await node.killed(node.guard)
     await node.killed(server)
     with pytest.raises(PageServerDead):
@@ -258,7 +258,7 @@ async def test_the_death_of_both_is_a_loss_that_is_told_of(node: Node) -> None:
 
 
 async def ask(node: Node, question: bytes) -> bytes:
-    """What the control socket says to this."""
+    """Return the answer of the control socket."""
     reader, writer = await asyncio.open_unix_connection("page-server.socket")
     writer.write(question)
     answer = await reader.readline()
@@ -266,18 +266,18 @@ async def ask(node: Node, question: bytes) -> bytes:
     return answer
 
 
-async def test_a_question_that_is_none_is_answered_and_harms_nobody(
+async def test_an_invalid_question_is_answered_and_changes_nothing(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(node.work)
-    server = node.server
+    server = node.worker
     for question in (b"WhoAreYou\n", b"\xff\xfe\n", b"x" * 5000):
         assert messages.decode(await ask(node, question)).error
     assert not (await node.page_server.state()).error
-    assert node.server == server
+    assert node.worker == server
 
 
-async def test_a_source_that_sends_what_nobody_understands_is_told_of(node: Node) -> None:
+async def test_an_invalid_message_of_the_source_is_reported(node: Node) -> None:
     sender = node.sender()
     node.send(sender, 0, 100)
     asking = asyncio.create_task(node.page_server.wait_all_stored(timeout_seconds=20))
@@ -286,12 +286,12 @@ async def test_a_source_that_sends_what_nobody_understands_is_told_of(node: Node
         await asking
 
 
-async def test_a_server_that_hangs_is_not_taken_for_dead(
+async def test_a_worker_that_hangs_does_not_count_as_dead(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page_servers, "STATE_TIMEOUT_SECONDS", 0.2)
     monkeypatch.setattr(page_servers, "CHECK_SECONDS", 0.0)
-    server = node.server
+    server = node.worker
     os.kill(server, signal.SIGSTOP)
     with pytest.raises(PageServerSilent):
         await node.page_server.wait_done()
@@ -302,8 +302,8 @@ async def test_a_server_that_hangs_is_not_taken_for_dead(
     assert not (await node.page_server.state()).error
 
 
-async def test_images_that_are_not_put_together_in_time_end_the_wait(node: Node) -> None:
-    server = node.server
+async def test_composing_images_has_a_deadline(node: Node) -> None:
+    server = node.worker
     os.kill(server, signal.SIGSTOP)
     with pytest.raises(DeadlineExceeded):
         await node.page_server.compose(timeout_seconds=0.05)
@@ -311,7 +311,7 @@ async def test_images_that_are_not_put_together_in_time_end_the_wait(node: Node)
     await node.page_server.compose(timeout_seconds=20)  # there are none
 
 
-async def test_another_agent_has_the_same_hold_on_it(node: Node) -> None:
+async def test_another_agent_finds_the_page_server(node: Node) -> None:
     sender = node.sender()
     node.send(sender, 0, 2000)
     sender.final()
@@ -325,15 +325,15 @@ async def test_another_agent_has_the_same_hold_on_it(node: Node) -> None:
     await ending
 
 
-async def test_closing_it_ends_guard_and_server(node: Node) -> None:
-    handles = [os.pidfd_open(pid) for pid in (node.guard, node.server)]
+async def test_closing_ends_guard_and_worker(node: Node) -> None:
+    handles = [os.pidfd_open(pid) for pid in (node.guard, node.worker)]
     await node.page_server.close()
     for handle in handles:
         assert await pidfds.ended(handle, timeout_seconds=20)
         os.close(handle)
 
 
-async def test_memory_that_follows_is_demanded_pushed_and_asked_for_anew(node: Node) -> None:
+async def test_in_a_post_copy_pages_are_requested_pushed_and_requested_again(node: Node) -> None:
     first = node.sender()
     node.send(first, 0, 100)
     first.final()
@@ -346,7 +346,7 @@ async def test_memory_that_follows_is_demanded_pushed_and_asked_for_anew(node: N
     answering = loop.run_in_executor(None, push.serve_page_requests, node.sender())
     assert await asyncio.to_thread(node.process.ask, "words(2000, 2010)") == numbered(2000, 2010)
     assert (await node.page_server.state()).missing > 1000
-    await node.killed(node.server)
+    await node.killed(node.worker)
     with pytest.raises(TransshipError):
         await answering
     again = loop.run_in_executor(None, push.serve_page_requests, node.sender())
@@ -358,7 +358,7 @@ async def test_memory_that_follows_is_demanded_pushed_and_asked_for_anew(node: N
 
 
 class Source:
-    """A process with all pages at the same place."""
+    """A process with all pages at the same address."""
 
     PROGRAM = """
 import ctypes, mmap, sys
@@ -376,6 +376,7 @@ sys.stdin.read()
     def __init__(self, address: int) -> None:
         words = [sys.executable, "-c", self.PROGRAM, str(address), str(PAGES)]
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
         self._process.stdout.readline()
         self.pid = self._process.pid
 

@@ -1,4 +1,4 @@
-"""PageRequests over a socket pair, whose other end answers as a source does."""
+"""PageRequests over a socket pair, whose other end replies as a source does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WANTED = PageRange(1, 0x7F0000000000, 2)
 
 @dataclass
 class Stream:
-    """One stream that demands are served on, in a thread of its own."""
+    """One stream that requests are served on, in a thread of its own."""
 
     page_requests: PageRequests
     got: list[Header] = field(default_factory=list)
@@ -56,7 +56,9 @@ def page_requests() -> Iterator[PageRequests]:
     made.close()
 
 
-def test_what_was_not_answered_is_asked_for_on_the_next_stream(page_requests: PageRequests) -> None:
+def test_pages_without_a_reply_are_requested_on_the_next_stream(
+    page_requests: PageRequests,
+) -> None:
     page_requests.add(WANTED)
     first = Stream(page_requests)
     assert first.asked() == (WANTED,)
@@ -72,7 +74,7 @@ def test_what_was_not_answered_is_asked_for_on_the_next_stream(page_requests: Pa
     first.close()
 
 
-def test_whoever_serves_is_let_go_when_nobody_will_wait_any_more(
+def test_closing_ends_the_serving_of_requests(
     page_requests: PageRequests,
 ) -> None:
     stream = Stream(page_requests)

@@ -15,7 +15,7 @@ from transship.memory.postcopy.push import MemoryPush
 
 
 class Lacking:
-    """A target that lacks some pages."""
+    """A target that misses some pages."""
 
     def __init__(self, pages: Sequence[PageRange]) -> None:
         self.pages = pages
@@ -27,15 +27,15 @@ class Lacking:
         raise AssertionError("sent what cannot be had")
 
 
-def drain(processes: Sequence[Process], wanted: PageRange) -> TransshipError:
+def push(processes: Sequence[Process], wanted: PageRange) -> TransshipError:
     sender: Any = Lacking([wanted])
     with pytest.raises(TransshipError) as caught:
         MemoryPush(lambda: processes).push(sender)
     return caught.value
 
 
-def test_a_process_that_is_gone_has_taken_its_pages_along() -> None:
-    failure = drain([], PageRange(7, 0x1000, 1))
+def test_the_pages_of_a_process_that_has_ended_are_lost() -> None:
+    failure = push([], PageRange(7, 0x1000, 1))
     assert failure.reason == Reason.PAGES_LOST
     assert "process 7" in failure.message
 
@@ -43,7 +43,7 @@ def test_a_process_that_is_gone_has_taken_its_pages_along() -> None:
 def test_pages_that_cannot_be_read_are_lost() -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
         try:
-            failure = drain([Process(7, child.pid)], PageRange(7, 0x1000, 1))
+            failure = push([Process(7, child.pid)], PageRange(7, 0x1000, 1))
         finally:
             child.kill()
     assert failure.reason == Reason.PAGES_LOST

@@ -1,4 +1,4 @@
-"""Which pages are known to have changed."""
+"""Which pages count as changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def memory(letters: list[int]) -> memoryview:
 
 
 @given(first=st.integers(min_value=0, max_value=20), before=PAGES, after=PAGES)
-def test_exactly_what_differs_from_what_was_noted(
+def test_exactly_the_pages_with_another_digest_differ(
     first: int, before: list[int], after: list[int]
 ) -> None:
     known = PageDigests()
@@ -27,7 +27,7 @@ def test_exactly_what_differs_from_what_was_noted(
 
 
 @given(PAGES)
-def test_a_page_that_was_never_noted_differs_whatever_it_holds(pages: list[int]) -> None:
+def test_a_page_that_was_never_noted_differs(pages: list[int]) -> None:
     known = PageDigests()
     known.note(20, digests(memory([1])))
     assert known.differing(0, digests(memory(pages))) == b"\1" * len(pages)

@@ -13,12 +13,12 @@ def entries(*numbers: int) -> bytes:
     return b"".join(number.to_bytes(8, "little") for number in numbers)
 
 
-def test_a_page_counts_as_written_when_it_is_the_processs_own_and_its_bit_is_set() -> None:
+def test_a_page_counts_as_written_if_it_is_private_and_its_bit_is_set() -> None:
     pages = entries(PRESENT | SOFT_DIRTY, PRESENT, PRESENT | FILE | SOFT_DIRTY, SOFT_DIRTY, 0)
     assert soft_dirty._written_marks(pages) == b"\1\0\0\0\0"
 
 
-def test_nothing_is_said_of_no_pages() -> None:
+def test_no_pages_have_no_marks() -> None:
     assert soft_dirty._written_marks(b"") == b""
 
 
@@ -28,7 +28,7 @@ class Broken:
         return False
 
 
-def test_all_of_a_process_counts_that_was_never_looked_at() -> None:
+def test_all_pages_of_a_new_process_count() -> None:
     tracker = SoftDirtyTracker(lambda: nullcontext(Broken()))
     pages = (PageRange(7, 0x1000, 3),)
     assert tracker.final_candidates(Process(inside=7, outside=1 << 30), pages) == pages

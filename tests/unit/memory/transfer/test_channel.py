@@ -1,4 +1,4 @@
-"""Who is admitted to a page channel, over real TLS on the loopback interface."""
+"""Who may open a page stream, over real TLS on the loopback interface."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def context(authority: Authority, folder: Path, node: str, purpose: ssl.Purpose)
 def connect(
     authority: Authority, folder: Path, *, peer: str = "source", node: str = "target"
 ) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
-    """Both ends; `peer` is whom the target expects, `node` whom the source does."""
+    """Connect both ends. `peer`: whom the target expects; `node`: whom the source expects."""
     server = context(authority, folder, "target", ssl.Purpose.CLIENT_AUTH)
     client = context(authority, folder, "source", ssl.Purpose.SERVER_AUTH)
     with socket.create_server((HOST, 0)) as listener, ThreadPoolExecutor(1) as thread:

@@ -1,4 +1,4 @@
-"""The choice, told by a link and a processor of known speed."""
+"""The choice on a simulated link and CPU of known speed."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ QUEUE = 8 * BATCH
 
 @dataclass
 class Machine:
-    """Bytes per second: of the link, of sending by the processor, of compressing."""
+    """Rates in bytes per second: of the link, of the CPU for sending, and for compressing."""
 
     link: float
     processor: float = 1e9
@@ -22,7 +22,7 @@ class Machine:
     share: float = 0.4  # what compression leaves
 
     def send(self, batches: int) -> tuple[float, int]:
-        """Seconds for so many batches, and how many were compressed."""
+        """Return the seconds for so many batches, and how many were compressed."""
         choice, clock, queue, packed = MeasuredChoice(), 0.0, 0.0, 0
         for _ in range(batches):
             tries = choice.compresses(backlog=int(queue))
@@ -48,13 +48,13 @@ def test_on_a_fast_link_nothing_is() -> None:
     assert packed == 0
 
 
-def test_what_does_not_shrink_is_tried_now_and_then_only() -> None:
+def test_content_that_does_not_shrink_is_compressed_rarely() -> None:
     _, packed = Machine(link=115e6, share=1.0).send(1000)
     assert packed <= 20
 
 
-def test_a_slow_processor_does_not_hold_a_link_up() -> None:
-    """Where compressing is slower than the link, it is tried now and then only."""
+def test_a_slow_cpu_does_not_slow_the_link_down() -> None:
+    """If compressing is slower than the link, it is tried rarely."""
     seconds, packed = Machine(link=115e6, packing=50e6).send(1000)
     assert packed <= 20
     assert seconds < 1.05 * 1000 * BATCH / 115e6

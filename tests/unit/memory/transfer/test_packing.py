@@ -5,14 +5,14 @@ import sys
 from transship.memory.transfer.packing import Packer, Unpacker
 
 
-def test_what_was_packed_fills_its_rooms_again() -> None:
+def test_packed_pages_fill_their_rooms_again() -> None:
     data = os.urandom(1000) + bytes(5000) + os.urandom(10)
     rooms = [memoryview(bytearray(size)) for size in (10, 0, 5000, 1000)]
     assert Unpacker().unpack(memoryview(Packer().pack(data)), rooms)
     assert b"".join(rooms) == data
 
 
-def test_apart_it_fills_its_rooms_too_and_leaves_them_alone_when_it_cannot() -> None:
+def test_unpacking_apart_fills_rooms_or_leaves_them_alone() -> None:
     data = os.urandom(1000) + bytes(5000) + os.urandom(10)
     rooms = [memoryview(bytearray(size)) for size in (10, 0, 5000, 1000)]
     packed = memoryview(Packer().pack(data))
@@ -23,8 +23,8 @@ def test_apart_it_fills_its_rooms_too_and_leaves_them_alone_when_it_cannot() -> 
     assert b"".join(rooms) == data
 
 
-def test_a_page_server_starts_without_the_models_of_the_api() -> None:
-    """They cost it 0.2 s of processor time, which every move waits for."""
+def test_the_page_server_does_not_import_pydantic() -> None:
+    """The import takes 0.2 s of CPU time, and every move would wait for it."""
     program = (
         "import transship.memory.page_server.process, sys; sys.exit('pydantic' in sys.modules)"
     )

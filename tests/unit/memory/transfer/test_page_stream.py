@@ -1,6 +1,7 @@
 import os
 import socket
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,7 +20,7 @@ from transship.streams.bandwidth_limit import BandwidthLimit
 
 
 class Link:
-    """A sender and a receiver that runs in a thread, joined by a socket pair."""
+    """A sender, and a receiver in a thread, connected by a socket pair."""
 
     def __init__(self, store: PageStore | None = None) -> None:
         ours, theirs = socket.socketpair()
@@ -45,10 +46,10 @@ class Link:
 
 
 @pytest.fixture
-def link():
-    made = Link()
-    yield made
-    made.close()
+def link() -> Iterator[Link]:
+    link = Link()
+    yield link
+    link.close()
 
 
 def test_scattered_pages_arrive_where_they_belong(link: Link) -> None:
@@ -92,13 +93,13 @@ def test_a_stream_that_breaks_within_a_batch_leaves_its_pages_missing(link: Link
     assert total(link.store.not_stored(pages)) == 4
 
 
-def test_a_flush_fails_when_the_target_is_gone(link: Link) -> None:
+def test_a_flush_fails_without_the_target(link: Link) -> None:
     link.receiver.abort()
     with pytest.raises(Unreachable, check=lambda e: e.reason == "TransferFailed"):
         link.sender.flush()
 
 
-def test_a_message_of_no_known_kind_ends_the_stream(link: Link) -> None:
+def test_a_message_of_unknown_kind_ends_the_stream(link: Link) -> None:
     link.sender._channel.sendall(b"\xff" * wire_format.HEADER_BYTES)
     link.thread.join()
     assert isinstance(link.error, InvalidInput)
@@ -109,7 +110,7 @@ def compressed(link: Link, wish: Compression) -> PageSender:
     return PageSender(link.sender._channel, compression=wish)
 
 
-def test_compressed_pages_arrive_as_they_were_and_take_less(link: Link) -> None:
+def test_compressed_pages_arrive_unchanged_and_take_less(link: Link) -> None:
     ranges = (PageRange(3, 0, 3), PageRange(3, CHUNK_BYTES - PAGE_BYTES, 3))
     data = bytearray(b"".join(bytes([65 + page]) * PAGE_BYTES for page in range(6)))
     data[PAGE_BYTES : 2 * PAGE_BYTES] = bytes(PAGE_BYTES)
@@ -121,10 +122,10 @@ def test_compressed_pages_arrive_as_they_were_and_take_less(link: Link) -> None:
     assert sender.body_bytes < PAGE_BYTES
 
 
-def test_a_page_that_another_stream_has_stored_never_has_other_bytes_meanwhile(
+def test_a_page_that_another_stream_has_stored_never_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The fault server may be giving it away."""
+    """The fault server may be filling a process with it."""
     page, data = PageRange(3, 0, 1), b"p" * PAGE_BYTES
     store = PageStore(capacity=8 * CHUNK_BYTES)
     given: list[bytes] = []
@@ -151,7 +152,7 @@ def test_a_page_that_another_stream_has_stored_never_has_other_bytes_meanwhile(
         late.close()
 
 
-def test_what_compression_makes_no_smaller_goes_as_it_is(link: Link) -> None:
+def test_pages_that_compression_does_not_shrink_are_sent_uncompressed(link: Link) -> None:
     data = bytearray(os.urandom(4 * PAGE_BYTES))
     sender = compressed(link, Compression.ZSTD)
     sender.send((PageRange(3, 0, 4),), data)
@@ -171,7 +172,7 @@ def test_pages_that_cannot_be_decompressed_end_the_stream(link: Link, damage: st
     assert total(link.store.not_stored(pages)) == 4
 
 
-def test_a_burst_is_not_held_back_but_counts(link: Link) -> None:
+def test_a_burst_is_not_delayed_but_counts(link: Link) -> None:
     now = [0.0]
     bandwidth = BandwidthLimit(PAGE_BYTES, clock=lambda: now[0])
     sender = PageSender(link.sender._channel, bandwidth=bandwidth)

@@ -1,6 +1,6 @@
-"""Ending a copy that was being restored, or that is held, without letting it run.
+"""Ends a copy that is held or half restored, without letting it run.
 
-What it finds may be in any state: an agent that died has left it, or a restore that failed.
+The copy may be in any state: an agent that died has left it, or a restore has failed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ END_POLL_SECONDS = 0.005
 
 
 async def discard(layout: Layout, container: str) -> None:
-    """End a held or half restored copy, and clear what runc and CRIU have left mounted.
+    """End a held or half restored copy, and unmount what runc and CRIU have left mounted.
 
-    Its files, bundle and images stay. It can be repeated, and there need be nothing to discard.
+    The container's files, bundle and images stay. Can be repeated, also without a copy.
     """
     freezer = freezer_of(layout.cgroup(container))
     await _end_members(freezer)
     await _end_supervisor(layout, container)
-    await _end_members(freezer)  # runc may just have begun
+    # runc may have started tasks in the meantime
+    await _end_members(freezer)
     rootfs = layout.rootfs(container).resolve()
     for place in (layout.images(container), layout.runc_root / container, rootfs):
         await asyncio.to_thread(_unmount_leftovers, place, keep=rootfs)
@@ -45,9 +46,10 @@ async def discard(layout: Layout, container: str) -> None:
 
 
 async def _end_members(freezer: Freezer) -> None:
-    """SIGKILL to the copy, and to the gate and the CRIU that restore it, until none is left.
+    """Kill the copy, and the gate and the CRIU that restore it, until none is left.
 
-    Frozen first: a task that loses its tracer goes on. It dies when it is thawed, before that.
+    The copy is frozen first, since a task runs on when its tracer dies. A frozen task that got
+    SIGKILL dies when it is thawed, before it runs.
     """
     criu = criu_freezer(freezer)
     deadline = time.monotonic() + END_TIMEOUT_SECONDS
@@ -64,7 +66,7 @@ async def _end_members(freezer: Freezer) -> None:
 
 
 async def _end_supervisor(layout: Layout, container: str) -> None:
-    """SIGKILL to the copy's conmon, and to the runc and the gate that it has started."""
+    """Kill the copy's conmon, and the runc and the gate that it has started."""
     if not conmon.alive(layout, container):
         return
     with contextlib.suppress(ProcessLookupError):
@@ -81,14 +83,15 @@ def _kill(pids: Iterable[int]) -> None:
 
 
 def _unmount_leftovers(place: Path, *, keep: Path) -> None:
-    """Take off what a runc or CRIU that was killed leaves mounted: `criu-root`, mounts in it.
+    """Unmount what a killed runc or CRIU has left mounted: `criu-root` and the mounts in it.
 
-    `runc delete` removes its state recursively, and through what is mounted there other files
-    (seen): so this comes first, and its failure is not passed over.
+    `runc delete` removes its state recursively, and through such a mount it has deleted the files
+    of a container. So this comes first, and its failure stops the discard.
     """
     for point in mounts.mounts_below(place):
         if point == keep:
-            continue  # the container's root file system itself
+            # the container's root file system itself
+            continue
         try:
             mounts.unmount(point)
         except OSError as e:

@@ -1,11 +1,11 @@
-"""Dumping a frozen container: to images, of which its memory is a part or not.
+"""Dumps a frozen container to images, with or without its private memory.
 
-What holds after `dump` returned: CRIU is gone, the images are complete, the container is frozen,
-and nothing of it has run since the snapshot. After any failure CRIU is gone too, and the container
-is either frozen or runs; the caller thaws it, which is the way back.
+After `dump` has returned, CRIU has ended, the images are complete, the container is frozen, and no
+task has run since the dump. After a failure CRIU has ended too, and the container is frozen or
+runs; the caller thaws it to roll back.
 
-CRIU is driven directly, not through `runc checkpoint`: that saves 25 to 30 ms, and it is the only
-way to dump a container with a stopped task.
+The dump calls CRIU directly, not `runc checkpoint`. That saves 25 to 30 ms, and only so a container
+with a stopped task can be dumped.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from transship.linux.processes import lookup
 __all__ = ["Dump", "DumpRequest", "Dumper", "Pages"]
 
 ABORT_TIMEOUT_SECONDS = 5.0
-"""For CRIU to undo what it did to the container's tasks, once its page stream is broken."""
+"""For CRIU to undo what it did to the container's tasks, once its channel is closed."""
 
 
 @dataclass(frozen=True)
 class Dump:
-    """A complete dump, `image_bytes` on disk; criu_seconds is CRIU's share of the time."""
+    """A complete dump: `image_bytes` in files, made in `criu_seconds` by CRIU."""
 
     images: Path
     criu_seconds: float
@@ -57,15 +57,14 @@ class Dump:
 
 
 class Dumper:
-    """One dump, from what can be done before the freeze to the end of CRIU. Always close it.
+    """One dump, from the preparation before the freeze to the end of CRIU. Always close it.
 
-    Tasks are stopped by the cgroup's freezer. CRIU then seizes each with ptrace, thaws the cgroup
-    while it holds them, and freezes it again at the end: nothing runs in between.
+    The cgroup's freezer stops the tasks. CRIU then seizes each with ptrace, thaws the cgroup while
+    they are seized, and freezes it again at the end, so no task runs in between.
 
-    With a stopped task (SIGSTOP, job control) in a v1 freezer that is impossible: ptrace waits,
-    without a deadline, for the frozen task to wake up. Then CRIU seizes the running tasks at
-    `freeze`, and waits, with all of them in its hands, for `dump`; at its end (`post-dump`) the
-    cgroup is frozen before CRIU lets go of them.
+    That fails for a stopped task (SIGSTOP, job control) in a v1 freezer: ptrace waits for the
+    frozen task to wake up, without a deadline. For such a container, CRIU seizes the running tasks
+    at `freeze` and waits for `dump`; at `post-dump` the cgroup is frozen before CRIU detaches.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class Dumper:
         request: DumpRequest,
         *,
         criu: Worker,
-        criu_end: socket.socket,
+        hung_up: socket.socket,
         hidden_memory: NothingHidden,
     ) -> None:
         self._request = request
@@ -83,48 +82,51 @@ class Dumper:
         self._frozen = False
         self._stopped: tuple[int, ...] = ()
         self._seized, self._may_dump = asyncio.Event(), asyncio.Event()
-        self._asking: asyncio.Task[None] | None = None
-        self._page_fd = criu_end.fileno()
-        criu_end.close()  # CRIU has its own by now
+        self._request_task: asyncio.Task[None] | None = None
+        self._page_fd = hung_up.fileno()
+        # CRIU has its own copy
+        hung_up.close()
 
     @classmethod
     async def ready(cls, request: DumpRequest) -> Self:
-        """Start CRIU.
+        """Start CRIU and the survey of the memory to hide.
 
-        Raises CheckpointFailed when the container's memory has not all come from its last move.
+        Raises CheckpointFailed while memory of the container's last migration is missing.
         """
         freezer = freezer_of(request.layout.cgroup(request.container))
         await asyncio.to_thread(failures.require_no_missing_pages, freezer.processes())
-        criu_end = _hung_up()
+        hung_up = _hung_up_socket()
         hidden_memory = _hidden_memory(request, freezer.processes)
         try:
             await hidden_memory.start_survey()
             spec = externals.read_spec(request.layout.bundle(request.container))
             network = externals.network(spec)
             criu = await Worker.start(
-                pass_fds=(criu_end.fileno(),),
+                pass_fds=(hung_up.fileno(),),
                 network=network,
                 environment=hidden_memory.environment,
             )
         except BaseException:
             hidden_memory.close()
-            criu_end.close()
+            hung_up.close()
             raise
-        return cls(request, criu=criu, criu_end=criu_end, hidden_memory=hidden_memory)
+        return cls(request, criu=criu, hung_up=hung_up, hidden_memory=hidden_memory)
 
     async def freeze(self) -> None:
-        """Stop all tasks of the container; it may be frozen already. Raises DeadlineExceeded."""
+        """Stop all tasks of the container, which may be frozen already. Raises DeadlineExceeded."""
         await self._freezer.freeze()
         self._frozen = True
         self._stopped = self._freezer.stopped_tasks()
         if not self._stopped or self._freezer.unified:
             return
         self._freezer.thaw()
-        self._asking = asyncio.create_task(self._ask(None, self._answer))
+        self._request_task = asyncio.create_task(self._send_request(None, self._on_notify))
         seized = asyncio.create_task(self._seized.wait())
         try:
             async with asyncio.timeout(FREEZE_TIMEOUT_SECONDS):
-                await asyncio.wait({self._asking, seized}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    {self._request_task, seized}, return_when=asyncio.FIRST_COMPLETED
+                )
         except TimeoutError as e:
             reason = Reason.FREEZE_TIMED_OUT
             raise DeadlineExceeded("freezing by ptrace", reason=reason, hint=reason.hint) from e
@@ -132,22 +134,23 @@ class Dumper:
             seized.cancel()
 
     async def dump(self) -> Dump:
-        """Dump the container. What `freeze` could not do is done or reported here.
+        """Dump the container, and freeze it first if `freeze` was not called.
 
-        Raises CheckpointFailed. A cancel or the deadline ends CRIU in a way that keeps the
+        Raises CheckpointFailed. After a cancel or the deadline, CRIU ends in a way that keeps the
         container's connections (see `close`).
         """
         request = self._request
         if not self._frozen:
-            await self.freeze()  # frozen by other hands: a stopped task may hide in there
+            # the caller froze the cgroup itself; this looks for stopped tasks
+            await self.freeze()
         self._hidden_memory.hide()
-        asked = time.monotonic()
+        began = time.monotonic()
         self._may_dump.set()
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask(self._freezer, None))
+        if self._request_task is None:
+            self._request_task = asyncio.create_task(self._send_request(self._freezer, None))
         try:
-            async with idle_timeout(request.timeout_seconds, self._written):
-                await self._asking
+            async with idle_timeout(request.timeout_seconds, self._image_bytes):
+                await self._request_task
         except CriuFailed as e:
             raise _failed(self._log, e) from e
         except TimeoutError as e:
@@ -159,17 +162,17 @@ class Dumper:
         except BaseException:
             await self.close()
             raise
-        criu_seconds = time.monotonic() - asked
+        criu_seconds = time.monotonic() - began
         _require_frozen(self._freezer)
         await self._hidden_memory.complete_images(self._images, lookup(self._freezer.processes()))
         return Dump(
             images=self._images,
             criu_seconds=criu_seconds,
-            image_bytes=await self._written(),
+            image_bytes=await self._image_bytes(),
         )
 
-    async def _written(self) -> int:
-        """Bytes in images so far: CRIU writes shared memory there, at 1 GB/s or so."""
+    async def _image_bytes(self) -> int:
+        """Count the bytes in the images so far; CRIU writes shared memory at about 1 GB/s."""
         with os.scandir(self._images) as entries:
             return sum(entry.stat().st_size for entry in entries if entry.is_file())
 
@@ -181,7 +184,7 @@ class Dumper:
     def _log(self) -> Path:
         return self._images / "work" / DUMP_LOG_NAME
 
-    async def _ask(self, freezer: Freezer | None, on_notify: OnNotify | None) -> None:
+    async def _send_request(self, freezer: Freezer | None, on_notify: OnNotify | None) -> None:
         layout, container = self._request.layout, self._request.container
         state = externals.read_runc_state(layout.runc_root, container)
         with (
@@ -208,38 +211,39 @@ class Dumper:
         path.write_text(lazy_dump_config(self._page_fd))
         return path
 
-    async def _answer(self, stage: str) -> None:
-        """Let CRIU go on from a stage.
+    async def _on_notify(self, script: str) -> None:
+        """Return when CRIU may continue after a notification.
 
-        `query-ext-files` is the first with all tasks in its hands (`network-lock` comes before it,
-        but not for a CRIU in the container's network namespace).
+        `query-ext-files` is the first notification after all tasks are seized (`network-lock` comes
+        earlier, but not for a CRIU in the container's network namespace).
         """
-        if stage == "query-ext-files":
+        if script == "query-ext-files":
             self._seized.set()
             await self._may_dump.wait()
-        if stage == "post-dump":
+        if script == "post-dump":
             self._freezer.request_freeze()
             _require_frozen(self._freezer)
 
     async def close(self) -> None:
         """End CRIU, also in the middle of a dump, without harm to the container.
 
-        A CRIU that is killed leaves its own code in the container's tasks, and their connections
-        in repair mode: seen, the container died of it. One whose answer fails undoes all that it
-        did and ends by itself; so that is how it is ended.
+        A killed CRIU leaves its own code in the container's tasks, and their connections in repair
+        mode; a container has died of that. So the channel is closed: CRIU then fails, undoes all
+        that it has done, and ends.
         """
         self._hidden_memory.close()
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.wait([self._asking])
-        if not await self._ends():
-            self._freezer.thaw()  # a CRIU that waits in ptrace for a frozen task goes on then
-            if not await self._ends():
+        if self._request_task is not None:
+            self._request_task.cancel()
+            await asyncio.wait([self._request_task])
+        if not await self._has_ended():
+            # CRIU may wait in ptrace for a frozen task
+            self._freezer.thaw()
+            if not await self._has_ended():
                 container = self._request.container
                 logger.bind(container=container).error("killing CRIU in the middle of a dump")
                 await self._criu.kill()
 
-    async def _ends(self) -> bool:
+    async def _has_ended(self) -> bool:
         try:
             async with asyncio.timeout(ABORT_TIMEOUT_SECONDS):
                 await self._criu.wait()
@@ -265,10 +269,10 @@ def _hidden_memory(request: DumpRequest, pids: preload.Pids) -> NothingHidden:
     return preload.hidden_memory(request.layout.images(request.container) / "work" / "hidden", pids)
 
 
-def _hung_up() -> socket.socket:
-    """A connection that the other side has left already."""
-    other, here = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    other.close()
+def _hung_up_socket() -> socket.socket:
+    """A socket whose peer is closed."""
+    peer, here = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    peer.close()
     return here
 
 

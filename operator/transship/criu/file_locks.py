@@ -1,10 +1,10 @@
-"""POSIX locks that a restore has lost, and what it takes to have them again.
+"""Finds the POSIX locks that a restore has lost, from the dump's images.
 
-CRIU sets the locks of a process before it maps its files. For that it opens each file once more,
-and closes it: and with any of its descriptors that a process closes, the kernel drops all of the
-process's POSIX locks on that file (fcntl(2)). So a lock on a file that is also mapped is gone after
-the restore, which costs SQLite acknowledged writes (seen with CRIU 4.2.1: two writers at once).
-Locks of open file descriptions (OFD, flock) are not lost so.
+CRIU sets the locks of a process before it maps its files. To map a file it opens the file once more
+and closes it, and when a process closes any descriptor of a file, the kernel drops all its POSIX
+locks on that file (fcntl(2)). So a lock on a file that is also mapped is lost at a restore (CRIU
+4.2.1), and SQLite loses acknowledged writes, because two writers run at once. Locks of open file
+descriptions (OFD, flock) are not affected.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _FLAG, _TYPE, _PID, _DESCRIPTOR, _START, _SIZE = 1, 2, 3, 4, 5, 6
 
 @dataclass(frozen=True)
 class FileLock:
-    """One lock of a process, which goes by its pid inside of the container.
+    """A POSIX lock of a process, by its pid in the container.
 
-    kind: 0 to read, 1 to write. size: in bytes, 0 for up to the end of the file.
+    `kind` is 0 for a read lock and 1 for a write lock; `size` is in bytes, 0 up to the end of file.
     """
 
     process: int
@@ -49,18 +49,18 @@ class FileLock:
 
     @property
     def flock(self) -> bytes:
-        """What fcntl(F_SETLK) is given to set it."""
+        """The struct flock for fcntl(F_SETLK)."""
         return _FLOCK.pack(self.kind, 0, self.start, self.size, 0)
 
     @property
     def described(self) -> tuple[str, ...]:
-        """As the kernel tells of it: type, first and last byte."""
+        """The lock as fdinfo shows it: type, first and last byte."""
         last = str(self.start + self.size - 1) if self.size else "EOF"
         return (_KINDS[self.kind], str(self.start), last)
 
 
 def read(images: Path) -> tuple[FileLock, ...]:
-    """The POSIX locks of a dump. Raises TransshipError for an image that is none."""
+    """Read the POSIX locks of a dump. Raises TransshipError for a malformed image."""
     try:
         data = (images / IMAGE_NAME).read_bytes()
     except FileNotFoundError:
@@ -93,28 +93,29 @@ def _posix(image: bytes) -> Iterator[FileLock]:
 def lost(
     locks: Iterable[FileLock], processes: Iterable[Process]
 ) -> tuple[tuple[int, FileLock], ...]:
-    """Those that the restored processes do not have, with the pids of their owners here."""
-    here = {process.inside: process.outside for process in processes}
+    """Return the locks that the restored processes lack, with their owners' pids on the node."""
+    pids = {process.inside: process.outside for process in processes}
     return tuple(
-        (here[lock.process], lock)
+        (pids[lock.process], lock)
         for lock in locks
-        if lock.process in here and lock.described not in _held(here[lock.process], lock.descriptor)
+        if lock.process in pids and lock.described not in _held(pids[lock.process], lock.descriptor)
     )
 
 
 def _held(pid: int, descriptor: int) -> set[tuple[str, ...]]:
-    with contextlib.suppress(OSError):  # it has ended
+    # the process may have ended
+    with contextlib.suppress(OSError):
         return held(Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text())
     return set()
 
 
 def held(fdinfo: str) -> set[tuple[str, ...]]:
-    """The POSIX locks in a /proc/PID/fdinfo/N (proc(5)), as FileLock.described has them."""
-    found: set[tuple[str, ...]] = set()
+    """Parse the POSIX locks in a /proc/PID/fdinfo/N (proc(5)), like FileLock.described."""
+    locks: set[tuple[str, ...]] = set()
     for line in fdinfo.splitlines():
         if line.startswith("lock:"):
             # lock: NUMBER: POSIX ADVISORY READ PID DEVICE FIRST LAST
             fields = line.split()
             if fields[2] == "POSIX":
-                found.add((fields[4], fields[-2], fields[-1]))
-    return found
+                locks.add((fields[4], fields[-2], fields[-1]))
+    return locks

@@ -1,7 +1,7 @@
-"""CRIU's log, translated: what in the container caused a failure, and what the user can do. Pure.
+"""Finds the cause of a failure in CRIU's log, and says what the user can do. Pure.
 
-CRIU has no error codes, so this is the one place where error text is read. A line that no rule
-knows is quoted as it is.
+CRIU has no error codes, so this is the one place that reads error text. A line that matches no rule
+is quoted as it is.
 """
 
 from __future__ import annotations
@@ -14,27 +14,24 @@ from pathlib import Path
 from transship.api.reasons import Reason
 from transship.criu.log_rules import UNSUPPORTED, Rule
 
-LOG_LEVEL = 4
-"""CRIU's and runc's default for diagnosis; 0 gained nothing that could be measured."""
-
 TAIL_LINES = 20
 TAIL_LIMIT_BYTES = 4096
 LOG_READ_LIMIT_BYTES = 1 << 20
 
-# no time stands before it at a low level
+# at a low log level there is no time before it
 _ERROR = re.compile(r"^(?:\([\d.]+\)\s+)?(?:\s*\d+: )?Error \([^)]*\): (?P<text>.*)$")
 
-# Said at the end of every failure, of whatever cause.
+# The last lines of every failure, whatever its cause.
 _GENERIC = re.compile(r"(?:Restoring|Dumping|Pre-dumping) FAILED|exited, status=|script ret code")
 
-# CRIU raises its own limit of open files and goes on when it may not: in every log of a node
+# CRIU tries to raise its own limit of open files and goes on without: in every log of a node
 # without CAP_SYS_RESOURCE.
 _HARMLESS = re.compile(r"Can't setup RLIMIT_NOFILE for self|Will restore .* with|seccomp_metadata")
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A failure in words. `reason` is one of api.reasons, `tail` the end of CRIU's log."""
+    """The cause of a failure; `tail` is the end of CRIU's log."""
 
     reason: Reason
     message: str
@@ -115,27 +112,27 @@ RULES = (*UNSUPPORTED, *_NODE)
 
 
 def diagnose(log: str, *, otherwise: Reason) -> Diagnosis:
-    """Find the cause in the text of a dump's or restore's log."""
+    """Find the cause in the log of a dump or restore; `otherwise` is the reason without one."""
     errors = list(_errors(log))
     errors.sort(key=lambda line: _GENERIC.search(line) is not None)
     tail = log_tail(log)
     for line in errors:
         for rule in RULES:
-            if (found := re.search(rule.pattern, line)) is not None:
-                message = _fill(rule.message, found, line=line)
+            if (match := re.search(rule.pattern, line)) is not None:
+                message = _fill(rule.message, match, line=line)
                 return Diagnosis(rule.reason, message, rule.reason.hint, tail)
-    said = errors[0] if errors else "it left no word in its log"
-    return Diagnosis(otherwise, f"CRIU failed: {said}", otherwise.hint, tail)
+    error = errors[0] if errors else "its log has no error"
+    return Diagnosis(otherwise, f"CRIU failed: {error}", otherwise.hint, tail)
 
 
 def log_tail(log: str) -> str:
-    """The end of a log, short enough for a status."""
+    """Return the end of a log, short enough for a status."""
     lines = log.rstrip().splitlines()[-TAIL_LINES:]
     return "\n".join(lines)[-TAIL_LIMIT_BYTES:]
 
 
 def read_log(path: Path) -> str:
-    """The text of a log, or nothing when there is none (CRIU did not get so far)."""
+    """Read the end of a log; empty when CRIU has written none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - LOG_READ_LIMIT_BYTES))
@@ -146,11 +143,11 @@ def read_log(path: Path) -> str:
 
 def _errors(log: str) -> Iterator[str]:
     for line in log.splitlines():
-        found = _ERROR.match(line)
-        if found is not None and not _HARMLESS.search(found["text"]):
-            yield found["text"].strip()
+        match = _ERROR.match(line)
+        if match is not None and not _HARMLESS.search(match["text"]):
+            yield match["text"].strip()
 
 
-def _fill(message: str, found: re.Match[str], *, line: str) -> str:
-    groups = {name: value or "" for name, value in found.groupdict().items()}
+def _fill(message: str, match: re.Match[str], *, line: str) -> str:
+    groups = {name: value or "" for name, value in match.groupdict().items()}
     return message.format(line=line, **groups)

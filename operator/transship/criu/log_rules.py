@@ -1,7 +1,7 @@
-"""What CRIU 4.2 says of a thing that it cannot dump, and what that thing is. Pure.
+"""The errors of CRIU 4.2 for what it cannot dump, and what they mean. Pure.
 
-From the messages of its dump (criu/*.c); those that a container can bring about were seen in real
-logs. The first rule that fits counts: the particular ones stand before the general ones.
+The patterns are from the messages of CRIU's dump (criu/*.c); those that a container can cause are
+from real logs. The first rule that matches counts, so specific rules come before general ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from transship.api.reasons import Reason
 
 @dataclass(frozen=True)
 class Rule:
-    """What a line of the log means. `message` may use the pattern's named groups."""
+    """What a line of the log means; `message` may use the named groups of the pattern."""
 
     pattern: str
     reason: Reason
@@ -21,7 +21,7 @@ class Rule:
 
 
 _TASKS = (
-    # a debugger's: CRIU sees each task that it may not seize as one that has just ended
+    # a debugger: CRIU reports each task that it may not seize as one that has just ended
     Rule(
         r"zombie (?P<pid>\d+) \(comm (?P<what>[^)]*)\) found while seizing",
         Reason.TRACED,

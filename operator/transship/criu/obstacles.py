@@ -1,8 +1,8 @@
-"""Movability: what in a running container keeps CRIU from dumping it, found before any freeze.
+"""Finds what in a running container keeps CRIU from dumping it, before any freeze.
 
-An ordered chain of checks on what the processes have (criu.census). Each names its culprits:
-process, descriptor, thing. What moves is never refused: a check says only what CRIU 4.2 was seen to
-refuse (tests/e2e/test_preflight.py has a real container for each).
+An ordered chain of checks on a census (criu.census). Each obstacle names the process, the
+descriptor and the thing. A check reports only what CRIU 4.2 really refuses;
+tests/e2e/test_preflight.py has a container for each.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from transship.criu.state_size import is_memory, state_too_large
 
 Check = Callable[[Census], Iterator[Obstacle]]
 
-MOST = 16
-"""One leak of descriptors must not fill the status."""
+MOST_OBSTACLES = 16
+"""A process that leaks descriptors must not fill the status."""
 
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET = 1, 2, 10, 16, 17
 SOCK_STREAM, SOCK_DGRAM, SOCK_RAW = 1, 2, 3
@@ -49,7 +49,7 @@ SHARED_NAMESPACES = ("pid", "ipc", "uts", "user", "time")
 
 
 def of_start(*, refuses_landlock: bool) -> tuple[Obstacle, ...]:
-    """What speaks against any live move of an instance because of how it was started."""
+    """Return the obstacles to any live move of a container that come from how it was started."""
     if refuses_landlock:
         return ()
     message = "the container was started without a seccomp filter that refuses Landlock"
@@ -57,9 +57,9 @@ def of_start(*, refuses_landlock: bool) -> tuple[Obstacle, ...]:
 
 
 def obstacles_in(census: Census) -> tuple[Obstacle, ...]:
-    """Everything that speaks against a move now, the worst first; empty when nothing does."""
-    found = [each for check in CHECKS for each in check(census)]
-    return tuple(found[:MOST])
+    """Return the obstacles to a move now, the worst first."""
+    obstacles = [found for check in CHECKS for found in check(census)]
+    return tuple(obstacles[:MOST_OBSTACLES])
 
 
 def traced(census: Census) -> Iterator[Obstacle]:
@@ -72,7 +72,7 @@ def traced(census: Census) -> Iterator[Obstacle]:
 
 
 def nested_namespaces(census: Census) -> Iterator[Obstacle]:
-    """Process 1 makes the first; who has others is a container in the container."""
+    """Compare with the namespaces of process 1; a nested container has others."""
     if not census.tasks:
         return
     own = {**census.tasks[0].namespaces, "user": census.user_namespace}
@@ -101,12 +101,14 @@ def dead_leaders(census: Census) -> Iterator[Obstacle]:
 
 
 def anonymous_files(census: Census) -> Iterator[Obstacle]:
-    for task, each in _descriptors(census):
-        found = ANONYMOUS.match(each.target)
+    for task, descriptor in _descriptors(census):
+        found = ANONYMOUS.match(descriptor.target)
         if found is None or found[1] in DUMPED_ANONYMOUS:
             continue
         reason = Reason.IO_URING_IN_USE if found[1] == "io_uring" else Reason.UNSUPPORTED_FILE
-        yield obstacle(reason, f"{_name(task)} has {found[1]} open (descriptor {each.number})")
+        yield obstacle(
+            reason, f"{_name(task)} has {found[1]} open (descriptor {descriptor.number})"
+        )
 
 
 def secret_memory(census: Census) -> Iterator[Obstacle]:
@@ -117,53 +119,53 @@ def secret_memory(census: Census) -> Iterator[Obstacle]:
 
 
 def devices(census: Census) -> Iterator[Obstacle]:
-    for task, each in _descriptors(census):
-        if each.device is None or each.device[0] in {MEMORY_DEVICES, *TERMINALS}:
+    for task, descriptor in _descriptors(census):
+        if descriptor.device is None or descriptor.device[0] in {MEMORY_DEVICES, *TERMINALS}:
             continue
-        numbers = "{}:{}".format(*each.device)
+        numbers = "{}:{}".format(*descriptor.device)
         yield obstacle(
             Reason.UNSUPPORTED_FILE,
-            f"{_name(task)} has the device {each.target} ({numbers}) open "
-            f"(descriptor {each.number})",
+            f"{_name(task)} has the device {descriptor.target} ({numbers}) open "
+            f"(descriptor {descriptor.number})",
         )
 
 
 def foreign_files(census: Census) -> Iterator[Obstacle]:
-    """Files on mounts that no process of the container sees: handed in, or on a detached tree."""
-    for task, each in _descriptors(census):
-        if not each.target.startswith("/") or is_memory(each.target):
+    """Find files on a mount of no process: passed in from outside, or on a detached mount tree."""
+    for task, descriptor in _descriptors(census):
+        if not descriptor.target.startswith("/") or is_memory(descriptor.target):
             continue
-        if each.mount and each.mount not in census.mounts:
+        if descriptor.mount and descriptor.mount not in census.mounts:
             yield obstacle(
                 Reason.FOREIGN_FILE,
-                f"{_name(task)} has {each.target} open (descriptor {each.number}), "
+                f"{_name(task)} has {descriptor.target} open (descriptor {descriptor.number}), "
                 "which lies on none of the container's mounts",
             )
 
 
 def stacked_mounts(census: Census) -> Iterator[Obstacle]:
     for mount in census.mounts.values():
-        if mount.kind == "overlay" and mount.point not in {"/", *census.given}:
+        if mount.kind == "overlay" and mount.point not in {"/", *census.runtime_mounts}:
             message = f"an overlay is mounted at {mount.point}"
             yield obstacle(Reason.UNSUPPORTED_MOUNT, message)
 
 
 def deleted_files(census: Census) -> Iterator[Obstacle]:
-    """CRIU takes their content along, up to a limit; those with another name are lost.
+    """Find deleted files that are too large for CRIU's images, or still have another name.
 
-    Memory files are none to CRIU: their pages are dumped like those of other shared memory.
+    CRIU dumps a memory file like other shared memory, not as a deleted file.
     """
-    for task, each in _descriptors(census):
-        if each.deleted is None or is_memory(each.target):
+    for task, descriptor in _descriptors(census):
+        if descriptor.deleted is None or is_memory(descriptor.target):
             continue
-        name = each.target.removesuffix(DELETED)
-        what = f"{_name(task)} has the deleted file {name} open (descriptor {each.number})"
-        if each.deleted.links:
+        name = descriptor.target.removesuffix(DELETED)
+        what = f"{_name(task)} has the deleted file {name} open (descriptor {descriptor.number})"
+        if descriptor.deleted.links:
             yield obstacle(Reason.LINK_LOST, f"{what}, which still has another name")
-        elif each.deleted.bytes > GHOST_LIMIT_BYTES:
-            yield _deleted_too_large(what, each.deleted)
+        elif descriptor.deleted.bytes > GHOST_LIMIT_BYTES:
+            yield _deleted_too_large(what, descriptor.deleted)
     for task in census.tasks:
-        opened = {each.deleted.file for each in task.descriptors if each.deleted is not None}
+        opened = {fd.deleted.file for fd in task.descriptors if fd.deleted is not None}
         for mapped in task.mapped_files:
             large = mapped.deleted.bytes > GHOST_LIMIT_BYTES and not mapped.deleted.links
             if large and not is_memory(mapped.target) and mapped.deleted.file not in opened:
@@ -173,45 +175,50 @@ def deleted_files(census: Census) -> Iterator[Obstacle]:
 
 
 def _deleted_too_large(what: str, deleted: Deleted) -> Obstacle:
-    found = obstacle(
+    too_large = obstacle(
         Reason.DELETED_FILE_TOO_LARGE,
         f"{what}, which has {deleted.bytes} bytes; the limit is {GHOST_LIMIT_BYTES}",
     )
-    return replace(found, culprit=what)  # it may grow from look to look
+    # the size may change from one census to the next
+    return replace(too_large, culprit=what)
 
 
 def process_directories(census: Census) -> Iterator[Obstacle]:
-    """CRIU restores them by a name that it gets wrong (`proc/1/` and a byte of something else)."""
-    for task, each in _descriptors(census):
-        if PROCESS_DIRECTORY.match(each.target):
-            message = f"{_name(task)} has {each.target} open (descriptor {each.number})"
+    """CRIU restores them by a wrong name (`proc/1/` and a stray byte)."""
+    for task, descriptor in _descriptors(census):
+        if PROCESS_DIRECTORY.match(descriptor.target):
+            message = f"{_name(task)} has {descriptor.target} open (descriptor {descriptor.number})"
             yield obstacle(Reason.UNSUPPORTED_FILE, message)
 
 
 def special_pipes(census: Census) -> Iterator[Obstacle]:
-    for task, each in _descriptors(census):
-        if each.target.startswith("pipe:") and _flags(each) & os.O_DIRECT:
+    for task, descriptor in _descriptors(census):
+        if descriptor.target.startswith("pipe:") and _flags(descriptor) & os.O_DIRECT:
             yield obstacle(
                 Reason.UNSUPPORTED_FILE,
-                f"{_name(task)} has a pipe in packet mode open (descriptor {each.number})",
+                f"{_name(task)} has a pipe in packet mode open (descriptor {descriptor.number})",
             )
 
 
 def thread_handles(census: Census) -> Iterator[Obstacle]:
-    for task, each in _descriptors(census):
-        if each.target == "anon_inode:[pidfd]" and _flags(each) & PIDFD_THREAD:
+    for task, descriptor in _descriptors(census):
+        if descriptor.target == "anon_inode:[pidfd]" and _flags(descriptor) & PIDFD_THREAD:
             yield obstacle(
                 Reason.UNSUPPORTED_FILE,
-                f"{_name(task)} has a handle of a thread open (descriptor {each.number})",
+                f"{_name(task)} has a handle of a thread open (descriptor {descriptor.number})",
             )
 
 
 def unsupported_sockets(census: Census) -> Iterator[Obstacle]:
-    for task, each in _descriptors(census):
-        if each.socket is None:
+    for task, descriptor in _descriptors(census):
+        if descriptor.socket is None:
             continue
-        who = f"{_name(task)} has a socket (descriptor {each.number}) of"
-        family, kind, protocol = each.socket.family, each.socket.kind, each.socket.protocol
+        who = f"{_name(task)} has a socket (descriptor {descriptor.number}) of"
+        family, kind, protocol = (
+            descriptor.socket.family,
+            descriptor.socket.kind,
+            descriptor.socket.protocol,
+        )
         if family not in FAMILIES:
             message = f"{who} address family {family}"
             yield obstacle(Reason.UNSUPPORTED_SOCKET, message)
@@ -226,37 +233,36 @@ def _dumped(kind: int, protocol: int) -> bool:
 
 
 def connections_to_outside(census: Census) -> Iterator[Obstacle]:
-    """Unix sockets whose other end no process of the container has.
+    """Find Unix sockets whose peer no process of the container has.
 
-    The end that a server outside has got by accept() counts to the network of who connected. One
-    that nobody has accepted yet has no inode: it moves.
+    The socket that a server outside got from accept(2) belongs to the client's network namespace. A
+    connection that was not accepted yet has no peer inode, and can be dumped.
     """
-    owned = {each.socket_inode for _, each in _descriptors(census)}
-    for task, each in _descriptors(census):
-        peer = census.peers.get(each.socket_inode or 0, 0)
+    owned = {descriptor.socket_inode for _, descriptor in _descriptors(census)}
+    for task, descriptor in _descriptors(census):
+        peer = census.peers.get(descriptor.socket_inode or 0, 0)
         if peer and peer not in owned:
             message = (
                 f"{_name(task)} is connected to a process outside of the container by a Unix "
-                f"socket (descriptor {each.number})"
+                f"socket (descriptor {descriptor.number})"
             )
             yield obstacle(Reason.EXTERNAL_CONNECTION, message)
 
 
 def watches_without_handle(census: Census) -> Iterator[Obstacle]:
     kinds = {mount.device: mount for mount in census.mounts.values()}
-    for task, each in _descriptors(census):
-        for number in WATCH.findall(each.details):
+    for task, descriptor in _descriptors(census):
+        for number in WATCH.findall(descriptor.details):
             mount = kinds.get(_device(int(number, 16)))
             if mount is not None and mount.kind in WITHOUT_HANDLES:
-                message = (
-                    f"{_name(task)} watches a file of {mount.point} (descriptor {each.number})"
-                )
+                where = f"{mount.point} (descriptor {descriptor.number})"
+                message = f"{_name(task)} watches a file of {where}"
                 yield obstacle(Reason.FILE_WATCH, message)
                 break
 
 
 def _device(number: int) -> tuple[int, int]:
-    """As the kernel counts internally: 20 bits of minor number."""
+    """Split a device number as the kernel stores it: 20 bits of minor number."""
     return number >> 20, number & 0xFFFFF
 
 
@@ -282,7 +288,7 @@ CHECKS: Sequence[Check] = (
 
 
 def _descriptors(census: Census) -> Iterator[tuple[Task, Descriptor]]:
-    return ((task, each) for task in census.tasks for each in task.descriptors)
+    return ((task, descriptor) for task in census.tasks for descriptor in task.descriptors)
 
 
 def _flags(descriptor: Descriptor) -> int:

@@ -1,7 +1,7 @@
-"""Restoring a container held: complete, but not allowed to run before `resume`.
+"""Restores a container and holds it: complete and frozen, until `resume`.
 
-What holds after `Restorer.restore` returned: the container is frozen, nothing of it has run, and it
-stays so whoever dies. After any failure nothing of it is left but its files and images.
+After `Restorer.restore` has returned, the container is frozen, none of its tasks has run, and it
+stays so whichever process dies. After a failure only its files and images are left.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ __all__ = ["RestoreRequest", "Restored", "Restorer", "discard", "resume"]
 READY_TIMEOUT_SECONDS = 30.0
 END_TIMEOUT_SECONDS = 5.0
 """For conmon and runc, once the gate has ended."""
-NOTE_TIMEOUT_SECONDS = 20.0
-"""For runc's notes on a restored container: some milliseconds as a rule."""
+RUNC_STATE_TIMEOUT_SECONDS = 20.0
+"""For runc to write its state of a restored container; usually some milliseconds."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class RestoreRequest:
-    """A container whose bundle and network namespace are there.
+    """A container whose bundle and network namespace exist.
 
-    LAZY: somebody who listens on `lazy-pages.socket` in the working folder gives it its memory.
+    With Pages.LAZY a page server has to listen on `lazy-pages.socket` in the working directory.
     """
 
     container: str
@@ -57,13 +57,13 @@ class RestoreRequest:
 
 @dataclass(frozen=True)
 class Restored:
-    """A held copy; `pid` is its process 1, seen from the node."""
+    """A held copy; `pid` is its process 1, as the node counts it."""
 
     pid: int
 
 
 class Restorer:
-    """One restore, through a conmon, runc and CRIU that are started beforehand (see criu_gate)."""
+    """One restore, by a conmon, runc and CRIU that are started beforehand (see criu.gate)."""
 
     def __init__(self, request: RestoreRequest, gate: GateConnection) -> None:
         self._request = request
@@ -72,60 +72,61 @@ class Restorer:
 
     @classmethod
     async def ready(cls, request: RestoreRequest) -> Self:
-        """Bring it so far that images, files and pages are all that is missing.
+        """Start conmon, runc and CRIU, which then need only images, files and pages.
 
-        Raises CheckpointFailed; nothing is left then.
+        Raises CheckpointFailed, after it has removed everything again.
         """
         freezer = _prepare(request)
         gate = GateConnection.listen(_work(request))
         restorer = cls(request, gate)
-        async with restorer._or_nothing(READY_TIMEOUT_SECONDS):
+        async with restorer._or_discard(READY_TIMEOUT_SECONDS):
             setup = restore_setup(request.layout, request.container, freezer=freezer)
-            await restorer._unless_over(gate.accept(setup))
-            await restorer._unless_over(gate.expect(MessageKind.READY))
+            await restorer._unless_runc_ends(gate.accept(setup))
+            await restorer._unless_runc_ends(gate.expect(MessageKind.READY))
         return restorer
 
     async def restore(
         self, *, timeout_seconds: float, progress: Progress | None = None
     ) -> Restored:
-        """Restore from the images that are there by now. Raises CheckpointFailed.
+        """Restore from the images, which have to be complete. Raises CheckpointFailed.
 
-        Its time is over so long after the last `progress` of what it may be waiting for.
+        It times out `timeout_seconds` after the last `progress`.
         """
-        async with self._or_nothing(timeout_seconds, progress):
+        async with self._or_discard(timeout_seconds, progress):
             await self._gate.send(MessageKind.GO)
-            held = await self._unless_over(self._gate.expect(MessageKind.HELD))
+            held = await self._unless_runc_ends(self._gate.expect(MessageKind.HELD))
             _require_held(freezer_of(self._request.layout.cgroup(self._request.container)))
         return Restored(held.pid)
 
     async def settle(self) -> None:
-        """Wait for conmon and runc, which note the copy while it is held, or runs already.
+        """Wait for conmon and runc to record the copy, which may run already.
 
-        A runc that is killed then is like a conmon that dies: the copy runs on without it. (conmon
-        itself would wait until the container writes to its stderr, and take that for runc's words.)
+        If runc does not finish, conmon is killed: the copy runs on without a supervisor. (conmon
+        alone would wait until the container writes to stderr, and take that for an error of runc.)
         """
         self._gate.close()
-        await asyncio.wait([self._launching], timeout=NOTE_TIMEOUT_SECONDS)
+        await asyncio.wait([self._launching], timeout=RUNC_STATE_TIMEOUT_SECONDS)
         if not self._launching.done():
             conmon.kill(self._request.layout, self._request.container)
             await asyncio.wait([self._launching])
         if (error := self._launching.exception()) is not None:
             log = logger.bind(container=self._request.container, error=str(error))
             log.warning("the restored container is without its supervisor")
-        with contextlib.suppress(TransshipError):  # a gate that lingers: the janitor's, then
+        # the garbage collection removes the cgroup when the gate has not ended yet
+        with contextlib.suppress(TransshipError):
             layout, container = self._request.layout, self._request.container
             cgroups.remove(cgroups.detect(), layout.criu_cgroup(container))
 
     async def close(self) -> None:
-        """Leave nothing of the copy, held or not; can be repeated."""
+        """Discard the copy, held or not. Can be repeated."""
         self._gate.close()
         await asyncio.wait([self._launching], timeout=END_TIMEOUT_SECONDS)
         await discard(self._request.layout, self._request.container)
         self._launching.cancel()
         await asyncio.wait([self._launching])
 
-    async def _unless_over(self, call: Coroutine[object, object, T]) -> T:
-        """Wait for a call, or for the end of conmon and runc, which is a failure before it."""
+    async def _unless_runc_ends(self, call: Coroutine[object, object, T]) -> T:
+        """Wait for a call; fail when conmon and runc end before it."""
         waiting = asyncio.ensure_future(call)
         try:
             await asyncio.wait({waiting, self._launching}, return_when=asyncio.FIRST_COMPLETED)
@@ -137,10 +138,10 @@ class Restorer:
             waiting.cancel()
 
     @contextlib.asynccontextmanager
-    async def _or_nothing(
+    async def _or_discard(
         self, seconds: float, progress: Progress | None = None
     ) -> AsyncIterator[None]:
-        """Leave nothing of the copy when this fails, and explain why it did."""
+        """Discard the copy when the context fails, and explain the failure."""
         log = _work(self._request) / options.RESTORE_LOG_NAME
         try:
             async with idle_timeout(seconds, progress):
@@ -159,7 +160,7 @@ class Restorer:
 
 
 def resume(layout: Layout, container: str) -> None:
-    """Let a held copy run: one write, within which the kernel wakes all tasks."""
+    """Let a held copy run: the kernel wakes all its tasks within one write."""
     freezer_of(layout.cgroup(container)).thaw()
 
 
@@ -174,7 +175,7 @@ def _prepare(request: RestoreRequest) -> Freezer:
     cgroups.create(hierarchies, layout.criu_cgroup(container))
     _start_images(request).mkdir(parents=True, exist_ok=True, mode=0o700)
     (_work(request) / options.RESTORE_LOG_NAME).unlink(missing_ok=True)
-    # no standard stream is known by name yet: the gate adds those that the dump names
+    # the standard streams are not known yet: the gate adds those that the dump names
     (_start_images(request) / "descriptors.json").write_text("[]")
     config = options.restore_config(devices=layout.devices(container))
     layout.criu_config(container).write_text(config)
@@ -182,12 +183,12 @@ def _prepare(request: RestoreRequest) -> Freezer:
 
 
 def _start_images(request: RestoreRequest) -> Path:
-    """What runc takes for the images, when there are none yet."""
+    """The directory that runc gets for the images, before there are any."""
     return _work(request) / "start"
 
 
 async def _launch(request: RestoreRequest, gate: GateConnection) -> int:
-    """Start conmon, runc and the gate; returns when runc has noted the restored container."""
+    """Start conmon, runc and the gate; returns when runc has recorded the container."""
     runc_options = [*options.RUNC_RESTORE_OPTIONS, f"--work-path={_work(request)}"]
     if request.pages is Pages.LAZY:
         runc_options.append(options.RUNC_LAZY_OPTION)

@@ -1,8 +1,8 @@
-"""A node's proof that it can move containers: a small process with a TCP connection is moved.
+"""Tests whether this node can dump and restore a process with a TCP connection.
 
-`criu check` proves too little: CRIU 4.1.1 passes it on Linux 6.18 and then fails every dump that
-holds a TCP socket. Here a process is dumped, restored, and has to use its connection, all of it in
-namespaces of its own, which end with the test. It takes 0.2 s.
+`criu check` proves too little: CRIU 4.1.1 passes it on Linux 6.18 and then fails every dump with a
+TCP socket. Here a process is dumped and restored, and then has to use its connection. All of it
+runs in namespaces of its own, which end with the test. It takes 0.2 s.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAMESPACES = ("--net", "--pid", "--mount", "--fork", "--kill-child", "--mount-pr
 
 @dataclass(frozen=True)
 class SelfTest:
-    """The outcome. When it failed, `reason` is what CRIU's log was translated to."""
+    """The result; `reason` of a failure is from CRIU's log."""
 
     passed: bool
     seconds: float
@@ -44,23 +44,23 @@ async def run_selftest(directory: Path) -> SelfTest:
         try:
             await run(["unshare", *NAMESPACES, *command], timeout_seconds=TIMEOUT_SECONDS)
         except DeadlineExceeded as e:
-            said = e.message
+            error = e.message
         except CommandFailed as e:
-            said = (e.output.strip().splitlines() or ["no word"])[-1]
+            error = (e.output.strip().splitlines() or ["no output"])[-1]
         else:
             return SelfTest(passed=True, seconds=time.monotonic() - began)
-        return _failed(work, said=said, seconds=time.monotonic() - began)
+        return _failed(work, error=error, seconds=time.monotonic() - began)
 
 
-def _failed(work: Path, *, said: str, seconds: float) -> SelfTest:
+def _failed(work: Path, *, error: str, seconds: float) -> SelfTest:
     restored = criu_log.read_log(work / "restore.log")
     log = restored or criu_log.read_log(work / "dump.log")
-    found = criu_log.diagnose(log, otherwise=Reason.SELF_TEST_FAILED)
-    known = found.reason is not Reason.SELF_TEST_FAILED
+    diagnosis = criu_log.diagnose(log, otherwise=Reason.SELF_TEST_FAILED)
+    known = diagnosis.reason is not Reason.SELF_TEST_FAILED
     return SelfTest(
         passed=False,
         seconds=seconds,
-        reason=found.reason,
-        message=f"{said}: {found.message}" if log or known else said,
-        hint=found.hint,
+        reason=diagnosis.reason,
+        message=f"{error}: {diagnosis.message}" if log or known else error,
+        hint=diagnosis.hint,
     )

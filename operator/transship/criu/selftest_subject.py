@@ -1,6 +1,6 @@
-"""The inner half of the self test: runs as process 1 of the namespaces that selftest.py makes.
+"""The program of the self test: process 1 of the namespaces that selftest.py creates.
 
-Stands alone, on the standard library: it is started by its path, not imported.
+It is started by its path, not imported: standard library only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 1
-SPEAK = signal.SIGUSR1
+USE_CONNECTION = signal.SIGUSR1
 ANSWER_TIMEOUT_SECONDS = 5.0
 POLL_SECONDS = 0.005
 COMMON = ("--network-lock", "skip", "--tcp-established", "--manage-cgroups=ignore", "-v4")
@@ -24,14 +24,15 @@ COMMON = ("--network-lock", "skip", "--tcp-established", "--manage-cgroups=ignor
 
 def main(directory: str) -> None:
     """Fork the process that is moved, dump it, restore it, and have it use its connection."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {SPEAK})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {USE_CONNECTION})
     bring_loopback_up()
     subject = fork_subject()
     criu("dump", directory, "--tree", str(subject))
-    os.waitpid(subject, 0)  # CRIU has killed it; its process id has to be free
+    # CRIU has killed it; its pid has to be free for the restore
+    os.waitpid(subject, 0)
     criu("restore", directory, "--restore-detached")
-    os.kill(subject, SPEAK)
-    if answer_of(subject) != 0:
+    os.kill(subject, USE_CONNECTION)
+    if exit_status_of(subject) != 0:
         raise SystemExit("the restored process could not use its connection")
 
 
@@ -41,12 +42,12 @@ def bring_loopback_up() -> None:
 
 
 def fork_subject() -> int:
-    """Return when the child has its connection."""
+    """Fork the process that is moved; returns its pid when it has its connection."""
     receiving, sending = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(receiving)
-        speak_when_told(sending)
+        use_connection_on_signal(sending)
     os.close(sending)
     with os.fdopen(receiving, "rb") as pipe:
         if pipe.read() != b"ready":
@@ -54,20 +55,20 @@ def fork_subject() -> int:
     return child
 
 
-def speak_when_told(ready: int) -> None:
-    """Be the process that is moved: both ends of a connection, and a signal that says `now`."""
+def use_connection_on_signal(ready: int) -> None:
+    """Be the process that is moved: open both ends of a connection, and use it after a signal."""
     try:
         os.setsid()
-        nowhere = os.open(os.devnull, os.O_RDWR)
+        null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
-            os.dup2(nowhere, stream)
-        os.close(nowhere)
+            os.dup2(null, stream)
+        os.close(null)
         server = socket.create_server(("127.0.0.1", 0))
         client = socket.create_connection(server.getsockname())
         served, _ = server.accept()
         os.write(ready, b"ready")
         os.close(ready)
-        signal.sigwait({SPEAK})
+        signal.sigwait({USE_CONNECTION})
         client.sendall(b"moved")
         served.settimeout(ANSWER_TIMEOUT_SECONDS)
         os._exit(0 if served.recv(5) == b"moved" else 1)
@@ -75,14 +76,14 @@ def speak_when_told(ready: int) -> None:
         os._exit(2)
 
 
-def criu(what: str, directory: str, *options: str) -> None:
-    words = ["criu", what, "--images-dir", directory, "--log-file", f"{what}.log"]
+def criu(command: str, directory: str, *options: str) -> None:
+    words = ["criu", command, "--images-dir", directory, "--log-file", f"{command}.log"]
     done = subprocess.run([*words, *COMMON, *options], check=False, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
-        raise SystemExit(f"criu {what} failed")
+        raise SystemExit(f"criu {command} failed")
 
 
-def answer_of(subject: int) -> int:
+def exit_status_of(subject: int) -> int:
     deadline = time.monotonic() + ANSWER_TIMEOUT_SECONDS + 1
     while time.monotonic() < deadline:
         pid, status = os.waitpid(subject, os.WNOHANG)

@@ -1,7 +1,7 @@
-"""How much of a container its move has to send inside the freeze, in CRIU's images. Pure.
+"""Estimates the size of CRIU's images, which a move sends while the container is frozen. Pure.
 
-Deleted files are in them whole, and memory that CRIU does not leave to be restored lazily. Memory
-that processes share goes ahead of them while it is mapped, but not with StopAndCopy.
+The images have the content of deleted files, and the memory that CRIU does not leave to a lazy
+restore. Shared memory that is mapped is copied ahead of them, except with StopAndCopy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transship.linux.mappings import SHARED_MEMORY
 from transship.linux.pages import PAGE_BYTES
 from transship.strategies import LIVE
 
-# on mounts of the kernel's own: memfd, System V and other shared memory, memfd_secret
+# on internal mounts of the kernel: memfd, System V and other shared memory, memfd_secret
 KERNEL_FILES = ("/memfd:", "/SYSV", "/dev/zero", "/secretmem", "/anon_hugepage")
 NAMED_AT_MOST = 3
 
@@ -34,7 +34,7 @@ _MOVING_SHARED_MEMORY_FROZEN = tuple(
 
 
 class _Kind(Enum):
-    """Why it is in the images: how it is called, and what the user can do about it."""
+    """Why something is in the images: its description, and advice for the user."""
 
     DELETED = (
         "in deleted files",
@@ -64,7 +64,7 @@ class _Piece:
 
 
 def state_too_large(census: Census) -> Iterator[Obstacle]:
-    """At most one. A file beyond CRIU's own limit is not counted: it is told of by itself."""
+    """Yield at most one obstacle. A file above CRIU's own limit has an obstacle of its own."""
     pieces = _pieces(census)
     always = [piece for piece in pieces if piece.kind is not _Kind.SHARED]
     if _sum(always) > LARGEST_RESTORE_BODY_BYTES:
@@ -74,12 +74,12 @@ def state_too_large(census: Census) -> Iterator[Obstacle]:
 
 
 def is_memory(target: str) -> bool:
-    """Whether what a descriptor or mapping is of never was a file on a mount of the container."""
+    """Whether a descriptor or mapping is of memory, not of a file on a mount of the container."""
     return target.startswith(KERNEL_FILES)
 
 
 def _pieces(census: Census) -> list[_Piece]:
-    """Each file once, however many have it open or mapped."""
+    """Each file once, however many processes have it open or mapped."""
     files: dict[tuple[int, int], _Piece] = {}
     kept = []
     for task in census.tasks:

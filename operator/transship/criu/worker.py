@@ -1,7 +1,7 @@
-"""One CRIU process at a time, spoken to by RPC: requests, version, features, warming up.
+"""A CRIU process that serves RPC requests; CRIU's version and features.
 
-CRIU is started as `criu swrk FD`, a worker for one conversation over a socket pair, in a session of
-its own: ending it ends whatever it has started as well.
+CRIU is started as `criu swrk FD`, for one client on a socket pair. It has a session of its own, so
+that a signal to the group ends what it has started as well.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KILL_TIMEOUT_SECONDS = 5.0
 """A killed CRIU ends within milliseconds, unless it waits in ptrace for a frozen task."""
 
 MARK = {"TRANSSHIP_CRIU": "worker"}
-"""In the environment of each CRIU that an agent starts, by which a later agent knows it."""
+"""In the environment of each CRIU that an agent starts, so that a later agent recognizes it."""
 
 ORPHAN_POLL_SECONDS = 0.01
 
@@ -38,7 +38,7 @@ OnNotify = Callable[[str], Awaitable[None]]
 
 
 class CriuFailed(TransshipError):
-    """CRIU answered that it could not; `first_error` is the first line of its log that says so."""
+    """CRIU failed; `first_error` is the first error in its log, as its response quotes it."""
 
     reason = Reason.CRIU_FAILED
 
@@ -49,11 +49,13 @@ class CriuFailed(TransshipError):
 
 @dataclass(frozen=True)
 class CriuFacts:
-    """What this node's CRIU and kernel can do."""
+    """The version of this node's CRIU, and its features on this kernel."""
 
     version: tuple[int, int, int]
-    memory_tracking: bool  # soft-dirty: pre-dump
-    lazy_pages: bool  # userfaultfd
+    memory_tracking: bool
+    """Soft-dirty bits, for a pre-dump."""
+    lazy_pages: bool
+    """userfaultfd."""
 
     @property
     def version_text(self) -> str:
@@ -63,8 +65,8 @@ class CriuFacts:
 class Worker:
     """A running `criu swrk`, to be used in an `async with`.
 
-    Start it before the freeze: what the dynamic linker and CRIU's own start cost (5 to 10 ms) is
-    then not part of the blackout.
+    Start it before the freeze: its start takes 5 to 10 ms, which the blackout does not include
+    then.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, channel: socket.socket) -> None:
@@ -79,7 +81,7 @@ class Worker:
         network: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> Self:
-        """`pass_fds` keep their numbers in CRIU; `network` is a namespace to start it in."""
+        """Start CRIU, in a network namespace if given; `pass_fds` keep their numbers."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         try:
@@ -143,15 +145,15 @@ class Worker:
         return decode(message)
 
     async def wait(self) -> int:
-        """Wait for the process's end; after a response that is a matter of a millisecond."""
+        """Hang up and wait for the end of the process, which takes 1 ms after a response."""
         self._channel.close()
         return await self._process.wait()
 
     async def kill(self) -> None:
-        """SIGKILL to CRIU and all it has started; returns when CRIU itself is gone.
+        """Kill CRIU and all that it has started; returns when CRIU has ended.
 
-        Raises DeadlineExceeded when it is not: it then waits in the kernel for a frozen task, and
-        goes as soon as that is thawed.
+        Raises DeadlineExceeded when CRIU waits in the kernel for a frozen task; it ends as soon as
+        the task is thawed.
         """
         self._channel.close()
         with contextlib.suppress(ProcessLookupError):
@@ -175,25 +177,25 @@ class Worker:
 
 
 def inside(network: Path | None) -> tuple[str, ...]:
-    """What to put before a command that is to run in a network namespace.
+    """Return the prefix of a command that runs it in a network namespace; empty without one.
 
-    CRIU leaves alone the one that it runs in itself. Of any other, external ones too, it dumps the
-    connection tracking, for which the kernel walks the whole table of the node: that and the rest
-    took 22 ms of a dump of 48. What was dumped so has to be restored so: its images name no network
-    namespace, and the processes come to be in CRIU's own.
+    CRIU does not dump the namespace that it runs in. Of any other, external ones too, it dumps the
+    connection tracking, for which the kernel walks the table of the whole node: 22 ms of a dump of
+    48 ms. A container dumped from inside its namespace is restored from inside: the images name no
+    network namespace, and the processes start in CRIU's own.
     """
     return () if network is None else ("nsenter", f"--net={network}", "--")
 
 
 async def probe() -> CriuFacts:
-    """Ask CRIU for its version, and for what it finds in this kernel."""
+    """Ask CRIU for its version, and for its features on this kernel."""
     version = await _ask_once(Request(kind=Kind.VERSION))
-    wanted = Features(memory_tracking=True, lazy_pages=True)
-    found = await _ask_once(Request(kind=Kind.FEATURE_CHECK, features=wanted))
+    features = Features(memory_tracking=True, lazy_pages=True)
+    checked = await _ask_once(Request(kind=Kind.FEATURE_CHECK, features=features))
     return CriuFacts(
         version=version.version,
-        memory_tracking=bool(found.features.memory_tracking),
-        lazy_pages=bool(found.features.lazy_pages),
+        memory_tracking=bool(checked.features.memory_tracking),
+        lazy_pages=bool(checked.features.lazy_pages),
     )
 
 
@@ -206,10 +208,10 @@ async def _ask_once(request: Request) -> Response:
 
 
 async def orphans_ended(*, timeout_seconds: float) -> bool:
-    """Wait for the CRIUs of an agent that died: to be called before any container is thawed.
+    """Wait for the CRIUs of an agent that died; call it before any container is thawed.
 
-    They have lost their page stream and their channel, so they undo what they have begun and end.
-    The last thing that they do is to freeze the container again if it was frozen before.
+    Their channel is closed, so they undo what they have begun and end. At last they freeze the
+    container again if it was frozen before. Returns whether all have ended in time.
     """
     deadline = time.monotonic() + timeout_seconds
     while _orphans():
@@ -220,20 +222,20 @@ async def orphans_ended(*, timeout_seconds: float) -> bool:
 
 
 def _orphans() -> list[int]:
-    found = []
+    pids = []
     mark = b"TRANSSHIP_CRIU=worker"
     for path in Path("/proc").glob("[0-9]*/comm"):
         with contextlib.suppress(OSError):
             if path.read_bytes() == b"criu\n" and mark in path.with_name("environ").read_bytes():
-                found.append(int(path.parent.name))
-    return found
+                pids.append(int(path.parent.name))
+    return pids
 
 
 async def warm() -> None:
-    """Let CRIU probe the kernel once and keep the answers in /run/criu.kdat.
+    """Let CRIU probe the kernel once and cache the results in /run/criu.kdat.
 
-    Without that file every start costs 30 to 50 ms more. CRIU writes it only on a tmpfs. What
-    `criu check` thinks of the kernel is not asked: it proves too little (selftest.py does).
+    Without that file every start takes 30 to 50 ms longer. CRIU writes it on a tmpfs only. The
+    verdict of `criu check` is ignored, because it proves too little; selftest.py proves more.
     """
     with contextlib.suppress(CommandFailed):
         await run(["criu", "check"], timeout_seconds=PROBE_TIMEOUT_SECONDS)

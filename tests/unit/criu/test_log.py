@@ -335,7 +335,7 @@ def test_what_is_no_error_is_not_read() -> None:
 
 
 def test_an_empty_log_is_said_to_be_empty() -> None:
-    assert "no word" in diagnose("", otherwise=Reason.RESTORE_FAILED).message
+    assert "no error" in diagnose("", otherwise=Reason.RESTORE_FAILED).message
 
 
 def test_the_tail_is_short() -> None:

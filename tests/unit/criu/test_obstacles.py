@@ -7,7 +7,7 @@ import pytest
 
 from transship.api.reasons import Reason
 from transship.criu.census import Census, Deleted, Descriptor, Mount, Task
-from transship.criu.obstacles import MOST, obstacles_in
+from transship.criu.obstacles import MOST_OBSTACLES, obstacles_in
 from transship.linux.pidfds import Socket
 
 OWN = {"pid": 1, "ipc": 2, "uts": 3, "user": 4, "time": 5, "mnt": 6, "net": 7}
@@ -39,7 +39,7 @@ def census(
     return Census(
         tasks=tasks,
         mounts=mounts,
-        given=frozenset({"/volume"}),
+        runtime_mounts=frozenset({"/volume"}),
         user_namespace=OWN["user"],
         peers=peers or {},
         queues=queues,
@@ -204,7 +204,7 @@ def test_what_moves_is_not_refused(case: str) -> None:
 
 def test_a_leak_of_descriptors_does_not_fill_the_report() -> None:
     leak = (Descriptor(number, "anon_inode:[perf_event]") for number in range(1000))
-    assert len(obstacles_in(census(*leak))) == MOST
+    assert len(obstacles_in(census(*leak))) == MOST_OBSTACLES
 
 
 def test_a_container_that_has_just_ended_is_not_judged() -> None:

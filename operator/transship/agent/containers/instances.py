@@ -90,7 +90,7 @@ class NodeInstances:
         pids = self.freezer(container_id).processes()
         spec = externals.read_spec(self.runtime.layout.bundle(container_id))
         mounts = [mount.destination for mount in spec.mounts]
-        return obstacles.obstacles_in(census.take(pids, peers=peers, given=mounts))
+        return obstacles.obstacles_in(census.take(pids, peers=peers, runtime_mounts=mounts))
 
     async def clear(self, container_id: str) -> None:
         await self.runtime.destroy(container_id)

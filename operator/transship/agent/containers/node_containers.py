@@ -1,7 +1,8 @@
-"""The containers that this node holds: orders, deletions, reports; one supervisor for each.
+"""All containers of this node: orders, deletions, reports, and one supervisor for each.
 
-The server calls it for the operator; the two roles of a migration call adopt and disown, so that
-the end of a copy that was given away is no exit, and an arrived one is looked after.
+The HTTP service calls it for the operator. The two roles of a migration call it too: `disown`
+before a copy is frozen or destroyed, so that its end counts as no exit, and `adopt` for a container
+that has come here.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from transship.common.errors import NotFound
 
 
 class NodeContainers:
-    """All of them. Every change goes through the journal first."""
+    """The containers by id. Every change is written to the journal first."""
 
     def __init__(self, deps: SupervisorDeps) -> None:
         self._deps = deps
@@ -41,17 +42,20 @@ class NodeContainers:
         self.migratability_scan = MigratabilityScan(deps.journal, deps.instances)
 
     def begin(self) -> None:
-        """Look after everything that the journal says is ours; after the roles have recovered."""
+        """Supervise all containers that this node owns; called after the roles have recovered."""
         for record in self._journal.all():
             if record.state in OWNED:
                 self._supervisor(record.id).begin()
 
     async def close(self) -> None:
-        """Stop looking; containers run on."""
-        await asyncio.gather(*(each.close() for each in self._supervisors.values()))
+        """End all supervision; containers run on."""
+        await asyncio.gather(*(supervisor.close() for supervisor in self._supervisors.values()))
 
     def apply(self, order: ContainerOrder) -> ContainerReport:
-        """Take an order; what it needs is done afterwards, the report tells how far it is."""
+        """Accept an order and return at once; later reports say how far it was carried out.
+
+        Raises Refused for a stale epoch, or a changed order during a migration.
+        """
         present = self._journal.get(order.id)
         floor = self._journal.floor(order.id)
         wanted = transitions.ordered(present, order, boot=self._journal.boot, floor=floor)
@@ -67,12 +71,12 @@ class NodeContainers:
         return self.report(order.id)
 
     def delete(self, container_id: str, *, epoch: int) -> ContainerReport | None:
-        """Begin to end and remove a container; None when there is none (any more)."""
+        """Begin to stop and remove a container. None if this node does not have it (any more)."""
         record = self._journal.get(container_id)
         if record is None:
             return None
         transitions.may_be_deleted(record, epoch=epoch)
-        if record.order.state is not DesiredState.STOPPED:  # also after a restart of the agent
+        if record.order.state is not DesiredState.STOPPED:  # a restarted agent stops it too
             order = record.order.model_copy(update={"state": DesiredState.STOPPED})
             self._journal.put(record.but(order=order, epoch=max(epoch, record.epoch)))
         supervisor = self._supervisor(container_id)
@@ -91,7 +95,7 @@ class NodeContainers:
         return ContainerReports(containers=tuple(self._report(r) for r in self._journal.all()))
 
     def on_exit(self, container_id: str) -> None:
-        """Its exit was seen."""
+        """Wake the supervisor of a container whose exit was reported."""
         supervisor = self._supervisors.get(container_id)
         if supervisor is not None:
             supervisor.wake()
@@ -99,38 +103,38 @@ class NodeContainers:
     # What the roles of a migration use.
 
     async def pause_probes(self, container: str) -> None:
-        """Let no probe run inside: no dump can take a command that the node started."""
+        """Stop the probes: CRIU cannot dump a command that the node started in the container."""
         await self._supervisor(container).pause_probes()
 
     async def find_obstacles(self, container: str) -> tuple[Obstacle, ...]:
-        """What in it keeps it from being moved live, right now."""
+        """What keeps a container from being moved live right now."""
         return await self.migratability_scan.scan(container)
 
     async def wait_for_step(self, container: str) -> int | None:
-        """Wait for what is just being done to it; disown it before the next await.
+        """Wait for the supervisor's present step; the caller disowns before its next await.
 
-        Returns process 1 of what runs; an end that nobody has noted is noted.
+        Records an exit that was not recorded yet. Returns the pid of process 1, or None.
         """
         return await self._supervisor(container).wait_for_step()
 
     def instance(self, container: str) -> int | None:
-        """Process 1 of what runs now."""
+        """The pid of process 1 of the present instance; None if no instance runs."""
         return self._supervisor(container).instance
 
     async def record_exit(self, container: str) -> bool:
-        """Whether a copy has ended by itself although it was disowned to be frozen or stopped."""
+        """Record the exit of a disowned copy that has ended by itself. Returns whether it has."""
         return await self._supervisor(container).record_exit()
 
     def lifecycle(self, container: str) -> Lifecycle:
-        """What the next node has to know of a container that is frozen here."""
+        """What the target must know of a container that is frozen here."""
         return self._supervisor(container).lifecycle(_known(self._journal.get(container)))
 
     def disown(self, container: str) -> None:
-        """Leave a copy alone: its end is not an exit. Before the freeze, or the destruction."""
+        """End supervision before a copy is frozen or destroyed: its end is no exit then."""
         self._supervisor(container).disown()
 
     def readopt(self, container: str) -> None:
-        """Look after a copy again that was disowned or quietened: the move did not happen."""
+        """Supervise a copy again after its migration was given up."""
         self._keep(container)
 
     def _keep(self, container: str, lifecycle: Lifecycle | None = None) -> None:
@@ -139,12 +143,12 @@ class NodeContainers:
         supervisor.begin()
 
     def adopt(self, record: Record, *, pid: int | None, lifecycle: Lifecycle | None) -> None:
-        """Look after a container that has come from elsewhere, whether it runs or not."""
+        """Supervise a container that came from another node, whether it runs or not."""
         logger.bind(container=record.id, epoch=record.epoch, pid=pid).debug("container adopted")
         self._keep(record.id, lifecycle)
 
     async def start(self, record: Record) -> None:
-        """Start from the image, as at first (Cold), unless it is to be stopped; look after it."""
+        """Cold: start an instance unless the order wants it stopped, and supervise it."""
         if record.order.state is not DesiredState.STOPPED:
             await self._instances.fetch(transitions.pinned(record))
             await self._instances.start(record.order)
@@ -153,7 +157,7 @@ class NodeContainers:
         self.readopt(record.id)
 
     async def stop(self, container: str) -> None:
-        """Stop with signal and grace (Cold) a copy that was disowned; the record stays."""
+        """Cold: stop a disowned copy with its signal and grace period; the record stays."""
         record = _known(self._journal.get(container))
         await self._instances.stop(record.order)
         await self._instances.clear(container)
@@ -184,12 +188,12 @@ class NodeContainers:
             migration=record.migration,
             obstacles=tuple(
                 ReportedObstacle(
-                    reason=each.reason,
-                    message=each.message,
-                    hint=each.hint,
-                    strategies=each.strategies,
+                    reason=obstacle.reason,
+                    message=obstacle.message,
+                    hint=obstacle.hint,
+                    strategies=obstacle.strategies,
                 )
-                for each in self.migratability_scan.obstacles(record.id)
+                for obstacle in self.migratability_scan.obstacles(record.id)
             ),
             awaits_memory=observed.awaits_memory,
             owes_memory=record.memory_goes_to is not None,
@@ -201,7 +205,7 @@ class NodeContainers:
 
 
 def _ready(record: Record, observed: ObservedContainer, supervisor: Supervisor | None) -> bool:
-    """Running, and the readiness and startup probes (if any) say so. In a handover: said so."""
+    """Whether it runs and its probes succeed; in a handover, the last recorded result."""
     owned = record.state in OWNED
     gone = not observed.alive and record.state is not RecordState.RELEASED
     if gone or (owned and record.order.state is DesiredState.FROZEN):
@@ -212,7 +216,7 @@ def _ready(record: Record, observed: ObservedContainer, supervisor: Supervisor |
 
 
 def _note(supervisor: Supervisor) -> Note:
-    """What the probes say is told when there is nothing worse."""
+    """The supervisor's note, or the message of the probes if there is none."""
     health = supervisor.health
     if supervisor.note.reason or health is None or not health.message:
         return supervisor.note

@@ -1,1 +1,4 @@
-"""The node itself: facts, health, registration, garbage collection, upkeep of the network."""
+"""The node itself: facts, health, registration, garbage collection, routes, migratability.
+
+Nothing in here takes part in a migration.
+"""

@@ -1,4 +1,4 @@
-"""The agent's certificate, taken up anew when its file changes: renewing it needs no restart."""
+"""The agent's certificate, reloaded when its file changes, so that renewal needs no restart."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ CHECK_SECONDS = 30.0
 
 
 class Credentials:
-    """TLS of both directions; connections that are open keep what they began with."""
+    """TLS contexts for server and client. Open connections keep the certificate they began with."""
 
     def __init__(self, paths: TlsFiles) -> None:
-        files = {
-            "authority": paths.authority, "certificate": paths.certificate, "key": paths.key,
-        }  # fmt: skip
-        self.server: ssl.SSLContext = server_context(**files)
-        self.client: ssl.SSLContext = client_context(**files)
+        self.server: ssl.SSLContext = server_context(
+            authority=paths.authority, certificate=paths.certificate, key=paths.key
+        )
+        self.client: ssl.SSLContext = client_context(
+            authority=paths.authority, certificate=paths.certificate, key=paths.key
+        )
         self._paths = paths
         self._version = paths.version()
 
@@ -30,22 +31,23 @@ class Credentials:
             self.refresh()
 
     def refresh(self) -> bool:
-        """Load what has changed; a pair with one half missing waits for the next look."""
+        """Reload changed files. A certificate without its key waits for the next check."""
         try:
             version = self._paths.version()
             if version == self._version:
                 return False
+            # tried first: a failed load would leave the contexts in use without a certificate
             server_context(
                 authority=self._paths.authority,
                 certificate=self._paths.certificate,
                 key=self._paths.key,
-            )  # a pair that does not match would leave the contexts in use without any
+            )
             for context in (self.server, self.client):
                 context.load_verify_locations(self._paths.authority)
                 context.load_cert_chain(self._paths.certificate, self._paths.key)
         except (OSError, ssl.SSLError) as e:
-            logger.bind(cause=str(e)).warning("a changed certificate cannot be used yet")
+            logger.bind(cause=str(e)).warning("loading the changed certificate failed")
             return False
         self._version = version
-        logger.bind(certificate=str(self._paths.certificate)).info("certificate taken up anew")
+        logger.bind(certificate=str(self._paths.certificate)).info("certificate reloaded")
         return True

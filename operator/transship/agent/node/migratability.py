@@ -1,8 +1,8 @@
-"""Looks at every container that runs here for what would keep it from being moved live.
+"""The scan of running containers for obstacles to a live migration.
 
-Now and then by itself, for the placement's condition Migratable, and whenever a move begins. What
-one look finds counts only if the next one finds it too: a command that a probe has just started in
-the container is there for a moment, with namespaces of its own until it has entered the others.
+It runs periodically, for the placement's condition Migratable, and whenever a migration begins. An
+obstacle counts only if a second scan finds it too: a command that a probe has just started is in
+the cgroup for a moment with namespaces of its own, until it has entered the container's.
 """
 
 from __future__ import annotations
@@ -24,34 +24,36 @@ RESCAN_SECONDS = 0.2
 
 
 class MigratabilityScan:
-    """What is known of each container; a look at one disturbs nothing."""
+    """The obstacles of each container. A scan does not disturb the container."""
 
     def __init__(self, journal: Journal, instances: Instances) -> None:
         self._journal, self._instances = journal, instances
         self._obstacles: dict[str, tuple[Obstacle, ...]] = {}
 
     def obstacles(self, container: str) -> tuple[Obstacle, ...]:
-        """As of the last look."""
+        """The obstacles that the last scan found."""
         return self._obstacles.get(container, ())
 
     async def scan(self, container: str) -> tuple[Obstacle, ...]:
-        found = await self._instances.find_obstacles(container)
-        if found:
+        """Scan one container now. Raises TransshipError if it does not run."""
+        present = await self._instances.find_obstacles(container)
+        if present:
             await asyncio.sleep(RESCAN_SECONDS)
             again = await self._instances.find_obstacles(container)
-            found = tuple(each for each in again if any(map(each.is_same, found)))
+            present = tuple(obstacle for obstacle in again if any(map(obstacle.is_same, present)))
         record = self._journal.get(container)
         if record is not None:
-            found = (*obstacles.of_start(refuses_landlock=record.refuses_landlock), *found)
-        self._obstacles[container] = found
-        return found
+            present = (*obstacles.of_start(refuses_landlock=record.refuses_landlock), *present)
+        self._obstacles[container] = present
+        return present
 
     async def run(self) -> None:
         while True:
             await asyncio.sleep(SCAN_SECONDS)
-            ours = [r.id for r in self._journal.all() if r.state is RecordState.RUNNING]
-            self._obstacles = {name: seen for name, seen in self._obstacles.items() if name in ours}
-            await for_each(ours, self._scan_if_running, doing="looking a container over")
+            running = [r.id for r in self._journal.all() if r.state is RecordState.RUNNING]
+            for container in self._obstacles.keys() - set(running):
+                del self._obstacles[container]
+            await for_each(running, self._scan_if_running, doing="scanning a container")
 
     async def _scan_if_running(self, container: str) -> None:
         try:
@@ -59,5 +61,5 @@ class MigratabilityScan:
                 await self.scan(container)
             else:
                 self._obstacles.pop(container, None)
-        except TransshipError as e:  # it has just ended, or left
-            logger.bind(container=container, error=str(e)).debug("not looked over")
+        except TransshipError as e:  # it has just ended or moved
+            logger.bind(container=container, error=str(e)).debug("container not scanned")

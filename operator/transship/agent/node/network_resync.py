@@ -1,6 +1,6 @@
-"""Keeps containers reachable whatever befalls the node's link: routes and answers are set again.
+"""Sets the containers' routes and proxy neighbours again after the node's link has lost them.
 
-A link that goes down and up, or loses an address, takes with it what was set for containers on it.
+A link that goes down and up, or loses an address, loses the routes and proxy neighbours on it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ RESYNC_SECONDS = 2.0
 
 
 class NetworkResync:
-    """Looks now and then; where all is as it should be that disturbs nothing."""
+    """Refreshes the network periodically; a refresh without a change disturbs nothing."""
 
     def __init__(self, network: ContainerNetwork) -> None:
         self._network = network
@@ -25,15 +25,17 @@ class NetworkResync:
         failing = False
         while True:
             await asyncio.sleep(RESYNC_SECONDS)
-            failing = await self._look(failing=failing)
+            failing = await self._refresh(failing=failing)
 
-    async def _look(self, *, failing: bool) -> bool:
+    async def _refresh(self, *, failing: bool) -> bool:
         try:
-            mended = await asyncio.to_thread(self._network.refresh)
-        except TransshipError as e:  # the link is away, say
+            restored = await asyncio.to_thread(self._network.refresh)
+        except TransshipError as e:  # the link does not exist, for example
             if not failing:
-                logger.bind(error=str(e)).warning("the containers' network cannot be looked after")
+                logger.bind(error=str(e)).warning("refreshing the containers' network failed")
             return True
-        if mended:
-            logger.bind(containers=mended).warning("routes and answers were lost: set again")
+        if restored:
+            logger.bind(containers=restored).warning(
+                "lost routes and proxy neighbours were set again"
+            )
         return False

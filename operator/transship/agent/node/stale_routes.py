@@ -1,8 +1,8 @@
-"""Ending the detours that containers leave behind when they move away.
+"""Removes the forwarding routes of containers that have moved away.
 
-A node goes on forwarding what still comes for an address that has left it, for those who have not
-heard the announcement. Not for ever: the address may belong to another container one day. What
-there is to end is read from the kernel, so a killed agent's detours are ended by the next one.
+A node forwards packets for an address that has left it, for hosts that have not received the
+announcement. After a while the route is stale, since the address may go to another container.
+Stale routes are read from the kernel, so the next agent removes those of one that was killed.
 """
 
 from __future__ import annotations
@@ -19,40 +19,42 @@ from transship.network import ContainerNetwork
 from transship.network.addresses import Address
 from transship.network.container_network import Forward
 
-KEPT_SECONDS = 10.0  # announcements are repeated for 5 s
+# announcements are repeated for 5 s
+KEPT_SECONDS = 10.0
 SWEEP_SECONDS = 2.0
 
 
 class StaleRoutes:
-    """Ends each detour some time after the journal has nothing about its address any more."""
+    """Removes a forwarding route KEPT_SECONDS after the journal has lost its address."""
 
     def __init__(self, network: ContainerNetwork, *, journal: Journal, clock: Clock) -> None:
         self._network, self._journal, self._clock = network, journal, clock
         self._since: dict[Forward, float] = {}
-        self._stuck: set[Forward] = set()
+        self._failed: set[Forward] = set()
 
     async def run(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self.sweep(await asyncio.to_thread(self._network.forwards))
 
-    def sweep(self, found: tuple[Forward, ...]) -> None:
-        """No await in here: a container may come back at any time."""
+    def sweep(self, forwards: tuple[Forward, ...]) -> None:
+        """Remove the stale ones of these routes. Never awaits: a container may return meanwhile."""
         now, owned = self._clock.monotonic(), self._addresses_in_journal()
-        unowned = [forward for forward in found if forward.address not in owned]
+        unowned = [forward for forward in forwards if forward.address not in owned]
         self._since = {forward: self._since.get(forward, now) for forward in unowned}
-        self._stuck &= self._since.keys()
+        self._failed &= self._since.keys()
         for forward in [f for f, since in self._since.items() if now - since >= KEPT_SECONDS]:
-            self._end(forward)
+            self._remove(forward)
 
-    def _end(self, forward: Forward) -> None:
+    def _remove(self, forward: Forward) -> None:
         try:
             self._network.forget_forward((forward.address,))
-        except (TransshipError, OSError) as e:  # the others have their turn; tried again
-            if forward not in self._stuck:
-                logger.bind(address=str(forward.address), error=str(e)).warning("detour not ended")
-            self._stuck.add(forward)
+        except (TransshipError, OSError) as e:  # the next sweep tries again
+            if forward not in self._failed:
+                log = logger.bind(address=str(forward.address), error=str(e))
+                log.warning("removing a stale route failed")
+            self._failed.add(forward)
 
     def _addresses_in_journal(self) -> frozenset[Address]:
         records = self._journal.all()
-        return frozenset(ip_address(each) for record in records for each in record.order.addresses)
+        return frozenset(ip_address(text) for record in records for text in record.order.addresses)

@@ -29,10 +29,10 @@ class ResolvedVolume(Message):
 
 
 class ContainerOrder(Message):
-    """What the operator wants this node to hold. Every env entry has a plain value here.
+    """The container that the operator orders a node to have. Every env entry has a plain value.
 
-    References are resolved too, once, where the spec is read: the agent expands nothing, since a
-    second time would change what a Secret says and what $$ keeps from being a reference.
+    The operator has resolved all references. The agent must not expand anything again: that would
+    change values of Secrets that contain a $.
 
     id is the placement's UID. An agent refuses an order whose epoch is older than its record's, and
     an order for epoch 1 while it has promised the container away.
@@ -50,7 +50,7 @@ class ContainerOrder(Message):
 
 
 class ProbeState(Message):
-    """What the probes have said of the present instance. Without probes it is started and ready."""
+    """The results of the probes of the present instance. Without probes it is started and ready."""
 
     started: bool = False
     ready: bool = False
@@ -58,9 +58,9 @@ class ProbeState(Message):
 
 
 class ReportedObstacle(Message):
-    """What in a running container keeps it from being moved live.
+    """Something in a running container that prevents a live move.
 
-    strategies: those that it stands in the way of; empty: all but Cold.
+    strategies: those that it prevents. Empty: all but Cold.
     """
 
     reason: str
@@ -75,7 +75,7 @@ class ReportedObstacle(Message):
 
 
 class ContainerReport(Message):
-    """What an agent knows of a container: its own record, and what the kernel says."""
+    """What an agent reports of a container: its own record, and what the kernel shows."""
 
     id: str
     namespace: str
@@ -90,7 +90,7 @@ class ContainerReport(Message):
     image_digest: str | None = None
     migration: str | None = None
     obstacles: tuple[ReportedObstacle, ...] = ()
-    """As the agent saw it last; it looks every 10 seconds, and whenever a move begins."""
+    """From the agent's last scan, which it makes every 10 seconds and when a move begins."""
     awaits_memory: bool = False  # it was moved here, and has not got all of its pages yet
     owes_memory: bool = False  # it has left, and its pages have not all followed yet
     released_to: str = ""  # the node that it was given away to, while that is remembered

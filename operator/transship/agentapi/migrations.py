@@ -22,11 +22,11 @@ class Peer(Message):
 
     node: str
     address: str  # for streams
-    addresses: tuple[str, ...] = ()  # for routes, one of each IP family at the least
+    addresses: tuple[str, ...] = ()  # for routes, at least one of each IP family
 
     @property
     def hops(self) -> tuple[str, ...]:
-        """Also of a peer that was noted when there was only one."""
+        """All addresses, also of a peer from a record of before there could be several."""
         return self.addresses or (self.address,)
 
     endpoint: str  # https://IP:PORT
@@ -35,7 +35,7 @@ class Peer(Message):
 class IncomingOrder(Message):
     """To the target. order.epoch is the epoch that it will run as (the source's + 1).
 
-    start_time, restarts and last_exit are the container's past, as its placement's status tells it.
+    start_time, restarts and last_exit are the container's past, from its placement's status.
     """
 
     migration: Id
@@ -59,7 +59,7 @@ class OutgoingOrder(Message):
 
 
 class MigrationReport(Message):
-    """What one side knows of a migration. choice: how the source does it, and why."""
+    """The state of one side of a migration. choice: the source's strategy, and why."""
 
     migration: str
     state: SideState
@@ -88,21 +88,21 @@ class MemoryEndpoint(Message):
 
 
 class MemoryState(Message):
-    """Whether a container that has arrived still waits for some of its memory."""
+    """Whether a container that runs on the target still waits for some of its memory."""
 
     awaited: bool
 
 
 class MemoryLoss(Message):
-    """Why the rest of a container's memory will never come, for people."""
+    """Why the rest of a container's memory can never come."""
 
     why: Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class Lifecycle(Message):
-    """How the container has fared so far, as the source's record says at the freeze.
+    """The container's past at the freeze, from the source's record.
 
-    completed: it has ended by itself, and its restart policy wants no other instance.
+    completed: it has ended by itself, and its restart policy starts no other instance.
     """
 
     completed: bool = False
@@ -115,10 +115,10 @@ class Lifecycle(Message):
 
 
 class RestoreRequest(Message):
-    """Goes before the images: what the target must know that they do not say."""
+    """Sent before the images: what the target must know besides them."""
 
     cold: bool = False  # no images come: nothing runs at the source
-    lifecycle: Lifecycle | None = None  # None: of a source that does not tell it yet
+    lifecycle: Lifecycle | None = None  # None: from a source of an older version
 
     memory_follows: bool = False  # after the resume: not all pages will come before it
     image_bytes: Annotated[int, Field(ge=0)] = 0  # of all images, once they are whole

@@ -1,4 +1,4 @@
-"""What an agent says of its node besides the facts, which its NodeAgent's status has."""
+"""What an agent reports of its node, besides what the status of its NodeAgent has."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from transship.agentapi.message import Message
 
 
 class Leftover(Message):
-    """Something of a container that no record owns; alive: a program runs, so it is left alone."""
+    """Something of a container that no record owns. alive: a process runs, so it is kept."""
 
     container: str
     what: tuple[str, ...]
@@ -14,7 +14,7 @@ class Leftover(Message):
 
 
 class QuarantinedRecord(Message):
-    """A record that the agent does not obey; its container is left alone."""
+    """A record that the agent could not read; it leaves its container alone."""
 
     container: str
     file: str

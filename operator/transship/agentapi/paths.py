@@ -1,4 +1,4 @@
-"""Where things are on an agent. PUT and DELETE can be repeated; GET never changes anything."""
+"""The paths of an agent's HTTP API. PUT and DELETE can be repeated; GET changes nothing."""
 
 PORT = 7443
 """HTTPS, mutual TLS: the operator and the other agents."""
@@ -23,12 +23,12 @@ OUTGOING_ABORT = "/v1/outgoing/{migration}/abort"
 
 A migration that has not begun here is never going to: its order may still be under way."""
 OUTGOING_VERDICT = "/v1/outgoing/{migration}/verdict"
-"""GET VerdictReply: what the source's record says; also asked by a target that waits for its go."""
+"""GET VerdictReply: what the source's record says; a target that waits requests it, too."""
 
 INCOMING = "/v1/incoming/{migration}"
 """The target's half. PUT IncomingOrder prepares, GET MigrationReport, DELETE forgets its end."""
 INCOMING_ABORT = "/v1/incoming/{migration}/abort"
-"""POST: throw away what was prepared; refused once the target runs."""
+"""POST: discard what was prepared; refused once the target runs."""
 INCOMING_MEMORY = "/v1/incoming/{migration}/memory"
 """POST by the source: get ready for the coming dump's memory; the reply is MemoryEndpoint.
 

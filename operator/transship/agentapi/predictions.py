@@ -1,4 +1,4 @@
-"""Asking a container's agent what a move to another node would be like."""
+"""Predictions: what a move of a container to another node would be like."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transship.api.placement import MigrationSettings, Strategy
 
 
 class PredictionRequest(Message):
-    """Nothing is moved: the container's writes and the link to the target are looked at."""
+    """Asks for a measurement of the container's writes and the link; nothing is moved."""
 
     target: Peer
     settings: MigrationSettings = MigrationSettings()
@@ -18,7 +18,7 @@ class PredictionRequest(Message):
 class PredictionReply(Message):
     """What was measured, and what follows from it. Rates in bytes per second.
 
-    reason, message and hint: why the move would fail; empty where nothing speaks against it.
+    reason, message and hint: why the move would fail; empty where there is no obstacle.
     """
 
     strategy: Strategy

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class RecordState(StrEnum):
-    """What this agent has promised about its copy of a container."""
+    """What this agent's journal records of its copy of a container."""
 
     RUNNING = "Running"  # it owns the container: this is the copy that runs
     STOPPED = "Stopped"  # it owns the container, which does not run (by its spec, or it has ended)
@@ -38,7 +38,7 @@ class SideState(StrEnum):
     COPYING = "Copying"  # source: files and memory, while the container runs
     FROZEN = "Frozen"  # source
     HELD = "Held"  # target
-    RELEASED = "Released"  # source: go was decided, the target may not have heard of it yet
+    RELEASED = "Released"  # source: decided; the target may not have the verdict yet
     RUNNING = "Running"  # target: owner now
     DONE = "Done"  # source: its copy is destroyed
     FAILED = "Failed"  # over for this side, nothing is left; source: the container runs on here

@@ -1,4 +1,5 @@
-"""The operator: kopf watches, one loop per object observes, decides, acts and writes the status.
+"""The operator: kopf watches, and one loop per object observes, decides and acts.
 
-It holds no state of its own. It never imports the agent or anything that works on a node.
+The process keeps no state of its own that matters. Nothing here may import the agent or what works
+on a node.
 """

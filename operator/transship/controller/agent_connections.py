@@ -1,7 +1,7 @@
 """AgentConnections: a client per agent, as long as its endpoint and our certificate stay the same.
 
-A certificate is renewed by writing its files anew, one after the other or all at once; a process
-that lives for months takes up the new one without a restart.
+A certificate is renewed by writing its files again, one by one or all at once. The process loads
+the new one without a restart.
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ RETIREMENT_SECONDS = 60.0  # twice what the longest call may take
 
 
 class NodeContexts:
-    """TLS towards each node's agent, by the newest files that could be loaded."""
+    """The TLS context for each node's agent, from the newest files that could be loaded."""
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
         self._known: dict[str, tuple[tuple[int, ...], ssl.SSLContext]] = {}
-        self._told: tuple[int, ...] | None = None
+        self._logged_version: tuple[int, ...] | None = None
 
     def of(self, node: str) -> ssl.SSLContext:
-        """The same one until the files change; raises Unreachable where there never was one."""
+        """The context, which is the same object until the files change.
+
+        Raises Unreachable where no files could be loaded yet.
+        """
         known = self._known.get(node)
         version: tuple[int, ...] = ()
         try:
@@ -45,17 +48,17 @@ class NodeContexts:
                     f"calling the agent of node {node}: loading our own certificate: {e}",
                     reason="AgentUnreachable",
                 ) from e
-            self._tell(version, e)
+            self._log_once(version, e)
             return known[1]
         if known is not None:
-            logger.bind(node=node).info("certificate taken up anew")
+            logger.bind(node=node).info("certificate loaded again")
         self._known[node] = (version, context)
         return context
 
-    def _tell(self, version: tuple[int, ...], error: Exception) -> None:
-        """Once for the same files, however often they are looked at."""
-        if version != self._told:
-            self._told = version
+    def _log_once(self, version: tuple[int, ...], error: Exception) -> None:
+        """Log a failure once for the same files."""
+        if version != self._logged_version:
+            self._logged_version = version
             logger.bind(cause=str(error)).warning("a changed certificate cannot be used yet")
 
 
@@ -70,7 +73,7 @@ class AgentConnections:
         self._retired: set[AgentClient] = set()
 
     def to(self, agent: NodeAgent) -> AgentClient:
-        """Raises Unreachable while the agent has told no endpoint, or we have no certificate."""
+        """Raises Unreachable while the agent has no endpoint, or we have no certificate."""
         node, endpoint = agent.metadata.name, agent.status.endpoint
         if not endpoint:
             raise Unreachable(
@@ -92,7 +95,7 @@ class AgentConnections:
             await client.close()
 
     def _retire(self, client: AgentClient) -> None:
-        """Close it once whoever has it in hand has ended the calls that it was taken for."""
+        """Close it later: calls on it may still be under way."""
         self._retired.add(client)
         _ = self._closing.begin(self._close_later(client), name=f"retire {client.node}")
 

@@ -1,8 +1,8 @@
-"""AgentPoller: what all agents say of their containers, asked of each agent once a second.
+"""AgentPoller: asks each agent once a second for the reports of all its containers.
 
-One list per agent instead of one question per placement: two thousand placements on ten nodes are
-ten requests a second. A loop is woken when what is said of its container changes, and when the
-agent it depends on falls silent or speaks again.
+One list per agent instead of one request per placement: two thousand placements on ten nodes are
+ten requests a second. A loop is woken when the report of its container changes, and when its agent
+stops or starts to answer.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Connections(Protocol):
 
 @dataclass
 class _Known:
-    """One agent as last heard."""
+    """The last answer of one agent."""
 
-    heard_at: float
-    heard: bool = False
+    answered_at: float
+    answered: bool = False
     silent: bool = False
     reports: Mapping[str, ContainerReport] = field(default_factory=dict)
     noted: dict[str, ContainerReport | None] = field(default_factory=dict)
@@ -75,9 +75,9 @@ class AgentPoller:
         return now - self._missing_since.setdefault(node, now) >= GONE_AFTER_SECONDS
 
     def fenced(self, node: str) -> bool:
-        """An administrator declared that the node runs nothing any more, and it is silent.
+        """The node has the out-of-service taint, or was deleted, and its agent does not answer.
 
-        A node whose agent answers is not off, whatever its taints say.
+        A node whose agent answers is not shut down, whatever its taints say.
         """
         if self.gone(node):
             return True
@@ -85,10 +85,12 @@ class AgentPoller:
         return silent and self._cache.is_out_of_service(node)
 
     def unreported_nodes(self) -> frozenset[str]:
-        """Registered nodes of whose containers this process has not heard, or hears no more."""
+        """Registered nodes whose agents have not answered this process, or answer no more."""
         names = {agent.metadata.name for agent in self._cache.node_agents()}
-        heard = {node for node, known in self._known.items() if known.heard and not known.silent}
-        return frozenset(node for node in names - heard if not self.fenced(node))
+        answering = {
+            node for node, known in self._known.items() if known.answered and not known.silent
+        }
+        return frozenset(node for node in names - answering if not self.fenced(node))
 
     def nodes(self) -> tuple[Node, ...]:
         loads, demands = self._cache.loads(), self._cache.demands()
@@ -105,7 +107,7 @@ class AgentPoller:
         )
 
     def reported_copies(self, id: str) -> tuple[ReportedCopy, ...]:
-        """What agents said of a container when last asked; silent and gone ones are left out."""
+        """The last reports of a container, without those of silent and deleted nodes."""
         return tuple(
             ReportedCopy(node, report)
             for node, known in self._known.items()
@@ -115,7 +117,7 @@ class AgentPoller:
         )
 
     def note(self, node: str, id: str, report: ContainerReport | None) -> None:
-        """What an agent has just said of one container: nothing older is to be told after it."""
+        """Put in a report that is newer than the last poll. None: the agent has none."""
         known = self._known.get(node)
         if known is None:
             return
@@ -125,7 +127,7 @@ class AgentPoller:
             self._cache.wake({id})
 
     async def run(self) -> None:
-        """Keep one poll per registered agent going, until cancelled."""
+        """Keep one poll per registered agent running, until cancelled."""
         try:
             while True:
                 self._follow()
@@ -136,7 +138,7 @@ class AgentPoller:
             await asyncio.gather(*self._polls.values(), return_exceptions=True)
 
     def _follow(self) -> None:
-        """A poll that has ended, for whatever reason, is begun again."""
+        """Start a poll for each registered agent. One that has ended is started again."""
         self._polls = {node: poll for node, poll in self._polls.items() if not poll.done()}
         registered = {agent.metadata.name for agent in self._cache.node_agents()}
         for node in registered - self._polls.keys():
@@ -151,21 +153,21 @@ class AgentPoller:
             await asyncio.sleep(POLL_SECONDS)
 
     async def ask(self, node: str) -> None:
-        """One question and what follows from its answer."""
-        known = self._known.setdefault(node, _Known(heard_at=self._clock.monotonic()))
+        """Ask one agent once."""
+        known = self._known.setdefault(node, _Known(answered_at=self._clock.monotonic()))
         known.noted = {}
         try:
             reports = await self.agent(node).containers()
         except Exception as e:
             if not isinstance(e, TransshipError) and not known.silent:
                 logger.bind(node=node).exception("asking an agent failed unexpectedly")
-            self._not_heard(node, known, e)
+            self._no_answer(node, known, e)
             return
-        known.heard_at, known.heard = self._clock.monotonic(), True
+        known.answered_at, known.answered = self._clock.monotonic(), True
         listed = {report.id: report for report in reports}
-        self._heard(node, known, _with(listed, known.noted))
+        self._answered(node, known, _with(listed, known.noted))
 
-    def _heard(self, node: str, known: _Known, reports: Mapping[str, ContainerReport]) -> None:
+    def _answered(self, node: str, known: _Known, reports: Mapping[str, ContainerReport]) -> None:
         changed = {
             id
             for id in known.reports.keys() | reports.keys()
@@ -178,8 +180,8 @@ class AgentPoller:
             changed |= self._cache.interested_in(node)
         self._cache.wake(changed)
 
-    def _not_heard(self, node: str, known: _Known, error: Exception) -> None:
-        lasted = self._clock.monotonic() - known.heard_at
+    def _no_answer(self, node: str, known: _Known, error: Exception) -> None:
+        lasted = self._clock.monotonic() - known.answered_at
         if known.silent or lasted < SILENT_AFTER_SECONDS:
             return
         logger.bind(node=node).warning("agent does not answer: {}", error)

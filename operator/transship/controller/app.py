@@ -1,4 +1,4 @@
-"""The operator as a process: composes the parts, leads if it may, runs kopf until told to end."""
+"""The process of the operator: composes the dependencies, acquires the lease, and runs kopf."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ async def serve(options: Options) -> None:
 async def _answering(
     options: Options, contact: ApiContact, metrics: Metrics, ready: asyncio.Event
 ) -> AsyncIterator[None]:
-    """One that waits for the lease answers, too; a port that is taken is found before that."""
+    """Serve health and metrics, also while waiting for the lease. A taken port fails at once."""
     health: dict[str, Answer] = {
         "/healthz": lambda: healthz(contact),
         "/readyz": lambda: readyz(contact, watching=ready.is_set()),
@@ -112,17 +112,17 @@ async def _answering(
 
 
 def _stop_at_signals(stop: asyncio.Event) -> None:
-    """The first process of a container has no default for SIGTERM: without this it lives on."""
+    """Stop at SIGTERM and SIGINT. Process 1 of a container has no default action for SIGTERM."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
 
 async def _killed_if_late(stop: asyncio.Event) -> None:
-    """An operator that has lost its lease must not live on, whatever keeps it from its end."""
+    """Kill the process if it has not ended in time: without its lease it must not run on."""
     await stop.wait()
     await asyncio.sleep(END_SECONDS)
-    logger.error("the operator has not come to its end in time, it is killed")
+    logger.error("the operator did not end in time and is killed")
     os._exit(1)
 
 
@@ -130,7 +130,10 @@ async def _killed_if_late(stop: asyncio.Event) -> None:
 async def leading(
     leases: Leases, options: Options, *, clock: Clock, stop: asyncio.Event
 ) -> AsyncIterator[Leadership | None]:
-    """Lead inside, if there is an election; the lease is renewed until all work has stopped."""
+    """Lead inside the context. The lease is renewed until all work has stopped.
+
+    None where no leader is elected.
+    """
     if not options.leader_elect:
         yield None
         return
@@ -152,7 +155,7 @@ async def leading(
 def _guarded(
     transport: ApiServer, leadership: Leadership | None
 ) -> tuple[ApiServer, Callable[..., AgentClient]]:
-    """The ways to change anything, which are closed to one that leads no more."""
+    """The transport and the agent client, which refuse changes once this process leads no more."""
     if leadership is None:
         return transport, AgentClient
     permit = partial(AgentClient, permit=leadership.require)
@@ -202,13 +205,13 @@ async def run(
     stop: asyncio.Event,
     ready: asyncio.Event,
 ) -> None:
-    """Run kopf and all that runs beside it. ready: set once kopf watches."""
+    """Run kopf and the background tasks. ready: set once kopf watches."""
     registry = kopf.OperatorRegistry()
     kopf.on.startup(registry=registry)(configure)
     kopf.on.login(registry=registry)(login)
     loops, background = Loops(deps, ProcessLifetime(stop)), Background(stop)
     register(registry, deps, loops)
-    background.keep(deps.agent_poller.run, name="fleet")
+    background.keep(deps.agent_poller.run, name="agent poller")
     background.keep(partial(keep_listing, deps, loops, stop), name="relist")
     background.keep(partial(keep_pools, deps), name="pools")
     background.keep(NodeWatch(deps, heartbeats).run, name="node watch")

@@ -1,4 +1,4 @@
-"""Deps: what every loop works with. Composed in app.py; tests compose fakes."""
+"""Deps: the dependencies of every loop. app.py composes them; tests compose fakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Telling: the loops' ports to events, ConfigMaps, Secrets and taints, met by transship.kube."""
+"""The ports to events, ConfigMaps, Secrets and taints, implemented by transship.kube."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SOURCES = {DataKind.CONFIG_MAP: Source.CONFIG_MAP, DataKind.SECRET: Source.SECR
 
 
 class KubeRecorder:
-    """Records events beside what the loops do; at the end of the process unsent ones are lost."""
+    """Sends events in the background. Unsent ones are lost at the end of the process."""
 
     def __init__(self, recorder: EventRecorder) -> None:
         self._recorder = recorder

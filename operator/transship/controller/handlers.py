@@ -1,7 +1,7 @@
-"""Handlers: where kopf meets the loops. Events feed the directory and start the loops.
+"""Handlers: kopf's events fill the cache and start the loops.
 
-Only kopf's events are used: it then writes nothing to our objects. Nothing is returned from a
-handler, which kopf would write to the status.
+Only handlers of events are used, with which kopf writes nothing to our objects. No handler returns
+anything, since kopf would write that to the status.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the operator's process says of itself over HTTP: /healthz, /readyz and /metrics.
+"""The HTTP endpoints of the operator's process: /healthz, /readyz and /metrics.
 
-Served from the start of the process to its end, also while another operator leads.
+They are served from the start of the process to its end, also while another operator leads.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from transship.controller.metrics import Metrics
 from transship.kube.transport import ApiServer, Request
 
 UNREACHED_SECONDS = 30.0
-"""A restart of the API server takes less. Something is asked at least every 5 s: leases."""
+"""A restart of the API server takes less. A request is made at least every 5 s: leases."""
 
 Answer = Callable[[], web.Response]
 
 
 class ApiContact:
-    """The API server, and when it has last done what it was asked for."""
+    """The API server, and when a request last succeeded."""
 
     def __init__(self, transport: ApiServer, *, clock: Clock) -> None:
         self._transport = transport
@@ -38,7 +38,8 @@ class ApiContact:
         except Conflict:
             self._note_reached()
             raise
-        except (Unreachable, Refused) as e:  # Refused: it does not let us
+        except (Unreachable, Refused) as e:
+            # Refused: our rights do not suffice
             self._failure = e
             raise
         except TransshipError:
@@ -52,11 +53,11 @@ class ApiContact:
 
     @property
     def failure(self) -> TransshipError | None:
-        """What the last request has failed with, where none has succeeded for too long."""
+        """The error of the last request, where none has succeeded for too long."""
         if self._clock.monotonic() - self._reached <= UNREACHED_SECONDS:
             return None
         return self._failure or Unreachable(
-            "the API server was not asked for anything", reason=Reason.API_SERVER_UNREACHABLE
+            "no request was made to the API server", reason=Reason.API_SERVER_UNREACHABLE
         )
 
     def _note_reached(self) -> None:
@@ -81,13 +82,13 @@ def metrics_text(metrics: Metrics) -> web.Response:
 def _status(failure: TransshipError | None) -> web.Response:
     if failure is None:
         return web.json_response({})
-    told = {"reason": str(failure.reason), "message": str(failure)}
-    return web.json_response(told, status=503)
+    body = {"reason": str(failure.reason), "message": str(failure)}
+    return web.json_response(body, status=503)
 
 
 @asynccontextmanager
 async def serving(answers: dict[str, Answer], *, port: int | None) -> AsyncIterator[None]:
-    """Serve these paths; without a port nothing. Raises TransshipError where the port is taken."""
+    """Serve these paths, or nothing without a port. Raises TransshipError if the port is taken."""
     if port is None:
         yield
         return

@@ -1,9 +1,9 @@
 """Leadership: one operator acts at a time, the one that holds the Lease.
 
-An operator that could not renew in time ends itself before another can take over: it cannot know
-what its successor does. What it has begun and not sent yet is not sent any more: its requests to
-agents and API server go through `require` (a process that was stopped wakes up anywhere). One that
-ends for another reason gives the lease back once it has stopped all work.
+An operator that could not renew the lease in time ends itself before another can take over. Its
+requests to agents and the API server go through `require`, so that a process that was suspended
+sends nothing after it wakes up. An operator that ends for another reason releases the lease once
+all work has stopped.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Leadership:
         """Why the lease could not be renewed when that was last tried."""
 
     async def acquire(self) -> None:
-        """Return when the lease is ours. The log says why it is not, once per cause."""
+        """Return when the lease is ours. Until then each cause is logged once."""
         while not await self._renew():  # noqa: ASYNC110 - nobody tells when it is free
             await asyncio.sleep(ASK_SECONDS)
         logger.bind(identity=self._identity).info("leading")
 
     async def keep(self) -> None:
-        """Renew until that cannot be done any more. Raises Refused then."""
+        """Renew the lease until that fails for too long. Raises Refused then."""
         while (left := self._left_seconds()) > 0:
             try:
                 async with asyncio.timeout(left):  # a request may hang for longer
@@ -63,7 +63,7 @@ class Leadership:
         raise Refused(f"the lease could not be renewed: {cause}", reason=Reason.NOT_LEADING)
 
     async def release(self) -> None:
-        """Give the lease back. Only when nothing that may change anything runs any more."""
+        """Release the lease. To be called only when no work runs that may change anything."""
         self._renewed = float("-inf")
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
@@ -104,7 +104,7 @@ class Leadership:
         return True
 
     def _note(self, obstacle: TransshipError) -> None:
-        """Tell each cause once: it is asked again every few seconds."""
+        """Log each cause once: the lease is requested again every few seconds."""
         known, self._obstacle = self._obstacle, obstacle
         if known is None or (known.reason, known.message) != (obstacle.reason, obstacle.message):
             level, message = _level_and_message(obstacle)
@@ -113,7 +113,7 @@ class Leadership:
 
 
 def _level_and_message(obstacle: TransshipError) -> tuple[str, str]:
-    """Level and message for the log."""
+    """For the log."""
     match obstacle:
         case Conflict():
             return "INFO", "another operator was faster"
@@ -128,7 +128,7 @@ def _level_and_message(obstacle: TransshipError) -> tuple[str, str]:
 
 
 class LeadersTransport:
-    """The API server, for as long as this operator leads; reading is always allowed."""
+    """The API server; writes are allowed only while this operator leads."""
 
     def __init__(self, transport: ApiServer, leadership: Leadership) -> None:
         self._transport = transport

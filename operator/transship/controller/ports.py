@@ -1,7 +1,7 @@
-"""What the loops need of the world, each behind a few methods.
+"""Ports: the interfaces through which the loops reach the API server and the agents.
 
-The API server's half is met by transship.kube, the agents' by agentapi.client.agent; tests
-put small real classes in their place (tests/fakes).
+transship.kube implements those of the API server, agentapi.client.agent those of an agent;
+tests/fakes has one in memory for each.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Cluster(Protocol):
 
 
 class Heartbeat(Protocol):
-    """A lease, as far as it says whether its holder lives."""
+    """A lease, and whether its holder still renews it."""
 
     @property
     def name(self) -> str: ...
@@ -99,7 +99,7 @@ class Taints(Protocol):
     """The Kubernetes Nodes' taints (controller.events.KubeTaints)."""
 
     async def out_of_service(self) -> frozenset[str]:
-        """The nodes that an administrator declared to run nothing any more."""
+        """The nodes with the out-of-service taint: an administrator says that they are down."""
         ...
 
 
@@ -117,7 +117,7 @@ class ConfigData(Protocol):
 
 
 class Recorder(Protocol):
-    """Events for people. Neither raises nor takes the caller's time."""
+    """Records events of an object. Neither method raises or blocks."""
 
     def record_normal(self, regarding: Resource, *, reason: str, note: str) -> None: ...
 
@@ -125,9 +125,10 @@ class Recorder(Protocol):
 
 
 class Agent(Protocol):
-    """One node's agent. Every call ends in time; silence is Unreachable, never an answer.
+    """One node's agent. Every call ends in time and raises Unreachable when no answer comes.
 
-    What an agent does not know is None where something is read, and no failure where it is ended.
+    What the agent does not know is None where something is read, and no error where it is ended or
+    forgotten.
     """
 
     async def containers(self) -> tuple[ContainerReport, ...]: ...
@@ -147,7 +148,7 @@ class Agent(Protocol):
     async def verdict(self, migration: str) -> VerdictReply: ...
 
     async def forget_outgoing(self, migration: str, *, gone: Collection[str] = ()) -> None:
-        """gone: nodes that are fenced, to which no memory has to be kept any more."""
+        """gone: nodes that are fenced, for which no memory needs to be kept."""
         ...
 
     async def incoming(self, migration: str) -> MigrationReport | None: ...

@@ -30,18 +30,18 @@ def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
 
 
 def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-    """Choose the cluster as transship.kube.transport does."""
+    """Log kopf in to the cluster that transship.kube.transport uses."""
     if os.environ.get("KUBECONFIG"):
         return kopf.login_with_kubeconfig(**kwargs)
     info = kopf.login_with_service_account(**kwargs)
     if info is None:
         return kopf.login_with_kubeconfig(**kwargs)
-    # kopf's is a name: the cluster's DNS may be down
+    # kopf uses a host name, and the cluster's DNS may be down
     return replace(info, server=_in_cluster() or info.server)
 
 
 def _in_cluster() -> str | None:
-    """The API server's URL, as the kubelet tells it to each container."""
+    """The API server's URL, from the variables that the kubelet sets in each container."""
     host = os.environ.get("KUBERNETES_SERVICE_HOST")
     port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     if not host:

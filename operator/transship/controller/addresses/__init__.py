@@ -1,1 +1,1 @@
-"""Addresses of placements: choosing them (pure) and claiming them from a pool."""
+"""Addresses of placements: `allocation` chooses them (pure), `claims` writes them to a pool."""

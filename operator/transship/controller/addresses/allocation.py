@@ -1,4 +1,4 @@
-"""Addresses: which ones a placement gets from a pool. They stay with their placement."""
+"""Allocation: the addresses that a placement gets from a pool, and keeps until it is deleted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Claimant:
 
 
 def allocated(pool: AddressPool, claimant: Claimant) -> tuple[Allocation, ...]:
-    """What the placement has already, in the order that it asks for."""
+    """The addresses that the placement has already, in the order that its spec asks for."""
     families = claimant.families or tuple(map(family_of, networks_of(pool)))
     mine = [a for a in pool.status.allocations if a.uid == claimant.uid]
     return tuple(sorted(mine, key=lambda a: families.index(family_of(ip_address(a.address)))))
@@ -47,7 +47,7 @@ def allocate(pool: AddressPool, claimant: Claimant) -> tuple[Allocation, ...]:
     if present:
         return present
     networks = _wanted(pool, claimant)
-    requested = {_network_of(each, networks, pool): each for each in claimant.requested}
+    requested = {_network_of(address, networks, pool): address for address in claimant.requested}
     addresses = [
         _lowest_free(network, pool)
         if network not in requested
@@ -56,9 +56,9 @@ def allocate(pool: AddressPool, claimant: Claimant) -> tuple[Allocation, ...]:
     ]
     return tuple(
         Allocation(
-            address=str(each), namespace=claimant.namespace, name=claimant.name, uid=claimant.uid
+            address=str(address), namespace=claimant.namespace, name=claimant.name, uid=claimant.uid
         )
-        for each in addresses
+        for address in addresses
     )
 
 
@@ -78,7 +78,7 @@ def size_of(pool: AddressPool) -> int:
     return min(MAX_SIZE, sum(_size(network, excluded) for network in networks_of(pool)))
 
 
-def observed(pool: AddressPool, *, now: datetime) -> AddressPoolStatus:
+def observed_status(pool: AddressPool, *, now: datetime) -> AddressPoolStatus:
     """The pool's status for its present spec: its size, and whether it can give out anything."""
     try:
         size, problem = size_of(pool), None
@@ -113,12 +113,12 @@ def networks_of(pool: AddressPool) -> tuple[IPNetwork, ...]:
         ) from e
 
 
-def family_of(each: IPAddress | IPNetwork) -> IPFamily:
-    return IPFamily.IPV4 if each.version == 4 else IPFamily.IPV6
+def family_of(address: IPAddress | IPNetwork) -> IPFamily:
+    return IPFamily.IPV4 if address.version == 4 else IPFamily.IPV6
 
 
 def _wanted(pool: AddressPool, claimant: Claimant) -> tuple[IPNetwork, ...]:
-    """The networks to take an address of, in the order that is asked for."""
+    """The networks to allocate from, in the order that the spec asks for."""
     has = {family_of(network): network for network in networks_of(pool)}
     missing = [family for family in claimant.families if family not in has]
     if missing:
@@ -137,7 +137,7 @@ def _size(network: IPNetwork, excluded: set[IPAddress]) -> int:
 
 
 def _ends(network: IPNetwork) -> set[IPAddress]:
-    """Never given out: the network's and the broadcast address; IPv6 has the routers' anycast."""
+    """Never given out: network and broadcast address; in IPv6 the subnet-router anycast address."""
     if isinstance(network, IPv6Network):
         return {network.network_address}
     if network.prefixlen >= 31:
@@ -190,8 +190,8 @@ def _lowest_free(network: IPNetwork, pool: AddressPool) -> IPAddress:
     if free is None:
         raise Refused(
             f"AddressPool {pool.metadata.name} ({network}) has no free address: "
-            f"{sum(1 for each in taken if each in network)} are allocated, "
-            f"{sum(1 for each in excluded if each in network)} excluded",
+            f"{sum(1 for address in taken if address in network)} are allocated, "
+            f"{sum(1 for address in excluded if address in network)} excluded",
             reason=Reason.POOL_EXHAUSTED,
             hint=Reason.POOL_EXHAUSTED.hint,
         )

@@ -1,7 +1,7 @@
-"""Addresses: taking them from an AddressPool and giving them back, under the pool's version.
+"""Takes addresses from an AddressPool and returns them, guarded by the pool's resourceVersion.
 
-Two operators, or two placements, that want the same address at the same time meet in the check of
-the pool's resourceVersion: one of them reads again and decides anew.
+When two operators or two placements want the same address at the same time, one of them gets a
+conflict, reads the pool again and decides anew.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transship.controller.addresses.allocation import (
     Claimant,
     allocate,
     allocated,
-    observed,
+    observed_status,
     with_allocations,
     without_allocations,
 )
@@ -36,27 +36,27 @@ class AddressBook:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._turns: dict[str, asyncio.Lock] = {}  # our own tasks need not conflict
+        self._locks: dict[str, asyncio.Lock] = {}  # so that our own tasks do not conflict
 
     async def take(self, placement: ContainerPlacement) -> tuple[str, ...]:
-        """The addresses that the placement has or gets."""
+        """The addresses of the placement, allocated now if it has none."""
         claimant, network = _claimant(placement), placement.spec.network
 
         def allocation(pool: AddressPool) -> tuple[tuple[str, ...], AddressPoolStatus | None]:
             granted = allocate(pool, claimant)
-            known = bool(allocated(pool, claimant))
-            status = None if known else with_allocations(pool, granted)
-            return tuple(each.address for each in granted), status
+            already = bool(allocated(pool, claimant))
+            status = None if already else with_allocations(pool, granted)
+            return tuple(grant.address for grant in granted), status
 
         return await self._change(network.address_pool or DEFAULT_POOL, allocation)
 
     async def give_back(self, placement: ContainerPlacement) -> None:
-        """A pool that is gone has nothing to be given back."""
+        """Return the addresses of the placement. A pool that is gone is no error."""
         uid = placement.metadata.uid
 
         def removal(pool: AddressPool) -> tuple[tuple[str, ...], AddressPoolStatus | None]:
-            held = any(a.uid == uid for a in pool.status.allocations)
-            return (), without_allocations(pool, uid=uid) if held else None
+            has_any = any(a.uid == uid for a in pool.status.allocations)
+            return (), without_allocations(pool, uid=uid) if has_any else None
 
         try:
             await self._change(placement.spec.network.address_pool or DEFAULT_POOL, removal)
@@ -64,7 +64,7 @@ class AddressBook:
             return
 
     async def update_sizes(self, *, now: datetime) -> None:
-        """Bring the status of pools that are new or were changed up to date."""
+        """Write the status of pools that are new or have changed."""
         changed = [
             pool
             for pool in await self._cluster.list(AddressPool)
@@ -78,15 +78,16 @@ class AddressBook:
         )
 
     async def _update_size(self, pool: AddressPool, *, now: datetime) -> None:
-        with suppress(Conflict):  # an allocation was faster: the next look does it
-            await self._cluster.replace_status_checked(pool, status=observed(pool, now=now))
+        # after a conflict with an allocation the next pass does it
+        with suppress(Conflict):
+            await self._cluster.replace_status_checked(pool, status=observed_status(pool, now=now))
 
     async def _change(
         self,
         name: str,
         change: Callable[[AddressPool], tuple[tuple[str, ...], AddressPoolStatus | None]],
     ) -> tuple[str, ...]:
-        async with self._turns.setdefault(name, asyncio.Lock()):
+        async with self._locks.setdefault(name, asyncio.Lock()):
             for attempt in range(CONFLICT_RETRIES):
                 pool = await self._read(name)
                 result, status = change(pool)

@@ -1,5 +1,6 @@
-"""One migration from its begin to its end, as the operator sees it.
+"""One migration from its creation to its end, on the operator's side.
 
-`decide`, `status`, `preflight`, `cancellation`, `history` and `steps` are pure; `observe`,
-`effects` and `reconciler` do the asking and the acting.
+`observe` asks the agents, `decide` chooses the next step from that, `effects` carries it out and
+`reconciler` is the loop. `decide` with `before_release` and `after_release`, `status`, `preflight`,
+`cancellation`, `history` and `steps` are pure: they do no input or output.
 """

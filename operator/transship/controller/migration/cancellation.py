@@ -1,4 +1,4 @@
-"""Whether a running migration should be given up, and in whose name."""
+"""Whether a running migration is to be given up, and why."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def reason_to_give_up(
     nodes: Sequence[Node],
     running_seconds: float,
 ) -> GiveUp | None:
-    """The user's wishes come before the clock. placement: None when it is gone.
+    """A user's wish comes before the deadline. placement: None when it is gone.
 
-    running_seconds: for how long this operator has driven it, by its own clock: what another
-    machine's clock has written is compared with nothing.
+    running_seconds: for how long this process has driven the migration, by its own clock. It is
+    never compared with times that another machine has written.
     """
     spec = migration.spec
     if placement is None or placement.metadata.uid != spec.placement_uid:
@@ -31,10 +31,10 @@ def reason_to_give_up(
     if placement.metadata.deletion_timestamp is not None:
         return _cancelled(Reason.MIGRATION_CANCELLED, "the placement is being deleted")
     if not wants(placement.spec, spec.target_node, nodes=nodes):
-        wish = placement.spec.target_node or "chosen by spec.nodeSelector"
+        wanted = placement.spec.target_node or "chosen by spec.nodeSelector"
         return _cancelled(
             Reason.MIGRATION_SUPERSEDED,
-            f"the placement's target is no longer {spec.target_node}: it is {wish}",
+            f"the placement's target is no longer {spec.target_node}: it is {wanted}",
         )
     if migration.metadata.deletion_timestamp is not None:
         return _cancelled(Reason.MIGRATION_CANCELLED, "the migration was deleted")
@@ -50,7 +50,7 @@ def reason_to_give_up(
 def cancellation_is_unrecorded(
     placement: ContainerPlacement, migration: ContainerMigration, *, nodes: Sequence[Node]
 ) -> bool:
-    """Whether a migration that a user deleted is still the only sign of that wish."""
+    """Whether the placement still has to record that a user cancelled by deleting its migration."""
     if placement.metadata.deletion_timestamp is not None:
         return False
     if placement.status.cancelled_generation == placement.metadata.generation:

@@ -1,9 +1,9 @@
-"""CPU features: which of the words of /proc/cpuinfo a program can depend on.
+"""CPU features: which flags of /proc/cpuinfo a program can depend on.
 
-A program that has found an instruction uses it after a move as well, where the target's CPU must
-have it. Many words name what only the kernel, the firmware or a hypervisor can use; they come and
-go with those, on one and the same CPU, and must not keep a container from moving. Only words that
-are known to be such are left out: one that nobody here knows may be an instruction.
+A program that has detected an instruction uses it after a move too, so the target's CPU must have
+it. Many flags name what only the kernel, the firmware or a hypervisor can use. They change with
+those on the same CPU, and must not keep a container from moving. Only flags that are known to be
+such are left out: an unknown one may be an instruction.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _KERNEL_MODE = """
     pat pcid pconfig rep_good sgx_lc smap smca smep split_lock_detect ss succor tce tsc_adjust
     tsc_deadline_timer tsc_known_freq tsc_reliable umip up wbnoinvd wdt x2apic xtpr
 """
-# Off unless a program asks its kernel; where the kernel has none, CRIU does not restore such a one.
+# Off unless a program asks its kernel for it. CRIU restores such a program only where it exists.
 _SHADOW_STACKS = "user_shstk"
 
 NOT_FOR_PROGRAMS = frozenset(
@@ -58,9 +58,9 @@ NOT_FOR_PROGRAMS = frozenset(
 
 
 def usable_by_programs(words: Iterable[str], *, machine: str) -> frozenset[str]:
-    """Of a CPU's words those that must be on the target; of another machine than x86 all of them.
+    """The flags of a CPU that must be on the target.
 
-    An ARM CPU's words are what the kernel offers to programs (HWCAP), and nothing else.
+    On other machines than x86 these are all: ARM's are what the kernel offers to programs (HWCAP).
     """
     flags = frozenset(words)
     return flags - NOT_FOR_PROGRAMS if machine in X86 else flags

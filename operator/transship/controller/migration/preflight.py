@@ -1,7 +1,7 @@
-"""Preflight: what speaks against a move before anything of it has begun.
+"""Preflight: the checks before a migration begins.
 
-An ordered chain of small checks on the facts that both agents have registered; the first that
-objects is the answer.
+An ordered chain of small checks on what both agents have registered. The first obstacle is
+reported.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from transship.controller.migration.cpu_features import usable_by_programs
 from transship.controller.node.nodes import Node, lack, unusable
 from transship.controller.node.requests import demand
 
-OLDEST_CRIU = (4, 2)  # page server over TLS together with held restores were tried from here on
-FREE_DISK_FLOOR_BYTES = 64 * 2**20  # the bundle, the log and the images of a small dump
+# the oldest with which the page server over TLS was tested together with held restores
+OLDEST_CRIU = (4, 2)
+# the bundle, the log and the images of a small dump
+FREE_DISK_FLOOR_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the checks judge: both nodes as registered, and the container that moves.
+    """The input of the checks: both nodes as registered, and the container that moves.
 
     uid: of its placement, whose own requests do not count on the target.
     """
@@ -60,7 +62,7 @@ def machines_are_alike(facts: Facts) -> Obstacle | None:
 
 
 def cgroups_are_alike(facts: Facts) -> Obstacle | None:
-    """A container sees them: CRIU does not find the mounts of one version on the other."""
+    """A container sees its cgroups, and CRIU cannot restore the mounts of the other version."""
     source, target = facts.source.agent.status.features, facts.target.agent.status.features
     if not source.cgroup or not target.cgroup or source.cgroup == target.cgroup:
         return None
@@ -72,9 +74,10 @@ def cgroups_are_alike(facts: Facts) -> Obstacle | None:
 
 
 def memory_can_be_given(facts: Facts) -> Obstacle | None:
-    """Whatever the strategy: the target's page server gives the restored processes their pages."""
+    """With every live strategy the target's page server serves the restored processes' pages."""
     features = facts.target.agent.status.features
-    if not features.cgroup or features.userfaultfd:  # the agent tells both or neither
+    # the agent reports both or neither
+    if not features.cgroup or features.userfaultfd:
         return None
     return obstacle(
         Reason.KERNEL_FEATURE_MISSING,
@@ -132,12 +135,12 @@ def cpu_features_suffice(facts: Facts) -> Obstacle | None:
 
 
 def requests_fit(facts: Facts) -> Obstacle | None:
-    """Beside those of the placements that are on the target, or on their way there."""
+    """Together with the requests of all placements that are on the target or move there."""
     return lack(facts.target, demand(facts.uid, facts.container.resources))
 
 
 def memory_suffices(facts: Facts) -> Obstacle | None:
-    """What is requested must be free now; a container that requests nothing is let in."""
+    """The requested memory must be free now. A container without a request always fits."""
     request = facts.container.resources.requests.memory
     capacity = facts.target.agent.status.capacity
     if request is None or capacity.free_memory_bytes == 0:
@@ -163,7 +166,7 @@ def disk_suffices(facts: Facts) -> Obstacle | None:
 
 
 def packets_find_the_target(facts: Facts) -> Obstacle | None:
-    """They are sent on to an address of the target, of the same IP family."""
+    """Packets are forwarded to an address of the target, of the same IP family."""
     status = facts.target.agent.status
     has = {_family(address) for address in (*status.addresses, status.address) if address}
     lacking = [address for address in facts.addresses if _family(address) not in has]
@@ -197,12 +200,12 @@ LIVE_MOVES: Sequence[Check] = (
 
 
 def first_obstacle(facts: Facts) -> Obstacle | None:
-    """The first thing that speaks against the move."""
+    """The first obstacle to the move."""
     return next(iter(obstacles_of(facts)), None)
 
 
 def obstacles_of(facts: Facts) -> tuple[Obstacle, ...]:
-    """Everything that does; a cold move asks nothing of CRIU and the CPU."""
+    """All obstacles to the move. A cold move needs nothing of CRIU and the CPU."""
     live = LIVE_MOVES if strategies.of(facts.strategy).needs_criu else ()
     checks = (*EVERY_MOVE, *live)
     return tuple(version for check in checks if (version := check(facts)) is not None)

@@ -1,1 +1,1 @@
-"""Nodes as the operator sees them: which can be used, and whose agent has fallen silent."""
+"""Nodes: which can be used, what is requested of them, and whose agent is gone."""

@@ -1,5 +1,6 @@
-"""One placement's life: which node, which order, which status.
+"""One placement: its node, its order to the node's agent, its status.
 
-`decide`, `status`, `scheduling`, `ownership`, `orders` and `steps` are pure; `effects`, `resolver`
-and `reconciler` do what was decided.
+`observe` asks the agents, `decide` chooses the next step from that, `effects` carries it out and
+`reconciler` is the loop. `decide` with `ownership`, `moves` and `cleanup`, `status` with
+`conditions`, `scheduling`, `owner`, `orders` and `steps` are pure: they do no input or output.
 """

@@ -1,4 +1,4 @@
-"""Orders: when an agent needs a new one, and what references in a container's texts stand for."""
+"""Orders: when an agent needs a new one, and the expansion of references in its texts."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 
 
 def order_digest(spec: PlacementSpec, *, addresses: Sequence[str]) -> str:
-    """Of everything that an agent is ordered, before ConfigMaps and Secrets are read.
+    """The digest of all that an agent is ordered, before ConfigMaps and Secrets are read.
 
-    Their contents are left out on purpose: as in a Pod, a change of them restarts nothing. Defaults
-    are left out too, so that a version with one more field sends no new order.
+    Their contents are left out: as in a Pod, a change of them restarts nothing. Defaults are left
+    out too, so that an operator that knows one more field sends no new order.
     """
-    told = spec.model_dump(
+    ordered = spec.model_dump(
         mode="json", include={"container", "volumes", "state"}, exclude_defaults=True
     )
-    text = json.dumps([told, *(addresses or (None,))], sort_keys=True, separators=(",", ":"))
+    text = json.dumps([ordered, *(addresses or (None,))], sort_keys=True, separators=(",", ":"))
     return sha256(text.encode()).hexdigest()[:16]
 
 
 def order_is_current(placement: ContainerPlacement) -> bool:
     """Whether the agent has accepted the order that the present spec makes."""
     container = placement.status.container
-    told = container.order_digest if container is not None else ""
-    return told == order_digest(placement.spec, addresses=placement.status.held_addresses)
+    accepted = container.order_digest if container is not None else ""
+    return accepted == order_digest(placement.spec, addresses=placement.status.held_addresses)
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:

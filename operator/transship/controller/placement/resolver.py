@@ -1,7 +1,7 @@
-"""Resolve: from a placement's spec to the order that an agent gets, which refers to nothing.
+"""Resolver: makes the order for an agent from a placement's spec, with all references resolved.
 
-ConfigMaps and Secrets are read here, when the container is ordered; as in a Pod, a later change of
-them reaches the environment with the next start only.
+ConfigMaps and Secrets are read when the container is ordered. As in a Pod, a later change reaches
+the environment only with the next start.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KNOWN_FIELDS = ", ".join(FIELD_PATHS)
 
 
 class Resolver:
-    """Makes orders."""
+    """Makes the orders for agents."""
 
     def __init__(self, data: ConfigData) -> None:
         self._data = data
@@ -37,7 +37,7 @@ class Resolver:
     ) -> ContainerOrder:
         """The order for this node. Raises NotFound for a missing ConfigMap, Secret or key.
 
-        image_digest: the very image that runs elsewhere, where the tag may mean another one by now.
+        image_digest: the image that runs on the source; its tag may have been moved since.
         """
         meta, spec = placement.metadata, placement.spec
         fields = _fields(placement, status, node=node)
@@ -59,7 +59,7 @@ class Resolver:
     async def _env(
         self, container: Container, *, namespace: str, fields: Mapping[str, str]
     ) -> Mapping[str, str]:
-        """In order: a value may refer to the variables before it."""
+        """The values of all variables. A value may refer to the variables before it."""
         values: dict[str, str] = {}
         for variable in container.env:
             if variable.value_from is None:

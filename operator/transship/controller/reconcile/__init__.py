@@ -1,4 +1,5 @@
-"""What all reconcile loops share: tasks, finalizers, status writes, shutdown.
+"""What all reconcile loops share: the loop itself, finalizers, status writes and shutdown.
 
-Nothing here knows what a placement or a migration is for.
+Nothing here knows what a placement or a migration is for; only `loops` knows which kind has which
+reconciler.
 """

@@ -1,6 +1,6 @@
-"""Finalizers: keeping an object until nothing of it is left, then letting it go.
+"""Our finalizer keeps an object until nothing of it is left on any node.
 
-Ours is put on and taken off here and nowhere else, by the object's own loop.
+Only the object's own loop adds and removes it, by these functions.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ TRIES = 5
 
 
 async def add_finalizer(resource: R, *, cluster: Cluster) -> R | None:
-    """Put our finalizer on it; returns it as it then is, None where it is gone.
+    """Add our finalizer. Returns the object as it is then, None where it is gone.
 
-    One that is being deleted comes back as it is: the API server allows it no new finalizer.
+    An object that is being deleted stays as it is: the API server allows no new finalizer.
     """
     return await _change(resource, addition_patch, cluster=cluster)
 
 
 async def remove_finalizer(resource: Resource, *, cluster: Cluster) -> None:
-    """Remove our finalizer, whatever others stand beside it; an object that is gone is fine."""
+    """Remove our finalizer and no other. An object that is gone is no error."""
     await _change(resource, removal_patch, cluster=cluster)
 
 
 async def _change(
     resource: R, change: Callable[[ObjectMeta], Patch], *, cluster: Cluster
 ) -> R | None:
-    """Patch it as it is now; raises what the last try raised when others are always faster."""
+    """Patch the newest version. Raises the last error when others always change it first."""
     model, meta, present, tries_left = type(resource), resource.metadata, resource, TRIES
     while patch := change(present.metadata):
         tries_left -= 1
@@ -47,7 +47,8 @@ async def _change(
             )
         except NotFound:
             return None
-        except (Conflict, InvalidInput):  # others changed the list, or the object
+        except (Conflict, InvalidInput):
+            # others have changed the list or the object meanwhile
             if tries_left == 0:
                 raise
         try:
@@ -60,7 +61,7 @@ async def _change(
 
 
 def addition_patch(meta: ObjectMeta) -> Patch:
-    """The JSON patch, which holds only for this very version: nobody's finalizer gets lost."""
+    """The JSON patch. It applies to this version only, so that no other finalizer is lost."""
     if FINALIZER in meta.finalizers or meta.deletion_timestamp is not None:
         return []
     finalizers = [*meta.finalizers, FINALIZER]
@@ -72,7 +73,7 @@ def addition_patch(meta: ObjectMeta) -> Patch:
 
 
 def removal_patch(meta: ObjectMeta) -> Patch:
-    """The JSON patch, which holds only for this very object with these very finalizers."""
+    """The JSON patch. It applies only to this object with exactly these finalizers."""
     finalizers = list(meta.finalizers)
     if FINALIZER not in finalizers:
         return []

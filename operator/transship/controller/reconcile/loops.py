@@ -1,7 +1,7 @@
-"""Loops: one per placement and per migration that is not over and tidied up, as tasks of our own.
+"""Loops: a task per placement and per migration that is not finished and cleaned up.
 
-They are no daemons of kopf's: for an object that is already being deleted when kopf first sees it,
-kopf starts none and takes its finalizer off at once. Its container would run on as nobody's.
+They are not kopf daemons: kopf starts none for an object that is already being deleted when kopf
+first sees it, and removes its finalizer at once. Its container would run on without an owner.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Loops:
 
     @property
     def with_loop(self) -> frozenset[str]:
-        """The objects that have a loop, by uid."""
+        """The uids of the objects that have a loop."""
         return frozenset(self._tasks)
 
     def ensure_loop(self, resource: Resource) -> None:
-        """Give it a loop, unless it has one or needs none."""
+        """Start a loop for the object, unless it has one or needs none."""
         uid = resource.metadata.uid
         if uid in self._tasks or not needs_loop(resource):
             return
@@ -53,12 +53,12 @@ class Loops:
         task.add_done_callback(partial(self._ended, resource))
 
     def resume(self) -> None:
-        """See to it that nothing with our finalizer is without a loop: nobody else lets it go."""
+        """Start a loop for each object with our finalizer: only a loop removes it."""
         for resource in self._deps.cache.with_finalizer():
             self.ensure_loop(resource)
 
     async def end(self) -> None:
-        """Cancel them: the next process goes on from what they have written."""
+        """Cancel all loops: the next process goes on from the written statuses."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -82,7 +82,7 @@ class Loops:
 
 
 def needs_loop(resource: Resource) -> bool:
-    """Whether there is something left to do for it: our finalizer goes last."""
+    """Whether something is left to do for the object: our finalizer is removed last."""
     if FINALIZER in resource.metadata.finalizers:
         return True
     match resource:

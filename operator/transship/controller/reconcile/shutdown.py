@@ -1,4 +1,4 @@
-"""Lifetime: how long a loop goes on, and how it waits. All that a loop knows of its process."""
+"""Lifetime: how long loops go on, and how they wait. All that a loop knows of its process."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ class Lifetime(Protocol):
 
     @property
     def over(self) -> bool:
-        """The process is to end: leave everything as it is, the next one goes on from it."""
+        """The process is to end: the loop leaves everything as it is for the next process."""
         ...
 
     async def wait(self, wake: asyncio.Event, *, seconds: float) -> None:
-        """Until somebody wakes the loop, or the time is up, or the process is to end."""
+        """Wait until the loop is woken, the time is up, or the process is to end."""
         ...
 
 
 class ProcessLifetime:
-    """The life of every loop of a process: until the process is told to stop."""
+    """The lifetime of all loops of a process: until its stop event is set."""
 
     def __init__(self, stop: asyncio.Event) -> None:
         self._stop = stop

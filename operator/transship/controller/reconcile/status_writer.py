@@ -1,7 +1,7 @@
-"""StatusWriter: brings one object's status to the API server, off the path of what is being done.
+"""StatusWriter: writes one object's status to the API server.
 
-An offered status is written soon, by a task of its own, and only the newest one counts; what must
-be durable before the next step is written at once.
+An offered status is written soon by a background task, and only the newest one counts. What must be
+durable before the next step is written at once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RETRY_SECONDS = 1.0
 
 
 class StatusWriter(Generic[R, S]):
-    """The one writer of one object's status. `current` is what it wants the status to be."""
+    """The only writer of one object's status. `current`: the newest status, written or not yet."""
 
     def __init__(self, resource: R, status: S, *, cluster: Cluster, cache: ResourceCache) -> None:
         self.current = status
@@ -41,7 +41,7 @@ class StatusWriter(Generic[R, S]):
         self._closed = False
 
     def offer(self, status: S) -> None:
-        """Have it written when there is time."""
+        """Have a status written in the background."""
         self.current = status
         if self._closed or status == self._written:
             return
@@ -65,7 +65,7 @@ class StatusWriter(Generic[R, S]):
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def flush(self) -> None:
-        """Wait until what was offered is written, or cannot be."""
+        """Wait until the offered status is written, or cannot be."""
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
 

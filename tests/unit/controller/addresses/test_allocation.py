@@ -14,7 +14,7 @@ from transship.common.errors import InvalidInput, Refused, TransshipError
 from transship.controller.addresses.allocation import (
     Claimant,
     allocate,
-    observed,
+    observed_status,
     size_of,
     with_allocations,
     without_allocations,
@@ -164,7 +164,7 @@ def test_the_counts_are_kept() -> None:
 
 
 def test_a_pool_says_whether_it_can_give_out_addresses() -> None:
-    good, bad = observed(pool(), now=NOW), observed(pool("10.0.0.1/29"), now=NOW)
+    good, bad = observed_status(pool(), now=NOW), observed_status(pool("10.0.0.1/29"), now=NOW)
     assert (good.size, good.conditions[0].status) == (6, "True")
     assert (bad.size, bad.conditions[0].reason) == (0, Reason.INVALID_CIDR)
 

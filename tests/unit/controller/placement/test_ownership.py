@@ -231,7 +231,7 @@ class TestLostRecord:
         async with OperatorWorld("node-a", "node-b") as world:
             await running_on_a(world)
             world.agents.stop_at = SideState.RELEASED
-            world.agents.failing["node-b", "relay"] = TimeoutError()
+            world.agents.failing["node-b", "relay"] = TimeoutError()  # type: ignore[assignment]
             world.move("node-b")
             source = world.agents.at("node-a")
             await world.until(

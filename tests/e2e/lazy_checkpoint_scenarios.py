@@ -1,6 +1,6 @@
-"""What test_lazy_checkpoint.py has a node do: moves in which CRIU carries no memory.
+"""What test_lazy_checkpoint.py runs on a node: moves in which CRIU's images have no memory.
 
-The pages are read from the frozen source and sent to a page server on the target. Run like
+Pages are read from the frozen source and sent to a page server on the target. It is run like
 checkpoint_scenarios.py, which has to be importable.
 """
 
@@ -85,14 +85,14 @@ base.PROGRAM = PROGRAM
 
 FOLDER = Path(tempfile.mkdtemp())
 Memory = dict[tuple[int, int], bytes]
-"""A page by the process (as the container counts) and the address."""
+"""Pages by pid in the container and address."""
 
 
 @contextmanager
-def timed(what: str) -> Iterator[None]:
+def timed(label: str) -> Iterator[None]:
     began = time.monotonic()
     yield
-    print(f"{what}: {(time.monotonic() - began) * 1000:.1f} ms", file=sys.stderr)
+    print(f"{label}: {(time.monotonic() - began) * 1000:.1f} ms", file=sys.stderr)
 
 
 async def lazy_dump(side: Corner) -> Dump:
@@ -109,7 +109,7 @@ def size(paths: Iterable[Path]) -> int:
 
 
 def snapshot(dump: Dump, tasks: Iterable[int]) -> Memory:
-    """All that the images leave out, read from the frozen tasks."""
+    """Read the pages that the images leave out from the frozen tasks."""
     memory: Memory = {}
     outside = {process.inside: process.outside for process in lookup(tasks)}
     for one in pagemaps.read(dump.images):
@@ -130,7 +130,7 @@ def scenario(play: Scenario) -> Scenario:
 
 
 @scenario
-async def a_lazy_dump_has_no_memory_and_its_way_back_is_a_thaw(stage: Stage) -> None:
+async def a_lazy_dump_has_no_memory_and_its_rollback_is_a_thaw(stage: Stage) -> None:
     for mebibytes in (64, 256):
         await stage.start(str(mebibytes))
         for _ in range(3):
@@ -159,7 +159,7 @@ os.execv("/subject", ["/subject"])
 
 
 async def become_subject(corner: Corner) -> None:
-    """Bring the program that test_lazy_checkpoint.py has compiled in, and have it run."""
+    """Install the program that test_lazy_checkpoint.py has compiled, and have it executed."""
     path = corner.layout.rootfs(NAME) / "new"
     path.write_bytes(b64decode(os.environ["SUBJECT"]))
     path.chmod(0o755)
@@ -176,7 +176,7 @@ async def images_are_the_same_whether_criu_sees_the_memory_or_not(stage: Stage) 
     await stage.start()
     await become_subject(stage.source)
     await stage.source.freezer.freeze()
-    seen = []
+    dumps = []
     for library in (preload.LIBRARY, Path("/nowhere")):
         shutil.rmtree(stage.source.layout.images(NAME), ignore_errors=True)
         preload.LIBRARY = library
@@ -186,46 +186,46 @@ async def images_are_the_same_whether_criu_sees_the_memory_or_not(stage: Stage) 
         pages = {
             (one.address, one.address + one.pages * PAGE) for one in pagemaps.read(dump.images)
         }
-        seen.append((mappings(dump), merged(pages), (dump.images / "pages-1.img").read_bytes()))
-    hidden_mappings, plain = seen
-    assert hidden_mappings[0] == plain[0]
-    assert hidden_mappings[1] == plain[1]
+        dumps.append((mappings(dump), merged(pages), (dump.images / "pages-1.img").read_bytes()))
+    hidden, plain = dumps
+    assert hidden[0] == plain[0]
+    assert hidden[1] == plain[1]
     assert len(plain[1]) > 8192
-    assert hidden_mappings[2] == plain[2]
+    assert hidden[2] == plain[2]
     stage.source.freezer.thaw()
     await stage.source.goes_on()
 
 
 def mappings(dump: Dump) -> list[bytes]:
-    """What the image of process 1 says of its address space; guard pages last, in any order."""
+    """Return the sorted fields of the image of process 1's address space."""
     fields = [raw for _, _, raw in split((dump.images / "mm-1.img").read_bytes()[12:])]
     return sorted(fields)
 
 
 def merged(pages: set[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Neighbours made one."""
-    found: list[tuple[int, int]] = []
+    """Merge adjacent ranges."""
+    ranges: list[tuple[int, int]] = []
     for start, end in sorted(pages):
-        if found and found[-1][1] == start:
-            found[-1] = found[-1][0], end
+        if ranges and ranges[-1][1] == start:
+            ranges[-1] = ranges[-1][0], end
         else:
-            found.append((start, end))
-    return found
+            ranges.append((start, end))
+    return ranges
 
 
 def tls_files() -> dict[str, TlsFiles]:
     authority = new_authority("test")
     (FOLDER / "ca").write_bytes(authority.credentials.certificate)
-    found = {}
+    files_by_node = {}
     for node in ("source", "target"):
         made = authority.issue_agent(node, addresses=[base.ADDRESS])
         files = write_credentials(made, FOLDER, node)
-        found[node] = TlsFiles(FOLDER / "ca", files.certificate, files.key)
-    return found
+        files_by_node[node] = TlsFiles(FOLDER / "ca", files.certificate, files.key)
+    return files_by_node
 
 
 class Move:
-    """Up to the held copy on the target, whose memory then comes by and by."""
+    """A move up to the held copy on the target. The test sends its memory afterwards, in parts."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -234,10 +234,10 @@ class Move:
         self.sent = 0
 
     async def begin(self, *, only: int | None = None) -> None:
-        """Send so many pages at first (all), restore, and wait until it may be called held."""
+        """Restore the copy while the first `only` pages (by default all) are sent, until it is held."""
         layout = self._stage.target.layout
         shutil.rmtree(layout.images(NAME), ignore_errors=True)
-        with timed("making the page server ready"):
+        with timed("starting the page server"):
             self.page_server, self._port = await PageServerClient.start(
                 layout,
                 NAME,
@@ -247,9 +247,9 @@ class Move:
             )
         shutil.rmtree(self._stage.source.layout.images(NAME), ignore_errors=True)
         dump = await lazy_dump(self._stage.source)
-        bring_images(dump, self._stage.target)
+        copy_images(dump, self._stage.target)
         self.memory = snapshot(dump, self._stage.source.freezer.processes())
-        # libraries and their data lie highest: CRIU itself wants some of those pages
+        # the highest addresses first, those of libraries: CRIU itself needs some of these pages
         ordered = sorted(self.memory, key=itemgetter(1), reverse=True)
         self._ranges = [PageRange(process, address, 1) for process, address in ordered]
         self.connect()
@@ -269,7 +269,7 @@ class Move:
         self.sender = PageSender(connect_to_page_server(pages))
 
     def send(self, pages: int | None = None) -> None:
-        """Send the next so many pages (the rest)."""
+        """Send the next so many pages, by default the rest."""
         end = len(self._ranges) if pages is None else self.sent + pages
         for batch in batches(self._ranges[self.sent : end], pages=BATCH_PAGES):
             data = b"".join(self.memory[one.pid, one.address] for one in batch)
@@ -278,7 +278,7 @@ class Move:
         self.sender.flush()
 
     async def finish(self) -> None:
-        """Send the rest; returns when the processes have all of it."""
+        """Send the rest, and wait until the processes have all of their pages."""
         await asyncio.to_thread(self.send)
         self.sender.end()
         await self.page_server.wait_done()
@@ -290,7 +290,7 @@ class Move:
         return int((work / "page-server.pid").read_text().split()[0])
 
     @property
-    def server(self) -> int:
+    def worker(self) -> int:
         children = Path(f"/proc/{self.guard}/task/{self.guard}/children").read_text().split()
         return int(children[0])
 
@@ -310,7 +310,7 @@ async def lazy_restore(side: Corner) -> restore.Restored:
     return restored
 
 
-def bring_images(dump: Dump, side: Corner) -> None:
+def copy_images(dump: Dump, side: Corner) -> None:
     for path in dump.images.iterdir():
         if path.is_file():
             shutil.copy(path, side.layout.images(NAME))
@@ -330,7 +330,7 @@ async def verified(side: Corner, *, processes: int = 1) -> None:
 
 
 @scenario
-async def memory_given_to_a_held_copy_is_whole_and_the_connection_goes_on(stage: Stage) -> None:
+async def the_memory_of_a_held_copy_is_whole_and_the_connection_goes_on(stage: Stage) -> None:
     for mebibytes in (64, 256):
         await stage.start(str(mebibytes))
         move = await moved(stage)
@@ -349,7 +349,7 @@ async def memory_given_to_a_held_copy_is_whole_and_the_connection_goes_on(stage:
 
 
 @scenario
-async def memory_given_to_running_processes_is_whole(stage: Stage) -> None:
+async def memory_that_follows_running_processes_is_whole(stage: Stage) -> None:
     await stage.start("64", "child", "not-root")
     move = Move(stage)
     await move.begin(only=2000)
@@ -357,7 +357,7 @@ async def memory_given_to_running_processes_is_whole(stage: Stage) -> None:
     restore.resume(stage.target.layout, NAME)
     with timed("rest of the memory"):
         await move.finish()
-    with timed("first word"):
+    with timed("first output"):
         await until(stage.target.numbers)
     await verified(stage.target, processes=2)
 
@@ -373,14 +373,14 @@ async def memory_is_whole_for_children_and_mappings_that_come_and_go(stage: Stag
 
 
 @scenario
-async def servers_killed_among_children_and_changing_mappings_lose_nothing(stage: Stage) -> None:
+async def workers_killed_among_children_and_changing_mappings_lose_no_page(stage: Stage) -> None:
     await stage.start("64", "busy")
     move = Move(stage)
     await move.begin(only=1000)
     (stage.target.layout.rootfs(NAME) / "verify").touch()
     restore.resume(stage.target.layout, NAME)
     while move.sent + 1500 < len(move.memory):
-        await move.kill(move.server)
+        await move.kill(move.worker)
         assert (await move.page_server.state()).missing == len(move.memory) - move.sent
         move.connect()
         await asyncio.to_thread(move.send, 1500)
@@ -401,13 +401,13 @@ async def the_guard_can_be_killed(stage: Stage) -> None:
 
 
 @scenario
-async def who_kills_guard_and_server_is_told_that_memory_is_lost(stage: Stage) -> None:
+async def without_guard_and_worker_memory_is_lost(stage: Stage) -> None:
     await stage.start("64")
     move = Move(stage)
     await move.begin(only=1000)
-    server = move.server
+    worker = move.worker
     await move.kill(move.guard)
-    await move.kill(server)
+    await move.kill(worker)
     error = (await asyncio.gather(move.page_server.wait_done(), return_exceptions=True))[0]
     assert isinstance(error, PageServerDead), error
     assert error.reason == Reason.PAGES_LOST, error
@@ -451,7 +451,7 @@ async def a_copy_without_all_of_its_pages_waits_and_cannot_be_dumped(stage: Stag
     restore.resume(stage.target.layout, NAME)
     await asyncio.sleep(A_WHILE_SECONDS)
     assert stage.target.numbers() == []
-    error = await base.failure(lazy_dump(stage.target))  # memory that is not there yet
+    error = await base.failure(lazy_dump(stage.target))  # its memory is incomplete
     assert error.reason == Reason.IN_MIGRATION, error
     move.sender.abort()
     move.connect()

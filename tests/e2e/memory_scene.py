@@ -1,4 +1,4 @@
-"""A container that proves its memory all the time (subjects/memories.py), and what it says."""
+"""A container that verifies its memory all the time (subjects/memories.py), and its output."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ ALL_USUAL = frozenset(
 )  # fmt: skip
 WRITERS = 2
 ROUNDS = 3
-WORD = re.compile(r"^(.+)/(\d) whole (\d+) other (\d+)$", re.MULTILINE)
+LINE = re.compile(r"^(.+)/(\d) whole (\d+) other (\d+)$", re.MULTILINE)
 
 
 @contextmanager
 def program(world: World) -> Iterator[None]:
-    """Where containers of `start` have it from."""
+    """Make the program available to the containers of `start`."""
     push_sample_image(world.registry, "programs")
     world.kubectl("create", "configmap", "memories", f"--from-file={PROGRAM}")
     try:
@@ -34,7 +34,7 @@ def program(world: World) -> Iterator[None]:
 
 
 def start(world: World, name: str, strategy: str, *kinds: str) -> None:
-    """On node-a, with these kinds of memory; else with all usual ones."""
+    """Start it on node-a, with these kinds of memory; by default with all usual ones."""
     world.apply(
         name,
         container={
@@ -58,17 +58,17 @@ def start(world: World, name: str, strategy: str, *kinds: str) -> None:
 
 
 def rounds(world: World, name: str) -> dict[tuple[str, str], tuple[int, int]]:
-    """Of each writer, the last that it proved, and its fellow's as it saw it."""
-    said = world.logs(name)
-    assert "broken" not in said, [line for line in said.splitlines() if "broken" in line]
-    assert "Traceback" not in said, said[-2000:]
+    """Return the last round that each writer verified, and the one it saw of the other."""
+    log = world.logs(name)
+    assert "broken" not in log, [line for line in log.splitlines() if "broken" in line]
+    assert "Traceback" not in log, log[-2000:]
     return {
-        (kind, writer): (int(own), int(other)) for kind, writer, own, other in WORD.findall(said)
+        (kind, writer): (int(own), int(other)) for kind, writer, own, other in LINE.findall(log)
     }
 
 
 def goes_on(world: World, name: str, kinds: Collection[str] = ALL_USUAL) -> None:
-    """Every writer proves all of its memory again, and sees its fellow go on where it is shared."""
+    """Wait until every writer has verified its memory, and has seen the other go on if shared."""
     before = rounds(world, name)
 
     def gone_on() -> bool:
@@ -83,4 +83,4 @@ def goes_on(world: World, name: str, kinds: Collection[str] = ALL_USUAL) -> None
             )
         )
 
-    world.until(gone_on, "all writers prove their memory")
+    world.until(gone_on, "all writers verify their memory")

@@ -27,7 +27,7 @@ for name, source in {modules!r}.items():
     exec(compile(source, name, "exec"), module.__dict__)
 module.main(*sys.argv[1:])
 """
-"""The scenarios are no part of what is installed on a node."""
+"""Sends the scenarios with it, because they are not installed on a node."""
 
 
 @pytest.mark.parametrize("scenario", lazy_checkpoint_scenarios.SCENARIOS)
@@ -36,17 +36,17 @@ def test_on_a_node(lab: LabState, scenario: str) -> None:
         module.__name__: Path(str(module.__file__)).read_text()
         for module in (checkpoint_scenarios, lazy_checkpoint_scenarios)
     }
-    words = [*enter_words(lab_dir(lab.name), NODE), PYTHON, "-", scenario]
+    command = [*enter_words(lab_dir(lab.name), NODE), PYTHON, "-", scenario]
     image = f"{lab.registry}/counter:1"
-    words = [*words[:-3], "env", f"SUBJECT={compiled('mappings')}", *words[-3:]]
+    command = [*command[:-3], "env", f"SUBJECT={compiled('mappings')}", *command[-3:]]
     loader = LOADER.format(modules=modules).encode()
-    done = run_blocking([*words, image, lab.cgroup_of(NODE)], stdin=loader)
+    done = run_blocking([*command, image, lab.cgroup_of(NODE)], stdin=loader)
     sys.stderr.write(f"\n{done.stderr}")
 
 
 @functools.cache
 def compiled(subject: str) -> str:
-    """A program of subjects/, in base64."""
+    """Compile a program of subjects/. Returns it in base64."""
     source = Path(__file__).parent / "subjects" / f"{subject}.c"
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / subject

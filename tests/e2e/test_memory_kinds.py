@@ -1,4 +1,4 @@
-"""Memory of every kind arrives bit for bit, and what was shared still is."""
+"""Memory of every kind is moved without a change, and shared memory is still shared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a source decides and sends: predictions, slowing down, compression, limits, turns."""
+"""How a source decides and sends: predictions, throttling, compression, limits, one at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def counter(*, memory: int, dirty: int = 0) -> dict[str, Any]:
 
 
 def moved(world: World, name: str, *, to: str) -> dict[str, Any]:
-    """The status of the last migration, when it is over and the container runs there."""
+    """Move it, wait until it runs there, and return the status of the migration."""
     world.move(name, to)
     world.await_running(name, node=to)
     status: dict[str, Any] = world.migrations(name)[-1]["status"]
@@ -31,7 +31,7 @@ def moved(world: World, name: str, *, to: str) -> dict[str, Any]:
 
 
 def quota(world: World, node: str, name: str) -> str:
-    """What the kernel says of the container's share of the processors."""
+    """Return the CPU quota of the container's cgroups."""
     uid = world.get("placement", name)["metadata"]["uid"]
     script = (
         f"cd /sys/fs/cgroup; for f in $(find . -path '*/{uid}/*' "
@@ -47,7 +47,7 @@ def plan(world: World, *words: str) -> tuple[int, dict[str, Any]]:
     return result.exit_code, json.loads(result.stdout)
 
 
-def test_what_was_expected_stands_next_to_what_happened(world: World) -> None:
+def test_the_status_has_the_prediction_and_the_result(world: World) -> None:
     world.apply("counter", container=counter(memory=32, dirty=5))
     world.await_running("counter", node="node-a")
     status = moved(world, "counter", to="node-b")
@@ -65,36 +65,36 @@ def test_a_plan_measures_and_moves_nothing(world: World) -> None:
     world.apply("counter", container=counter(memory=64, dirty=8))
     world.await_running("counter", node="node-a")
     with world.client("counter") as client:
-        code, found = plan(world, "counter", "--to", "node-b")
+        code, report = plan(world, "counter", "--to", "node-b")
         world.goes_on(client)
 
-    assert (code, found["obstacles"]) == (0, [])
-    assert found["strategy"] == "PreCopy"
-    assert found["prediction"]["bytes"] > 64 * MEBI
-    assert found["memoryBytes"] > 64 * MEBI
-    assert 2 * MEBI < found["dirtyRate"] < 40 * MEBI
-    assert found["linkRate"] > 10 * MEBI
+    assert (code, report["obstacles"]) == (0, [])
+    assert report["strategy"] == "PreCopy"
+    assert report["prediction"]["bytes"] > 64 * MEBI
+    assert report["memoryBytes"] > 64 * MEBI
+    assert 2 * MEBI < report["dirtyRate"] < 40 * MEBI
+    assert report["linkRate"] > 10 * MEBI
     assert world.migrations("counter") == []
     world.await_one_copy("counter", node="node-a")
 
-    moved(world, "counter", to="node-b")  # nobody follows its writes any more
+    moved(world, "counter", to="node-b")  # its writes are not tracked any more
 
 
-def test_a_plan_says_what_would_make_the_move_fail(world: World) -> None:
+def test_a_plan_reports_the_obstacle_of_a_move(world: World) -> None:
     wish = {"maxDowntimeMilliseconds": 1}
     world.apply("counter", container=counter(memory=32), migration=wish)
     world.await_running("counter", node="node-a")
     moved_once = moved_back_and_forth(world, "counter")
-    code, found = plan(world, "counter", "--to", "node-b")
+    code, report = plan(world, "counter", "--to", "node-b")
 
     assert moved_once
     assert code == 1
-    assert [each["reason"] for each in found["obstacles"]] == ["DowntimeTooLong"]
-    assert "maxDowntimeMilliseconds" in found["obstacles"][0]["message"]
+    assert [obstacle["reason"] for obstacle in report["obstacles"]] == ["DowntimeTooLong"]
+    assert "maxDowntimeMilliseconds" in report["obstacles"][0]["message"]
 
 
 def moved_back_and_forth(world: World, name: str) -> bool:
-    """Both agents get to know what a handover takes; by PreCopy, which no limit stops."""
+    """Have both agents measure a handover, with PreCopy, which has no limit."""
     world.patch(name, {"migration": {"strategy": "PreCopy"}})
     for node in ("node-b", "node-a"):
         moved(world, name, to=node)
@@ -102,7 +102,7 @@ def moved_back_and_forth(world: World, name: str) -> bool:
     return True
 
 
-def test_a_writer_faster_than_the_link_is_slowed_down_and_free_again_on_the_target(
+def test_a_container_that_writes_faster_than_the_link_is_throttled_only_for_the_move(
     world: World,
 ) -> None:
     world.limit_rate("100mbit")
@@ -119,7 +119,7 @@ def test_a_writer_faster_than_the_link_is_slowed_down_and_free_again_on_the_targ
 
 
 @pytest.mark.parametrize("end", ["abort", "restart"])
-def test_whatever_ends_the_move_a_slowed_container_gets_its_quota_back(
+def test_a_throttled_container_gets_its_quota_back_however_the_move_ends(
     world: World, end: str
 ) -> None:
     world.limit_rate("20mbit")
@@ -127,7 +127,7 @@ def test_whatever_ends_the_move_a_slowed_container_gets_its_quota_back(
     world.await_running("counter", node="node-a")
     free = quota(world, "node-a", "counter")
     world.move("counter", "node-b")
-    world.until(lambda: quota(world, "node-a", "counter") != free, "it is slowed down")
+    world.until(lambda: quota(world, "node-a", "counter") != free, "it is throttled")
     if end == "restart":
         world.kill("agent:node-a")
         world.move("counter", "node-a")
@@ -138,7 +138,7 @@ def test_whatever_ends_the_move_a_slowed_container_gets_its_quota_back(
     world.await_running("counter", node="node-a")
 
 
-def test_pages_are_compressed_on_a_slow_link_and_not_where_it_is_forbidden(world: World) -> None:
+def test_pages_are_compressed_on_a_slow_link_unless_the_user_forbids_it(world: World) -> None:
     world.limit_rate("200mbit")
     container = {"command": ["python3", "-c", COMPRESSIBLE], "terminationGracePeriodSeconds": 1}
     world.apply("text", container={"image": world.image("counter"), **container})
@@ -149,14 +149,14 @@ def test_pages_are_compressed_on_a_slow_link_and_not_where_it_is_forbidden(world
     world.patch("text", {"migration": {"compression": "Zstd"}})
     always = moved(world, "text", to="node-b")["memory"]
 
-    assert auto["wireBytes"] < never["wireBytes"]  # how much depends on what the processors allow
+    assert auto["wireBytes"] < never["wireBytes"]  # how much depends on the free CPU
     assert never["compressedPercent"] == 100
     assert always["compressedPercent"] < 50
     assert always["wireBytes"] < never["wireBytes"] / 2
 
 
 def test_a_freeze_may_last_as_long_as_the_memory_keeps_coming(world: World) -> None:
-    """Longer than anybody waits for a step that stands still: 72 MiB in 30 s."""
+    """It takes longer than the timeout of a step without progress: 72 MiB in 30 s."""
     world.limit_rate("20mbit")
     settings = {"strategy": "StopAndCopy", "compression": "None"}
     world.apply("counter", container=counter(memory=72, dirty=1), migration=settings)
@@ -186,7 +186,7 @@ def test_a_bandwidth_limit_holds_for_files_and_memory_together(world: World) -> 
 
     took = {step["name"]: step["milliseconds"] / 1e3 for step in status["steps"]}
     seconds = took["CopyFiles"] + took["CopyMemory"]
-    sent = sum(each["bytes"] for each in status["rounds"])
+    sent = sum(one["bytes"] for one in status["rounds"])
     assert sent > 64 * MEBI
     assert sent / seconds < 1.05 * limit
 
@@ -208,6 +208,6 @@ def test_containers_that_move_at_once_are_frozen_one_after_the_other(world: Worl
 
 
 def span(status: dict[str, Any]) -> tuple[str, str]:
-    """From the freeze to go, by the source's clock."""
+    """Return the times of freeze and resume, by the source's clock."""
     began = {step["name"]: step["startTime"] for step in status["steps"]}
     return began["Freeze"], began["Resume"]

@@ -1,4 +1,4 @@
-/* Private memory of every kind that CRIU could restore lazily, or must not; then it counts. */
+/* Maps private memory of every kind that CRIU can restore lazily, or must not, and then counts. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdio.h>
@@ -47,7 +47,7 @@ int main(void)
 	int i;
 
 	area(1 << 12, PROT_NONE, 0, PAGE); /* reserved, as Go and Java do */
-	zero = sparse[9 * PAGE];	   /* the page of zeros */
+	zero = sparse[9 * PAGE];	   /* maps the zero page */
 	(void)zero;
 	madvise(split + 4 * MIB, 8 * MIB, MADV_DONTFORK);
 	mprotect(split + 20 * MIB, 4 * MIB, PROT_NONE);

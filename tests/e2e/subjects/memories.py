@@ -1,11 +1,11 @@
-"""Memory of every kind, rewritten page by page by a rule, and proved by whoever rewrites it.
+"""Memory of every kind, rewritten page by page by a rule, and verified before each write.
 
-Before a page is written anew it has to hold what was written last: what a move loses or brings back
-from before is found, wherever in a round it happened. After each round its writer says
-`KIND/WRITER whole ROUND other ROUND`: the round that it sees its fellow writer at, which shows that
-memory is still shared; or `KIND/WRITER broken ...`, once.
+Before a page is written, it must have the content of the last write. So a page that a move loses,
+or restores with an older content, is found in any case. After each round the writer prints
+`KIND/WRITER whole ROUND other ROUND`. The second round is that of the other writer, which shows
+that memory is still shared. Instead it prints `KIND/WRITER broken ...`, once.
 
-Run as: python3 memories.py DISK TMPFS [KIND...] (two folders; which kinds, else all of KINDS).
+Usage: python3 memories.py DISK TMPFS [KIND...] (two folders; by default all usual kinds).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Mapped:
 
 
 class Opened:
-    """Never mapped."""
+    """Read and written by its descriptor, never mapped."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -71,13 +71,13 @@ def turn_of(page: bytes) -> int:
 
 
 def rewrite(name: str, memory: Memory, *, writer: int) -> None:
-    """Every page of one writer, for ever; the pages of all writers alternate."""
+    """Rewrite every page of one writer without end. The pages of the writers alternate."""
     turn = 0
     while True:
         for page in range(writer, PAGES, WRITERS):
-            found = memory.read(page)
-            if found != content(page, turn):
-                say(f"{name}/{writer} broken page {page} round {turn_of(found)} not {turn}")
+            present = memory.read(page)
+            if present != content(page, turn):
+                say(f"{name}/{writer} broken page {page} round {turn_of(present)} not {turn}")
                 return
             memory.write(page, content(page, turn + 1))
         turn += 1
@@ -87,7 +87,7 @@ def rewrite(name: str, memory: Memory, *, writer: int) -> None:
 
 
 def say(line: str) -> None:
-    os.write(1, f"{line}\n".encode())  # whole, among those of all the others
+    os.write(1, f"{line}\n".encode())  # one write, so that lines of several processes do not mix
 
 
 def fill(memory: Memory) -> Memory:
@@ -116,7 +116,7 @@ def unnamed(path: str) -> int:
 
 
 def of_a_file(path: str) -> Memory:
-    """A private copy: what is written never gets to the file."""
+    """Map a private copy: writes never reach the file."""
     Path(path).write_bytes(bytes(SIZE))
     return mapped(file_of(path), mmap.MAP_PRIVATE)
 
@@ -134,7 +134,7 @@ def system_v() -> Memory:
 
 
 def kinds(disk: str, tmpfs: str) -> dict[str, Callable[[], Memory]]:
-    """Shared ones and "threads" have both writers in one memory; others are forked copies."""
+    """In shared kinds and "threads", the writers have the same memory; others are forked copies."""
     anonymous = mmap.MAP_ANONYMOUS
     return {
         "private": lambda: mapped(-1, mmap.MAP_PRIVATE | anonymous),
@@ -154,7 +154,7 @@ def kinds(disk: str, tmpfs: str) -> dict[str, Callable[[], Memory]]:
 
 
 def of_huge_pages() -> dict[str, Callable[[], Memory]]:
-    """Where the node has set some aside (vm.nr_hugepages): four."""
+    """For nodes that have reserved huge pages (vm.nr_hugepages): they need four."""
     anonymous = mmap.MAP_ANONYMOUS | MAP_HUGETLB
     return {
         "hugetlb": lambda: mapped(-1, mmap.MAP_PRIVATE | anonymous),
@@ -174,7 +174,7 @@ def main(disk: str, tmpfs: str, *chosen: str) -> None:
                 rewrite(name, memory, writer=0)
             rewrite(name, memory, writer=int(os.fork() == 0))
     for _ in memories:
-        os.wait()  # only of a broken one
+        os.wait()  # a writer ends only when its memory is broken
 
 
 if __name__ == "__main__":

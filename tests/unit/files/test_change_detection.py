@@ -1,4 +1,4 @@
-"""What counts as changed in a tree."""
+"""Which files of a tree count as changed."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def make(root: Path) -> None:
     (root / "upper" / "folder" / "file").write_text("one")
 
 
-def test_nothing_changed_is_nothing_to_send(tmp_path: Path) -> None:
+def test_an_unchanged_tree_has_no_changes(tmp_path: Path) -> None:
     make(tmp_path)
     before = settled(tmp_path)
     assert not changes(before, take_snapshot(tmp_path, ["upper"])).any
 
 
-def test_a_write_of_the_same_size_with_its_times_put_back_is_seen(tmp_path: Path) -> None:
+def test_a_write_of_the_same_size_with_its_times_restored_is_a_change(tmp_path: Path) -> None:
     make(tmp_path)
     file = tmp_path / "upper" / "folder" / "file"
     os.utime(file, ns=OLD)
@@ -47,7 +47,7 @@ def test_a_write_of_the_same_size_with_its_times_put_back_is_seen(tmp_path: Path
     assert changes(before, take_snapshot(tmp_path, ["upper"])).files == ("upper/folder/file",)
 
 
-def test_a_new_file_comes_with_its_folder_whose_times_it_changed(tmp_path: Path) -> None:
+def test_a_new_file_changes_its_folder_too(tmp_path: Path) -> None:
     make(tmp_path)
     before = settled(tmp_path)
     (tmp_path / "upper" / "folder" / "new").write_text("12345")
@@ -56,7 +56,7 @@ def test_a_new_file_comes_with_its_folder_whose_times_it_changed(tmp_path: Path)
     assert found.bytes == 5
 
 
-def test_what_is_in_a_folder_that_was_renamed_away_and_back_is_sent_again(tmp_path: Path) -> None:
+def test_files_in_a_folder_that_was_renamed_away_and_back_are_sent_again(tmp_path: Path) -> None:
     """A copy that ran meanwhile has seen nothing of it under its name."""
     make(tmp_path)
     folder, away = tmp_path / "upper" / "folder", tmp_path / "upper" / "away"
@@ -71,7 +71,7 @@ def test_what_is_in_a_folder_that_was_renamed_away_and_back_is_sent_again(tmp_pa
     assert "upper/beside" not in found
 
 
-def test_a_folder_whose_name_is_no_text_may_be_renamed_as_well(tmp_path: Path) -> None:
+def test_a_renamed_folder_may_have_any_bytes_as_its_name(tmp_path: Path) -> None:
     make(tmp_path)
     folder = tmp_path / "upper" / os.fsdecode(b"\xff")
     (tmp_path / "upper" / "folder").rename(folder)
@@ -82,14 +82,16 @@ def test_a_folder_whose_name_is_no_text_may_be_renamed_as_well(tmp_path: Path) -
     assert str((folder / "file").relative_to(tmp_path)) in found
 
 
-def test_a_removed_file_is_named_as_removed(tmp_path: Path) -> None:
+def test_a_removed_file_is_reported_as_removed(tmp_path: Path) -> None:
     make(tmp_path)
     before = settled(tmp_path)
     (tmp_path / "upper" / "folder" / "file").unlink()
     assert changes(before, take_snapshot(tmp_path, ["upper"])).removed == ("upper/folder/file",)
 
 
-def test_a_file_that_changed_within_the_tick_of_the_look_is_in_doubt(tmp_path: Path) -> None:
+def test_a_file_that_changed_within_the_tick_of_the_snapshot_counts_as_changed(
+    tmp_path: Path,
+) -> None:
     make(tmp_path)
     before = take_snapshot(tmp_path, ["upper"])
     newest = max(FileEntry.of(line).changed for line in before.lines)
@@ -104,7 +106,7 @@ def test_a_mapped_file_always_counts_as_changed(tmp_path: Path) -> None:
     assert found.files == ("upper/folder/file",)
 
 
-def test_a_file_in_doubt_is_so_by_all_of_its_names(tmp_path: Path) -> None:
+def test_a_file_that_counts_as_changed_does_so_under_all_of_its_names(tmp_path: Path) -> None:
     make(tmp_path)
     (tmp_path / "upper" / "second name").hardlink_to(tmp_path / "upper" / "folder" / "file")
     (tmp_path / "upper" / "other").write_text("one")
@@ -114,7 +116,7 @@ def test_a_file_in_doubt_is_so_by_all_of_its_names(tmp_path: Path) -> None:
     assert found.files == ("upper/folder/file", "upper/second name")
 
 
-def test_what_was_sent_but_never_seen_counts_as_removed(tmp_path: Path) -> None:
+def test_a_file_that_was_sent_but_is_in_no_snapshot_counts_as_removed(tmp_path: Path) -> None:
     make(tmp_path)
     before = settled(tmp_path)
     sent = before.with_sent(
@@ -129,7 +131,7 @@ def test_what_was_sent_but_never_seen_counts_as_removed(tmp_path: Path) -> None:
     assert found.files == ("upper/folder", "upper/folder/new\nname")
 
 
-def test_a_single_file_can_be_looked_at_and_a_missing_tree_is_left_out(tmp_path: Path) -> None:
+def test_a_snapshot_may_have_a_single_file_and_omits_a_missing_tree(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("line")
     assert [
         FileEntry.of(line).path for line in take_snapshot(tmp_path, ["log", "absent"]).lines
@@ -137,14 +139,14 @@ def test_a_single_file_can_be_looked_at_and_a_missing_tree_is_left_out(tmp_path:
     assert take_snapshot(tmp_path, ["absent"]).lines == frozenset()
 
 
-def test_times_are_known_to_the_nanosecond(tmp_path: Path) -> None:
+def test_times_have_nanoseconds(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("line")
     [line] = take_snapshot(tmp_path, ["log"]).lines
     assert FileEntry.of(line) == FileEntry((tmp_path / "log").stat().st_ctime_ns, 4, "log")
 
 
 @pytest.mark.parametrize("name", ["with space", "new\nline", "t\tab", "caf\udce9", " upper/x"])
-def test_a_file_of_any_name_is_known_by_it(tmp_path: Path, name: str) -> None:
+def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
     make(tmp_path)
     before = settled(tmp_path)
     (tmp_path / "upper" / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +156,7 @@ def test_a_file_of_any_name_is_known_by_it(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("change", ["mode", "owner", "hard link", "type", "target"])
-def test_what_is_not_content_is_seen_too(tmp_path: Path, change: str) -> None:
+def test_a_change_of_metadata_counts(tmp_path: Path, change: str) -> None:
     make(tmp_path)
     file, link = tmp_path / "upper" / "folder" / "file", tmp_path / "upper" / "link"
     link.symlink_to("here")
@@ -176,7 +178,7 @@ def test_what_is_not_content_is_seen_too(tmp_path: Path, change: str) -> None:
     assert changed in changes(before, take_snapshot(tmp_path, ["upper"])).files
 
 
-def test_files_below_a_folder_in_doubt_count_as_changed_and_no_others(tmp_path: Path) -> None:
+def test_only_files_below_a_given_folder_count_as_changed(tmp_path: Path) -> None:
     make(tmp_path)
     (tmp_path / "shm" / "upper").mkdir(parents=True)
     (tmp_path / "shm" / "upper" / "segment").write_text("123")

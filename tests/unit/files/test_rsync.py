@@ -74,7 +74,7 @@ async def send_named(
     await stream.close()
 
 
-async def test_what_an_upper_layer_is_made_of_arrives(
+async def test_everything_that_an_upper_layer_consists_of_arrives(
     source: Path, target: Path, opener: Opener
 ) -> None:
     upper = source / "upper"
@@ -108,7 +108,9 @@ async def test_what_an_upper_layer_is_made_of_arrives(
     assert (got / "sparse").stat().st_blocks < 100
 
 
-async def test_all_that_was_sent_is_named(source: Path, target: Path, opener: Opener) -> None:
+async def test_the_result_has_the_names_of_all_sent_files(
+    source: Path, target: Path, opener: Opener
+) -> None:
     upper = source / "upper"
     for name in ("with space", "new\nline", "octal\\#012", "caf\udce9", "\u00fc", " send x"):
         (upper / name).write_text("1")
@@ -123,7 +125,7 @@ async def test_all_that_was_sent_is_named(source: Path, target: Path, opener: Op
     assert names == {str(path.relative_to(source)) for path in upper.rglob("*")}
 
 
-async def test_attributes_that_name_inodes_of_the_source_stay_behind(
+async def test_attributes_that_name_inodes_of_the_source_are_not_sent(
     source: Path, target: Path, opener: Opener
 ) -> None:
     os.setxattr(source / "upper" / "opaque", "trusted.overlay.origin", b"handle")
@@ -131,7 +133,7 @@ async def test_attributes_that_name_inodes_of_the_source_stay_behind(
     assert os.listxattr(target / "upper" / "opaque") == []
 
 
-async def test_so_they_do_when_a_file_below_is_sent_alone(
+async def test_nor_are_they_sent_with_a_single_file(
     source: Path, target: Path, opener: Opener
 ) -> None:
     folder = source / "upper" / "opaque" / "new"
@@ -146,7 +148,7 @@ async def test_so_they_do_when_a_file_below_is_sent_alone(
     assert arrived.stat().st_mtime_ns == folder.stat().st_mtime_ns
 
 
-async def test_a_second_run_removes_what_is_gone(
+async def test_a_second_run_removes_files_that_are_gone(
     source: Path, target: Path, opener: Opener
 ) -> None:
     (source / "upper" / "file").write_text("text")
@@ -156,7 +158,7 @@ async def test_a_second_run_removes_what_is_gone(
     assert not (target / "upper" / "file").exists()
 
 
-async def test_named_files_are_sent_whatever_their_times_say(
+async def test_named_files_are_sent_regardless_of_their_times(
     source: Path, target: Path, opener: Opener
 ) -> None:
     file = source / "upper" / "a file"
@@ -169,7 +171,7 @@ async def test_named_files_are_sent_whatever_their_times_say(
     assert (target / "upper" / "a file").read_text() == "two"
 
 
-async def test_many_named_files_arrive_as_few_do(
+async def test_many_named_files_arrive_as_well(
     source: Path, target: Path, opener: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transship.files.rsync.FEW_NAMES", 0)
@@ -178,7 +180,7 @@ async def test_many_named_files_arrive_as_few_do(
     assert (target / "upper" / "a file").read_text() == "one"
 
 
-async def test_a_file_in_doubt_keeps_its_other_names(
+async def test_a_file_that_is_sent_again_keeps_its_other_names(
     source: Path, target: Path, opener: Opener
 ) -> None:
     file = source / "upper" / "file"
@@ -194,7 +196,7 @@ async def test_a_file_in_doubt_keeps_its_other_names(
     assert arrived[0].stat().st_ino == arrived[1].stat().st_ino
 
 
-async def test_what_has_vanished_since_it_was_named_is_removed(
+async def test_a_named_file_that_has_vanished_is_removed(
     source: Path, target: Path, opener: Opener
 ) -> None:
     upper = source / "upper"
@@ -212,7 +214,7 @@ async def test_what_has_vanished_since_it_was_named_is_removed(
 
 
 @pytest.mark.parametrize("other", ["file", "symbolic link"])
-async def test_what_lies_below_no_folder_any_more_can_be_left_out(
+async def test_names_below_what_is_no_folder_any_more_can_be_left_out(
     source: Path, target: Path, opener: Opener, other: str
 ) -> None:
     (source / "elsewhere").mkdir()
@@ -233,7 +235,7 @@ async def test_what_lies_below_no_folder_any_more_can_be_left_out(
     assert (target / "upper" / "folder" / "a").read_text() == "one"  # the next look will tell
 
 
-async def test_what_is_gone_is_removed_with_all_that_is_below_it(
+async def test_a_removed_folder_is_removed_with_all_files_below_it(
     source: Path, target: Path, opener: Opener
 ) -> None:
     upper = source / "upper"
@@ -266,7 +268,7 @@ async def test_what_is_gone_is_removed_with_all_that_is_below_it(
     assert (target / "upper/becomes a file").read_text() == "file"
 
 
-async def test_in_place_the_file_that_is_open_there_is_written(
+async def test_in_place_writes_into_the_file_that_is_open_at_the_peer(
     source: Path, target: Path, opener: Opener
 ) -> None:
     (source / "log").write_text("one\ntwo\n")

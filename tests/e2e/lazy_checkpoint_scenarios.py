@@ -234,7 +234,7 @@ class Move:
         self.sent = 0
 
     async def begin(self, *, only: int | None = None) -> None:
-        """Restore the copy while the first `only` pages (by default all) are sent, until it is held."""
+        """Restore a copy, sending the first `only` pages (by default all), until it is held."""
         layout = self._stage.target.layout
         shutil.rmtree(layout.images(NAME), ignore_errors=True)
         with timed("starting the page server"):

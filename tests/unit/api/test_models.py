@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -13,7 +14,7 @@ from transship.api.migration import ContainerMigration, MigrationPhase, Migratio
 from transship.api.node_agent import NodeAgentStatus
 from transship.api.placement import ContainerPlacement, LastMigration, PlacementSpec
 
-DOCUMENT = {
+DOCUMENT: dict[str, Any] = {
     "apiVersion": "transship.dev/v1alpha1",
     "kind": "ContainerPlacement",
     "metadata": {"name": "web", "namespace": "shop", "uid": "u", "generation": 3},
@@ -58,7 +59,7 @@ def test_unset_fields_are_left_out() -> None:
 
 def test_a_model_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
-        ObjectMeta(name="a").name = "b"
+        ObjectMeta(name="a").__setattr__("name", "b")
 
 
 def test_acronyms_keep_their_case_on_the_wire() -> None:

@@ -37,8 +37,8 @@ def models_of(annotation: Any) -> Iterator[type[BaseModel]]:
 def messages() -> list[type[BaseModel]]:
     names = [module.name for module in pkgutil.iter_modules(agentapi.__path__)]
     modules = [importlib.import_module(f"{agentapi.__name__}.{name}") for name in names]
-    found = {each for module in modules for each in vars(module).values() if _is_message(each)}
-    return sorted(found, key=lambda model: model.__name__)
+    models = {value for module in modules for value in vars(module).values() if _is_message(value)}
+    return sorted(models, key=lambda model: model.__name__)
 
 
 def _is_message(thing: Any) -> bool:
@@ -46,8 +46,8 @@ def _is_message(thing: Any) -> bool:
 
 
 def unread(model: type[BaseModel], *, by: tuple[str, ...]) -> list[str]:
-    found, owner = sources.reads(by), model.__name__
-    return [f"{owner}.{name}" for name in model.model_fields if not found.has(owner, name)]
+    reads, owner = sources.reads(by), model.__name__
+    return [f"{owner}.{name}" for name in model.model_fields if not reads.has(owner, name)]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -58,7 +58,7 @@ def test_every_field_of_a_spec_is_obeyed(kind: Kind) -> None:
 
 
 def test_what_may_be_ignored_is_ignored() -> None:
-    specs = [kind.model.model_fields["spec"].annotation for kind in KINDS]
+    specs: list[Any] = [kind.model.model_fields["spec"].annotation for kind in KINDS]
     models = {model for spec in specs for model in models_of(spec)}
     ignored = {name for model in models for name in unread(model, by=OBEYING)}
     assert set(READ_BY_NOBODY) <= ignored

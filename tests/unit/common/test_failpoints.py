@@ -1,20 +1,21 @@
 import threading
 import time
+from pathlib import Path
 
 from transship.common import failpoints
 from transship.common.failpoints import at
 
 
-def test_a_place_that_nobody_asked_for_is_passed(tmp_path):
+def test_a_place_without_a_file_is_passed(tmp_path: Path) -> None:
     at("Freeze.begin", folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_folder_in_the_environment_there_is_no_place_to_stop_at():
+def test_without_a_folder_in_the_environment_no_place_stops_the_agent() -> None:
     assert failpoints._folder is None
 
 
-def test_an_agent_waits_at_the_place_until_it_is_let_go(tmp_path):
+def test_an_agent_waits_at_a_place_until_the_reached_file_is_removed(tmp_path: Path) -> None:
     (tmp_path / "Freeze.begin").touch()
     passing = threading.Thread(target=at, args=("Freeze.begin",), kwargs={"folder": tmp_path})
     passing.start()

@@ -15,7 +15,7 @@ from transship.common.tasks import Background, TaskEnded, Tasks, for_each, keep_
 
 
 @pytest.fixture
-def told() -> Iterator[list[str]]:
+def log_lines() -> Iterator[list[str]]:
     """What the log says."""
     lines: list[str] = []
     sink = logger.add(lambda line: lines.append(str(line)), format="{level} {message} {extra}")
@@ -41,7 +41,7 @@ async def cancelled() -> None:
 
 @pytest.mark.parametrize("work", [at_once, broken, cancelled])
 async def test_a_task_that_is_to_live_for_ever_ends_its_process_when_it_ends(
-    work: tasks.Work, told: list[str]
+    work: tasks.Work, log_lines: list[str]
 ) -> None:
     stop = asyncio.Event()
     background = Background(stop)
@@ -51,30 +51,30 @@ async def test_a_task_that_is_to_live_for_ever_ends_its_process_when_it_ends(
         await stop.wait()
     with pytest.raises(TaskEnded, match="lease"):
         background.raise_failure()
-    assert any("ERROR" in line and "lease" in line for line in told)
+    assert any("ERROR" in line and "lease" in line for line in log_lines)
     await background.close()
 
 
-async def test_one_that_is_ended_with_its_process_is_no_failure(told: list[str]) -> None:
+async def test_one_that_is_ended_with_its_process_is_no_failure(log_lines: list[str]) -> None:
     stop = asyncio.Event()
     background = Background(stop)
     background.keep(for_ever, name="watch")
     await background.close()
     background.raise_failure()
     assert not stop.is_set()
-    assert told == []
+    assert log_lines == []
 
 
-async def test_a_task_with_an_end_of_its_own_that_fails_is_told_of(told: list[str]) -> None:
+async def test_a_task_with_an_end_of_its_own_that_fails_is_told_of(log_lines: list[str]) -> None:
     beside = Tasks()
     await asyncio.wait([beside.begin(broken(), name="settling"), beside.begin(at_once(), name="x")])
     assert len(beside) == 0
-    assert [("settling" in line, "nobody thought" in line) for line in told] == [(True, True)]
+    assert [("settling" in line, "nobody thought" in line) for line in log_lines] == [(True, True)]
 
 
-async def test_work_that_fails_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_work_that_fails_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "RESTART_SECONDS", 0)
-    begun = []
+    begun: list[int] = []
 
     async def work() -> None:
         begun.append(len(begun))
@@ -96,7 +96,7 @@ async def test_what_is_begun_anew_after_failures_ends_its_process_when_it_return
         background.raise_failure()
 
 
-async def test_one_item_that_fails_keeps_no_other_from_its_turn(told: list[str]) -> None:
+async def test_one_item_that_fails_keeps_no_other_from_its_turn(log_lines: list[str]) -> None:
     done = []
 
     async def work(item: str) -> None:
@@ -108,7 +108,7 @@ async def test_one_item_that_fails_keeps_no_other_from_its_turn(told: list[str])
 
     await for_each("abc", work, doing="looking")
     assert done == ["c"]
-    assert [line.split()[0] for line in told] == ["ERROR", "ERROR"]
+    assert [line.split()[0] for line in log_lines] == ["ERROR", "ERROR"]
 
 
 async def test_work_is_cancelled_when_it_is_time_to_stop() -> None:

@@ -72,16 +72,16 @@ async def test_one_object_that_cannot_be_read_does_not_hide_the_others(
 async def test_an_object_that_cannot_be_read_is_told_of_once_per_version(
     server: FakeApiServer, client: KubeClient
 ) -> None:
-    told: list[str] = []
-    sink = logger.add(told.append, format="{message}", level="WARNING")
+    log_lines: list[str] = []
+    sink = logger.add(log_lines.append, format="{message}", level="WARNING")
     try:
         for version in ("7", "7", "8", "8"):
             hide(server, "odd", version=version)
             await client.list(ContainerPlacement)
     finally:
         logger.remove(sink)
-    assert len(told) == 2
-    assert all("ContainerPlacement shop/odd cannot be read" in line for line in told)
+    assert len(log_lines) == 2
+    assert all("ContainerPlacement shop/odd cannot be read" in line for line in log_lines)
 
 
 def hide(server: FakeApiServer, name: str, *, version: str) -> None:

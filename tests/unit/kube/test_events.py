@@ -1,4 +1,4 @@
-"""Events are told once and then counted; a failure to tell disturbs nobody."""
+"""Events are recorded once and then counted. A failure to record one is only logged."""
 
 from __future__ import annotations
 

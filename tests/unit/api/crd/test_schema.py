@@ -59,7 +59,8 @@ class Outer(ApiModel):
 
 @pytest.fixture(scope="module")
 def fields() -> dict[str, Schema]:
-    return structural_schema(Outer)["properties"]
+    properties: dict[str, Schema] = structural_schema(Outer)["properties"]
+    return properties
 
 
 def test_a_reference_is_written_out(fields: dict[str, Schema]) -> None:

@@ -1,6 +1,6 @@
-"""What is wrong with the node itself, and what of it keeps the node out of moves.
+"""Problems of the node itself, and which of them keep the node out of migrations.
 
-Pure but for look, which reads. Containers run on whatever is found here.
+`read` reads the node; the rest is pure. No problem stops a container.
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ from transship.api.conditions import Condition, condition
 from transship.api.reasons import Reason
 
 HEALTHY = "Healthy"
-LEAST_FREE_BYTES = 64 << 20  # the journal needs kilobytes, a container's log and layer grow
-DESCRIPTORS_SHARE = 0.9  # of the limit: a move opens dozens
-EXPIRY_NOTICE = timedelta(days=14)  # time for a person to renew what nothing renews by itself
+# the journal needs kilobytes, but containers' logs and layers grow
+LEAST_FREE_BYTES = 64 << 20
+# of the limit: a migration opens dozens
+DESCRIPTORS_SHARE = 0.9
+# time for a person to renew a certificate that nothing renews automatically
+EXPIRY_NOTICE = timedelta(days=14)
+# the agent could not promise anything, or no peer could connect to it
 MIGRATION_BLOCKING = frozenset({Reason.JOURNAL_UNWRITABLE, Reason.CERTIFICATE_EXPIRED})
 
 
 @dataclass(frozen=True)
 class HealthReadings:
-    """What was seen. certificate_ends: None where it cannot be read."""
+    """What the problems are judged from. certificate_ends: None if it cannot be read."""
 
     journal_failure: str = ""
     quarantined: Mapping[str, Quarantined] = field(default_factory=dict)
@@ -40,14 +44,14 @@ class HealthReadings:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong."""
+    """One problem of the node."""
 
     reason: Reason
     message: str
 
 
 def read(journal: Journal, *, state_dir: Path, certificate: Path) -> HealthReadings:
-    """Blocks for a write to the disk."""
+    """Read the node's state; blocks for a trial write to the journal's disk."""
     journal.try_disk()
     return HealthReadings(
         journal_failure=journal.failure,
@@ -59,37 +63,37 @@ def read(journal: Journal, *, state_dir: Path, certificate: Path) -> HealthReadi
     )
 
 
-def problems(readings: HealthReadings, *, now: datetime) -> tuple[Problem, ...]:
-    """Worst first."""
+def problems_of(readings: HealthReadings, *, now: datetime) -> tuple[Problem, ...]:
+    """All problems, the worst first."""
     found = []
     if readings.journal_failure:
         found.append(Problem(Reason.JOURNAL_UNWRITABLE, readings.journal_failure))
     found += _of_certificate(readings.certificate_ends, now=now)
     found += [
-        Problem(Reason.QUARANTINED, f"container {container}: {each.reason}: {each.message}")
-        for container, each in sorted(readings.quarantined.items())
+        Problem(Reason.QUARANTINED, f"container {container}: {record.reason}: {record.message}")
+        for container, record in sorted(readings.quarantined.items())
     ]
     if readings.free_disk_bytes < LEAST_FREE_BYTES:
-        left = f"{readings.free_disk_bytes >> 20} MiB are left for containers, images and promises"
-        found.append(Problem(Reason.DISK_FULL, left))
+        free = f"{readings.free_disk_bytes >> 20} MiB are free for containers, images and journal"
+        found.append(Problem(Reason.DISK_FULL, free))
     if readings.open_descriptors > readings.descriptor_limit * DESCRIPTORS_SHARE:
         used = f"{readings.open_descriptors} of {readings.descriptor_limit} files are open"
         found.append(Problem(Reason.DESCRIPTORS_SHORT, used))
     return tuple(found)
 
 
-def healthy_condition(found: tuple[Problem, ...], *, now: datetime) -> Condition:
-    """One condition for all of it: the reason is the worst one's, the message names each."""
-    if not found:
-        whole = Reason.NODE_HEALTHY
-        return condition(HEALTHY, True, reason=whole, now=now, message=whole.meaning)
-    message = "; ".join(f"{each.reason}: {each.message}" for each in found)[:4096]
-    return condition(HEALTHY, False, reason=found[0].reason, now=now, message=message)
+def healthy_condition(problems: tuple[Problem, ...], *, now: datetime) -> Condition:
+    """The condition Healthy: its reason is that of the worst problem, its message names all."""
+    if not problems:
+        reason = Reason.NODE_HEALTHY
+        return condition(HEALTHY, True, reason=reason, now=now, message=reason.meaning)
+    message = "; ".join(f"{problem.reason}: {problem.message}" for problem in problems)[:4096]
+    return condition(HEALTHY, False, reason=problems[0].reason, now=now, message=message)
 
 
-def migration_blocker(found: tuple[Problem, ...]) -> Problem | None:
-    """What keeps the node out of moves: it could neither promise nor be spoken to."""
-    return next((each for each in found if each.reason in MIGRATION_BLOCKING), None)
+def migration_blocker(problems: tuple[Problem, ...]) -> Problem | None:
+    """The worst problem that keeps the node out of migrations, if there is one."""
+    return next((problem for problem in problems if problem.reason in MIGRATION_BLOCKING), None)
 
 
 def _of_certificate(ends: datetime | None, *, now: datetime) -> list[Problem]:
@@ -101,7 +105,7 @@ def _of_certificate(ends: datetime | None, *, now: datetime) -> list[Problem]:
 
 
 def _open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a Path for each would be for nothing
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - nobody needs the paths
 
 
 def _end_of(certificate: Path) -> datetime | None:

@@ -1,7 +1,7 @@
-"""Tells the cluster that this node exists: its NodeAgent's status and its lease.
+"""Registers the node in the cluster: keeps its NodeAgent's status and its lease fresh.
 
-Nothing else in the agent waits for this. While the API server is away, containers run on and
-migrations go on; the lease runs out, and the operator then asks the agent itself.
+Nothing else in the agent waits for this. While the API server is down, containers and migrations go
+on. The lease expires, and the operator then asks the agent itself.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ from transship.common.errors import TransshipError
 from transship.kube.client import KubeClient
 from transship.kube.leases import Leases, agent_lease
 
-RENEW_SECONDS = 10.0  # as the kubelet
-LEASE_SECONDS = 40  # as the kubelet: three renewals may get lost
-STATUS_SECONDS = 30.0  # free memory and disk; everything else is written when it changes
-FIRST_STATUS_SECONDS = 5.0  # the facts take half a second, a self-test that fails up to 15
+# the kubelet's numbers: three renewals may get lost
+RENEW_SECONDS = 10.0
+LEASE_SECONDS = 40
+# for free memory and disk; every other change is written at once
+STATUS_SECONDS = 30.0
+# gathering the facts takes half a second, a self-test that fails up to 15
+FIRST_STATUS_SECONDS = 5.0
 READY = "Ready"
 
 
 class Cluster(Protocol):
-    """The two writes that an agent makes."""
+    """The agent's two writes to the Kubernetes API. Each raises TransshipError."""
 
     async def register(self, status: NodeAgentStatus) -> None: ...
 
@@ -49,7 +52,11 @@ class _Connection:
 
 
 class KubeCluster:
-    """registration.Cluster on a real API server."""
+    """Implements Cluster with a real API server.
+
+    It connects at the first write. Loading the client library takes a second, and nothing that the
+    agent does for containers may wait for that.
+    """
 
     def __init__(self, node: str, *, kubeconfig: Path | None) -> None:
         self._node = node
@@ -73,7 +80,7 @@ class KubeCluster:
     async def _connect(self) -> _Connection:
         if self._connection is None:
             client = await KubeClient.connect(self._kubeconfig)
-            if self._connection is None:  # the other write may have been faster
+            if self._connection is None:  # the other write may have connected meanwhile
                 self._connection = _Connection(client, Leases(client))
             else:
                 await client.close()
@@ -81,7 +88,7 @@ class KubeCluster:
 
 
 class Registration:
-    """Keeps both fresh until it is stopped."""
+    """Keeps status and lease fresh until it is cancelled."""
 
     def __init__(
         self,
@@ -99,7 +106,7 @@ class Registration:
         self._changed = asyncio.Event()
 
     def changed(self) -> None:
-        """A fact has changed: tell it now."""
+        """Write the status now, since a fact has changed."""
         self._changed.set()
 
     async def run(self) -> None:
@@ -114,21 +121,21 @@ class Registration:
                 await self._cluster.renew(duration_seconds=LEASE_SECONDS)
                 failing = False
             except TransshipError as e:
-                failing = _tell(e, what="lease", again=failing)
+                failing = _log_failure(e, write="lease", again=failing)
             await asyncio.sleep(RENEW_SECONDS)
 
     async def _keep_status(self) -> None:
-        """Begins when the facts are known: a restart of the agent alone changes none of them."""
+        """Begin once the facts are complete, so that a restarted agent does not write fewer."""
         failing = False
         await self._changed_within(FIRST_STATUS_SECONDS)
         while True:
             self._changed.clear()
             try:
-                readings = await asyncio.to_thread(self._read_health)  # it writes to the disk
+                readings = await asyncio.to_thread(self._read_health)  # blocks
                 await self._cluster.register(self.status(readings))
                 failing = False
             except TransshipError as e:
-                failing = _tell(e, what="status", again=failing)
+                failing = _log_failure(e, write="status", again=failing)
             await self._changed_within(RENEW_SECONDS if failing else STATUS_SECONDS)
 
     async def _changed_within(self, seconds: float) -> None:
@@ -138,12 +145,12 @@ class Registration:
 
     def status(self, readings: HealthReadings) -> NodeAgentStatus:
         facts, now = self._facts, self._clock.now()
-        found = health.problems(readings, now=now)
-        for each in (
-            ready_condition(facts, found, now=now),
-            health.healthy_condition(found, now=now),
+        problems = health.problems_of(readings, now=now)
+        for new in (
+            ready_condition(facts, problems, now=now),
+            health.healthy_condition(problems, now=now),
         ):
-            self._conditions = with_condition(self._conditions, each)
+            self._conditions = with_condition(self._conditions, new)
         return NodeAgentStatus(
             conditions=self._conditions,
             endpoint=facts.identity.endpoint,
@@ -157,23 +164,24 @@ class Registration:
         )
 
 
-def ready_condition(facts: NodeFacts, found: tuple[Problem, ...], *, now: datetime) -> Condition:
-    """A node that is not ready runs its containers, but takes no part in moves."""
-    test, bar = facts.self_test, health.migration_blocker(found)
+def ready_condition(facts: NodeFacts, problems: tuple[Problem, ...], *, now: datetime) -> Condition:
+    """The condition Ready. A node that is not ready runs containers but takes part in no move."""
+    test, blocker = facts.self_test, health.migration_blocker(problems)
     if not facts.complete:
-        return condition(READY, False, reason=Reason.AGENT_STARTING, now=now,
-                         message=Reason.AGENT_STARTING.meaning)  # fmt: skip
+        return _ready(False, Reason.AGENT_STARTING, now=now)
     if test is not None and not test.passed:
-        return condition(READY, False, reason=Reason.SELF_TEST_FAILED, now=now,
-                         message=test.message)  # fmt: skip
-    if bar is not None:
-        return condition(READY, False, reason=bar.reason, now=now, message=bar.message)
-    return condition(READY, True, reason=Reason.AGENT_READY, now=now,
-                     message=Reason.AGENT_READY.meaning)  # fmt: skip
+        return _ready(False, Reason.SELF_TEST_FAILED, test.message, now=now)
+    if blocker is not None:
+        return _ready(False, blocker.reason, blocker.message, now=now)
+    return _ready(True, Reason.AGENT_READY, now=now)
 
 
-def _tell(error: TransshipError, *, what: str, again: bool) -> bool:
-    """Once per outage; a retry heals it."""
+def _ready(ready: bool, reason: Reason, message: str = "", *, now: datetime) -> Condition:
+    return condition(READY, ready, reason=reason, now=now, message=message or reason.meaning)
+
+
+def _log_failure(error: TransshipError, *, write: str, again: bool) -> bool:
+    """One warning per outage: a retry heals it. Returns that the write is failing."""
     level = "DEBUG" if again else "WARNING"
-    logger.bind(reason=error.reason, cause=error.message).log(level, f"{what} not written")
+    logger.bind(reason=error.reason, cause=error.message).log(level, f"writing the {write} failed")
     return True

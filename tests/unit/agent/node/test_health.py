@@ -35,13 +35,13 @@ def ready(tmp_path: Path, readings: HealthReadings) -> tuple[Status, str]:
     identity = Identity("node-a", "10.200.0.11", 7443)
     facts = NodeFacts(identity, addresses=tuple, state_dir=tmp_path, containers=lambda: 0)
     facts.complete, facts.self_test = True, SelfTest(passed=True, time=NOW)
-    made = ready_condition(facts, health.problems(readings, now=NOW), now=NOW)
+    made = ready_condition(facts, health.problems_of(readings, now=NOW), now=NOW)
     return made.status, made.reason
 
 
 def test_a_node_without_problems_is_healthy_and_ready(tmp_path: Path) -> None:
     readings = HealthReadings(certificate_ends=NOW + timedelta(days=300))
-    made = health.healthy_condition(health.problems(readings, now=NOW), now=NOW)
+    made = health.healthy_condition(health.problems_of(readings, now=NOW), now=NOW)
     assert made.status == Status.TRUE
     assert ready(tmp_path, readings) == (Status.TRUE, Reason.AGENT_READY)
 
@@ -50,7 +50,7 @@ def test_a_node_without_problems_is_healthy_and_ready(tmp_path: Path) -> None:
 def test_what_is_wrong_is_said_and_takes_the_node_out_of_moves_only_where_it_must(
     tmp_path: Path, reason: Reason, readings: HealthReadings
 ) -> None:
-    made = health.healthy_condition(health.problems(readings, now=NOW), now=NOW)
+    made = health.healthy_condition(health.problems_of(readings, now=NOW), now=NOW)
     assert (made.status, made.reason) == (Status.FALSE, reason)
     assert ready(tmp_path, readings)[0] == (
         Status.FALSE if reason in MIGRATION_BLOCKING else Status.TRUE
@@ -61,7 +61,7 @@ def test_the_worst_comes_first_and_all_are_named() -> None:
     readings = HealthReadings(
         journal_failure="No space left", quarantined={"c": TORN}, free_disk_bytes=0
     )
-    made = health.healthy_condition(health.problems(readings, now=NOW), now=NOW)
+    made = health.healthy_condition(health.problems_of(readings, now=NOW), now=NOW)
     assert made.reason == Reason.JOURNAL_UNWRITABLE
     for word in ("No space left", "container c: RecordDamaged", "DiskFull"):
         assert word in made.message

@@ -42,29 +42,29 @@ class NodeBundles:
     def mapped(self, record: Record, paths: frozenset[str]) -> frozenset[str]:
         """Where files that the container calls by these paths lie, relative to its home."""
         home = self.home(record.id)
-        found = (_candidates(record, path) for path in paths)
-        return frozenset(name for names in found for name in names if (home / name).is_file())
+        candidates = (name for path in paths for name in _candidates(record, path))
+        return frozenset(name for name in candidates if (home / name).is_file())
 
 
 def in_memory(record: Record) -> tuple[str, ...]:
     """The volumes that are a tmpfs."""
     return tuple(
-        f"volumes/{each.volume.name}"
-        for each in record.order.volumes
-        if each.volume.secret is not None
+        f"volumes/{resolved.volume.name}"
+        for resolved in record.order.volumes
+        if resolved.volume.secret is not None
         or (
-            each.volume.empty_dir is not None
-            and each.volume.empty_dir.medium is EmptyDirMedium.MEMORY
+            resolved.volume.empty_dir is not None
+            and resolved.volume.empty_dir.medium is EmptyDirMedium.MEMORY
         )
     )
 
 
 def _candidates(record: Record, path: str) -> list[str]:
     """Where the path may be: in the upper layer, or in a volume mounted at or above it."""
-    found = [f"upper{path}"]
+    candidates = [f"upper{path}"]
     for mount in record.order.container.volume_mounts:
         point = mount.mount_path.rstrip("/")
         if path.startswith(f"{point}/"):
             inner = "/".join(part for part in (mount.sub_path, path[len(point) + 1 :]) if part)
-            found.append(f"volumes/{mount.name}/{inner}")
-    return found
+            candidates.append(f"volumes/{mount.name}/{inner}")
+    return candidates

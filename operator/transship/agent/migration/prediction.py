@@ -78,10 +78,10 @@ class Predictions:
             compressed_share=min(1.0, probed.compressed_share),
             file_bytes=files,
         )
-        found = memory_prediction.predict(
+        predicted = memory_prediction.predict(
             measurements, settings=order.settings, cost=self._handover_stats.cost
         )
-        return reply(measurements, found)
+        return _reply(measurements, predicted)
 
     async def end(self, container: str) -> None:
         """End the probe: a move begins, which tracks the container's writes itself."""
@@ -124,12 +124,14 @@ class Predictions:
         return take_snapshot(home, self._bundles.trees(record).names).size
 
 
-def reply(measurements: Measurements, found: memory_prediction.PredictedMove) -> PredictionReply:
-    why = found.obstacle
+def _reply(
+    measurements: Measurements, predicted: memory_prediction.PredictedMove
+) -> PredictionReply:
+    why = predicted.obstacle
     return PredictionReply(
-        strategy=found.strategy,
-        prediction=found.prediction,
-        choice=found.choice,
+        strategy=predicted.strategy,
+        prediction=predicted.prediction,
+        choice=predicted.choice,
         memory_bytes=measurements.pages * PAGE_BYTES,
         zero_bytes=measurements.zero_pages * PAGE_BYTES,
         dirty_rate=round(measurements.changes_per_second),

@@ -108,14 +108,14 @@ class FileCopy:
         for _ in range(MAX_ROUNDS):
             now = await self._snapshot()
             mapped = await self._mapped_now()
-            found = changes(self._last, now, always=self._doubtful - mapped)
-            if found.bytes <= ENOUGH_BYTES or (left is not None and found.bytes >= left):
+            changed = changes(self._last, now, always=self._doubtful - mapped)
+            if changed.bytes <= ENOUGH_BYTES or (left is not None and changed.bytes >= left):
                 break
-            left = found.bytes
+            left = changed.bytes
             await self._begin_run(now, mapped)
-            await self._run_part(found)
+            await self._run_part(changed)
             # a removed file may be created and removed again before the run gets to it
-            await self._end_run(now, found.removed, doubtful=mapped)
+            await self._end_run(now, changed.removed, doubtful=mapped)
 
     async def make_ready(self) -> None:
         """Open the streams for the difference, so that the freeze does not wait for handshakes."""
@@ -142,22 +142,22 @@ class FileCopy:
         if ahead is not None and has_new_files:
             now = await self._snapshot()
         mapped = self._doubtful | self._mapped()
-        found = changes(self._last, now, always=mapped, below=self._opaque)
+        changed = changes(self._last, now, always=mapped, below=self._opaque)
         log = asyncio.create_task(self._send_log())
         try:
-            await self._send_changes(found)
+            await self._send_changes(changed)
             await log
         finally:
             log.cancel()
             await asyncio.wait([log])
         self._last = now
 
-    async def _send_changes(self, found: Changes) -> None:
-        if found.any and self._ready is not None:
+    async def _send_changes(self, changed: Changes) -> None:
+        if changed.any and self._ready is not None:
             sent = await send_files(
                 self._home,
-                found.files,
-                removed=found.removed,
+                changed.files,
+                removed=changed.removed,
                 stream=self._ready,
                 timeout_seconds=DIFFERENCE_TIMEOUT_SECONDS,
             )
@@ -215,15 +215,15 @@ class FileCopy:
         self.bytes += sent.bytes
         return sent
 
-    async def _run_part(self, found: Changes) -> None:
+    async def _run_part(self, changed: Changes) -> None:
         """Send changes while the container runs; what moves meanwhile waits for the next run."""
-        files = await asyncio.to_thread(in_folders, self._home, found.files)
+        files = await asyncio.to_thread(in_folders, self._home, changed.files)
         stream = await self._open()
         try:
             sent = await send_files(
                 self._home,
                 files,
-                removed=found.removed,
+                removed=changed.removed,
                 stream=stream,
                 timeout_seconds=COPY_TIMEOUT_SECONDS,
                 bandwidth=self._bandwidth,
@@ -266,5 +266,5 @@ class _Log:
         self._sent = state
 
     def state(self) -> tuple[int, int]:
-        found = (self._home / self.path).stat()
-        return found.st_size, found.st_mtime_ns
+        status = (self._home / self.path).stat()
+        return status.st_size, status.st_mtime_ns

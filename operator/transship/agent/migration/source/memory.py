@@ -73,8 +73,8 @@ class OutgoingMemory:
         Runs beside the sending of pages, and sends nothing itself.
         """
         if images:
-            found = [Image(each.path, each.runs) for each in images]
-            await asyncio.to_thread(self._shared.reduce, found)
+            shared = [Image(image.path, image.runs) for image in images]
+            await asyncio.to_thread(self._shared.reduce, shared)
 
     async def round(self) -> CopyRound:
         """Copy what has changed of the running container's memory; all of it at first."""

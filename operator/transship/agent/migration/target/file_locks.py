@@ -22,29 +22,30 @@ from transship.linux.ptrace import Tracee
 _SYS_FCNTL, _SETLK = 72, 6
 
 Lost = tuple[tuple[int, FileLock], ...]
+"""Locks that the restore has lost, each with the process that had it."""
 
 
 def require_keepable(freezer: Freezer, images: Path) -> None:
     """Raise CheckpointFailed where a held copy has lost locks that cannot be set again here."""
-    found = () if ptrace.supported() else _lost(freezer, images)
-    if found:
+    lost = () if ptrace.supported() else _lost(freezer, images)
+    if lost:
         raise CheckpointFailed(
-            f"restoring: process {found[0][1].process} has lost a lock on a file that it maps",
+            f"restoring: process {lost[0][1].process} has lost a lock on a file that it maps",
             reason=Reason.FILE_LOCKS_LOST,
         )
 
 
 def resume(freezer: Freezer, images: Path) -> None:
     """Thaw. No task runs before all lost locks are set again. Blocking."""
-    found = _lost(freezer, images)
-    if not found:
+    lost = _lost(freezer, images)
+    if not lost:
         freezer.thaw()
         return
     # SIGSTOPped tasks do not run after the thaw, and ptrace cannot seize them while frozen
     asleep = set(freezer.stopped_tasks())
     awake = [pid for pid in freezer.processes() if pid not in asleep]
-    owners = {pid: _setting(found, pid) for pid, _ in found if pid in awake}
-    for pid, lock in found:
+    owners = {pid: _set_locks(lost, pid) for pid, _ in lost if pid in awake}
+    for pid, lock in lost:
         if pid not in owners:
             log = logger.bind(process=lock.process, descriptor=lock.descriptor)
             log.error("a stopped process will run without a file lock that it had")
@@ -56,9 +57,9 @@ def _lost(freezer: Freezer, images: Path) -> Lost:
     return file_locks.lost(locks, lookup(freezer.processes())) if locks else ()
 
 
-def _setting(found: Lost, pid: int) -> Callable[[Tracee], None]:
+def _set_locks(lost: Lost, pid: int) -> Callable[[Tracee], None]:
     def act(tracee: Tracee) -> None:
-        for owner, lock in found:
+        for owner, lock in lost:
             if owner != pid:
                 continue
             try:

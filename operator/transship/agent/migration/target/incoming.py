@@ -26,7 +26,7 @@ class IncomingMigration:
     state: SideState = SideState.PREPARING
     preparation: asyncio.Task[None] | None = None
     restoring: asyncio.Task[None] | None = None
-    asking: asyncio.Task[None] | None = None
+    polling: asyncio.Task[None] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     settling: asyncio.Task[None] | None = None
     receivers: set[asyncio.Task[object]] = field(default_factory=set)

@@ -46,7 +46,7 @@ class HeldRestore:
         self._deps = deps
         self._cleanup = cleanup
 
-    def incoming(self, order: IncomingOrder) -> Record:
+    def incoming_record(self, order: IncomingOrder) -> Record:
         """The record of an incoming container. Raises Refused where the journal forbids it."""
         journal, container = self._deps.journal, order.order.id
         return transitions.incoming(
@@ -59,7 +59,7 @@ class HeldRestore:
         try:
             with incoming.watch.step(StepName.PREPARE):
                 await self._deps.vacate(incoming.container)
-                record = journal.put(self.incoming(order))
+                record = journal.put(self.incoming_record(order))
                 digest = await self._deps.bundles.prepare(record)
                 await in_thread(self._deps.network.create_held, record)
                 journal.put(self._deps.record(incoming).but(image_digest=digest))

@@ -46,7 +46,8 @@ class NodeRestores:
     def __init__(self, runtime: Runtime, tls: PageServerTls) -> None:
         self._runtime = runtime
         self._tls = tls
-        self._page_servers: dict[str, PageServerClient] = {}  # that this agent has started
+        # those that this agent has started
+        self._page_servers: dict[str, PageServerClient] = {}
         self._restorers: dict[str, Restorer] = {}
         self._settling: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 

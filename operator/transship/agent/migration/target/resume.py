@@ -52,8 +52,8 @@ class Resume:
                 self._deps.network.release(record)
         incoming.state = SideState.RUNNING
         incoming.resume_microseconds = round((resumed - began) * 1e6)
-        if incoming.asking is not None and incoming.asking is not asyncio.current_task():
-            incoming.asking.cancel()
+        if incoming.polling is not None and incoming.polling is not asyncio.current_task():
+            incoming.polling.cancel()
         incoming.settling = asyncio.create_task(self.settle(incoming.container))
         logger.bind(migration=incoming.migration, container=record.id).info(
             "the container runs here"

@@ -64,7 +64,8 @@ class Target:
         known = self._incoming.get(order.migration)
         if known is not None:
             return known.report()
-        self._held_restore.incoming(order)  # refuse at once what cannot be
+        # raises Refused at once, not in the background
+        self._held_restore.incoming_record(order)
         incoming = IncomingMigration(
             migration=order.migration,
             container=order.order.id,
@@ -96,10 +97,10 @@ class Target:
         return MemoryState(awaited=not arrived or self._deps.restores.awaits_memory(record.id))
 
     async def lose_memory(self, migration: str, loss: MemoryLoss) -> None:
-        """The memory still to come is lost: by the source, says the operator, or its page server.
+        """End a copy whose missing memory is lost, at the source or with the page server here.
 
-        The copy ends, and its supervisor starts it anew as after any other end. One that has all of
-        its pages by now runs on. A repetition finds nothing more to end; the first cause stands.
+        The supervisor starts the container anew as after any other end. A copy that has all of its
+        pages by now runs on. A repetition finds nothing more to end; the first cause stands.
         """
         record = self._deps.journal.of_migration(migration)
         if record is None or record.arrived_by != migration:

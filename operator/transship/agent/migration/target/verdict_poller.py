@@ -26,7 +26,7 @@ class VerdictPoller:
         self._decide = decide
 
     def begin(self, incoming: IncomingMigration) -> None:
-        incoming.asking = asyncio.create_task(self._poll(incoming))
+        incoming.polling = asyncio.create_task(self._poll(incoming))
 
     async def _poll(self, incoming: IncomingMigration) -> None:
         """Ask until the source has released or aborted the migration."""

@@ -29,14 +29,14 @@ class FakePeer:
     meanwhile: list[Callable[[], None]] = field(default_factory=list)
     """What the container does during the next copies, one for each."""
     just_before: list[Callable[[], None]] = field(default_factory=list)
-    """The same, after the look and before the copy of whole trees."""
+    """The same, after the snapshot and before the copy of whole trees."""
     streams: list[FakeStream] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     bandwidths: list[object] = field(default_factory=list)
-    """What each run of named files was held back by."""
+    """The limit of each run of named files."""
     is_away: bool = False
     breaks_after: int | None = None
-    """How many files more arrive before the next run breaks off."""
+    """How many more files come before the next run breaks off."""
 
     async def open_stream(self, *_: Any, **__: Any) -> FakeStream:
         if self.is_away:

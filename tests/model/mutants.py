@@ -68,13 +68,13 @@ def _forgets_the_abort(record: Record, *, migration: str) -> Record:
 
 
 def _takes_silence_for_a_release(record: Record | None, migration: str) -> Verdict:
-    said = transitions.verdict(record, migration)
-    return Verdict.RELEASED if said is Verdict.UNDECIDED else said
+    verdict = transitions.verdict(record, migration)
+    return Verdict.RELEASED if verdict is Verdict.UNDECIDED else verdict
 
 
 def _takes_no_record_for_an_abort(record: Record | None, migration: str) -> Verdict:
-    said = transitions.verdict(record, migration)
-    return Verdict.ABORTED if said is Verdict.UNDECIDED else said
+    verdict = transitions.verdict(record, migration)
+    return Verdict.ABORTED if verdict is Verdict.UNDECIDED else verdict
 
 
 def _runs_on_any_verdict(record: Record, notice: Any) -> Record:

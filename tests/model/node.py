@@ -1,6 +1,4 @@
-"""What happens to a node as a whole: its agent ends and starts, its power fails, and it looks after
-what it owns.
-"""
+"""A node as a whole: its agent ends and starts, its power fails, it supervises its containers."""
 
 from __future__ import annotations
 

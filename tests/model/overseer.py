@@ -233,10 +233,10 @@ class Overseer:
         noted = has(world, move, Fact.FENCED)
 
         def plans() -> tuple[dict[type[PlanStep], PlanStep], bool]:
-            seen = (gone, awaits, noted)
-            fair = self._plan(move, source, target, *seen, waited=True, give_up=False)
+            observed = (gone, awaits, noted)
+            fair = self._plan(move, source, target, *observed, waited=True, give_up=False)
             possible = [
-                self._plan(move, a, b, *seen, waited=waited, give_up=give_up)
+                self._plan(move, a, b, *observed, waited=waited, give_up=give_up)
                 for a, b in ((source, target), (source, None), (None, target))
                 for waited in (False, True)
                 for give_up in (False, True)

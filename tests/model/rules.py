@@ -1,7 +1,7 @@
 """The real decision functions, as the model calls them: a mutant can replace each of them.
 
-A Ledger numbers the records, since numbers make a world that hashes fast, and remembers what each
-rule said about each record: the real functions run once per question.
+A Ledger numbers the records, since a world of numbers hashes fast, and remembers the answer of each
+rule for each record: the real functions run once per question.
 """
 
 from __future__ import annotations

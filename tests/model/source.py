@@ -26,7 +26,7 @@ UNDECIDED = (Outgoing.COPYING, Outgoing.FREEZING, Outgoing.FROZEN)
 
 
 class Source:
-    """The role of a source, for one move after the other. disks_fail: any write may."""
+    """The role of a source in each move. disks_fail: any write may fail."""
 
     def __init__(self, scene: Scene, *, disks_fail: bool) -> None:
         self._scene = scene
@@ -89,13 +89,13 @@ class Source:
             case Outgoing.FREEZING:
                 yield self._stop(world, move)
             case Outgoing.FROZEN if has(world, move, Fact.HOLDS):
-                yield from self._decide(world, move)
+                yield from self._release(world, move)
             case Outgoing.ROLLING_BACK | Outgoing.UNSURE:
-                yield from self._promise_to_keep(world, move, phase)
+                yield from self._make_abort_durable(world, move, phase)
             case Outgoing.THAWING:
                 yield self._thaw(world, move)
             case Outgoing.OWING:
-                yield from self._make_durable(world, move)
+                yield from self._write_owed_abort(world, move)
             case Outgoing.RELEASED if has(world, move, Fact.RUNS):
                 yield self._step(
                     move, "hears that it runs", with_outgoing(world, move, Outgoing.HEARD)
@@ -108,7 +108,7 @@ class Source:
                 return
 
     def _waits_in_vain(self, world: World, move: Move) -> bool:
-        """No answer will come: the target has nothing to restore into, or its answer got lost."""
+        """No answer will come: the target has nothing to restore, or its answer got lost."""
         busy = world.incoming[move.number] in (Incoming.PREPARED, Incoming.RESTORING)
         return not busy and not has(world, move, Fact.HOLDS)
 
@@ -125,7 +125,7 @@ class Source:
         asked = with_fact(world, move, Fact.ASKED)
         return self._step(move, "freezes", with_outgoing(asked, move, Outgoing.FROZEN))
 
-    def _decide(self, world: World, move: Move) -> Iterator[Step]:
+    def _release(self, world: World, move: Move) -> Iterator[Step]:
         record = self._scene.released(world.nodes[move.source].memory, move)
         if record == NONE:
             return
@@ -134,7 +134,7 @@ class Source:
         yield self._step(move, "writes Released", done)
         yield from self._failures(world, move, record, Outgoing.UNSURE, "Released")
 
-    def _promise_to_keep(self, world: World, move: Move, phase: int) -> Iterator[Step]:
+    def _make_abort_durable(self, world: World, move: Move, phase: int) -> Iterator[Step]:
         memory = world.nodes[move.source].memory
         if not self._scene.owes_abort(memory, move):
             yield self._step(move, "owes nothing", with_outgoing(world, move, Outgoing.OVER))
@@ -159,7 +159,7 @@ class Source:
             move, "runs on", with_outgoing(world, move, Outgoing.OWING if owes else Outgoing.OVER)
         )
 
-    def _make_durable(self, world: World, move: Move) -> Iterator[Step]:
+    def _write_owed_abort(self, world: World, move: Move) -> Iterator[Step]:
         memory = world.nodes[move.source].memory
         if not self._scene.owes_abort(memory, move):
             yield self._step(move, "owes nothing", with_outgoing(world, move, Outgoing.OVER))
@@ -214,7 +214,7 @@ class Source:
         failed = with_outgoing(world, move, phase)
         yield self._step(move, f"cannot write {name}", failed, fair=False)
         lied = self._scene.write_unnoticed(failed, move.source, record)
-        yield self._step(move, f"writes {name}, told that it failed", lied, fair=False)
+        yield self._step(move, f"writes {name}, reported as failed", lied, fair=False)
 
     def _step(self, move: Move, name: str, world: World, *, fair: bool = True) -> Step:
         return Step((NODES[move.source], "source of", move.name, name), world, fair)

@@ -213,7 +213,7 @@ class Target:
         failed = with_incoming(world, move, phase)
         yield self._step(move, f"cannot write {name}", failed, fair=False)
         lied = self._scene.write_unnoticed(failed, move.target, record)
-        yield self._step(move, f"writes {name}, told that it failed", lied, fair=False)
+        yield self._step(move, f"writes {name}, reported as failed", lied, fair=False)
 
     def _step(self, move: Move, name: str, world: World, *, fair: bool = True) -> Step:
         return Step((NODES[move.target], "target of", move.name, name), world, fair)

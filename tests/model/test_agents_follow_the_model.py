@@ -42,7 +42,7 @@ def named(record: Record | None) -> str:
     return f"{record.state}({record.epoch}){moving}"
 
 
-def seen(pair: Pair) -> Joint:
+def joint_state(pair: Pair) -> Joint:
     def place(node: Node) -> Place:
         copy = pair.world.copies.get(node.name)
         return named(node.on_disk()), Copy.ABSENT if copy is None else COPIES[copy.state]
@@ -54,7 +54,7 @@ def watched(pair: Pair, *, milliseconds: int) -> set[Joint]:
     found = set()
     for _ in range(milliseconds):
         pair.loop.pass_time(0.001)
-        found.add(seen(pair))
+        found.add(joint_state(pair))
     return found
 
 
@@ -84,7 +84,7 @@ def test_a_disturbed_move(tmp_path: Path, possible: set[Joint], victim: str, fau
             disturb(pair, getattr(pair, victim), fault)
             states |= watched(pair, milliseconds=40)
             pair.settle()
-            states |= {seen(pair)}
+            states |= {joint_state(pair)}
             pair.assert_settled()
     assert states <= possible, states - possible
 

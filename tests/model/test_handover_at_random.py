@@ -50,7 +50,7 @@ class Handovers(RuleBasedStateMachine):
         self.pair = Pair(Path(self._folder.name)).__enter__()
         self.epoch = 1  # of the owner, as far as the operator knows
         self.count = 1
-        self.said: dict[str, VerdictNotice] = {}
+        self.verdicts: dict[str, VerdictNotice] = {}
         self.power_was_lost = False
 
     @initialize(
@@ -77,7 +77,7 @@ class Handovers(RuleBasedStateMachine):
     @rule(milliseconds=st.integers(1, 250))
     def move(self, milliseconds: int) -> None:
         """The usual way, from the owner that the agents tell of."""
-        self._look_for_owner()
+        self._find_owner()
         self.pair.order_incoming(self.migration, epoch=self.epoch)
         self.wait_a_little(100)
         self.pair.order_outgoing(self.migration, epoch=self.epoch)
@@ -100,16 +100,16 @@ class Handovers(RuleBasedStateMachine):
 
     @rule(number=NODES, earlier=st.integers(0, 2))
     def relay(self, number: int, earlier: int) -> None:
-        """What a source said once stays true, and may come to anybody at any time."""
+        """A verdict never changes, and may come to anybody at any time."""
         source, _ = self.pair.sides(self.epoch)
         migration = f"m-{self.count - earlier}"
         if source.agent is not None:
             reply = source.live.source.verdict(migration)
             if reply.verdict in {Verdict.RELEASED, Verdict.ABORTED}:
-                self.said[migration] = VerdictNotice(
+                self.verdicts[migration] = VerdictNotice(
                     migration=migration, verdict=reply.verdict, epoch=reply.epoch
                 )
-        for notice in self.said.values():
+        for notice in self.verdicts.values():
             if self.node(number).agent is not None:
                 self.send(self.node(number), self.node(number).live.target.decide(notice))
 
@@ -128,7 +128,7 @@ class Handovers(RuleBasedStateMachine):
         else:
             self.send(node, node.live.source.forget(self.migration))
 
-    def _look_for_owner(self) -> None:
+    def _find_owner(self) -> None:
         for node in (self.pair.a, self.pair.b):
             record = None if node.agent is None else node.record
             if record is not None and record.state in OWNED and record.epoch >= self.epoch:

@@ -52,13 +52,13 @@ class Fencing:
 
 
 class Fact:
-    """What has happened in one migration. Messages stay: they can arrive late, and again.
+    """What has happened in one migration. Messages stay: they can come late, and again.
 
-    CREATED and OVER are the operator's: from then on it may order, or tell to forget. WHOLE: the
-    target has all of its memory (post-copy). For the
-    judge: PROMISED (the source's disk has held Released), ARRIVED (the target's has held Running),
-    KNOWN (and its agent has known it, so that the operator may have heard of it), LOST (a
-    container was started from its image although no node had lost power).
+    CREATED and OVER are the operator's: from then on it may order, or have both sides forget.
+    WHOLE: the target has all of its memory (post-copy). The rest is for the explorer's checks.
+    PROMISED: the source's disk has had Released. ARRIVED: the target's disk has had Running.
+    KNOWN: its agent has read that, so that the operator may know of it. LOST: a container was
+    started from its image although no node had lost power.
     """
 
     (

@@ -145,9 +145,10 @@ def _moved_folders(old: Iterable[bytes], new: Iterable[bytes]) -> list[str]:
     """
     known = {line.split(b" ", 1)[1] for line in old}
     return [
-        FileEntry.of(line).path for line in new
+        FileEntry.of(line).path
+        for line in new
         if line.split(b" ", _FIELDS)[-2] == b"d" and line.split(b" ", 1)[1] in known
-    ]  # fmt: skip
+    ]
 
 
 def changes(

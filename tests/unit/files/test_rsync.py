@@ -256,15 +256,22 @@ async def test_a_removed_folder_is_removed_with_all_files_below_it(
         source,
         ["upper/becomes a file", "upper/becomes a folder", "upper/becomes a folder/e"],
         removed=(
-            "upper/folder", "upper/folder/a", "upper/folder/a/b", "upper/becomes a file/c",
+            "upper/folder",
+            "upper/folder/a",
+            "upper/folder/a/b",
+            "upper/becomes a file/c",
             "upper/stays/d",
         ),
-    )  # fmt: skip
+    )
     found = (target / "upper", *(target / "upper").rglob("*"))
     assert sorted(str(path.relative_to(target)) for path in found) == [
-        "upper", "upper/becomes a file", "upper/becomes a folder", "upper/becomes a folder/e",
-        "upper/opaque", "upper/stays",
-    ]  # fmt: skip
+        "upper",
+        "upper/becomes a file",
+        "upper/becomes a folder",
+        "upper/becomes a folder/e",
+        "upper/opaque",
+        "upper/stays",
+    ]
     assert (target / "upper/becomes a file").read_text() == "file"
 
 

@@ -34,9 +34,13 @@ COST = HandoverCost(fixed=0.1, overlap=0.05)
 def copy_round(pages: int, *, left: int | None, rate: float = 100e6, zeros: int = 0) -> CopyRound:
     size = (pages - zeros) * PAGE_BYTES
     return CopyRound(
-        pages=pages, content_bytes=size, bytes=size, seconds=size / rate,
-        rate=rate, remaining_pages=left,
-    )  # fmt: skip
+        pages=pages,
+        content_bytes=size,
+        bytes=size,
+        seconds=size / rate,
+        rate=rate,
+        remaining_pages=left,
+    )
 
 
 def progress(
@@ -281,9 +285,10 @@ def test_every_container_comes_to_a_decision_that_keeps_the_limit(
 
 
 @given(
-    cpu_share=st.floats(LOWEST_CPU_SHARE, 1.0, exclude_min=True), left=st.integers(1, 10**7),
+    cpu_share=st.floats(LOWEST_CPU_SHARE, 1.0, exclude_min=True),
+    left=st.integers(1, 10**7),
     rate=st.floats(1e6, 1e9),
-)  # fmt: skip
+)
 def test_each_throttling_is_lower_but_never_zero(cpu_share: float, left: int, rate: float) -> None:
     slow = throttled_share(progress(copy_round(1000, left=left, rate=rate), cpu_share=cpu_share))
     assert slow is not None

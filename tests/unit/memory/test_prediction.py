@@ -115,9 +115,12 @@ def test_changes_are_interpolated_between_samples() -> None:
 
 
 @given(
-    pages=st.integers(1, 4 * GIBI), rate=st.floats(1e6, 5e9), writes=st.floats(0, 5e9),
-    strategy=st.sampled_from(Strategy), limit=st.none() | st.integers(1, 5000),
-)  # fmt: skip
+    pages=st.integers(1, 4 * GIBI),
+    rate=st.floats(1e6, 5e9),
+    writes=st.floats(0, 5e9),
+    strategy=st.sampled_from(Strategy),
+    limit=st.none() | st.integers(1, 5000),
+)
 def test_every_move_can_be_predicted(
     pages: int, rate: float, writes: float, strategy: Strategy, limit: int | None
 ) -> None:

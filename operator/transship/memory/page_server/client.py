@@ -55,7 +55,7 @@ class PageServerSilent(DeadlineExceeded):
 
 
 class PageServerClient:
-    """The page server of one container's pages."""
+    """The client of one container's page server."""
 
     def __init__(self, work: Path, process: subprocess.Popen[bytes] | None = None) -> None:
         """`process` is the guard, if this agent started it."""
@@ -97,8 +97,8 @@ class PageServerClient:
     def _let_begin(self) -> None:
         """Let the guard begin, now that it is detached from the agent and can be found again."""
         if self._process is not None and self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError), self._process.stdin as words:
-                words.write(messages.BEGIN)
+            with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
+                stdin.write(messages.BEGIN)
 
     @classmethod
     def find(cls, layout: Layout, container: str) -> Self | None:
@@ -233,21 +233,24 @@ def _checked(answer: Answer) -> Answer:
 
 
 def _command_line(images: Path, files: TlsFiles, peer: str) -> list[str]:
-    return [
-        sys.executable, "-m", "transship.memory.page_server.process", "--images", str(images),
-        "--ca", str(files.authority), "--cert", str(files.certificate),
-        "--key", str(files.key), "--peer", peer,
-    ]  # fmt: skip
+    options = {
+        "--images": images,
+        "--ca": files.authority,
+        "--cert": files.certificate,
+        "--key": files.key,
+        "--peer": peer,
+    }
+    program = [sys.executable, "-m", "transship.memory.page_server.process"]
+    return [*program, *(str(word) for option in options.items() for word in option)]
 
 
 def _spawn(
-    words: list[str], listeners: Mapping[str, socket.socket], log: IO[bytes]
+    command: list[str], listeners: Mapping[str, socket.socket], log: IO[bytes]
 ) -> subprocess.Popen[bytes]:
     """Start it in a session of its own: it outlives the agent."""
-    for flag, listener in listeners.items():
-        words += [flag, str(listener.fileno())]
+    sockets = [str(word) for flag, one in listeners.items() for word in (flag, one.fileno())]
     return subprocess.Popen(
-        words,
+        [*command, *sockets],
         pass_fds=[listener.fileno() for listener in listeners.values()],
         stdin=subprocess.PIPE,
         stdout=log,

@@ -23,20 +23,20 @@ class Stream:
     """One stream that requests are served on, in a thread of its own."""
 
     page_requests: PageRequests
-    got: list[Header] = field(default_factory=list)
+    replies: list[Header] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.source, self._target = socket.socketpair()
         self.source.settimeout(SECONDS)
         self._thread = threading.Thread(
-            target=self.page_requests.serve, args=(self._target, self.got.append)
+            target=self.page_requests.serve, args=(self._target, self.replies.append)
         )
         self._thread.start()
 
-    def asked(self) -> tuple[PageRange, ...]:
+    def next_request(self) -> tuple[PageRange, ...]:
         return wire_format.receive_ranges(self.source, MessageKind.REQUEST)
 
-    def answer(self, pages: PageRange) -> None:
+    def reply(self, pages: PageRange) -> None:
         wire_format.send_all(self.source, wire_format.encode(MessageKind.PAGES, [pages]))
 
     @property
@@ -51,9 +51,9 @@ class Stream:
 
 @pytest.fixture
 def page_requests() -> Iterator[PageRequests]:
-    made = PageRequests()
-    yield made
-    made.close()
+    requests = PageRequests()
+    yield requests
+    requests.close()
 
 
 def test_pages_without_a_reply_are_requested_on_the_next_stream(
@@ -61,15 +61,15 @@ def test_pages_without_a_reply_are_requested_on_the_next_stream(
 ) -> None:
     page_requests.add(WANTED)
     first = Stream(page_requests)
-    assert first.asked() == (WANTED,)
+    assert first.next_request() == (WANTED,)
     second = Stream(page_requests)
-    assert second.asked() == (WANTED,)
-    second.answer(WANTED)
+    assert second.next_request() == (WANTED,)
+    second.reply(WANTED)
     page_requests.close()
     assert second.has_ended
-    assert [header.pages for header in second.got] == [WANTED.pages]
+    assert [header.pages for header in second.replies] == [WANTED.pages]
     second.close()
-    first.answer(WANTED)
+    first.reply(WANTED)
     assert first.has_ended
     first.close()
 

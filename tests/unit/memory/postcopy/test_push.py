@@ -14,7 +14,7 @@ from transship.linux.processes import Process
 from transship.memory.postcopy.push import MemoryPush
 
 
-class Lacking:
+class TargetWithMissingPages:
     """A target that misses some pages."""
 
     def __init__(self, pages: Sequence[PageRange]) -> None:
@@ -28,7 +28,7 @@ class Lacking:
 
 
 def push(processes: Sequence[Process], wanted: PageRange) -> TransshipError:
-    sender: Any = Lacking([wanted])
+    sender: Any = TargetWithMissingPages([wanted])
     with pytest.raises(TransshipError) as caught:
         MemoryPush(lambda: processes).push(sender)
     return caught.value
@@ -54,6 +54,6 @@ def test_what_the_kernel_refuses_for_now_is_not_lost(monkeypatch: pytest.MonkeyP
         raise OSError(24, "descriptors are short")
 
     monkeypatch.setattr(os, "open", refuse)
-    sender: Any = Lacking([PageRange(7, 0x1000, 1)])
+    sender: Any = TargetWithMissingPages([PageRange(7, 0x1000, 1)])
     with pytest.raises(OSError, match="short"):
         MemoryPush(lambda: [Process(7, 1)]).push(sender)

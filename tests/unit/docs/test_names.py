@@ -12,7 +12,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[3]
 PACKAGE = REPOSITORY / "operator" / "transship"
-PAGES = sorted([REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md")])
+PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")])
 FENCE = re.compile(r"```.*?```", re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
 SUFFIXES = (".py", ".md", ".yaml", ".json", ".c", ".toml")

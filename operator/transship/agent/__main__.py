@@ -1,4 +1,4 @@
-"""`python3 -m transship.agent`: one agent, until it is asked to end (SIGTERM, SIGINT)."""
+"""`python3 -m transship.agent`: runs one agent until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ THREADS = 32
 """Of the event loop; they wait for disks and child processes, most of the time."""
 
 
-def parse(words: list[str] | None = None) -> argparse.Namespace:
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="transship-agent", description=__doc__)
     parser.add_argument("--node", required=True, help="this node's name")
     parser.add_argument("--address", required=True, help="this node's IP in the nodes' network")
     parser.add_argument("--port", type=int, default=PORT)
     parser.add_argument("--underlay", default="eth0", help="the link that has --address")
-    parser.add_argument("--kubeconfig", type=Path, help="else as kubectl finds it")
-    parser.add_argument("--ca", type=Path, required=True, help="whom agents and operator trust")
+    parser.add_argument("--kubeconfig", type=Path, help="default: as kubectl finds it")
+    parser.add_argument(
+        "--ca", type=Path, required=True, help="the authority that agents and operator trust"
+    )
     parser.add_argument("--cert", type=Path, required=True, help="this agent's certificate")
     parser.add_argument("--key", type=Path, required=True)
     layout = Layout()
@@ -43,19 +45,27 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--runtime-dir", type=Path, default=layout.runtime_dir)
     parser.add_argument("--cgroup-parent", default=layout.cgroup_parent)
     parser.add_argument(
-        "--host-root", type=Path, default=layout.host_root,
+        "--host-root",
+        type=Path,
+        default=layout.host_root,
         help="where the node's file system is mounted, for an agent in a Pod",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--insecure-registry", action="append", default=[], metavar="HOST:PORT",
-        help="may speak plain HTTP; can be repeated",
-    )  # fmt: skip
+        "--insecure-registry",
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="a registry that may be used over plain HTTP; can be repeated",
+    )
     parser.add_argument(
-        "--handovers-at-once", type=int, default=HANDOVERS_AT_ONCE, metavar="N",
-        help="containers that may be frozen for their move at a time; the others wait running",
-    )  # fmt: skip
+        "--handovers-at-once",
+        type=int,
+        default=HANDOVERS_AT_ONCE,
+        metavar="N",
+        help="containers that may be frozen at a time; the others wait and keep running",
+    )
     parser.add_argument("--log-level", default="INFO")
-    return parser.parse_args(words)
+    return parser.parse_args(arguments)
 
 
 def settings_of(flags: argparse.Namespace) -> Settings:
@@ -85,7 +95,7 @@ def _secrets(flags: argparse.Namespace) -> tuple[Path, ...]:
 
 
 async def serve(settings: Settings) -> None:
-    """Until it is asked to end. Raises TaskEnded when it cannot do its work any more."""
+    """Serve until a signal asks to stop. Raises TaskEnded if a background task has failed."""
     stop = asyncio.Event()
     # Python's default is a few more than the processors: copies of large files would take them all
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
@@ -101,9 +111,9 @@ async def serve(settings: Settings) -> None:
 
 
 def _raise_descriptor_limit() -> None:
-    """As far as it goes: a move opens dozens, a log that is followed two."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Raise it to the hard limit: a migration opens dozens, a followed log two."""
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
 
 def main() -> int:
@@ -111,11 +121,11 @@ def main() -> int:
     take_short_turns()
     logs.configure(level=flags.log_level)
     _raise_descriptor_limit()
-    os.umask(plain_process.UMASK)  # containers see the modes of files that the agent makes
+    os.umask(plain_process.UMASK)  # containers see the modes of files that the agent creates
     try:
         asyncio.run(serve(settings_of(flags)))
     except (TransshipError, OSError) as e:
-        logger.bind(cause=str(e)).error("agent cannot serve")
+        logger.bind(cause=str(e)).error("agent failed")
         return 1
     return 0
 

@@ -1,6 +1,6 @@
-"""The log endpoint: a container's output as plain text, to its end or as it comes.
+"""The log endpoint: a container's output as plain text, up to now or followed.
 
-?follow=true ?tail=N ?since=RFC3339 ?timestamps=true, as kubectl logs has them.
+The query has the options of kubectl logs: ?follow=true ?tail=N ?since=RFC3339 ?timestamps=true.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from transship.common.errors import InvalidInput
 from transship.runtime import logs
 from transship.runtime.logs import LogLine
 
-CHECK_SECONDS = 1.0  # aiohttp tells a handler of a gone client only by cancelling it: all handlers
+# aiohttp reports a closed connection only by cancelling handlers, and then all of them
+CHECK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class LogSource:
-    """Where the log of a container lies, and whether the container is still held here."""
+    """The path of a container's log, and whether this node still has the container."""
 
     path: Callable[[str], Path]
     held: Callable[[str], bool]
@@ -31,6 +32,8 @@ class LogSource:
 
 @dataclass(frozen=True)
 class LogQuery:
+    """The options of a request."""
+
     follow: bool = False
     timestamps: bool = False
     tail: int | None = None
@@ -38,68 +41,68 @@ class LogQuery:
 
 
 async def stream_log(request: web.Request, source: LogSource) -> web.StreamResponse:
-    wanted = parse_query(request)
+    query = parse_query(request)
     container_id = request.match_info["id"]
     path = source.path(container_id)
     response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
     response.enable_chunked_encoding()
     await response.prepare(request)
-    with suppress(ConnectionError):  # the reader may leave at any time
-        if wanted.follow:
-            await _follow(request, response, wanted, source)
+    with suppress(ConnectionError):  # the client may disconnect at any time
+        if query.follow:
+            await _follow(request, response, query, source)
         else:
-            lines = logs.read(path, tail=wanted.tail, since=wanted.since)
+            lines = logs.read(path, tail=query.tail, since=query.since)
             async with aclosing(logs.in_batches(lines)) as batches:
-                await _write(response, batches, wanted)
+                await _write(response, batches, query)
         await response.write_eof()
     return response
 
 
 async def _follow(
-    request: web.Request, response: web.StreamResponse, wanted: LogQuery, source: LogSource
+    request: web.Request, response: web.StreamResponse, query: LogQuery, source: LogSource
 ) -> None:
     ended, container_id = asyncio.Event(), request.match_info["id"]
 
-    def over() -> bool:
+    def is_over() -> bool:
         transport = request.transport
         return transport is None or transport.is_closing() or not source.held(container_id)
 
-    watching = asyncio.create_task(_set_when(ended, over))
+    watcher = asyncio.create_task(_set_when(ended, is_over))
     try:
         following = logs.follow(
-            source.path(container_id), ended=ended, tail=wanted.tail, since=wanted.since
+            source.path(container_id), ended=ended, tail=query.tail, since=query.since
         )
         async with aclosing(following) as batches:
-            await _write(response, batches, wanted)
+            await _write(response, batches, query)
     finally:
-        watching.cancel()
+        watcher.cancel()
 
 
 async def _write(
-    response: web.StreamResponse, batches: AsyncIterator[tuple[LogLine, ...]], wanted: LogQuery
+    response: web.StreamResponse, batches: AsyncIterator[tuple[LogLine, ...]], query: LogQuery
 ) -> None:
     async for lines in batches:
-        await response.write(b"".join(shown(line, wanted) for line in lines))
+        await response.write(b"".join(format_line(line, query) for line in lines))
 
 
-async def _set_when(event: asyncio.Event, over: Callable[[], bool]) -> None:
-    while not over():  # noqa: ASYNC110 - aiohttp offers no event, see CHECK_SECONDS
+async def _set_when(event: asyncio.Event, condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - aiohttp offers no event, see CHECK_SECONDS
         await asyncio.sleep(CHECK_SECONDS)
     event.set()
 
 
-def shown(line: LogLine, wanted: LogQuery) -> bytes:
-    start = f"{line.time} " if wanted.timestamps else ""
+def format_line(line: LogLine, query: LogQuery) -> bytes:
+    start = f"{line.time} " if query.timestamps else ""
     return f"{start}{line.text}{'' if line.partial else chr(10)}".encode()
 
 
 def parse_query(request: web.Request) -> LogQuery:
-    query = request.query
+    options = request.query
     return LogQuery(
-        follow=query.get("follow") == "true",
-        timestamps=query.get("timestamps") == "true",
-        tail=_tail(query.get("tail")),
-        since=_since(query.get("since")),
+        follow=options.get("follow") == "true",
+        timestamps=options.get("timestamps") == "true",
+        tail=_tail(options.get("tail")),
+        since=_since(options.get("since")),
     )
 
 

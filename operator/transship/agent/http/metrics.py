@@ -1,4 +1,4 @@
-"""The agent's metrics, for Prometheus: read from the reports at the moment they are asked for."""
+"""The agent's metrics for Prometheus, collected from the reports at every scrape."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transship.api.node_agent import Capacity
 
 
 class Metrics(Collector):
-    """One registry per agent: several live in one process in tests."""
+    """The collector, with a registry of its own: tests run several agents in one process."""
 
     def __init__(
         self, *, reports: Callable[[], ContainerReports], capacity: Callable[[], Capacity]
@@ -26,14 +26,14 @@ class Metrics(Collector):
         self.registry.register(self)
 
     def describe(self) -> list[Metric]:
-        return []  # else the registry collects once at registration, before there are reports
+        return []  # otherwise the registry collects at registration, before there are reports
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
         reports = self._reports().containers
-        yield self._states(Counter(each.record for each in reports))
+        yield self._states(Counter(report.record for report in reports))
         restarts = CounterMetricFamily(
             "transship_container_restarts",
             "Times that a container was started again on its node.",
@@ -44,20 +44,21 @@ class Metrics(Collector):
             "Whether a container runs and its probes succeed.",
             labels=["namespace", "name"],
         )
-        for each in reports:
-            restarts.add_metric([each.namespace, each.name], each.restarts)
-            ready.add_metric([each.namespace, each.name], float(each.ready))
-        yield from (restarts, ready, *self._room())
+        for report in reports:
+            labels = [report.namespace, report.name]
+            restarts.add_metric(labels, report.restarts)
+            ready.add_metric(labels, float(report.ready))
+        yield from (restarts, ready, *self._free())
 
-    def _states(self, counted: Counter[RecordState]) -> Metric:
+    def _states(self, counts: Counter[RecordState]) -> Metric:
         family = GaugeMetricFamily(
             "transship_containers", "NodeContainers by the state of their record.", labels=["state"]
         )
         for state in RecordState:
-            family.add_metric([state.value], counted[state])
+            family.add_metric([state.value], counts[state])
         return family
 
-    def _room(self) -> Iterator[Metric]:
+    def _free(self) -> Iterator[Metric]:
         capacity = self._capacity()
         for resource, free in (
             ("memory", capacity.free_memory_bytes),

@@ -1,11 +1,11 @@
-"""Removes what no record owns: what a crash, a bug or a person has left of containers on this node.
+"""Garbage collection: leftovers of containers without a record, and images that nobody needs.
 
-Everything that an agent makes is named by its container's id, and an id without a record is
-nobody's: a record is written before the first thing is made for it, and goes after the last. Not
-touched is whatever belongs to a record in quarantine, what has not been nobody's for a while, and
-anything in which a program still runs: that is told, for a person to decide.
+Crashes, bugs and people leave things behind. Everything that an agent makes for a container carries
+the container's id. The record is written before the first of them and deleted after the last, so
+what carries an id without a record is a leftover.
 
-Images go as well once no container here needs them.
+Some leftovers stay: those of a record in quarantine, those that are younger than MIN_AGE_SECONDS,
+and those in which a process still runs. The last are reported, and a person decides.
 """
 
 from __future__ import annotations
@@ -33,59 +33,54 @@ from transship.linux import cgroups, pidfds
 from transship.runtime.layout import Layout
 
 SWEEP_SECONDS = 60.0
-MIN_AGE_SECONDS = 300.0  # no operation without a record takes as long
+# no operation without a record takes as long
+MIN_AGE_SECONDS = 300.0
 IMAGES_SECONDS = 3600.0
 IN_HANDOVER = frozenset({RecordState.FROZEN, RecordState.HELD})
 
 ID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 NAMED = re.compile(rf"({ID})(?![0-9a-z])")
-"""A placement's UID, which names everything of its container; other names are not ours."""
+"""A placement's UID, which everything of its container carries in its name."""
 
 HELPERS = frozenset({"conmon", "criu", "runc", "rsync", "python3", "python"})
 SIGKILL = 9
 
 UNUSED_IMAGE_SECONDS = 3600.0
-"""A container that is deleted and made anew, or that moves away and back, finds its image."""
+"""So that a container that is created again, or that returns, still finds its image."""
 
 
 @dataclass(frozen=True)
 class ContainerLeftovers:
-    """What there is of a container on this node. what: in words, such as "network namespace"."""
+    """What this node has of a container. `what`: descriptions, such as "files" or "network"."""
 
     what: tuple[str, ...]
-    alive: bool = False  # a program of the container runs, or is frozen
+    alive: bool = False  # a process of the container runs or is frozen
 
 
 class Leftovers(Protocol):
-    """The node, as far as containers leave things on it: leftovers.NodeLeftovers."""
+    """What containers have on the node: NodeLeftovers, or a fake in tests."""
 
     def find(self) -> Mapping[str, ContainerLeftovers]:
-        """By container id; blocks for some milliseconds."""
+        """Everything that containers have here, by container id; blocks for some milliseconds."""
         ...
 
     async def remove(self, container_id: str) -> None:
-        """All of it, never across a mount. Raises TransshipError."""
+        """Remove all of a container, never across a mount. Raises TransshipError."""
         ...
 
     async def prune_images(
         self, *, in_use: Collection[str], unreadable: Collection[str]
     ) -> tuple[str, ...]:
-        """Delete the images of no container, if not in use by digest; gives back which.
+        """Delete images that no container uses and that are not in_use. Returns their digests.
 
-        unreadable: containers whose records tell nothing, so that the node must know their images.
-        Nothing is awaited before it is settled what goes. Raises TransshipError.
+        unreadable: containers without a readable record, whose images the node itself must know.
+        Never awaits before the images to delete are chosen. Raises TransshipError.
         """
         ...
 
 
-def unowned(
-    found: Mapping[str, ContainerLeftovers], *, owned: frozenset[str]
-) -> dict[str, ContainerLeftovers]:
-    return {key: each for key, each in found.items() if key not in owned}
-
-
 class GarbageCollector:
-    """One per agent. leftovers: what it would remove, or leaves to a person, as last seen."""
+    """One per agent. `leftovers`: what the last sweep found and has not removed."""
 
     def __init__(self, leftovers: Leftovers, *, journal: Journal, clock: Clock) -> None:
         self.leftovers: dict[str, ContainerLeftovers] = {}
@@ -95,9 +90,9 @@ class GarbageCollector:
         self._begun = False
 
     async def run(self) -> None:
-        """When an agent starts nothing is under way: what is nobody's needs no age.
+        """Sweep for ever. The first sweep removes leftovers of any age: no operation is under way.
 
-        To be begun anew after a failure: that is no start.
+        Called again after an error, it continues with sweeps that wait for MIN_AGE_SECONDS.
         """
         if not self._begun:
             self._begun = True
@@ -108,55 +103,61 @@ class GarbageCollector:
             await self.sweep(min_age_seconds=MIN_AGE_SECONDS)
 
     async def sweep(self, *, min_age_seconds: float) -> None:
-        found = await asyncio.to_thread(self._leftovers.find)
-        # the journal is read after the node: what was made meanwhile has its record by now
-        self.leftovers = unowned(found, owned=self._owned())
-        now = self._clock.monotonic()
-        self._since = {key: self._since.get(key, now) for key in self.leftovers}
+        present = await asyncio.to_thread(self._leftovers.find)
+        # the journal is read after the node: what was created meanwhile has its record by now
+        owned, now = self._owned(), self._clock.monotonic()
+        self.leftovers = {
+            container: leftovers
+            for container, leftovers in present.items()
+            if container not in owned
+        }
+        self._since = {container: self._since.get(container, now) for container in self.leftovers}
         due = [
             container
-            for container, remains in self.leftovers.items()
-            if not remains.alive and now - self._since[container] >= min_age_seconds
+            for container, leftovers in self.leftovers.items()
+            if not leftovers.alive and now - self._since[container] >= min_age_seconds
         ]
         await for_each(due, self._remove, doing="removing leftovers")
 
     async def prune_images(self) -> None:
-        """Now and then, and not beside a handover: deleting keeps the disk busy."""
+        """Prune if it is due and no handover is under way: deleting keeps the disk busy."""
         records, now = self._journal.all(), self._clock.monotonic()
-        if now < self._images_due or any(each.state in IN_HANDOVER for each in records):
+        if now < self._images_due or any(record.state in IN_HANDOVER for record in records):
             return
         self._images_due = now + IMAGES_SECONDS
-        digests = {d for each in records for d in (each.image_digest, each.order.image_digest) if d}
+        digests = {record.image_digest for record in records}
+        digests |= {record.order.image_digest for record in records}
+        in_use = {digest for digest in digests if digest}
         try:
             removed = await self._leftovers.prune_images(
-                in_use=digests, unreadable=frozenset(self._journal.quarantined)
+                in_use=in_use, unreadable=frozenset(self._journal.quarantined)
             )
         except (TransshipError, OSError, ValueError) as e:
-            logger.bind(cause=str(e)).warning("images that are not needed stay")
+            logger.bind(cause=str(e)).warning("pruning images failed")
             return
         if removed:
-            logger.bind(images=removed).info("images that no container needs are removed")
+            logger.bind(images=removed).info("unused images removed")
 
     def report(self) -> tuple[Leftover, ...]:
         return tuple(
-            Leftover(container=container, what=each.what, alive=each.alive)
-            for container, each in sorted(self.leftovers.items())
+            Leftover(container=container, what=leftovers.what, alive=leftovers.alive)
+            for container, leftovers in sorted(self.leftovers.items())
         )
 
     def _owned(self) -> frozenset[str]:
-        """A record in quarantine has promised something, nobody knows what."""
+        """Containers with a record, also in quarantine: nobody knows what that one promised."""
         return frozenset({r.id for r in self._journal.all()} | set(self._journal.quarantined))
 
     async def _remove(self, container: str) -> None:
-        if container in self._owned():  # ordered just now
+        if container in self._owned():  # it was ordered a moment ago
             return
-        remains = self.leftovers[container]
-        log = logger.bind(container=container, what=", ".join(remains.what))
+        leftovers = self.leftovers[container]
+        log = logger.bind(container=container, what=", ".join(leftovers.what))
         self._journal.being_removed.add(container)
         try:
             await self._leftovers.remove(container)
         except (TransshipError, OSError) as e:
-            log.bind(cause=str(e)).warning("leftovers cannot be removed")
+            log.bind(cause=str(e)).warning("removing leftovers failed")
             return
         finally:
             self._journal.being_removed.discard(container)
@@ -166,7 +167,7 @@ class GarbageCollector:
 
 @dataclass(frozen=True)
 class NodeLeftovers:
-    """Looks only where agents put things: the layout, its cgroups, the node's links."""
+    """Finds and removes what agents have created: files, cgroups, networks and processes."""
 
     instances: NodeInstances
 
@@ -175,19 +176,19 @@ class NodeLeftovers:
         return self.instances.runtime.layout
 
     def find(self) -> dict[str, ContainerLeftovers]:
-        found: dict[str, list[str]] = defaultdict(list)
-        for container, what in self._things():
-            if what not in found[container]:
-                found[container].append(what)
+        present: dict[str, list[str]] = defaultdict(list)
+        for container, description in self._descriptions():
+            if description not in present[container]:
+                present[container].append(description)
         return {
             container: ContainerLeftovers(tuple(what), alive=bool(self._members(container)))
-            for container, what in found.items()
+            for container, what in present.items()
         }
 
     async def remove(self, container_id: str) -> None:
         for pid in self._helpers().get(container_id, ()):
             with suppress(ProcessLookupError), pidfds.handle(pid) as process:
-                if pid in self._helpers().get(container_id, ()):  # the pid may be another's by now
+                if pid in self._helpers().get(container_id, ()):  # the pid may be reused by now
                     pidfds.send(process, SIGKILL)
         for file in self._files(container_id):
             file.unlink(missing_ok=True)
@@ -198,12 +199,13 @@ class NodeLeftovers:
     ) -> tuple[str, ...]:
         runtime = self.instances.runtime
         if unknown := set(unreadable).difference(runtime.containers()):
-            raise Refused(f"nobody knows the images of {', '.join(sorted(unknown))}")
+            raise Refused(f"the images of {', '.join(sorted(unknown))} are not known")
         return await runtime.prune_images(in_use=in_use, unused_seconds=UNUSED_IMAGE_SECONDS)
 
-    def _things(self) -> Iterator[tuple[str, str]]:
-        for folder, what in self._folders().items():
-            yield from ((container, what) for container, _ in _named(folder))
+    def _descriptions(self) -> Iterator[tuple[str, str]]:
+        """Each with the id of its container."""
+        for folder, description in self._folders().items():
+            yield from ((container, description) for container, _ in _named(folder))
         yield from ((container, "network") for container in self._networks())
         yield from ((container, "cgroup") for container in self._cgroups())
         for container, pids in self._helpers().items():
@@ -222,10 +224,10 @@ class NodeLeftovers:
         }
 
     def _files(self, container_id: str) -> list[Path]:
-        """Single files, which no removal of a container thinks of."""
+        """Single files, which the removal of a container leaves behind."""
         layout = self._layout
-        found = (*_named(layout.runtime_dir), *_named(layout.exits), *_named(layout.sockets))
-        return [path for container, path in found if container == container_id and _is_file(path)]
+        named = (*_named(layout.runtime_dir), *_named(layout.exits), *_named(layout.sockets))
+        return [path for container, path in named if container == container_id and _is_file(path)]
 
     def _networks(self) -> set[str]:
         return {name for name in self.instances.network.list() if NAMED.fullmatch(name)}
@@ -239,16 +241,17 @@ class NodeLeftovers:
         return cgroups.members(runtime.hierarchies, self._layout.cgroup(container_id))
 
     def _helpers(self) -> dict[str, list[int]]:
-        """Processes that agents start beside containers, and move to conmon's cgroup."""
+        """The processes that agents start beside containers and move to conmon's cgroup."""
         hierarchies = self.instances.runtime.hierarchies
-        found: dict[str, list[int]] = defaultdict(list)
+        helpers: dict[str, list[int]] = defaultdict(list)
         for pid in cgroups.members(hierarchies, self._layout.conmon_cgroup):
             for container in _containers_of(pid):
-                found[container].append(pid)
-        return found
+                helpers[container].append(pid)
+        return helpers
 
 
 def _named(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The entries of a folder that carry a container's id, each with that id."""
     with suppress(FileNotFoundError):
         for path in folder.iterdir():
             if (match := NAMED.match(path.name)) is not None:
@@ -260,12 +263,12 @@ def _is_file(path: Path) -> bool:
 
 
 def _containers_of(pid: int) -> set[str]:
-    """By its words, or by where it writes: the container that a helper works for."""
+    """The containers that a helper works for, from its command line and its standard output."""
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+        command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
         output = str(Path(f"/proc/{pid}/fd/1").readlink())
     except OSError:
         return set()
-    if Path(words.split("\0")[0]).name not in HELPERS:
+    if Path(command.split("\0")[0]).name not in HELPERS:
         return set()
-    return set(re.findall(ID, f"{words} {output}"))
+    return set(re.findall(ID, f"{command} {output}"))

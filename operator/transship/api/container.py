@@ -141,7 +141,7 @@ CapabilityName = Annotated[str, Field(max_length=64, pattern=r"^[A-Z_]+$")]
 DEFAULT_CAPABILITIES = (
     "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD",
     "NET_BIND_SERVICE", "NET_RAW", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
-)  # fmt: skip
+)
 
 
 class Capabilities(ApiModel):

@@ -32,7 +32,7 @@ HARMLESS_CONTAINER = frozenset(
         "ports", "resources", "securityContext", "volumeMounts", "livenessProbe", "readinessProbe",
         "startupProbe", "restartPolicy", "terminationGracePeriodSeconds",
     }
-)  # fmt: skip
+)
 HARMLESS_SECURITY_CONTEXT = frozenset(
     {"runAsUser", "runAsGroup", "readOnlyRootFilesystem", "capabilities"}
 )

@@ -20,7 +20,7 @@ from transship.agent.settings import Settings
 from transship.agentapi.paths import PORT
 from transship.common import logs
 from transship.common.errors import TransshipError
-from transship.common.threads import take_short_turns
+from transship.common.threads import shorten_switch_interval
 from transship.runtime import plain_process
 from transship.runtime.layout import Layout
 
@@ -118,7 +118,7 @@ def _raise_descriptor_limit() -> None:
 
 def main() -> int:
     flags = parse()
-    take_short_turns()
+    shorten_switch_interval()
     logs.configure(level=flags.log_level)
     _raise_descriptor_limit()
     os.umask(plain_process.UMASK)  # containers see the modes of files that the agent creates

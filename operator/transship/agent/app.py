@@ -44,7 +44,7 @@ from transship.agent.settings import Settings
 from transship.agentapi.client.peer import PeerClient
 from transship.agentapi.paths import STREAM_PORT
 from transship.common.clock import Clock, SystemClock
-from transship.common.tasks import Background, Tasks, Work, keep_at
+from transship.common.tasks import Background, Tasks, Work, restart_on_failure
 from transship.criu import worker as criu
 from transship.network import ContainerNetwork
 from transship.runtime.containers import Runtime
@@ -231,7 +231,7 @@ class Agent:
         self._keep(self._tls.keep_fresh, name="credentials")
         self._keep(registration.run, name="registration")
         learn = partial(self.facts.learn, layout.runtime_dir, changed=registration.changed)
-        _ = self._beside.begin(keep_at(learn, name="facts"), name="facts")
+        _ = self._beside.begin(restart_on_failure(learn, name="facts"), name="facts")
 
     async def _watch_exits(self) -> None:
         async for container_exit in self.runtime.watch_exits():
@@ -239,4 +239,4 @@ class Agent:
 
     def _keep(self, work: Work, *, name: str) -> None:
         """Run it for ever, again after an unexpected error: an agent that ends breaks its moves."""
-        self._background.keep(partial(keep_at, work, name=name), name=name)
+        self._background.keep(partial(restart_on_failure, work, name=name), name=name)

@@ -47,7 +47,7 @@ async def _extend(limit: asyncio.Timeout, seconds: float, progress: Progress) ->
             previous = current
 
 
-async def unless_failed(work: Coroutine[Any, Any, T], other: Coroutine[Any, Any, object]) -> T:
+async def cancel_if_fails(work: Coroutine[Any, Any, T], other: Coroutine[Any, Any, object]) -> T:
     """The result of the work. When the other fails first, the work is cancelled and that raised."""
     working, watching = asyncio.create_task(work), asyncio.create_task(other)
     try:

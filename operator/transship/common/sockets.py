@@ -12,7 +12,7 @@ SILENCE_SECONDS = 3
 """A peer that acknowledges nothing for this long is dead: 15 times TCP's first retransmission."""
 
 
-def make_prompt(sock: socket.socket) -> None:
+def detect_dead_peers(sock: socket.socket) -> None:
     """Make the socket send small messages at once, and fail when the peer's host is silent."""
     for option, value in (
         (socket.TCP_NODELAY, 1),

@@ -111,7 +111,7 @@ def _log(error: BaseException | None, *, task: str, message: str) -> None:
     log.error(message)
 
 
-async def keep_at(work: Work, *, name: str) -> None:
+async def restart_on_failure(work: Work, *, name: str) -> None:
     """Run the work, and start it again after each failure, until it returns."""
     while True:
         try:
@@ -121,7 +121,7 @@ async def keep_at(work: Work, *, name: str) -> None:
         await asyncio.sleep(RESTART_SECONDS)
 
 
-async def unless_set(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+async def cancel_when_set(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
     """Run the work, and cancel it as soon as `stop` is set."""
     if stop.is_set():
         work.close()

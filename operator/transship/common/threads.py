@@ -1,4 +1,4 @@
-"""Threads: Python's switch interval, and threads that run as long as their process."""
+"""Threads: Python's switch interval, threads that must not end, and calls that may never return."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transship.common.errors import DeadlineExceeded
 T = TypeVar("T")
 
 MAX_ABANDONED = 32
-"""Threads that wait for servers that are away; each costs its stack."""
+"""The highest number of threads that wait for servers that do not answer. Each costs its stack."""
 
 _abandoned: set[Future[Any]] = set()
 
@@ -26,11 +26,11 @@ SWITCH_SECONDS = 0.0005
 lengthens the freeze. A tenth of it has no measurable cost."""
 
 
-def take_short_turns() -> None:
+def shorten_switch_interval() -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
 
 
-def begin_for_ever(work: Callable[[], None], *, name: str) -> None:
+def start_essential_thread(work: Callable[[], None], *, name: str) -> None:
     """Start a thread. When it ends, for whatever reason, the process ends with status 1."""
 
     def run() -> None:
@@ -44,18 +44,19 @@ def begin_for_ever(work: Callable[[], None], *, name: str) -> None:
 
 
 async def may_hang(work: Callable[[], T], *, doing: str, timeout_seconds: float) -> T:
-    """Do what may wait for a server that is away, in a thread of its own.
+    """Run a function in a new thread and stop waiting for it after the time limit.
 
-    Nothing ends such a thread before the server answers. So it must not be one of the event loop's
-    own few, which everything else needs, the freeze and the rollback among them.
+    For calls that block until a server answers: nothing can end such a thread earlier. The event
+    loop has only a few threads, which the freeze and the rollback need, so it must not use these.
 
-    Raises DeadlineExceeded; doing: gerund and object, for its message.
+    Raises DeadlineExceeded. doing: a gerund and its object, for its message.
     """
     if len(_abandoned) >= MAX_ABANDONED:
         waiting = len(_abandoned)
-        raise DeadlineExceeded(f"{doing}: {waiting} earlier ones still wait for their servers")
+        raise DeadlineExceeded(f"{doing}: {waiting} earlier calls still wait for their servers")
     future: Future[T] = Future()
-    future.set_running_or_notify_cancel()  # from here on a cancel leaves it to its thread
+    # from now on only the thread ends the future: a cancel does not
+    future.set_running_or_notify_cancel()
     threading.Thread(target=_run, args=(work, future), name=doing, daemon=True).start()
     try:
         async with asyncio.timeout(timeout_seconds):

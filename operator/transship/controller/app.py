@@ -17,7 +17,7 @@ from transship.agentapi.client.agent import AgentClient
 from transship.common import logs
 from transship.common.clock import Clock, SystemClock
 from transship.common.errors import TransshipError
-from transship.common.tasks import Background, Tasks, unless_set
+from transship.common.tasks import Background, Tasks, cancel_when_set
 from transship.common.tls import TlsFiles
 from transship.controller.addresses.claims import AddressBook
 from transship.controller.agent_connections import AgentConnections
@@ -90,7 +90,7 @@ async def serve(options: Options) -> None:
                 deps = compose(
                     cluster, connections, clock=clock, name=options.name, metrics=metrics
                 )
-                await unless_set(stop, fill(deps))
+                await cancel_when_set(stop, fill(deps))
                 if not stop.is_set():
                     await run(deps, options, leases, KubeTaints(cluster), stop=stop, ready=ready)
 
@@ -142,7 +142,7 @@ async def leading(
         Background(stop),
     )
     try:
-        await unless_set(stop, leadership.acquire())
+        await cancel_when_set(stop, leadership.acquire())
         if not stop.is_set():
             background.keep(leadership.keep, name="lease")
         yield leadership

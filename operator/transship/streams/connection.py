@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from transship.api.base import ApiModel
 from transship.api.reasons import Reason
 from transship.common.errors import Refused, TransshipError, Unreachable
-from transship.common.sockets import make_prompt
+from transship.common.sockets import detect_dead_peers
 from transship.streams.bandwidth_limit import BandwidthLimit
 
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -80,7 +80,7 @@ async def open_stream(
             reader, writer = await asyncio.open_connection(
                 address, port, ssl=context, server_hostname=node, limit=BUFFER_BYTES
             )
-            make_prompt(writer.get_extra_info("socket"))
+            detect_dead_peers(writer.get_extra_info("socket"))
             stream = Stream(reader, writer)
             writer.write(hello.model_dump_json(by_alias=True).encode() + b"\n")
             await writer.drain()
@@ -122,7 +122,7 @@ class StreamServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         stream = Stream(reader, writer)
-        make_prompt(writer.get_extra_info("socket"))
+        detect_dead_peers(writer.get_extra_info("socket"))
         try:
             hello = await self._greet(stream)
             await self._handlers[hello.kind](hello, common_name(writer), stream)

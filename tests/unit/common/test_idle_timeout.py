@@ -9,7 +9,7 @@ import pytest
 
 from fakes.agent_loop import VirtualLoop
 from transship.common.errors import Unreachable
-from transship.common.idle_timeout import Progress, idle_timeout, unless_failed
+from transship.common.idle_timeout import Progress, cancel_if_fails, idle_timeout
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ async def _work(seconds: float, log: list[str]) -> int:
 
 def test_work_is_given_up_when_what_it_needs_fails(loop: VirtualLoop) -> None:
     log: list[str] = []
-    task = loop.create_task(unless_failed(_work(10.0, log), _fail(2.0)))
+    task = loop.create_task(cancel_if_fails(_work(10.0, log), _fail(2.0)))
     loop.pass_time(4.0)
     assert isinstance(task.exception(), Unreachable)
     assert log == ["cleaned up"]
@@ -87,6 +87,6 @@ def test_work_is_given_up_when_what_it_needs_fails(loop: VirtualLoop) -> None:
 
 @pytest.mark.parametrize("other", [_fail(20.0), asyncio.sleep(2.0), asyncio.sleep(20.0)])
 def test_work_that_gets_done_has_its_result(loop: VirtualLoop, other: Any) -> None:
-    task = loop.create_task(unless_failed(_work(10.0, []), other))
+    task = loop.create_task(cancel_if_fails(_work(10.0, []), other))
     loop.pass_time(11.0)
     assert task.result() == 1

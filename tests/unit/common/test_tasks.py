@@ -11,7 +11,14 @@ from loguru import logger
 
 from transship.common import tasks
 from transship.common.errors import NotFound
-from transship.common.tasks import Background, TaskEnded, Tasks, for_each, keep_at, unless_set
+from transship.common.tasks import (
+    Background,
+    TaskEnded,
+    Tasks,
+    cancel_when_set,
+    for_each,
+    restart_on_failure,
+)
 
 
 @pytest.fixture
@@ -82,14 +89,14 @@ async def test_work_that_fails_is_restarted(monkeypatch: pytest.MonkeyPatch) -> 
             raise OSError(24, "descriptors are short")
 
     async with asyncio.timeout(5):
-        await keep_at(work, name="work")
+        await restart_on_failure(work, name="work")
     assert begun == [0, 1, 2]
 
 
 async def test_what_is_begun_anew_after_failures_ends_its_process_when_it_returns() -> None:
     stop = asyncio.Event()
     background = Background(stop)
-    background.keep(partial(keep_at, at_once, name="exits"), name="exits")
+    background.keep(partial(restart_on_failure, at_once, name="exits"), name="exits")
     async with asyncio.timeout(2):
         await stop.wait()
     with pytest.raises(TaskEnded, match="exits"):
@@ -115,10 +122,10 @@ async def test_work_is_cancelled_when_it_is_time_to_stop() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().call_soon(stop.set)
     async with asyncio.timeout(2):
-        await unless_set(stop, for_ever())
-        await unless_set(stop, for_ever())
+        await cancel_when_set(stop, for_ever())
+        await cancel_when_set(stop, for_ever())
 
 
 async def test_what_the_work_fails_with_is_raised() -> None:
     with pytest.raises(RuntimeError):
-        await unless_set(asyncio.Event(), broken())
+        await cancel_when_set(asyncio.Event(), broken())

@@ -16,8 +16,8 @@ from transship.common.threads import may_hang
 
 PROGRAM = """
 import time
-from transship.common.threads import begin_for_ever
-begin_for_ever(lambda: {work}, name="accepting")
+from transship.common.threads import start_essential_thread
+start_essential_thread(lambda: {work}, name="accepting")
 time.sleep(60)
 """
 

@@ -23,7 +23,7 @@ from transship.agentapi.migrations import (
 from transship.api.reasons import Reason
 from transship.common.errors import Unreachable
 from transship.common.idle_timeout import Progress
-from transship.common.sockets import make_prompt
+from transship.common.sockets import detect_dead_peers
 
 CALL_TIMEOUT_SECONDS = 5.0
 READY_TIMEOUT_SECONDS = 30.0
@@ -133,5 +133,5 @@ def _prompt_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     family, kind, protocol, _, _ = address
     sock = socket.socket(family, kind, protocol)
     sock.setblocking(False)
-    make_prompt(sock)
+    detect_dead_peers(sock)
     return sock

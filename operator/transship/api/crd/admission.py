@@ -28,9 +28,24 @@ HARMLESS_SPEC = frozenset(
 )
 HARMLESS_CONTAINER = frozenset(
     {
-        "image", "command", "args", "env", "workingDir", "hostname", "stdin", "tty", "stopSignal",
-        "ports", "resources", "securityContext", "volumeMounts", "livenessProbe", "readinessProbe",
-        "startupProbe", "restartPolicy", "terminationGracePeriodSeconds",
+        "image",
+        "command",
+        "args",
+        "env",
+        "workingDir",
+        "hostname",
+        "stdin",
+        "tty",
+        "stopSignal",
+        "ports",
+        "resources",
+        "securityContext",
+        "volumeMounts",
+        "livenessProbe",
+        "readinessProbe",
+        "startupProbe",
+        "restartPolicy",
+        "terminationGracePeriodSeconds",
     }
 )
 HARMLESS_SECURITY_CONTEXT = frozenset(

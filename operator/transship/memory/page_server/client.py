@@ -20,7 +20,7 @@ from typing import IO, Self
 
 from transship.api.reasons import Reason
 from transship.common.errors import DeadlineExceeded, TransshipError
-from transship.common.idle_timeout import idle_timeout, unless_failed
+from transship.common.idle_timeout import cancel_if_fails, idle_timeout
 from transship.common.tls import TlsFiles
 from transship.linux.processes import start_time
 from transship.memory.page_server import lazy_pages_socket, messages
@@ -164,7 +164,7 @@ class PageServerClient:
 
         Raises PageServerDead if it never will have them, PageServerSilent if that is not known.
         """
-        _checked(await unless_failed(self._answer(Question.END), self._while_it_answers()))
+        _checked(await cancel_if_fails(self._answer(Question.END), self._while_it_answers()))
 
     async def _while_it_answers(self) -> None:
         while True:

@@ -32,7 +32,7 @@ from pathlib import Path
 from loguru import logger
 
 from transship.common.errors import TransshipError
-from transship.common.threads import begin_for_ever, take_short_turns
+from transship.common.threads import shorten_switch_interval, start_essential_thread
 from transship.common.tls import server_context
 from transship.criu.images import pagemap as pagemaps
 from transship.linux.pages import PageRange
@@ -123,7 +123,7 @@ class PageServerWorker:
         """Serve until every process has all of its pages."""
         self._page_streams.listen(socket.socket(fileno=self._resources.pages))
         control = socket.socket(fileno=self._resources.control)
-        begin_for_ever(lambda: self._listen(control), name="answering")
+        start_essential_thread(lambda: self._listen(control), name="answering")
         threading.Thread(target=self._watch_guard, daemon=True).start()
         self._server.run()
         self._server.close()
@@ -268,7 +268,7 @@ def _run_worker(resources: SharedResources) -> None:
 
 
 def main(words: Sequence[str]) -> None:
-    take_short_turns()
+    shorten_switch_interval()
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("--pages", "--restore", "--control"):
         parser.add_argument(name, type=int, required=True, help="an inherited listener")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from loguru import logger
 
 from transship.common.errors import Refused, TransshipError
-from transship.common.threads import begin_for_ever
+from transship.common.threads import start_essential_thread
 from transship.memory.page_server.page_index import Milestone
 from transship.memory.page_server.page_store import PageStore
 from transship.memory.postcopy.page_requests import PageRequests
@@ -45,7 +45,7 @@ class PageStreams:
 
     def listen(self, listener: socket.socket) -> None:
         """Accept streams in a thread, without an end."""
-        begin_for_ever(lambda: self._accept(listener), name="accepting page streams")
+        start_essential_thread(lambda: self._accept(listener), name="accepting page streams")
 
     def wait_ended(self, seconds: float) -> None:
         """Wait for the end of open streams: the source waits to learn that all pages arrived."""

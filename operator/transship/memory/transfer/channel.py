@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from transship.api.reasons import Reason
 from transship.common.errors import Refused, Unreachable
-from transship.common.sockets import make_prompt
+from transship.common.sockets import detect_dead_peers
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 
@@ -28,7 +28,7 @@ def connect_to_page_server(pages: PageServerEndpoint) -> ssl.SSLSocket:
     where = (pages.address, pages.port)
     try:
         plain = socket.create_connection(where, timeout=CONNECT_TIMEOUT_SECONDS)
-        make_prompt(plain)
+        detect_dead_peers(plain)
         return pages.context.wrap_socket(plain, server_hostname=pages.node)
     except OSError as e:  # ssl.SSLError is one
         raise Unreachable(
@@ -45,7 +45,7 @@ def accept_page_stream(
     On failure it closes the connection and raises Unreachable or Refused.
     """
     plain.settimeout(CONNECT_TIMEOUT_SECONDS)
-    make_prompt(plain)
+    detect_dead_peers(plain)
     try:
         secured = context.wrap_socket(plain, server_side=True)
     except OSError as e:

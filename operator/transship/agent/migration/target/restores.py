@@ -18,7 +18,7 @@ from transship.agent.migration.target.deps import Restored
 from transship.agentapi.migrations import MemoryEndpoint
 from transship.common.certificates import agent_name
 from transship.common.errors import TransshipError
-from transship.common.idle_timeout import unless_failed
+from transship.common.idle_timeout import cancel_if_fails
 from transship.common.tls import TlsFiles
 from transship.criu import restore
 from transship.criu.dump import Pages
@@ -87,7 +87,7 @@ class NodeRestores:
         if shared_images.waiting(self.images(container)):
             await page_server.compose(timeout_seconds=timeout_seconds)
         work = restorer.restore(timeout_seconds=timeout_seconds, progress=page_server.received)
-        done = await unless_failed(work, page_server.wait_done())
+        done = await cancel_if_fails(work, page_server.wait_done())
         file_locks.require_keepable(
             freezer_of(self._layout.cgroup(container)), self.images(container)
         )

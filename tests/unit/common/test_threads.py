@@ -55,7 +55,7 @@ async def test_what_hangs_is_given_up_and_counted_until_it_ends(
     monkeypatch.setattr(threads, "MAX_ABANDONED", 1)
     with pytest.raises(DeadlineExceeded, match=r"looking for it: no answer within 0\.01 s"):
         await may_hang(server.wait, doing="looking for it", timeout_seconds=0.01)
-    with pytest.raises(DeadlineExceeded, match="1 earlier ones still wait"):
+    with pytest.raises(DeadlineExceeded, match="1 earlier calls still wait"):
         await may_hang(server.wait, doing="looking for it", timeout_seconds=0.01)
     server.set()
     async with asyncio.timeout(2):

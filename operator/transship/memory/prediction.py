@@ -89,7 +89,9 @@ def predict(
     strategy = strategies.of(settings.strategy)
     if strategy.ends_instance:
         return PredictedMove(
-            settings.strategy, None, "the container is ended, its files are moved, it starts anew"
+            settings.strategy,
+            None,
+            "the container is stopped, its files are moved, and it is started again",
         )
     if strategy.copies_memory_in_rounds:
         return _predict_rounds(move)
@@ -182,7 +184,7 @@ def _predict_post_copy(move: _Move) -> PredictedMove:
         blackout=move.cost.fixed,
         after_resume=memory,
         explanation=f"all of the memory after the resume, in {memory * 1e3:.0f} ms: until then the "
-        "container waits for each page that it touches, and starts anew if the source dies",
+        "container waits for each page that it touches, and is started again if the source fails",
     )
 
 

@@ -128,11 +128,11 @@ class PageServerWorker:
         self._server.run()
         self._server.close()
         self._page_requests.close()
-        # before the answer: whoever asked for the end is likely to kill this process then
+        # before the answer: the agent that asked for the end is likely to kill this process then
         self._page_streams.wait_ended(LINGER_SECONDS)
         (self._resources.images / "work" / messages.SOCKET_NAME).unlink(missing_ok=True)
         self._ended.set()
-        # before the join: whoever waits for the end of the source's stream is asking
+        # before the join: an agent may be waiting for the end of the source's stream
         self._page_streams.wait_ended(LINGER_SECONDS)
         for thread in tuple(self._conversations):
             thread.join(ANSWER_SECONDS)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from fakes.clock import FakeClock
@@ -30,11 +32,11 @@ def wanting(state: DesiredState, record: Record = RUNS) -> Record:
     return transitions.ordered(record, order(state=state), boot=BOOT)
 
 
-def seeing(run: RunState, **more: object) -> ObservedContainer:
+def seeing(run: RunState, **more: Any) -> ObservedContainer:
     return ObservedContainer(run, **more)
 
 
-def situation(record: Record, run: RunState, **more: object) -> Situation:
+def situation(record: Record, run: RunState, **more: Any) -> Situation:
     return Situation(record=record, observed=ObservedContainer(run), boot=BOOT, **more)
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from transship.agent.containers.probes import Outcome, Prober
 from transship.agent.journal import transitions
 from transship.agent.journal.record import LONG_AGO
 from transship.agent.journal.store import Journal
-from transship.agentapi.containers import ContainerReport, ProbeState
+from transship.agentapi.containers import ContainerOrder, ContainerReport, ProbeState
 from transship.agentapi.migrations import Lifecycle
 from transship.agentapi.states import RecordState, RunState
 from transship.api.container import RestartPolicy
@@ -55,7 +55,14 @@ class Node:
             SupervisorDeps(self.journal, self.instances, self.clock, self._prober)
         )
 
-    def _prober(self, order, *, known, ran_seconds, changed: Callable[[], None]) -> Prober:
+    def _prober(
+        self,
+        order: ContainerOrder,
+        *,
+        known: ProbeState,
+        ran_seconds: float,
+        changed: Callable[[], None],
+    ) -> Prober:
         return Prober(
             order.container, address=None, executor=self.answering, known=known,
             ran_seconds=ran_seconds, changed=changed,
@@ -96,7 +103,7 @@ class Node:
 
 
 @pytest.fixture
-async def node(tmp_path: Path):
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
     made = Node(tmp_path)
     yield made
     await made.containers.close()

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from fakes.orders import container
-from transship.agent.containers.probes import Outcome, Prober
+from transship.agent.containers.probes import Health, Outcome, Prober
 from transship.agent.journal import transitions
 from transship.agentapi.containers import ProbeState
 from transship.common.errors import DeadlineExceeded
@@ -36,8 +38,8 @@ async def probing(
     seconds: float = 0.05,
     known: ProbeState | None = None,
     ran_seconds: float = 0.0,
-    **probes: object,
-):
+    **probes: Any,
+) -> Health:
     probed = container(**probes)
     prober = Prober(
         probed, address=address, executor=executor, known=known or transitions.not_probed(probed),
@@ -67,7 +69,8 @@ async def test_a_startup_probe_that_succeeds_lets_the_others_begin() -> None:
 
 @pytest.mark.parametrize("kind", ["startup_probe", "liveness_probe"])
 async def test_a_failed_startup_or_liveness_probe_calls_for_a_restart(kind: str) -> None:
-    health = await probing(Scripted(BAD), **{kind: EXEC})
+    probes: dict[str, Any] = {kind: EXEC}
+    health = await probing(Scripted(BAD), **probes)
     assert health.failed
     assert "bad" in health.message
 
@@ -89,7 +92,7 @@ async def test_a_failure_below_the_threshold_is_forgiven() -> None:
 
 
 @pytest.fixture
-async def web_server():
+async def web_server() -> AsyncIterator[int]:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = await reader.readline()
         status = b"204 No Content" if b"/good" in line else b"503 Sorry"

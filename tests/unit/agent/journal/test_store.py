@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_a_failed_return_does_not_forget_that_the_container_was_given_away(tmp_p
     assert opened(tmp_path).floor(ID) == 3
 
 
-DAMAGE = {
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "cut short": lambda data: data[: len(data) // 2],
     "empty": lambda _: b"",
     "one letter changed": lambda data: data.replace(b"counter", b"counteR", 1),
@@ -75,7 +76,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_damaged_record_is_never_obeyed_and_its_container_is_left_alone(
-    tmp_path: Path, damage
+    tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     opened(tmp_path).put(running_record())
     path = file_of(tmp_path)

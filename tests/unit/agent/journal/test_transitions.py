@@ -41,11 +41,13 @@ def held() -> Record:
     return transitions.held(incoming(), boot=BOOT)
 
 
-def go(*, verdict: Verdict = Verdict.RELEASED, epoch: int = 2, migration: str = MIGRATION):
+def go(
+    *, verdict: Verdict = Verdict.RELEASED, epoch: int = 2, migration: str = MIGRATION
+) -> VerdictNotice:
     return VerdictNotice(migration=migration, verdict=verdict, epoch=epoch)
 
 
-def refusal(reason: Reason):
+def refusal(reason: Reason) -> pytest.RaisesExc[Refused]:
     return pytest.raises(Refused, check=lambda e: e.reason == reason)
 
 

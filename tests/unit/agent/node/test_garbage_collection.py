@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ class FakeLeftovers:
     def __init__(self, **found: ContainerLeftovers) -> None:
         self.found: dict[str, ContainerLeftovers] = dict(found)
         self.failing = False
-        self.meanwhile = lambda: None
+        self.meanwhile: Callable[[], object] = lambda: None
         self.prunings: list[tuple[frozenset[str], frozenset[str]]] = []
 
     def find(self) -> Mapping[str, ContainerLeftovers]:
@@ -157,7 +157,7 @@ async def test_images_go_at_the_start_and_now_and_then_but_for_those_of_records(
     garbage_collector = GarbageCollector(leftovers, journal=journal, clock=clock)
     await garbage_collector.prune_images()
     await garbage_collector.prune_images()
-    once = (frozenset({"sha256:ordered", "sha256:used"}), frozenset())
+    once = (frozenset({"sha256:ordered", "sha256:used"}), frozenset[str]())
     assert leftovers.prunings == [once]
     clock.pass_time(IMAGES_SECONDS)
     await garbage_collector.prune_images()

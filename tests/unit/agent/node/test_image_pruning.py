@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from transship.agent.containers.instances import NodeInstances
 from transship.agent.node.garbage_collection import NodeLeftovers
 from transship.api.container import Container
 from transship.common.errors import Refused
@@ -20,7 +22,7 @@ DIGEST = "sha256:" + "a" * 64
 
 
 @pytest.fixture
-def runtime(tmp_path: Path, monkeypatch) -> Runtime:
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runtime:
     monkeypatch.setattr(Runtime, "overlay_features", "")
     layout = Layout(state_dir=tmp_path / "state", runtime_dir=tmp_path / "run")
     folder = layout.image_store / DIGEST.replace(":", "-")
@@ -52,7 +54,7 @@ async def test_nothing_goes_while_a_prepared_container_cannot_be_read(runtime: R
 
 
 async def test_a_container_that_is_being_prepared_keeps_its_image(
-    runtime: Runtime, monkeypatch
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pruned: list[tuple[str, ...]] = []
 
@@ -70,7 +72,7 @@ async def test_a_container_that_is_being_prepared_keeps_its_image(
 async def test_nothing_goes_while_the_image_of_an_unreadable_record_is_unknown(
     runtime: Runtime,
 ) -> None:
-    leftovers = NodeLeftovers(SimpleNamespace(runtime=runtime))
+    leftovers = NodeLeftovers(cast(NodeInstances, SimpleNamespace(runtime=runtime)))
     with pytest.raises(Refused):
         await leftovers.prune_images(in_use=(), unreadable={"c-1"})
     prepare(runtime, "c-1")

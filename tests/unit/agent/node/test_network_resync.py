@@ -15,7 +15,8 @@ class Enough(BaseException):
 async def test_the_network_is_looked_after_also_when_its_link_was_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answers = iter([(), NotFound("no link"), NotFound("no link"), ("c-1",)])
+    replies: list[tuple[str, ...] | NotFound] = [(), NotFound("x"), NotFound("x"), ("c-1",)]
+    answers = iter(replies)
     refreshed: list[tuple[str, ...]] = []
 
     class Network(ContainerNetwork):

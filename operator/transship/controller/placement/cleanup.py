@@ -33,7 +33,7 @@ DELETING_POLL_SECONDS = 0.2
 
 
 def clean_up(observed: ObservedPlacement, nodes: Collection[str]) -> Decision | None:
-    """Remove what finished migrations left on nodes whose agents were unreachable at their end."""
+    """Remove what finished migrations, or a fencing, left on nodes whose agents answer again."""
     busy = {
         m.metadata.uid for m in observed.migrations if not _over_for_a_while(m, now=observed.now)
     }
@@ -44,6 +44,9 @@ def clean_up(observed: ObservedPlacement, nodes: Collection[str]) -> Decision | 
         if report.record == RecordState.RELEASED and not _has_successor(observed):
             continue
         return Decision(CleanUp(copy.node, report.migration, report.record))
+    for copy in observed.superseded:
+        if copy.node in nodes:
+            return Decision(Remove(copy.node, copy.report.epoch))
     return None
 
 

@@ -52,7 +52,7 @@ def _live(observed: ObservedPlacement) -> Decision:
 def _settled(observed: ObservedPlacement, owner: Owner) -> Decision:
     """No migration runs. What other nodes report delays nothing that the owner has to do."""
     decision = (
-        ownership.change(observed, owner)
+        ownership.follow_release(observed, owner)
         or clean_up(observed, {owner.node})
         or _order_owner(observed, owner)
         or locate(observed, owner)

@@ -53,9 +53,11 @@ async def observe(
 
 
 def _was_never_ordered(status: PlacementStatus, *, is_new: bool) -> bool:
-    """Whether nothing can have been ordered yet; a status that is empty may have been lost."""
-    unplaced = status.node is None and status.epoch == 0 and status.container is None
-    return unplaced and (is_new or status.observed_generation > 0)
+    """Whether nothing can have been ordered yet.
+
+    Only this process can know. A status without an owner may have been lost, or be a backup's.
+    """
+    return is_new and status.node is None and status.epoch == 0 and status.container is None
 
 
 def _nodes_of(status: PlacementStatus, migrations: Migrations) -> set[str]:

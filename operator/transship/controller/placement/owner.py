@@ -100,19 +100,16 @@ def fenced_copies(
 
 def superseded(
     owner: Owner, reported_copies: Sequence[ReportedCopy], copies: Sequence[FencedCopy]
-) -> ReportedCopy | None:
-    """The copy of a fenced node that is back and still has it."""
+) -> tuple[ReportedCopy, ...]:
+    """The copies of fenced nodes that are back and still have them."""
     fenced = {copy.node: copy.epoch for copy in copies}
-    return next(
-        (
-            s
-            for s in reported_copies
-            if s.owns
-            and s.report.migration is None
-            and s.report.epoch <= fenced.get(s.node, 0)
-            and s.report.epoch < owner.epoch
-        ),
-        None,
+    return tuple(
+        s
+        for s in reported_copies
+        if s.owns
+        and s.report.migration is None
+        and s.report.epoch <= fenced.get(s.node, 0)
+        and s.report.epoch < owner.epoch
     )
 
 

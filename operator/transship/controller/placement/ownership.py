@@ -7,7 +7,7 @@ against the record, or may have it although it has not reported yet.
 
 from __future__ import annotations
 
-from transship.agentapi.states import RecordState
+from transship.agentapi.states import RecordState, RunState
 from transship.api.obstacle import Obstacle, obstacle
 from transship.api.placement import FencedCopy
 from transship.api.reasons import Reason
@@ -17,9 +17,7 @@ from transship.controller.placement.owner import (
     Owner,
     ReportedCopy,
     copy_at,
-    fenced_copies,
     next_epoch,
-    superseded,
 )
 from transship.controller.placement.scheduling import entrance, wanted_node
 from transship.controller.placement.steps import (
@@ -33,6 +31,8 @@ from transship.controller.placement.steps import (
 BLOCKED_SECONDS = 10.0
 SILENCE_POLL_SECONDS = 2.0
 ASKING_POLL_SECONDS = 0.2
+
+_ENDED = {RunState.ABSENT, RunState.EXITED}
 
 
 def first(observed: ObservedPlacement) -> Decision:
@@ -49,13 +49,8 @@ def owner_not_reported(observed: ObservedPlacement) -> Decision | None:
     return Decision(Wait(SILENCE_POLL_SECONDS), _nodes_without_answer(observed))
 
 
-def change(observed: ObservedPlacement, owner: Owner) -> Decision | None:
-    """What the owner's own record, or a fenced node that has come back, asks for."""
-    old = superseded(
-        owner, observed.reported_copies, fenced_copies(observed.status, observed.migrations)
-    )
-    if old is not None:
-        return Decision(Remove(old.node, old.report.epoch))
+def follow_release(observed: ObservedPlacement, owner: Owner) -> Decision | None:
+    """The owner's own record says to whom it has released the container."""
     copy = copy_at(observed.reported_copies, owner.node)
     if copy is None or copy.report.record != RecordState.RELEASED:
         return None
@@ -81,10 +76,17 @@ def why_not_to_start(observed: ObservedPlacement) -> Decision | None:
     """Why the owner may not be ordered a container that it does not have yet."""
     if observed.claims:
         return disputed(observed)
+    if (still_runs := _superseded_but_alive(observed)) is not None:
+        return Decision(Remove(still_runs.node, still_runs.report.epoch))
     if any(not observed.silent(node) for node in observed.unreported_nodes):
         # each agent reports, or is silent, within seconds
         return Decision(Wait(ASKING_POLL_SECONDS))
     return None
+
+
+def _superseded_but_alive(observed: ObservedPlacement) -> ReportedCopy | None:
+    """A copy that runs on a node that was fenced too early: it ends before another one starts."""
+    return next((copy for copy in observed.superseded if copy.report.run not in _ENDED), None)
 
 
 def disputed(observed: ObservedPlacement) -> Decision:

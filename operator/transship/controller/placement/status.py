@@ -51,7 +51,7 @@ def observed_status(observed: ObservedPlacement, decision: Decision) -> Placemen
     report = _report(observed)
     status = observed.status.model_copy(
         update={
-            "observed_generation": _observed_generation(observed),
+            "observed_generation": observed.placement.metadata.generation,
             "node": owner.node if owner is not None else None,
             "epoch": owner.epoch if owner is not None else 0,
             "container": _container(observed, report),
@@ -75,13 +75,6 @@ def observed_status(observed: ObservedPlacement, decision: Decision) -> Placemen
     return status.model_copy(
         update={"phase": phase_of(observed, report), "reason": reason_of(status.conditions)}
     )
-
-
-def _observed_generation(observed: ObservedPlacement) -> int:
-    """Stays empty while the record of the owner may be lost: that is how a lost one is noticed."""
-    if observed.owner is None and not observed.never_ordered:
-        return observed.status.observed_generation
-    return observed.placement.metadata.generation
 
 
 def _dispute(observed: ObservedPlacement) -> ConditionContent | None:

@@ -56,12 +56,16 @@ class ObservedPlacement:
     @property
     def claims(self) -> tuple[ReportedCopy, ...]:
         """Copies whose agents claim the container against the record, without those left fenced."""
+        claims = claims_against(self.owner, self.reported_copies, migrations=self.migrations)
+        return tuple(copy for copy in claims if copy not in self.superseded)
+
+    @property
+    def superseded(self) -> tuple[ReportedCopy, ...]:
+        """The copies of fenced nodes that are back and still have them."""
         owner = self.owner
-        claims = claims_against(owner, self.reported_copies, migrations=self.migrations)
         if owner is None:
-            return claims
-        left = fenced_copies(self.status, self.migrations)
-        return tuple(s for s in claims if superseded(owner, (s,), left) is None)
+            return ()
+        return superseded(owner, self.reported_copies, fenced_copies(self.status, self.migrations))
 
     @property
     def current_migration(self) -> ContainerMigration | None:

@@ -15,7 +15,7 @@ from transship.api.conditions import find
 from transship.api.migration import ContainerMigration, MigrationPhase
 from transship.api.node_agent import NodeAgent
 from transship.api.placement import ContainerPlacement, PlacementPhase, PlacementStatus
-from transship.common.errors import Unreachable
+from transship.common.errors import Refused, Unreachable
 from transship.controller.migration.history import source_was_fenced
 from transship.controller.ports import DataKind
 
@@ -454,3 +454,66 @@ async def test_an_owner_that_awaits_its_order_gets_none_while_another_claims_it(
         await world.settle()
         assert world.agents.runners(UID) == ["node-b"]
         assert len(world.agents.at("node-a").orders) == 1
+
+
+async def fenced(world: OperatorWorld, **spec: object) -> None:
+    """The container was on node-a, which is fenced, and now runs on node-b."""
+    await running_on_a(world, target_node=None, **spec)
+    world.agents.silent.add("node-a")
+    await world.until(lambda: words(world, "Reconciling")[0] == "NodeLost")
+    world.agents.at("node-a").reboot()
+    world.agents.at("node-a").records[UID].state = RecordState.STOPPED
+    taint(world, "node-a")
+    await world.until(lambda: world.agents.runners(UID) == ["node-b"])
+    await world.until(lambda: world.web.status.node == "node-b")
+
+
+class TestACopyThatCannotBeRemoved:
+    REFUSAL = Refused("no room for the journal", reason="JournalUnwritable")
+
+    async def test_it_holds_up_nothing_that_the_owner_is_to_do(self) -> None:
+        async with OperatorWorld("node-a", "node-b", "node-c") as world:
+            await fenced(world)
+            world.agents.failing["node-a", "remove_container"] = self.REFUSAL
+            taint(world)
+            world.agents.silent.clear()
+            await world.until(lambda: ("node-a", "remove_container") in world.agents.calls)
+            world.agents.at("node-b").reboot()
+            await world.until(lambda: world.agents.at("node-b").records[UID].boot_seen)
+            world.move("node-c")
+            await world.until(lambda: world.agents.runners(UID) == ["node-c"])
+            world.agents.failing.clear()
+            await world.until(lambda: world.agents.holders(UID) == ["node-c"])
+
+    async def test_it_is_removed_before_the_container_moves_back_to_its_node(self) -> None:
+        async with OperatorWorld("node-a", "node-b") as world:
+            await fenced(world)
+            world.agents.failing["node-a", "remove_container"] = self.REFUSAL
+            taint(world)
+            world.agents.silent.clear()
+            world.move("node-a")
+            await world.until(lambda: ("node-a", "remove_container") in world.agents.calls)
+            await world.settle()
+            assert world.moves == []
+            world.agents.failing.clear()
+            await world.until(lambda: world.agents.runners(UID) == ["node-a"])
+
+
+async def test_a_pending_placement_is_not_new_to_a_later_operator() -> None:
+    """Its empty status may be a backup's, from before the container was placed."""
+    async with OperatorWorld("node-a", "node-b") as world:
+        world.create(target_node="nowhere", container={"image": "web"})
+        await world.until(lambda: words(world, "Reconciling")[0] == "NodeNotFound")
+        backup = world.web
+        world.move("node-a")
+        await world.until(lambda: world.agents.runners(UID) == ["node-a"])
+        await world.kill()
+        spec = backup.spec.model_copy(update={"target_node": "node-b"})
+        world.cluster.put(backup.model_copy(update={"spec": spec}))
+        world.agents.silent.add("node-a")
+        world.start()
+        await world.until(lambda: words(world, "Reconciling")[0] == "NodeLost")
+        await world.settle()
+        assert world.agents.holders(UID) == ["node-a"]
+        world.agents.silent.clear()
+        await world.until(lambda: world.web.status.node == "node-a")

@@ -64,7 +64,7 @@ class TestAgentPoller:
         assert not wake.is_set()
         assert [s.node for s in agent_poller.reported_copies(UID)] == ["node-a"]
 
-    async def test_what_was_polled_before_is_not_told_after_what_was_heard_since(self) -> None:
+    async def test_an_older_poll_does_not_replace_a_newer_report(self) -> None:
         cache, agents = ResourceCache(), FakeAgents()
         cache.put(node_agent("node-a"))
         agent_poller = AgentPoller(cache, agents, clock=FakeClock())
@@ -100,7 +100,7 @@ class TestAgentPoller:
         assert [s.report for s in agent_poller.reported_copies(UID)] == [newer]
         assert woken.is_set()
 
-    async def test_an_answer_that_nobody_thought_of_is_none_and_the_next_one_counts(self) -> None:
+    async def test_an_unexpected_error_is_no_answer_and_the_next_answer_counts(self) -> None:
         cache, clock, agents = ResourceCache(), FakeClock(), FakeAgents()
         cache.put(node_agent("node-a"))
         agent_poller = AgentPoller(cache, agents, clock=clock)
@@ -157,7 +157,7 @@ class TestAgentPoller:
         assert not agent_poller.fenced("node-a")
         assert agent_poller.nodes()[0].out_of_service
 
-    async def test_whom_nobody_has_heard_may_have_anything(self) -> None:
+    async def test_an_agent_that_never_answered_may_have_any_container(self) -> None:
         cache, clock, agents = ResourceCache(), FakeClock(), FakeAgents()
         cache.put(node_agent("node-a"))
         agent_poller = AgentPoller(cache, agents, clock=clock)
@@ -171,7 +171,7 @@ class TestAgentPoller:
         cache.put_out_of_service({"node-a"})
         assert agent_poller.unreported_nodes() == frozenset()
 
-    def test_a_taint_wakes_whom_it_concerns(self) -> None:
+    def test_a_taint_wakes_the_loops_that_depend_on_the_node(self) -> None:
         cache = ResourceCache()
         cache.put(versioned(placement(target_node="node-a"), 1))
         wake = cache.wake_of(UID)

@@ -129,7 +129,7 @@ class TestHealth:
         async with asyncio.timeout(5):
             await serving_it
 
-    async def test_without_a_port_nobody_is_answered(self) -> None:
+    async def test_without_a_port_nothing_is_served(self) -> None:
         async with serving({}, port=None):
             pass
 

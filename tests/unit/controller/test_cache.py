@@ -32,7 +32,7 @@ class TestResourceCache:
         assert found is not None
         assert found.status.phase == PlacementPhase.RUNNING
 
-    def test_our_own_status_writes_wake_nobody_and_edits_do(self) -> None:
+    def test_our_own_status_writes_wake_no_loop_and_edits_do(self) -> None:
         cache = ResourceCache()
         cache.put(versioned(placement(), 1))
         wake = cache.wake_of(UID)
@@ -54,7 +54,7 @@ class TestResourceCache:
         assert wake.is_set()
         assert cache.migrations_of(UID) == ()
 
-    def test_a_heartbeat_wakes_nobody_and_a_cordon_does(self) -> None:
+    def test_a_heartbeat_wakes_no_loop_and_a_cordon_does(self) -> None:
         cache = ResourceCache()
         cache.put(versioned(placement(target_node="node-a"), 1))
         cache.put(versioned(node_agent("node-a"), 1))
@@ -84,7 +84,7 @@ class TestResourceCache:
         cache.keep_only(ContainerPlacement, gone, instead_of=frozenset({UID}))
         assert cache.placement(UID) is None
 
-    def test_a_placement_that_nobody_took_on_is_noticed_after_minutes(self) -> None:
+    def test_a_placement_without_a_loop_is_noticed_after_minutes(self) -> None:
         cache = ResourceCache()
         nobody: frozenset[str] = frozenset()
         cache.put(versioned(placement(), 1, creation_timestamp=NOW, finalizers=()))

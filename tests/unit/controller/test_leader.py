@@ -99,7 +99,7 @@ class TestLeadership:
         assert word in told[0]
         assert len([line for line in told if word in line]) == 1
 
-    async def test_a_late_renewal_of_its_own_keeps_nobody_from_releasing(self) -> None:
+    async def test_a_late_renewal_of_its_own_does_not_prevent_the_release(self) -> None:
         class Changing(FakeApiServer):
             changed = False
 

@@ -85,7 +85,7 @@ def test_a_woken_one_that_was_slow_is_not_overtaken_by_one_that_comes_later() ->
     assert scene.asks("3", "node-a", "node-b")
 
 
-def test_nobody_loses_a_position_by_being_woken_in_vain() -> None:
+def test_no_move_loses_its_position_by_being_woken_too_early() -> None:
     scene = Scene()
     for uid in ("1", "2"):
         assert scene.asks(uid, "node-a", "node-b")
@@ -107,7 +107,7 @@ def test_one_that_wants_no_move_any_more_leaves_its_place_to_the_next() -> None:
     assert scene.woken("4") == {"4"}
 
 
-def test_one_that_cannot_begin_steps_aside_and_keeps_its_position() -> None:
+def test_a_move_that_cannot_begin_is_postponed_and_keeps_its_position() -> None:
     scene = Scene()
     for uid in ("1", "2"):
         assert scene.asks(uid, "node-a", "node-b")
@@ -134,7 +134,7 @@ queues = st.lists(st.tuples(pairs, st.booleans()), max_size=12).map(
 places = st.fixed_dictionaries({node: st.integers(-1, 4) for node in ENDS})
 
 
-def test_one_that_cannot_begin_holds_up_nobody_who_can() -> None:
+def test_a_move_that_cannot_begin_blocks_none_that_can() -> None:
     queue = [QueuedMove("1", "a", "b"), QueuedMove("2", "c", "d"), QueuedMove("3", "a", "d")]
     free = {"a": 1, "b": 0, "c": 1, "d": 2}
     assert [move.uid for move in startable(queue, free=free)] == ["2", "3"]
@@ -167,7 +167,7 @@ def test_whoever_waits_lacks_a_place_that_free_ones_and_those_ahead_leave(
 
 
 @given(queues, places)
-def test_nobody_behind_changes_whether_one_can_begin(
+def test_no_move_behind_changes_whether_one_can_begin(
     queue: list[QueuedMove], free: dict[str, int]
 ) -> None:
     for end in range(len(queue)):
@@ -209,7 +209,7 @@ class Fairness(RuleBasedStateMachine):
             self.scene.limits.dequeue(uid)
 
     @rule(choice=st.integers(0, 99))
-    def one_cannot_begin_and_steps_aside_for_now(self, choice: int) -> None:
+    def one_cannot_begin_and_is_postponed(self, choice: int) -> None:
         if uids := list(self.waiting):
             self.scene.limits.postpone(uids[choice % len(uids)])
             uid = uids[choice % len(uids)]

@@ -147,7 +147,7 @@ async def test_the_epoch_goes_with_a_removal(pki: Pki) -> None:
     assert asked == [f"DELETE /v1/containers/{UID}?epoch=7"]
 
 
-async def test_nobody_there_is_unreachable(pki: Pki) -> None:
+async def test_no_listener_is_unreachable(pki: Pki) -> None:
     context = context_for("node-a", pki.files)
     client = AgentClient("node-a", "https://127.0.0.1:1", context=context)
     with pytest.raises(Unreachable) as caught:

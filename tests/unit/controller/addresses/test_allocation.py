@@ -88,7 +88,7 @@ def test_an_address_that_the_pool_does_not_have_is_refused(wish: str) -> None:
     assert wish in caught.value.message
 
 
-def test_a_pool_that_is_no_network_says_so() -> None:
+def test_a_pool_without_a_valid_network_is_not_ready() -> None:
     with pytest.raises(InvalidInput) as caught:
         allocate(pool("10.0.0.1/29"), who(1))
     assert caught.value.reason == Reason.INVALID_CIDR

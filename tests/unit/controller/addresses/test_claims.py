@@ -44,7 +44,7 @@ class TestAddressBook:
         assert caught.value.reason == "PoolNotFound"
         await book.give_back(placement(network={"addressPool": "blue"}))
 
-    async def test_the_size_is_told_before_anybody_asks(self) -> None:
+    async def test_the_size_is_written_before_the_first_allocation(self) -> None:
         cluster = self.cluster()
         cluster.put(*cluster.all(AddressPool), generation=1)
         await AddressBook(cluster).update_sizes(now=NOW)

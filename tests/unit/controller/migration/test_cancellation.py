@@ -13,28 +13,28 @@ from transship.controller.node.nodes import Node
 NODES = tuple(Node(node_agent(name)) for name in ("node-a", "node-b"))
 
 
-def asked(
+def reason(
     made: ContainerMigration | None = None,
-    wish: ContainerPlacement | None = None,
+    wanted: ContainerPlacement | None = None,
     *,
     after: float = 0,
 ) -> GiveUp | None:
-    return reason_to_give_up(made or migration(), wish, nodes=NODES, running_seconds=after)
+    return reason_to_give_up(made or migration(), wanted, nodes=NODES, running_seconds=after)
 
 
 def test_a_move_that_is_wanted_goes_on() -> None:
-    assert asked(wish=placement(target_node="node-b"), after=500) is None
+    assert reason(wanted=placement(target_node="node-b"), after=500) is None
 
 
 def test_an_edited_target_a_deletion_and_a_missing_placement_cancel() -> None:
-    edited = asked(wish=placement(target_node="node-a"))
+    edited = reason(wanted=placement(target_node="node-a"))
     assert edited is not None
     assert edited.why.reason == Reason.MIGRATION_SUPERSEDED
-    wish = placement(target_node="node-b")
+    wanted = placement(target_node="node-b")
     for found in (
-        asked(migration(deleted=NOW), wish),
-        asked(),
-        asked(wish=placement(uid="another", target_node="node-b")),
+        reason(migration(deleted=NOW), wanted),
+        reason(),
+        reason(wanted=placement(uid="another", target_node="node-b")),
     ):
         assert found is not None
         assert found.outcome == Outcome.CANCELLED
@@ -43,9 +43,9 @@ def test_an_edited_target_a_deletion_and_a_missing_placement_cancel() -> None:
 
 def test_the_deadline_fails_it() -> None:
     short = migration(settings={"deadlineSeconds": 30})
-    wish = placement(target_node="node-b")
-    assert asked(short, wish, after=29) is None
-    late = asked(short, wish, after=31)
+    wanted = placement(target_node="node-b")
+    assert reason(short, wanted, after=29) is None
+    late = reason(short, wanted, after=31)
     assert late is not None
     assert late.outcome == Outcome.FAILED
     assert late.why.reason == Reason.DEADLINE_EXCEEDED

@@ -20,7 +20,7 @@ def test_what_a_program_may_have_found_counts() -> None:
     assert usable_by_programs(words, machine="x86_64") == words
 
 
-def test_a_word_that_nobody_knows_counts() -> None:
+def test_an_unknown_flag_counts() -> None:
     assert usable_by_programs(["pti", "a_new_word"], machine="x86_64") == {"a_new_word"}
 
 

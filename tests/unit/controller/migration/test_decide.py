@@ -134,7 +134,7 @@ def test_a_silent_target_is_waited_for_after_the_release_for_ever() -> None:
     assert isinstance(step, Wait)
 
 
-def test_a_copy_that_the_target_lost_after_the_release_is_told() -> None:
+def test_a_copy_that_the_target_lost_after_the_release_is_a_failure() -> None:
     step = next_step(observed(SideState.RELEASED, None, verdict=Verdict.RELEASED))
     assert isinstance(step, Finish)
     assert step.why is not None
@@ -163,7 +163,7 @@ def test_giving_up_asks_the_source_first() -> None:
     assert next_step(observed(SideState.FROZEN, SideState.HELD, give_up=GIVE_UP)) == AbortSource()
 
 
-def test_giving_up_waits_for_a_silent_source_whatever_the_target_says() -> None:
+def test_giving_up_waits_for_a_silent_source_whatever_the_target_reports() -> None:
     for state in (None, SideState.PREPARED, SideState.HELD):
         assert isinstance(
             next_step(observed(None, state, source_answers=False, give_up=GIVE_UP)), Wait
@@ -190,7 +190,7 @@ def test_a_held_copy_is_not_thrown_away_because_its_source_has_no_record() -> No
     assert isinstance(next_step(scene), Wait)
 
 
-def test_a_held_copy_is_not_thrown_away_while_the_source_says_nothing_of_it() -> None:
+def test_a_held_copy_is_not_discarded_while_the_source_does_not_answer() -> None:
     nobody = report(record=RecordState.RELEASED, run=RunState.FROZEN, epoch=2)
     step = next_step(observed(None, SideState.HELD, held_at_source=nobody, give_up=GIVE_UP))
     assert isinstance(step, Wait)
@@ -345,7 +345,7 @@ UNREADABLE = replace(
         (UNREADABLE, "node-a cannot read it any more"),
     ],
 )
-def test_a_copy_whose_memory_will_never_come_is_ended_and_told_why(
+def test_a_copy_whose_memory_can_never_come_is_ended_with_the_cause(
     now: ObservedMigration, cause: str
 ) -> None:
     step = next_step(now)
@@ -354,7 +354,9 @@ def test_a_copy_whose_memory_will_never_come_is_ended_and_told_why(
 
 
 @pytest.mark.parametrize("source", [FROZEN, GONE])
-def test_why_memory_was_lost_is_told_as_the_target_noted_it(source: ContainerReport | None) -> None:
+def test_the_cause_of_lost_memory_is_the_one_that_the_target_recorded(
+    source: ContainerReport | None,
+) -> None:
     """Whatever the source says by then: it may have tidied up what it owed."""
     now = draining(held_at_source=source)
     noted = report_of(

@@ -103,7 +103,7 @@ def test_a_name_is_deterministic_and_never_too_long() -> None:
 
 
 @pytest.mark.parametrize("wish", Strategy)
-def test_a_container_that_runs_is_moved_as_was_wished(wish: Strategy) -> None:
+def test_a_running_container_is_moved_with_the_requested_strategy(wish: Strategy) -> None:
     assert resolve_strategy(wish, stopped=False) == (wish, "")
 
 

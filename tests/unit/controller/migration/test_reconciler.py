@@ -79,7 +79,7 @@ async def test_editing_the_target_moves_the_container() -> None:
         assert "MigrationSucceeded" in world.recorder.reasons
 
 
-async def test_the_target_is_told_the_very_image_that_runs() -> None:
+async def test_the_target_is_ordered_the_image_that_runs() -> None:
     async with OperatorWorld("node-a", "node-b") as world:
         await running_on_a(world)
         world.move("node-b")
@@ -153,7 +153,7 @@ async def test_after_the_release_the_move_is_finished_and_another_brings_it_back
         await world.until(lambda: world.web.status.epoch == 3)
 
 
-async def test_a_verdict_that_the_target_never_heard_is_relayed() -> None:
+async def test_a_verdict_that_the_target_never_got_is_relayed() -> None:
     async with OperatorWorld("node-a", "node-b") as world:
         await in_mid_move(world, SideState.FROZEN)
         world.agents.cut.clear()
@@ -176,7 +176,7 @@ async def test_an_operator_killed_at_any_stage_goes_on_from_there(stage: SideSta
         assert world.agents.holders(UID) == ["node-b"]
 
 
-async def test_an_operator_killed_before_it_tidied_up_does_so_later() -> None:
+async def test_an_operator_killed_before_the_cleanup_cleans_up_later() -> None:
     async with OperatorWorld("node-a", "node-b") as world:
         await running_on_a(world)
         world.cluster.failing["json_patch"] = TransshipError("away")
@@ -187,7 +187,7 @@ async def test_an_operator_killed_before_it_tidied_up_does_so_later() -> None:
         await ended(world)
 
 
-async def test_a_source_is_told_which_nodes_want_no_more_of_its_memory() -> None:
+async def test_a_source_learns_which_nodes_need_no_more_of_its_memory() -> None:
     async with OperatorWorld("node-a", "node-b") as world:
         await running_on_a(world)
         world.agents.failing["node-a", "forget_outgoing"] = TransshipError("its disk is full")
@@ -299,7 +299,7 @@ async def test_history_is_kept_within_its_limits() -> None:
         await world.until(lambda: [m.metadata.name for m in world.moves] == ["web-3-1"])
 
 
-async def test_a_crowd_of_moves_takes_turns_and_all_arrive() -> None:
+async def test_many_moves_at_once_wait_for_places_and_all_succeed() -> None:
     async with OperatorWorld("node-a", "node-b") as world:
         names = [f"web-{n}" for n in range(9)]
         for name in names:

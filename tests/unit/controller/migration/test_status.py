@@ -29,7 +29,7 @@ from transship.controller.migration.status import observed_status as migration_s
 from transship.controller.migration.steps import Finish, ObservedMigration, Outcome, Side, Wait
 
 
-def seen_move(
+def observed_with(
     source: MigrationReport | None = None, target: MigrationReport | None = None
 ) -> ObservedMigration:
     return ObservedMigration(
@@ -39,7 +39,7 @@ def seen_move(
     )
 
 
-def told(state: SideState, **words: Any) -> MigrationReport:
+def report_of(state: SideState, **words: Any) -> MigrationReport:
     return MigrationReport(migration="m-1", state=state, **words)
 
 
@@ -47,7 +47,7 @@ METHOD = Method(Strategy.STOP_AND_COPY)
 
 
 REPORTS = st.none() | st.builds(
-    told,
+    report_of,
     st.sampled_from(SideState),
     percent=st.integers(-1, 101),
     steps=st.lists(st.sampled_from(StepName), unique=True).map(
@@ -59,9 +59,9 @@ REPORTS = st.none() | st.builds(
 def test_a_migration_under_way_shows_both_sides_and_merges_their_steps() -> None:
     prepare = Step(name=StepName.PREPARE, start_time=NOW, milliseconds=40)
     copying = Step(name=StepName.COPY_FILES, start_time=NOW + seconds(1))
-    observed = seen_move(
-        told(SideState.COPYING, steps=(copying,), percent=10),
-        told(SideState.PREPARED, steps=(prepare,)),
+    observed = observed_with(
+        report_of(SideState.COPYING, steps=(copying,), percent=10),
+        report_of(SideState.PREPARED, steps=(prepare,)),
     )
     status = migration_status(migration(), observed, Wait(0.1), method=METHOD, now=NOW)
     assert status.phase == MigrationPhase.COPYING
@@ -75,15 +75,15 @@ def test_a_migration_under_way_shows_both_sides_and_merges_their_steps() -> None
     assert succeeded.status == Status.UNKNOWN
 
 
-def test_a_move_that_waits_for_its_turn_says_so_and_stands_where_it_was() -> None:
+def test_a_move_that_waits_for_its_turn_shows_it_and_keeps_its_percentage() -> None:
     copied = Step(name=StepName.COPY_MEMORY, start_time=NOW, milliseconds=40)
     waiting = Step(name=StepName.AWAIT_TURN, start_time=NOW + seconds(1))
-    observed = seen_move(told(SideState.COPYING, steps=(copied, waiting)))
+    observed = observed_with(report_of(SideState.COPYING, steps=(copied, waiting)))
     status = migration_status(migration(), observed, Wait(0.1), method=METHOD, now=NOW)
     assert status.phase == MigrationPhase.AWAITING_TURN
     assert status.percent == PERCENT_AT_BEGIN[StepName.AWAIT_TURN]
     done = waiting.model_copy(update={"milliseconds": 7})
-    observed = seen_move(told(SideState.COPYING, steps=(copied, done)))
+    observed = observed_with(report_of(SideState.COPYING, steps=(copied, done)))
     status = migration_status(migration(), observed, Wait(0.1), method=METHOD, now=NOW)
     assert status.phase == MigrationPhase.COPYING
 
@@ -103,7 +103,7 @@ def test_the_percentage_never_falls_in_one_attempt_and_is_100_exactly_at_its_suc
 ) -> None:
     move, reported = migration(), [0]
     for source, target, operator_restarts in reports:
-        observed = seen_move(source, target)
+        observed = observed_with(source, target)
         status = migration_status(move, observed, Wait(0.1), method=METHOD, now=NOW)
         if operator_restarts:
             status = MigrationStatus.model_validate(status.dump())
@@ -111,19 +111,19 @@ def test_the_percentage_never_falls_in_one_attempt_and_is_100_exactly_at_its_suc
         reported.append(status.percent)
     assert reported == sorted(reported)
     assert reported[-1] < 100
-    last = migration_status(move, seen_move(), Finish(outcome), method=METHOD, now=NOW)
+    last = migration_status(move, observed_with(), Finish(outcome), method=METHOD, now=NOW)
     assert last.percent == (100 if outcome == Outcome.SUCCEEDED else reported[-1])
 
 
-def test_figures_stay_when_the_side_that_told_them_forgets() -> None:
+def test_figures_stay_when_the_side_that_reported_them_forgets() -> None:
     parts = tuple(BlackoutPart(name="Dump", microseconds=n) for n in (10, 20))
-    done = told(
+    done = report_of(
         SideState.DONE, blackout_microseconds=81_400, blackout_parts=parts, bytes=7, percent=100
     )
-    first = migration_status(migration(), seen_move(done), Wait(0.1), method=METHOD, now=NOW)
+    first = migration_status(migration(), observed_with(done), Wait(0.1), method=METHOD, now=NOW)
     kept = migration().model_copy(update={"status": first})
     end = Finish(Outcome.SUCCEEDED)
-    last = migration_status(kept, seen_move(), end, method=METHOD, now=NOW + seconds(2))
+    last = migration_status(kept, observed_with(), end, method=METHOD, now=NOW + seconds(2))
     assert (last.blackout_milliseconds, last.bytes, last.percent) == (81, 7, 100)
     assert last.blackout_parts == (BlackoutPart(name="Dump", microseconds=30),)
     assert last.total_milliseconds == 2000
@@ -132,10 +132,10 @@ def test_figures_stay_when_the_side_that_told_them_forgets() -> None:
 
 
 def test_a_failure_keeps_reason_hint_and_the_end_of_the_log() -> None:
-    failed = told(SideState.FAILED, reason="DumpFailed", message="io_uring", log_tail="Error")
+    failed = report_of(SideState.FAILED, reason="DumpFailed", message="io_uring", log_tail="Error")
     why = obstacle(Reason.DUMP_FAILED, "io_uring")
     status = migration_status(
-        migration(), seen_move(failed), Finish(Outcome.FAILED, why), method=METHOD, now=NOW
+        migration(), observed_with(failed), Finish(Outcome.FAILED, why), method=METHOD, now=NOW
     )
     assert (status.reason, status.message, status.log_tail) == ("DumpFailed", "io_uring", "Error")
     assert status.hint == Reason.DUMP_FAILED.hint
@@ -144,8 +144,8 @@ def test_a_failure_keeps_reason_hint_and_the_end_of_the_log() -> None:
     assert stalled.reason == "DumpFailed"
 
 
-def test_a_strategy_that_is_not_the_wished_one_is_explained() -> None:
+def test_a_strategy_that_is_not_the_requested_one_is_explained() -> None:
     method = Method(Strategy.STOP_AND_COPY, "PostCopy is not available")
-    status = migration_status(migration(), seen_move(), Wait(0.1), method=method, now=NOW)
+    status = migration_status(migration(), observed_with(), Wait(0.1), method=method, now=NOW)
     assert status.strategy == Strategy.STOP_AND_COPY
     assert status.message == "PostCopy is not available"

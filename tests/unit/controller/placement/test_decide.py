@@ -213,7 +213,7 @@ def test_only_what_hinders_the_wanted_strategy_is_waited_for(strategy: str, wait
     assert isinstance(decision.step, Wait) == waits
 
 
-def test_what_only_the_freeze_has_shown_is_not_tried_again_in_vain() -> None:
+def test_a_failure_that_only_the_freeze_detects_is_not_tried_again() -> None:
     freeze = Step(name=StepName.FREEZE, start_time=NOW)
     failed = (ended(migration(steps=(freeze,)), good=False, reason="StateTooLarge"),)
     late = NOW + seconds(9999)
@@ -265,7 +265,7 @@ def test_a_deleted_migration_that_the_spec_no_longer_wants_is_not_noted() -> Non
     assert isinstance(step_of(settled(target_node="node-a"), migrations=(going,)).step, Wait)
 
 
-def test_what_a_finished_migration_left_behind_is_tidied() -> None:
+def test_what_a_finished_migration_left_behind_is_cleaned_up() -> None:
     left = ReportedCopy(
         "node-b", report(record=RecordState.INCOMING, epoch=2, migration="uid-web-1-1")
     )

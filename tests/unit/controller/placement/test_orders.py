@@ -14,7 +14,7 @@ def digest(address: str = "10.0.0.1", **spec: Any) -> str:
     return order_digest(placement(**spec).spec, addresses=(address,))
 
 
-def test_only_what_an_agent_is_told_changes_the_digest() -> None:
+def test_only_what_an_agent_is_ordered_changes_the_digest() -> None:
     assert digest() == digest(target_node="node-b", migration={"backoffLimit": 1})
     changed = {
         digest(),

@@ -76,7 +76,7 @@ def test_only_the_record_and_a_running_move_permit_a_claim() -> None:
     assert claims_against(A, (held,), migrations=()) == ()
 
 
-def test_an_owner_that_has_not_heard_of_its_epoch_yet_claims_nothing() -> None:
+def test_an_owner_without_its_newest_epoch_claims_nothing() -> None:
     behind = ReportedCopy("node-b", report(epoch=1))
     assert claims_against(B, (behind,), migrations=()) == ()
 

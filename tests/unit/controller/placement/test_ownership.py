@@ -73,7 +73,7 @@ async def test_an_agent_owns_nothing_by_saying_so(epoch: int) -> None:
         await world.until(lambda: not disputed(world))
 
 
-async def test_the_owner_is_ordered_and_moved_whatever_another_agent_says() -> None:
+async def test_the_owner_is_ordered_and_moved_whatever_another_agent_reports() -> None:
     async with OperatorWorld("node-a", "node-b", "node-c") as world:
         await running_on_a(world)
         lies(world, "node-c", epoch=10**9)
@@ -85,7 +85,7 @@ async def test_the_owner_is_ordered_and_moved_whatever_another_agent_says() -> N
         assert world.agents.at("node-c").orders == []
 
 
-async def test_an_agent_that_reports_a_move_for_ever_holds_up_nobody() -> None:
+async def test_an_agent_that_reports_a_move_for_ever_blocks_nothing() -> None:
     async with OperatorWorld("node-a", "node-b", "node-c") as world:
         await running_on_a(world)
         lies(world, "node-c", epoch=2)
@@ -159,7 +159,7 @@ async def test_an_agent_outside_of_a_move_does_not_end_it_by_claiming_its_epoch(
         assert world.agents.at("node-c").orders == []
 
 
-async def test_a_target_that_says_it_runs_what_was_not_released_is_not_believed() -> None:
+async def test_a_target_that_reports_to_run_what_was_not_released_is_not_believed() -> None:
     async with OperatorWorld("node-a", "node-b") as world:
         await running_on_a(world, migration={"deadlineSeconds": 30, "backoffLimit": 0})
         world.agents.stop_at = SideState.COPYING
@@ -193,7 +193,7 @@ class TestLostRecord:
             assert world.agents.holders(UID) == ["node-a"]
             assert "OwnerAdopted" in world.recorder.reasons
 
-    async def test_nobody_is_chosen_while_an_agent_that_may_have_it_is_silent(self) -> None:
+    async def test_no_owner_is_chosen_while_an_agent_that_may_have_it_is_silent(self) -> None:
         async with OperatorWorld("node-a", "node-b") as world:
             await self.lost(world)
             world.agents.silent.add("node-a")
@@ -205,7 +205,7 @@ class TestLostRecord:
             world.agents.silent.clear()
             await world.until(lambda: world.web.status.node == "node-a")
 
-    async def test_of_two_that_claim_it_nobody_is_chosen(self) -> None:
+    async def test_of_two_that_claim_it_none_is_chosen(self) -> None:
         async with OperatorWorld("node-a", "node-b") as world:
             await self.lost(world)
             lies(world, "node-b", epoch=2)
@@ -374,7 +374,7 @@ async def test_a_taint_does_not_fence_a_node_that_answers() -> None:
 class TestWhatCouldNotBeWritten:
     """An owner or a fence counts from when it is written down, not from when that was tried."""
 
-    async def test_nobody_is_ordered_before_the_new_owner_is_written_down(self) -> None:
+    async def test_no_agent_is_ordered_before_the_new_owner_is_recorded(self) -> None:
         async with OperatorWorld("node-a", "node-b") as world:
             await running_on_a(world, target_node=None)
             world.agents.silent.add("node-a")

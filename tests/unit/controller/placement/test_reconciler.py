@@ -87,7 +87,7 @@ async def test_without_a_target_the_least_loaded_node_is_chosen_and_kept() -> No
         assert world.moves == []
 
 
-async def test_a_missing_target_is_told_and_waited_for() -> None:
+async def test_a_missing_target_is_reported_and_waited_for() -> None:
     async with OperatorWorld("node-a") as world:
         world.create(target_node="node-z")
         await world.until(lambda: condition_of(world, "Reconciling")[1] == "NodeNotFound")
@@ -122,7 +122,7 @@ async def test_a_changed_spec_is_ordered_and_a_repetition_is_not() -> None:
         assert len(world.agents.at("node-a").orders) == 2
 
 
-async def test_a_stopped_placement_says_so() -> None:
+async def test_a_stopped_placement_shows_it() -> None:
     async with OperatorWorld("node-a") as world:
         world.create(target_node="node-a", state="Stopped")
         await world.until(lambda: world.web.status.phase == PlacementPhase.STOPPED)
@@ -153,7 +153,7 @@ async def test_a_silent_node_makes_ready_unknown_and_nothing_starts_elsewhere() 
         await world.until(lambda: world.agents.runners(UID) == ["node-b"])
 
 
-async def test_references_are_resolved_and_a_missing_one_is_told() -> None:
+async def test_references_are_resolved_and_a_missing_one_is_reported() -> None:
     env = [
         {"name": "GREETING", "valueFrom": {"configMapKeyRef": {"name": "words", "key": "hello"}}},
         {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
@@ -170,7 +170,7 @@ async def test_references_are_resolved_and_a_missing_one_is_told() -> None:
         assert ordered.args == ("Guten Tag, node-a",)
 
 
-async def test_a_refused_order_is_told_and_tried_again() -> None:
+async def test_a_refused_order_is_reported_and_tried_again() -> None:
     async with OperatorWorld("node-a") as world:
         world.agents.failing["node-a", "put_container"] = Refused("no", reason="InvalidImage")
         world.create(target_node="node-a")
@@ -242,10 +242,10 @@ async def test_deletion_waits_for_a_silent_node_that_may_have_a_frozen_copy() ->
         await left_behind(world)
         await world.until(lambda: world.agents.holders(UID) == ["node-a"])
         await world.settle()
-        told = find(world.web.status.conditions, "Reconciling")
-        assert told is not None
-        assert told.reason == "Deleting"
-        assert "node-a does not answer" in told.message
+        condition = find(world.web.status.conditions, "Reconciling")
+        assert condition is not None
+        assert condition.reason == "Deleting"
+        assert "node-a does not answer" in condition.message
         world.agents.silent.clear()
         await world.until(lambda: world.cluster.find(ContainerPlacement, "web") is None)
         assert world.agents.holders(UID) == []
@@ -338,7 +338,7 @@ async def test_what_had_no_room_is_placed_once_there_is_some() -> None:
         await placed(world)
 
 
-async def test_a_target_that_cannot_be_had_is_told_while_the_container_runs_on() -> None:
+async def test_an_unusable_target_is_reported_while_the_container_runs_on() -> None:
     async with OperatorWorld("node-a", "node-b") as world:
         world.create(target_node="node-a")
         await placed(world)

@@ -51,13 +51,13 @@ class TestResolver:
         values = [variable.value for variable in order.container.env]
         assert values == ["web", "default", UID, "10.0.0.5"]
 
-    async def test_an_unknown_field_says_which_there_are(self) -> None:
+    async def test_the_error_for_an_unknown_field_lists_the_known_ones(self) -> None:
         env = [{"name": "V", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}]
         with pytest.raises(InvalidInput) as caught:
             await self.order(FakeData(), container={"image": "web", "env": env})
         assert "spec.nodeName" in caught.value.message
 
-    async def test_only_what_the_spec_itself_says_is_expanded_and_only_once(self) -> None:
+    async def test_only_texts_of_the_spec_are_expanded_and_only_once(self) -> None:
         data = FakeData()
         data.contents[DataKind.SECRET, "login"] = {"word": b"pa$$word$(USER)"}
         secret = {"secretKeyRef": {"name": "login", "key": "word"}}

@@ -28,15 +28,15 @@ def test_a_named_node_is_wanted_even_if_nobody_knows_it() -> None:
 
 
 def test_the_least_loaded_fitting_node_is_chosen_and_names_break_ties() -> None:
-    wish = spec(node_selector=SSD)
-    assert wanted_node(wish, nodes=(A, B, C, CORDONED), present=None) == "node-c"
+    selector = spec(node_selector=SSD)
+    assert wanted_node(selector, nodes=(A, B, C, CORDONED), present=None) == "node-c"
     even = (Node(B.agent, load=1), C)
-    assert wanted_node(wish, nodes=even, present=None) == "node-b"
+    assert wanted_node(selector, nodes=even, present=None) == "node-b"
 
 
 def test_a_placement_stays_where_it_fits_though_the_node_is_cordoned_or_busy() -> None:
-    wish = spec(node_selector=SSD)
-    assert wanted_node(wish, nodes=(B, C, CORDONED), present="node-d") == "node-d"
+    selector = spec(node_selector=SSD)
+    assert wanted_node(selector, nodes=(B, C, CORDONED), present="node-d") == "node-d"
     assert wanted_node(spec(), nodes=(A, B), present="node-a") == "node-a"
 
 
@@ -45,12 +45,12 @@ def test_a_placement_leaves_a_node_that_does_not_fit() -> None:
 
 
 def test_a_node_to_which_the_move_failed_is_avoided_where_there_is_another() -> None:
-    wish = spec(node_selector=SSD)
-    chosen = wanted_node(wish, nodes=(A, B, C), present="node-a", failures={"node-c": 1})
+    selector = spec(node_selector=SSD)
+    chosen = wanted_node(selector, nodes=(A, B, C), present="node-a", failures={"node-c": 1})
     assert chosen == "node-b"
 
 
-def test_no_fitting_node_says_which_labels_or_why_none_can_be_used() -> None:
+def test_the_obstacle_names_the_labels_or_why_no_node_can_be_used() -> None:
     none = wanted_node(spec(node_selector={"disk": "tape"}), nodes=(A, B), present=None)
     assert isinstance(none, Obstacle)
     assert "disk=tape" in none.message
@@ -59,19 +59,19 @@ def test_no_fitting_node_says_which_labels_or_why_none_can_be_used() -> None:
     assert "node-d" in barred.message
 
 
-def test_nodes_without_room_are_passed_over_and_the_shared_reason_is_told() -> None:
+def test_nodes_without_room_are_passed_over_and_the_shared_reason_is_reported() -> None:
     little, much = ({"memoryBytes": count * 2**30} for count in (1, 16))
     small, large = (
         Node(node_agent(name, labels=SSD, capacity=has), load=load)
         for name, has, load in (("node-b", little, 0), ("node-c", much, 5))
     )
-    wanted, wish = Demand("uid", memory_bytes=2**33), spec(node_selector=SSD)
-    assert wanted_node(wish, nodes=(small, large), present=None, wanted=wanted) == "node-c"
-    none = wanted_node(wish, nodes=(A, small), present=None, wanted=wanted)
+    wanted, selector = Demand("uid", memory_bytes=2**33), spec(node_selector=SSD)
+    assert wanted_node(selector, nodes=(small, large), present=None, wanted=wanted) == "node-c"
+    none = wanted_node(selector, nodes=(A, small), present=None, wanted=wanted)
     assert isinstance(none, Obstacle)
     assert none.reason == Reason.INSUFFICIENT_MEMORY
     assert "0 of 1 fitting nodes" in none.message
-    mixed = wanted_node(wish, nodes=(small, CORDONED), present=None, wanted=wanted)
+    mixed = wanted_node(selector, nodes=(small, CORDONED), present=None, wanted=wanted)
     assert isinstance(mixed, Obstacle)
     assert mixed.reason == Reason.FAILED_SCHEDULING
     assert "node-d takes no containers" in mixed.message

@@ -48,16 +48,16 @@ def status_of(
         "now": NOW,
         **(observed or {}),
     }
-    looked = ObservedPlacement(placement=made, status=made.status, **scene)
-    return observed_status(looked, decision or Decision(Pause(1)))
+    observed_placement = ObservedPlacement(placement=made, status=made.status, **scene)
+    return observed_status(observed_placement, decision or Decision(Pause(1)))
 
 
-def said(status: PlacementStatus, kind: str) -> tuple[str, str] | None:
+def content_of(status: PlacementStatus, kind: str) -> tuple[str, str] | None:
     found = find(status.conditions, kind)
     return None if found is None else (found.status.value, found.reason)
 
 
-def sighted(**words: Any) -> dict[str, Any]:
+def reporting(**words: Any) -> dict[str, Any]:
     return {"reported_copies": (ReportedCopy("node-a", report(**words)),)}
 
 
@@ -71,24 +71,24 @@ HANDOVER = [
 def test_a_settled_placement_is_current_for_kstatus() -> None:
     status = status_of(metadata={"generation": 4})
     assert status.observed_generation == 4
-    assert said(status, "Ready") == ("True", "ContainerReady")
-    assert said(status, "Reconciling") is None
-    assert said(status, "Stalled") is None
+    assert content_of(status, "Ready") == ("True", "ContainerReady")
+    assert content_of(status, "Reconciling") is None
+    assert content_of(status, "Stalled") is None
     assert status.phase == PlacementPhase.RUNNING
 
 
-def test_an_obstacle_is_told_as_reconciling_and_a_final_one_as_stalled() -> None:
+def test_an_obstacle_is_shown_as_reconciling_and_a_final_one_as_stalled() -> None:
     found = obstacle(Reason.NODE_NOT_FOUND, "none")
     status = status_of(decision=Decision(Pause(1), found))
-    assert said(status, "Reconciling") == ("True", "NodeNotFound")
-    assert said(status, "Ready") == ("True", "ContainerReady")
+    assert content_of(status, "Reconciling") == ("True", "NodeNotFound")
+    assert content_of(status, "Ready") == ("True", "ContainerReady")
     final = obstacle(Reason.BACKOFF_LIMIT_EXCEEDED, "enough", final=True)
     status = status_of(decision=Decision(Pause(1), final))
-    assert said(status, "Reconciling") is None
-    assert said(status, "Stalled") == ("True", "BackoffLimitExceeded")
+    assert content_of(status, "Reconciling") is None
+    assert content_of(status, "Stalled") == ("True", "BackoffLimitExceeded")
 
 
-def test_the_reason_of_an_unmet_wish_comes_before_that_of_what_runs() -> None:
+def test_the_reason_of_an_unmet_spec_comes_before_that_of_the_running_container() -> None:
     assert status_of().reason == "ContainerReady"
     found = obstacle(Reason.NODE_UNSCHEDULABLE, "none")
     status = status_of(decision=Decision(Pause(1), found), target_node="node-b")
@@ -100,10 +100,10 @@ def test_the_reason_of_an_unmet_wish_comes_before_that_of_what_runs() -> None:
 
 def test_a_container_that_cannot_be_placed_is_not_ready_for_that_reason() -> None:
     made = placement(target_node="nowhere", network={"mode": "None"})
-    looked = ObservedPlacement(made, made.status, NODES, (), (), NOW)
-    status = observed_status(looked, decide(looked))
-    assert said(status, "Ready") == ("False", "NodeNotFound")
-    assert said(status, "Reconciling") == ("True", "NodeNotFound")
+    observed_placement = ObservedPlacement(made, made.status, NODES, (), (), NOW)
+    status = observed_status(observed_placement, decide(observed_placement))
+    assert content_of(status, "Ready") == ("False", "NodeNotFound")
+    assert content_of(status, "Reconciling") == ("True", "NodeNotFound")
     assert (status.phase, status.reason) == (PlacementPhase.PENDING, "NodeNotFound")
 
 
@@ -112,10 +112,10 @@ def test_a_container_that_cannot_be_placed_is_not_ready_for_that_reason() -> Non
 def test_a_container_that_is_being_handed_over_is_as_ready_as_before(
     record: RecordState, run: RunState, ready: bool
 ) -> None:
-    frozen = sighted(record=record, run=run, ready=ready)
+    frozen = reporting(record=record, run=run, ready=ready)
     status = status_of(observed={**frozen, "migrations": (migration(),)}, target_node="node-b")
-    assert said(status, "Ready") == (str(ready), "MigrationInProgress")
-    assert said(status, "Reconciling") == ("True", "MigrationInProgress")
+    assert content_of(status, "Ready") == (str(ready), "MigrationInProgress")
+    assert content_of(status, "Reconciling") == ("True", "MigrationInProgress")
     assert status.phase == PlacementPhase.MIGRATING
     assert status.migration is not None
     assert status.migration.name == "web-1-1"
@@ -152,18 +152,18 @@ def test_no_probe_is_said_to_succeed_where_there_is_none(
          "ContainerExited", PlacementPhase.FAILED),
     ],
 )  # fmt: skip
-def test_a_container_that_does_not_serve_says_why(
+def test_a_container_that_does_not_serve_shows_why(
     words: dict[str, Any], ready: str, phase: PlacementPhase
 ) -> None:
-    status = status_of(observed=sighted(**words))
-    assert said(status, "Ready") == ("False", ready)
+    status = status_of(observed=reporting(**words))
+    assert content_of(status, "Ready") == ("False", ready)
     assert status.phase == phase
 
 
 def test_a_silent_owner_makes_ready_unknown() -> None:
     silent = {"nodes": (Node(NODES[0].agent, silent=True),), "reported_copies": ()}
     status = status_of(observed=silent)
-    assert said(status, "Ready") == ("Unknown", "AgentUnreachable")
+    assert content_of(status, "Ready") == ("Unknown", "AgentUnreachable")
     assert status.phase == PlacementPhase.UNKNOWN
     assert status.node == "node-a"
 
@@ -171,7 +171,7 @@ def test_a_silent_owner_makes_ready_unknown() -> None:
 def test_a_failed_self_test_makes_it_immovable() -> None:
     test = {"passed": False, "time": NOW.isoformat(), "message": "no"}
     status = status_of(observed={"nodes": (Node(node_agent("node-a", selfTest=test)),)})
-    assert said(status, "Migratable") == ("False", "SelfTestFailed")
+    assert content_of(status, "Migratable") == ("False", "SelfTestFailed")
 
 
 def test_what_hinders_a_move_is_said_with_the_number_of_the_rest() -> None:
@@ -180,12 +180,12 @@ def test_what_hinders_a_move_is_said_with_the_number_of_the_rest() -> None:
     )
     reported_copies = (ReportedCopy("node-a", report(obstacles=found)),)
     status = status_of(observed={"reported_copies": reported_copies})
-    assert said(status, "Migratable") == ("False", "Traced")
+    assert content_of(status, "Migratable") == ("False", "Traced")
     condition = find(status.conditions, "Migratable")
     assert condition is not None
     assert condition.message == "process 7; and 1 more (h)"
     cold = status_of(observed={"reported_copies": reported_copies}, migration={"strategy": "Cold"})
-    assert said(cold, "Migratable") == ("True", "Migratable")
+    assert content_of(cold, "Migratable") == ("True", "Migratable")
 
 
 def test_what_hinders_one_strategy_is_said_where_that_is_wanted() -> None:
@@ -194,8 +194,8 @@ def test_what_hinders_one_strategy_is_said_where_that_is_wanted() -> None:
     )
     observed = {"reported_copies": (ReportedCopy("node-a", report(obstacles=(found,))),)}
     wanted = status_of(observed=observed, migration={"strategy": "StopAndCopy"})
-    assert said(wanted, "Migratable") == ("False", "StateTooLarge")
-    assert said(status_of(observed=observed), "Migratable") == ("True", "Migratable")
+    assert content_of(wanted, "Migratable") == ("False", "StateTooLarge")
+    assert content_of(status_of(observed=observed), "Migratable") == ("True", "Migratable")
 
 
 def test_the_last_success_is_shown() -> None:

@@ -40,7 +40,7 @@ class TestFinalizers:
         assert found is not None
         assert found.metadata.finalizers == (FINALIZER,)
 
-    async def test_one_that_others_change_all_the_time_is_not_taken_for_let_go(self) -> None:
+    async def test_a_finalizer_that_could_not_be_removed_is_an_error(self) -> None:
         cluster = FakeCluster()
         known = cluster.put(placement())
         cluster.failing["json_patch"] = Conflict("others were faster")

@@ -48,7 +48,7 @@ def is_gone(world: OperatorWorld) -> bool:
 
 
 class TestNeed:
-    def test_a_placement_needs_a_loop_until_it_is_let_go(self) -> None:
+    def test_a_placement_needs_a_loop_until_its_finalizer_is_gone(self) -> None:
         new = placement(metadata={"finalizers": []})
         assert needs_loop(new)
         assert needs_loop(placement())
@@ -155,7 +155,7 @@ async def test_nothing_is_started_before_the_finalizer_is_stored() -> None:
         assert world.web.metadata.finalizers == (FINALIZER,)
 
 
-async def test_a_loop_that_breaks_is_told_of_and_begun_again(
+async def test_a_loop_that_fails_is_logged_and_started_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def broken(self: PlacementReconciler) -> None:
@@ -173,7 +173,7 @@ async def test_a_loop_that_breaks_is_told_of_and_begun_again(
         await world.until(lambda: world.agents.runners(UID) == ["node-a"])
 
 
-async def test_new_placements_are_not_taken_on_but_by_events() -> None:
+async def test_only_events_start_loops_of_new_placements() -> None:
     async with OperatorWorld("node-a") as world:
         world.deps.cache.put(placement(metadata={"finalizers": []}))
         world.loops.resume()
@@ -194,7 +194,7 @@ async def test_an_object_that_cannot_be_read_hinders_no_start_and_keeps_its_loop
         assert world.agents.runners(UID) == ["node-a"]
 
 
-async def test_a_migration_that_cannot_be_read_is_not_tidied_away() -> None:
+async def test_an_unreadable_migration_is_not_cleaned_up() -> None:
     async with OperatorWorld("node-a", "node-b") as world:
         await running_on_a(world)
         world.agents.stop_at = SideState.COPYING
@@ -236,7 +236,7 @@ class TestUnderKopf:
             assert patch.as_json_patch() == []
             assert UID in world.loops.with_loop
 
-    async def test_a_finalizer_of_kopf_is_taken_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_finalizer_of_kopf_is_removed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async with OperatorWorld("node-a") as world:
             both = {"finalizers": [KOPF_FINALIZER, FINALIZER], "resourceVersion": "7"}
             document = reacted_to(placement(metadata={**both, "deletionTimestamp": NOW}))

@@ -88,7 +88,7 @@ async def test_an_api_server_that_is_away_for_a_minute_delays_what_is_written_an
         await settled(world, "node-b")
 
 
-async def test_a_status_that_was_edited_by_hand_is_put_right_from_what_the_agents_say() -> None:
+async def test_a_status_that_was_edited_by_hand_is_corrected_from_the_agents_reports() -> None:
     async with OperatorWorld("node-a", "node-b") as world:
         await running_on_a(world)
         world.cluster.put(world.web.model_copy(update={"status": PlacementStatus()}))

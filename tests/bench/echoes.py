@@ -1,7 +1,6 @@
-"""Whether anything answers: datagrams to the counter image's echo, one every other millisecond.
+"""Measures blackouts with datagrams to the counter image's echo port, one every 2 ms.
 
-Unlike a connection it has no retransmission, whose timer would add to a silence of seconds as
-much again.
+Unlike TCP, datagrams have no retransmission timer, which would up to double a gap of seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ TIMEOUT_SECONDS = 60.0
 
 
 class Echoes:
-    """Asks in a thread between `with` and its end."""
+    """Sends in a thread, inside its `with`."""
 
     def __init__(self, address: str) -> None:
         self._target = (address, PORT)
@@ -46,12 +45,12 @@ class Echoes:
         self._thread.join()
 
     def reset(self) -> None:
-        """Measure from now on."""
+        """Begin a new measurement."""
         with self._lock:
             self._gap = 0.0
 
     def longest_gap_milliseconds(self) -> float:
-        """Returns once there are answers again."""
+        """The longest time without an echo. Returns once there are echoes again."""
         self._answered.clear()
         if not self._answered.wait(TIMEOUT_SECONDS):
             raise DeadlineExceeded(f"waiting for an echo: none in {TIMEOUT_SECONDS:g} s")
@@ -62,7 +61,8 @@ class Echoes:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.settimeout(PAUSE_SECONDS)
             while not self._ended.wait(PAUSE_SECONDS):
-                with contextlib.suppress(OSError):  # nobody there: nobody answers
+                # fails while the container is on no node
+                with contextlib.suppress(OSError):
                     sock.sendto(b"echo", self._target)
                 with contextlib.suppress(TimeoutError):
                     sock.recv(16)

@@ -1,7 +1,7 @@
-"""A container of podman's on a lab's nodes, and what its user types to move it to the other one.
+"""A podman container on a lab's nodes, moved with the commands that a user of podman types.
 
-It has an address of its own on the lab's network, which is what its connections need: podman
-restores them wherever that address is. The archive crosses the lab's network as it is, unencrypted.
+It has its own address on the lab's network, so that podman can restore its connections on the other
+node. The archive crosses the lab's network unencrypted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from transship.lab.nodes.namespace_nodes import ENVIRONMENT, enter_words
 from transship.lab.proof.counter_client import PORT
 from transship.lab.state import LabState, lab_dir
 
-# Lines for the Dockerfile of the nodes' image. CRIU holds connections still by iptables.
+# lines for the Dockerfile of the node image; CRIU locks connections with iptables
 ADDITION = """\
 RUN apt-get update \\
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \\
@@ -33,11 +33,12 @@ RUN apt-get update \\
 
 NAME = "bench-podman"
 HOST_NUMBER = 100
-"""Of its address: behind the nodes', before those that placements get."""
+"""The container's address in the network: after the nodes', before those of placements."""
 ARCHIVE = f"/var/lib/transship/{NAME}.tar"
 CARRY_PORT = 9000
 STORE = (
-    *("--root", f"/var/lib/transship/{NAME}"),  # the node's disk: its root is an overlay already
+    # on the node's disk, because the node's root is an overlay already
+    *("--root", f"/var/lib/transship/{NAME}"),
     *("--runroot", f"/run/{NAME}", "--cgroup-manager", "cgroupfs", "--runtime", "runc"),
 )
 SETTINGS = {**ENVIRONMENT, "PODMAN_IGNORE_CGROUPSV1_WARNING": "1"}
@@ -48,7 +49,7 @@ NUD_PERMANENT = 0x80
 
 @dataclass(frozen=True)
 class Steps:
-    """How long each command took, and what was carried."""
+    """How long each step took, and the size of the archive."""
 
     checkpoint_ms: float
     carry_ms: float
@@ -66,7 +67,8 @@ class PodmanContainer:
         self._mac = f"02:54:53:{state.index:02x}:00:{HOST_NUMBER:02x}"
 
     def __enter__(self) -> Self:
-        self._remove()  # what an earlier run has left
+        # an earlier run may have left it
+        self._remove()
         for node in self._state.nodes:
             self._podman(node, "pull", "--quiet", "--tls-verify=false", self._image)
             self._podman(node, *self._network())
@@ -79,7 +81,7 @@ class PodmanContainer:
         self._remove()
 
     def move(self, source: str, target: str) -> Steps:
-        """Returns once it runs there, and nothing of it is left on the source."""
+        """Move it. Returns once it runs on the target and is removed from the source."""
         export = ["--export", ARCHIVE, "--compress", self._compress, "--tcp-established"]
         with self._receiving(target) as receiver:
             began = time.monotonic()
@@ -106,7 +108,7 @@ class PodmanContainer:
         return sample_name(str(self._state.registry), "counter")
 
     def _network(self) -> list[str]:
-        """Of podman's kinds of networks the one that gives an address on the nodes' own."""
+        """A macvlan network, the kind with addresses in the nodes' own network."""
         subnet = ["--subnet", str(self._state.network)]
         return ["network", "create", "--driver=macvlan", "--opt=parent=eth0", *subnet, NAME]
 
@@ -115,11 +117,12 @@ class PodmanContainer:
         fill = ["--env", f"MEMORY_MIB={self._memory // mebi}"]
         dirty = ["--env", f"DIRTY_MIB_PER_SECOND={self._dirty // mebi}"]
         place = ["--network", NAME, "--ip", self.address, "--mac-address", self._mac]
-        cgroup = f"--cgroup-parent={self._state.cgroup}/podman"  # goes with the lab
+        # `lab down` removes this cgroup
+        cgroup = f"--cgroup-parent={self._state.cgroup}/podman"
         return ["run", "--detach", "--name", NAME, cgroup, *place, *fill, *dirty, self._image]
 
     def _fix_neighbour(self) -> None:
-        """Else the machine, which looks for a silent address once a second, would find it late."""
+        """Set a permanent neighbour entry: without it, the machine looks once a second."""
         with IPRoute() as machine:
             (link,) = machine.link_lookup(ifname=self._state.machine_link)
             machine.neigh(

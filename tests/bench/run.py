@@ -2,10 +2,10 @@
 
     python -m bench.run [--memory 256Mi]... [--dirty 20Mi] [--runs N] [--json]
 
-Our blackout is what `transship bench migrate` says, podman's the time without an answer, from the
-last one of the copy on the one node to the first of that on the other. The archive that podman
-makes is compressed by default (zstd), and the counter's memory, the same noise over and over, comes
-to next to nothing in it; memory that does not compress is like `none`.
+Our blackout is that of `transship bench migrate`. Podman's is the longest time without an echo,
+from the last one of the old copy to the first one of the new copy. Podman compresses its archive by
+default (zstd), and the counter's memory compresses to almost nothing; `--compress none` stands for
+memory that does not compress.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ POLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class PodmanRun:
-    """kept: the client's connection went on. Podman loses one in 40 or so."""
+    """`kept`: the client's connection survived. Podman loses about one in 40."""
 
     blackout_ms: float
     kept: bool
@@ -46,7 +46,7 @@ class PodmanRun:
 
 @dataclass(frozen=True)
 class PodmanResult:
-    """kept: in how many of the moves the connection was."""
+    """The moves with one kind of compression."""
 
     compress: str
     runs: tuple[PodmanRun, ...]
@@ -112,21 +112,21 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def compare(state: LabState, given: argparse.Namespace, *, memory: int) -> Comparison:
-    dirty = bytes_of(given.dirty)
-    job = bench.Job(memory=memory, dirty=dirty, strategy=Strategy.AUTO, runs=given.runs)
+def compare(state: LabState, options: argparse.Namespace, *, memory: int) -> Comparison:
+    dirty = bytes_of(options.dirty)
+    job = bench.Job(memory=memory, dirty=dirty, strategy=Strategy.AUTO, runs=options.runs)
     ours = asyncio.run(bench.measure(state, job, say=say))
     podmans: list[PodmanResult] = []
-    for compress in given.compress or ["zstd", "none"]:
+    for compress in options.compress or ["zstd", "none"]:
         say(f"podman, its archive compressed by {compress}")
         with PodmanContainer(state, memory=memory, dirty=dirty, compress=compress) as container:
-            runs = moves_of(container, state.nodes, runs=given.runs)
+            runs = moves_of(container, state.nodes, runs=options.runs)
         podmans.append(PodmanResult(compress, tuple(runs)))
     return Comparison(memory, dirty, ours, tuple(podmans))
 
 
 def moves_of(container: PodmanContainer, nodes: Sequence[str], *, runs: int) -> list[PodmanRun]:
-    """To and fro; the first move is not measured."""
+    """Move it back and forth; the first move is not measured."""
     done: list[PodmanRun] = []
     with Echoes(container.address) as echoes:
         for number in range(runs + 1):
@@ -157,14 +157,14 @@ def say(text: str) -> None:
 
 
 def main(words: list[str]) -> None:
-    given = parse(words)
-    sizes = [bytes_of(size) for size in given.memory or ["256Mi", "1Gi"]]
+    options = parse(words)
+    sizes = [bytes_of(size) for size in options.memory or ["256Mi", "1Gi"]]
     try:
-        state = cluster.up(given.name, 2, say=say, addition=ADDITION)
-        compared = [compare(state, given, memory=size) for size in sizes]
+        state = cluster.up(options.name, 2, say=say, addition=ADDITION)
+        compared = [compare(state, options, memory=size) for size in sizes]
     finally:
-        cluster.down(given.name)
-    if given.json:
+        cluster.down(options.name)
+    if options.json:
         print(json.dumps([each.as_json() for each in compared], indent=2))
     else:
         print("\n".join(line for each in compared for line in each.lines()))

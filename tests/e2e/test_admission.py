@@ -1,4 +1,4 @@
-"""What the API server and the nodes let in; what kubectl and the doctor say of the rest."""
+"""What admission and scheduling accept, and how kubectl and the doctor report the rest."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def has_reason(world: World, name: str, reason: str) -> bool:
 
 
 def row(world: World, name: str, namespace: str = "default") -> dict[str, str]:
-    """What kubectl get shows of a placement, by column; empty cells are not shown as such."""
+    """The cells of a placement in `kubectl get`, by column."""
     header, line = world.kubectl("get", "placement", name, "--namespace", namespace).splitlines()
     starts = [header.index(word) for word in header.split()]
     ends = [*starts[1:], None]

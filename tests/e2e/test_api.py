@@ -1,4 +1,4 @@
-"""The definitions in crds/ on a real API server: what it refuses and says, and what it stores."""
+"""The CRDs on a real API server: what it refuses with which message, and what it stores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Kubectl(Protocol):
 
 @pytest.fixture
 def created(kubectl: Kubectl) -> Iterator[Callable[[Object], Object]]:
-    """Create objects under names of their own, and delete them at the end of the test."""
+    """Create objects under unique names, and delete them at the end of the test."""
     made: list[Object] = []
 
     def create(document: Object) -> Object:
@@ -52,7 +52,7 @@ def name_of(document: Object) -> str:
 
 
 def placement(**spec: Any) -> Object:
-    """A placement that nothing has to run: no such node exists."""
+    """A placement for a node that does not exist, so that nothing runs."""
     container = {"image": "registry.example.org/app:1", **spec.pop("container", {})}
     return {
         "apiVersion": "transship.dev/v1alpha1",

@@ -1,4 +1,4 @@
-"""No connection of a container notices a move: nothing is lost or reset, whoever opened it.
+"""A move harms no connection of a container: nothing is lost or reset, whoever opened it.
 
 See talker for what each kind of conversation is, and talkers.harm for how a lost packet shows.
 """

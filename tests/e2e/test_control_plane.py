@@ -1,4 +1,4 @@
-"""The lab's Kubernetes by itself: no nodes, no network of its own."""
+"""The lab's Kubernetes alone, without nodes and without the lab's network."""
 
 import json
 from collections.abc import Iterator

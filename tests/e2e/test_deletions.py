@@ -1,4 +1,4 @@
-"""Deletions that no operator saw begin, or whose operator did not live to see their end."""
+"""Deletions that begin without an operator, or whose operator ends before they do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Containers that end, keep ending or are not ready: a move changes none of that."""
+"""Containers that end, crash repeatedly or are not ready: a move does not change that."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def await_phase(world: World, phase: str, *, node: str) -> dict[str, Any]:
 
 
 def phase(migration: dict[str, Any]) -> str:
-    """Empty for one that the operator has only just made."""
+    """The phase; empty for a migration that the operator has only just created."""
     return str(migration.get("status", {}).get("phase", ""))
 
 
 def runs(world: World, *, node: str) -> int:
-    """How often it has been started, by its own file, which moves with it."""
+    """How often it was started, by a file that moves with it."""
     uid = world.get("placement", "job")["metadata"]["uid"]
     path = f"/var/lib/transship/containers/{uid}/volumes/data/runs"
     return len(world.on_node(node, "cat", path).splitlines())
@@ -163,7 +163,7 @@ def runs_or_none(world: World, *, node: str) -> int:
 
 @contextmanager
 def watched(world: World, name: str) -> Iterator[list[tuple[str, str, str]]]:
-    """Every Ready condition that the API server has seen meanwhile: status, reason, message."""
+    """Collect all versions of the Ready condition: status, reason, message."""
     conditions: list[tuple[str, str, str]] = []
     over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The main job: whoever edits spec.targetNode moves the running container."""
+"""The main feature: editing spec.targetNode moves the running container."""
 
 from __future__ import annotations
 

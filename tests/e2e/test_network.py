@@ -159,7 +159,7 @@ TO_A, TO_B = node_addresses(NODE_A), node_addresses(NODE_B)
 
 
 class Box:
-    """What runs in a container here: an UDP and a TCP server on every address."""
+    """A container's program: a UDP and a TCP server on every address."""
 
     def __init__(self, network: ContainerNetwork, addresses: list[Address]) -> None:
         path = network.create(ID, addresses)
@@ -223,7 +223,7 @@ def say(lan: Lan, name: str, *words: bytes, to: Address = V4) -> None:
 
 
 class Wire:
-    """All that passes one host's link."""
+    """Records all frames on one host's link."""
 
     def __init__(self, lan: Lan, name: str) -> None:
         self._socket = lan.inside(

@@ -1,4 +1,4 @@
-"""Moves in which the memory follows its container, and what breaks while it does."""
+"""Post-copy moves, and faults while the memory follows the container."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.lab
 
 ENV = [{"name": "MEMORY_MIB", "value": "192"}, {"name": "DIRTY_MIB_PER_SECOND", "value": "5"}]
 SLOW = "200mbit"
-"""192 MiB take 8 s: time enough to break something."""
+"""192 MiB take 8 s: enough time to inject a fault."""
 
 
 def start(world: World) -> None:
@@ -74,7 +74,7 @@ def restart_target(world: World) -> None:
 
 
 def kill_server(world: World) -> None:
-    """The younger of the page server's two processes."""
+    """Kill the younger of the page server's two processes: the guard is the older one."""
     script = "grep -la memory.page_server.proces[s] /proc/[0-9]*/cmdline"
     found = [
         int(line.split("/")[2]) for line in world.on_node("node-b", "sh", "-c", script).split()
@@ -101,7 +101,7 @@ def test_what_breaks_in_the_middle_of_it_costs_no_page(
 
 
 def source_comes_back(world: World) -> None:
-    """Without the frozen copy, which nobody but it had the rest of the memory of."""
+    """Kill the source's power: only its frozen copy had the rest of the memory."""
     world.restart("node:node-a")
 
 

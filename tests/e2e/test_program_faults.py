@@ -35,7 +35,7 @@ def prepared(world: World) -> Iterator[World]:
 
 
 def caught(world: World, node: str, place: str, program: str, *, number: signal.Signals) -> None:
-    """Signal the first such program that there is once the move has come to a place."""
+    """Signal the first such program after the move has reached the failpoint."""
     directory = lab_dir(world.lab.name)
     failpoints.arm(directory, node, place)
     world.move("counter", "node-b")
@@ -53,7 +53,7 @@ def caught(world: World, node: str, place: str, program: str, *, number: signal.
 
 
 def assert_it_stayed(world: World) -> None:
-    """One copy, at the source; the move has failed and says why; the target has nothing."""
+    """One copy runs, at the source; the move failed with a reason; the target has nothing."""
 
     def failed() -> bool:
         return [m.get("status", {}).get("phase") for m in world.migrations("counter")] == ["Failed"]

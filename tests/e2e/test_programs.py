@@ -47,7 +47,7 @@ def test_moved_three_times_it_forgets_nothing_that_it_acknowledged(
 
 
 def goes_on(world: World, loads: list[Load], name: str) -> None:
-    """Every connection gets further."""
+    """Every connection makes progress."""
     before = [load.acknowledged for load in loads]
 
     def further() -> bool:

@@ -1,4 +1,4 @@
-"""Two operators that stand for election: one acts, the other takes over, none acts beside it."""
+"""Two operators with leader election: one acts, the other takes over, never both at once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def begun(world: World) -> bool:
 
 @pytest.fixture
 def candidates(world: World) -> Iterator[None]:
-    """In the place of the lab's own operator, which does not stand for election."""
+    """Replaces the lab's own operator, which runs without leader election."""
     directory = lab_dir(world.lab.name)
     world.kill("operator")
     world.kubectl("delete", "lease", "transship-operator", "-n", "transship-system",

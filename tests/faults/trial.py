@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 from faults.cases import Case
 from transship.api.migration import MigrationPhase, MigrationStatus, StepName
@@ -41,7 +42,7 @@ class NotReached(TransshipError):
 @dataclass(frozen=True)
 class Result:
     case: Case
-    result: str  # ok, violated, not reached
+    result: Literal["ok", "violated", "not reached"]
     detail: str
 
     @property

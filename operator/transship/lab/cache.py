@@ -62,11 +62,11 @@ def locked(name: str) -> Iterator[None]:
         yield
 
 
-def digest(parts: Iterable[bytes]) -> str:
+def digest(inputs: Iterable[bytes]) -> str:
     """A short key of an entry's inputs. Each input is hashed with its length."""
     sha = hashlib.sha256()
-    for part in parts:
-        sha.update(len(part).to_bytes(8, "big") + part)
+    for content in inputs:
+        sha.update(len(content).to_bytes(8, "big") + content)
     return sha.hexdigest()[:16]
 
 

@@ -95,7 +95,8 @@ def _built(say: Say) -> Path:
             [
                 go,
                 "build",
-                "-v",  # names each package as it is compiled
+                # prints the name of each package as it is compiled
+                "-v",
                 "-trimpath",
                 "-buildvcs=false",
                 "-ldflags",
@@ -195,7 +196,8 @@ def download(packages: Sequence[str], *, into: Path, log: Path) -> None:
     command = ["apt-get", "download", "-o", "APT::Sandbox::User=root", *packages]
     try:
         run_logged(command, log=log, cwd=into, timeout_seconds=FETCH_TIMEOUT_SECONDS)
-    except CommandFailed:  # no package lists yet, or lists that name a version that has gone
+    except CommandFailed:
+        # without package lists, or with old lists of versions that are gone
         run_logged(["apt-get", "update"], log=log, timeout_seconds=FETCH_TIMEOUT_SECONDS)
         run_logged(command, log=log, cwd=into, timeout_seconds=FETCH_TIMEOUT_SECONDS)
 

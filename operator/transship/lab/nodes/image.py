@@ -67,14 +67,14 @@ STEP = Step(
 def image_key(repository: Path, *, addition: str = "") -> str:
     """A short key of the image's inputs: names, contents and execute permissions."""
 
-    def parts() -> Iterator[bytes]:
+    def contents() -> Iterator[bytes]:
         for path in _inputs(repository):
             yield str(path.relative_to(repository)).encode()
             yield b"x" if os.access(path, os.X_OK) else b"-"
             yield path.read_bytes()
         yield addition.encode()
 
-    return digest(parts())
+    return digest(contents())
 
 
 def _build(say: Say, *, addition: str) -> Path:

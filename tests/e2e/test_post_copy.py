@@ -101,7 +101,7 @@ def test_what_breaks_in_the_middle_of_it_costs_no_page(
 
 
 def source_comes_back(world: World) -> None:
-    """Kill the source's power: only its frozen copy had the rest of the memory."""
+    """It boots without the frozen copy, which alone had the rest of the memory."""
     world.restart("node:node-a")
 
 

@@ -197,6 +197,6 @@ def test_a_targets_agent_killed_at_the_resume_costs_the_container_nothing(world:
 
 
 def resumed(world: World) -> bool:
-    """The newest migration's source reports that it received the release."""
+    """The newest migration has the step Resume: the target has taken over."""
     steps = world.migrations("counter")[-1].get("status", {}).get("steps", []) or []
     return any(step["name"] == "Resume" for step in steps)

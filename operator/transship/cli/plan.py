@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,17 +52,17 @@ def plan_move(  # noqa: PLR0917 - typer hands options over by position
 
     Exit code 1 if something would make the move fail.
     """
-    forecast, obstacles = asyncio.run(
-        _ask(name, namespace, to=to, strategy=strategy, access=(kubeconfig, certificates))
+    reply, obstacles = asyncio.run(
+        _plan(name, namespace, to=to, strategy=strategy, access=(kubeconfig, certificates))
     )
     if as_json:
-        print_json(_as_json(forecast, obstacles))
+        print_json(_as_json(reply, obstacles))
     else:
-        _print(forecast, obstacles)
+        _print(reply, obstacles)
     raise typer.Exit(1 if obstacles else 0)
 
 
-async def _ask(
+async def _plan(
     name: str,
     namespace: str,
     *,
@@ -78,7 +78,7 @@ async def _ask(
             raise NotFound(f"placement {name} is on no node yet")
         if node == to:
             raise Refused(f"placement {name} is on {to} already")
-        source, target = [await client.get(NodeAgent, name=each) for each in (node, to)]
+        source, target = [await client.get(NodeAgent, name=agent) for agent in (node, to)]
         placements = (await client.listing(ContainerPlacement)).resources
         migrations = (await client.listing(ContainerMigration)).resources
         secret = await operator_secret(client, certificates)
@@ -92,20 +92,24 @@ async def _ask(
         placement.metadata.uid,
     )
     obstacles = list(obstacles_of(facts))
-    order = PredictionRequest(target=_peer(target), settings=settings)
+    request = PredictionRequest(target=_peer(target), settings=settings)
     with tls_files(secret) as files:
         try:
-            report, forecast = await _measure(source, placement.metadata.uid, order, files=files)
+            report, reply = await _predict(source, placement.metadata.uid, request, files=files)
         except TransshipError as e:
             return None, [*obstacles, from_error(e)]
-    obstacles += [
-        Obstacle(obstacle.reason, obstacle.message, obstacle.hint)
-        for obstacle in report.obstacles
-        if obstacle.concerns(settings.strategy)
-    ]
-    if forecast.reason:
-        obstacles.append(Obstacle(forecast.reason, forecast.message, forecast.hint))
-    return forecast, obstacles
+    return reply, [*obstacles, *_agent_obstacles(report, reply, strategy=settings.strategy)]
+
+
+def _agent_obstacles(
+    report: ContainerReport, reply: PredictionReply, *, strategy: Strategy
+) -> Iterator[Obstacle]:
+    """What the source's agent found: in the container's processes, and while predicting."""
+    for obstacle in report.obstacles:
+        if obstacle.concerns(strategy):
+            yield Obstacle(obstacle.reason, obstacle.message, obstacle.hint)
+    if reply.reason:
+        yield Obstacle(reply.reason, reply.message, reply.hint)
 
 
 def _settings(placement: ContainerPlacement, strategy: Strategy | None) -> MigrationSettings:
@@ -120,24 +124,24 @@ def _peer(agent: NodeAgent) -> Peer:
     return Peer(node=agent.metadata.name, address=status.address, endpoint=status.endpoint)
 
 
-async def _measure(
-    agent: NodeAgent, container: str, order: PredictionRequest, *, files: TlsFiles
+async def _predict(
+    agent: NodeAgent, container: str, request: PredictionRequest, *, files: TlsFiles
 ) -> tuple[ContainerReport, PredictionReply]:
-    """The report comes last: the agent looks at the processes for the prediction."""
+    """Query the report after the prediction, for which the agent examines the processes."""
     node = agent.metadata.name
     client = AgentClient(node, agent.status.endpoint, context=context_for(node, files))
     try:
-        forecast = await client.predict(container, order)
+        reply = await client.predict(container, request)
         report = await client.container(container)
         if report is None:
             raise NotFound(f"container {container} is not on node {node} any more")
-        return report, forecast
+        return report, reply
     finally:
         await client.close()
 
 
-def _as_json(forecast: PredictionReply | None, obstacles: Sequence[Obstacle]) -> dict[str, Any]:
-    measured = {} if forecast is None else forecast.model_dump(by_alias=True, exclude_none=True)
+def _as_json(reply: PredictionReply | None, obstacles: Sequence[Obstacle]) -> dict[str, Any]:
+    measured = {} if reply is None else reply.model_dump(by_alias=True, exclude_none=True)
     for field in ("reason", "message", "hint"):
         measured.pop(field, None)
     return {
@@ -149,32 +153,32 @@ def _as_json(forecast: PredictionReply | None, obstacles: Sequence[Obstacle]) ->
     }
 
 
-def _print(forecast: PredictionReply | None, obstacles: Sequence[Obstacle]) -> None:
-    if forecast is not None:
-        print_table(("", ""), _rows(forecast))
+def _print(reply: PredictionReply | None, obstacles: Sequence[Obstacle]) -> None:
+    if reply is not None:
+        print_table(("", ""), _rows(reply))
     for obstacle in obstacles:
         typer.echo(f"obstacle: {obstacle.reason}: {obstacle.text}")
 
 
-def _rows(forecast: PredictionReply) -> list[tuple[str, str]]:
-    rows = [("strategy", str(forecast.strategy))]
-    expected = forecast.prediction
-    if expected is not None:
+def _rows(reply: PredictionReply) -> list[tuple[str, str]]:
+    rows = [("strategy", str(reply.strategy))]
+    prediction = reply.prediction
+    if prediction is not None:
         rows += [
-            ("blackout", f"{expected.blackout_milliseconds} ms"),
-            ("duration", f"{expected.total_milliseconds / 1e3:.1f} s"),
-            ("bytes", _size(expected.bytes)),
-            ("because", expected.explanation),
+            ("blackout", f"{prediction.blackout_milliseconds} ms"),
+            ("duration", f"{prediction.total_milliseconds / 1e3:.1f} s"),
+            ("bytes", _size(prediction.bytes)),
+            ("because", prediction.explanation),
         ]
-    if forecast.choice:
-        rows.append(("choice", forecast.choice))
+    if reply.choice:
+        rows.append(("choice", reply.choice))
     return [
         *rows,
-        ("memory", f"{_size(forecast.memory_bytes)}, of which {_size(forecast.zero_bytes)} zeros"),
-        ("changes", f"{_size(forecast.dirty_rate)}/s, measured for {forecast.seconds:.1f} s"),
-        ("link", f"{_size(forecast.link_rate)}/s"),
-        ("compressible", f"to {forecast.compressed_percent} %"),
-        ("files", _size(forecast.file_bytes)),
+        ("memory", f"{_size(reply.memory_bytes)}, of which {_size(reply.zero_bytes)} zeros"),
+        ("changes", f"{_size(reply.dirty_rate)}/s, measured for {reply.seconds:.1f} s"),
+        ("link", f"{_size(reply.link_rate)}/s"),
+        ("compressible", f"to {reply.compressed_percent} %"),
+        ("files", _size(reply.file_bytes)),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Interfaces of the Linux kernel as small modules: cgroups, freezer, ptrace, /proc, userfaultfd.
+"""Interfaces of the Linux kernel, one per module: cgroups, freezer, ptrace, /proc, userfaultfd.
 
-Each is about the kernel and knows no container, no CRIU and no Kubernetes.
+Nothing here may know containers, CRIU or Kubernetes.
 """

@@ -1,7 +1,7 @@
-"""The node's cgroups, v1 and v2: where a container's are, who is in them, what they use.
+"""cgroups, v1 and v2: creating and removing them, their members, their CPU time.
 
-Detected, never assumed: runc treats a machine as v2 when /sys/fs/cgroup itself is a cgroup2, and
-as v1 otherwise (hybrids too), and so does this module.
+A machine is v2 when /sys/fs/cgroup itself is a cgroup2, and v1 otherwise, as runc has it; a hybrid
+machine is v1.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ ROOT = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Hierarchies:
-    """Mount point per v1 controller (named ones as name=systemd); or the one of v2, as "" .
+    """The mount points of the cgroup hierarchies by controller.
 
-    A hybrid machine has v1 and, beside it, a cgroup2 without controllers (here: "unified"), by
-    which systemd keeps track of its services.
+    In v1 a named hierarchy has a key like `name=systemd`. The one hierarchy of v2 has the key "".
+    A hybrid machine also has a cgroup2 without controllers, under the key "unified", in which
+    systemd tracks its services.
     """
 
     mounts: Mapping[str, Path]
@@ -38,30 +39,30 @@ class Hierarchies:
         return base / cgroup.strip("/")
 
     def paths(self, cgroup: str) -> tuple[Path, ...]:
-        """The cgroup in every hierarchy; a hierarchy mounted for two controllers comes once."""
+        """Return the path in every hierarchy; one with two controllers comes once."""
         return tuple(dict.fromkeys(base / cgroup.strip("/") for base in self.mounts.values()))
 
 
 def detect(table: str | None = None) -> Hierarchies:
-    """Read the mounts of this process (or a text in the format of mountinfo)."""
-    found: dict[str, Path] = {}
+    """Find the hierarchies in this process's mountinfo, or in a `table` in its format."""
+    mounts: dict[str, Path] = {}
     for line in (table or Path("/proc/self/mountinfo").read_text()).splitlines():
         left, _, right = line.partition(" - ")
         point, (kind, _, options) = Path(left.split(" ")[4]), right.split(" ")[:3]
         if kind == "cgroup2" and point == ROOT:
             return Hierarchies({"": point})
         if kind == "cgroup2":
-            found["unified"] = point
+            mounts["unified"] = point
         if kind == "cgroup":
             words = options.split(",")
-            found |= {word: point for word in words if word not in ("rw", "ro", "xattr")}
-    if not found:
+            mounts |= {word: point for word in words if word not in ("rw", "ro", "xattr")}
+    if not mounts:
         raise TransshipError("no cgroups are mounted", hint="mount them at /sys/fs/cgroup")
-    return Hierarchies(found)
+    return Hierarchies(mounts)
 
 
 def create(hierarchies: Hierarchies, cgroup: str) -> None:
-    """Make a cgroup and those above it, ready to have members or children."""
+    """Create a cgroup and its parents, ready for members or children."""
     for path in hierarchies.paths(cgroup):
         _create(path, stop=_base(hierarchies, path))
 
@@ -78,22 +79,23 @@ def _create(path: Path, *, stop: Path) -> None:
         return
     _create(path.parent, stop=stop)
     if stop == ROOT:
-        _hand_down_controllers(path.parent)
+        _enable_controllers(path.parent)
         path.mkdir(exist_ok=True)
     else:
         path.mkdir(exist_ok=True)
         _inherit_cpuset(path)
 
 
-def _hand_down_controllers(parent: Path) -> None:
-    """v2: a child has only the controllers that its parent hands down."""
+def _enable_controllers(parent: Path) -> None:
+    """v2: a child has only the controllers that its parent enables in subtree_control."""
     for name in (parent / "cgroup.controllers").read_text().split():
-        with contextlib.suppress(OSError):  # EBUSY: the parent has members of its own
+        # EBUSY: the parent has members of its own
+        with contextlib.suppress(OSError):
             (parent / "cgroup.subtree_control").write_text(f"+{name}")
 
 
 def _inherit_cpuset(path: Path) -> None:
-    """v1: a new cpuset is empty, and nothing may enter it until it has CPUs and memory nodes."""
+    """v1: a new cpuset has no CPUs and memory nodes, and can have no members until it has some."""
     for name in ("cpuset.cpus", "cpuset.mems"):
         file, above = path / name, path.parent / name
         if file.exists() and not file.read_text().strip():
@@ -101,12 +103,13 @@ def _inherit_cpuset(path: Path) -> None:
 
 
 def enter(hierarchies: Hierarchies, cgroup: str, *, pid: int) -> None:
+    """Move a process into a cgroup in every hierarchy."""
     for path in hierarchies.paths(cgroup):
         (path / "cgroup.procs").write_text(str(pid))
 
 
 def members(hierarchies: Hierarchies, cgroup: str) -> tuple[int, ...]:
-    """The processes of a container, by the freezer's word in v1 (the one that must not err)."""
+    """Return the processes in a cgroup; in v1, of the freezer's hierarchy."""
     with contextlib.suppress(FileNotFoundError):
         path = hierarchies.path(cgroup, controller="freezer")
         return pids((path / "cgroup.procs").read_text())
@@ -114,15 +117,16 @@ def members(hierarchies: Hierarchies, cgroup: str) -> tuple[int, ...]:
 
 
 def pids(procs: str) -> tuple[int, ...]:
-    """Whom a cgroup.procs names.
+    """Parse a cgroup.procs.
 
-    0 stands for a process of another pid namespace, and means one's own group to kill(2).
+    A 0 is a process outside of the reader's pid namespace. It is omitted: kill(2) would take it for
+    the caller's own process group.
     """
     return tuple(int(word) for word in procs.split() if word != "0")
 
 
 def kill(hierarchies: Hierarchies, cgroup: str) -> None:
-    """SIGKILL to all members, then thaw them: a frozen one dies without running on."""
+    """Send SIGKILL to all members and thaw them; a frozen one dies without running."""
     path = hierarchies.path(cgroup, controller="freezer")
     if not path.exists():
         return
@@ -136,6 +140,7 @@ def kill(hierarchies: Hierarchies, cgroup: str) -> None:
 
 
 def thaw(hierarchies: Hierarchies, cgroup: str) -> None:
+    """Thaw a cgroup, if there is one."""
     path = hierarchies.path(cgroup, controller="freezer")
     with contextlib.suppress(FileNotFoundError):
         if hierarchies.unified:
@@ -145,7 +150,7 @@ def thaw(hierarchies: Hierarchies, cgroup: str) -> None:
 
 
 def remove(hierarchies: Hierarchies, cgroup: str) -> None:
-    """Remove a cgroup with its children, all without members by now."""
+    """Remove a cgroup and its children. Raises TransshipError when one has members."""
     for path in hierarchies.paths(cgroup):
         for directory, _, _ in os.walk(path, topdown=False):
             try:
@@ -159,7 +164,7 @@ def remove(hierarchies: Hierarchies, cgroup: str) -> None:
 
 
 def cpu_nanoseconds(hierarchies: Hierarchies, cgroup: str) -> int | None:
-    """The CPU time used so far; None when the container has no cgroups (it does not run)."""
+    """Return the CPU time that a cgroup has used so far; None when there is no such cgroup."""
     try:
         if hierarchies.unified:
             path = hierarchies.path(cgroup, controller="")

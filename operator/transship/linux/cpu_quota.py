@@ -1,4 +1,4 @@
-"""The CPU quota of a cgroup, v1 and v2: reading it, setting it, giving it back."""
+"""Reads and writes the CPU quota of a cgroup, v1 and v2."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from transship.common.errors import NotFound, TransshipError
 from transship.linux import cgroups
 
 PERIOD_MICROSECONDS = 20_000
-"""Of a slowed container: its pauses stay short of what a client would call a stall."""
-LEAST_QUOTA_MICROSECONDS = 1000  # the kernel refuses less
+"""Short enough that a throttled process does not seem to stall."""
+LEAST_QUOTA_MICROSECONDS = 1000
+"""The kernel accepts no less."""
 UNLIMITED = "max"
 
 
 @dataclass(frozen=True)
 class Quota:
-    """Microseconds of CPU time per period, in the words of cpu.max: "max" for no limit."""
+    """Microseconds of CPU time per period, as in cpu.max: the quota is "max" without a limit."""
 
     quota: str
     period: int
@@ -27,7 +28,7 @@ class Quota:
 
 
 def of_cores(cores: float) -> Quota:
-    """A quota that leaves so much, as near as the kernel allows."""
+    """Return the quota for a number of cores, as near as the kernel allows."""
     quota = round(cores * PERIOD_MICROSECONDS)
     if quota >= LEAST_QUOTA_MICROSECONDS:
         return Quota(str(quota), PERIOD_MICROSECONDS)
@@ -36,7 +37,7 @@ def of_cores(cores: float) -> Quota:
 
 
 def read(cgroup: str) -> Quota:
-    """Raises NotFound when the cgroup is gone, or has no CPU controller."""
+    """Read the quota. Raises NotFound when there is no such cgroup, or no CPU controller."""
     path = _path(cgroup)
     try:
         if path.unified:
@@ -50,13 +51,13 @@ def read(cgroup: str) -> Quota:
 
 
 def write(cgroup: str, wanted: Quota) -> None:
-    """Raises NotFound when the cgroup is gone, TransshipError when the kernel refuses."""
+    """Write a quota. Raises NotFound without such a cgroup, TransshipError if it is refused."""
     path = _path(cgroup)
     try:
         if path.unified:
             (path.directory / "cpu.max").write_text(f"{wanted.quota} {wanted.period}")
             return
-        # between the two writes no quota may exceed what the parent has: lift it first
+        # v1 has two files, and no combination may exceed the parent's quota: remove the limit first
         (path.directory / "cpu.cfs_quota_us").write_text("-1")
         (path.directory / "cpu.cfs_period_us").write_text(str(wanted.period))
         if wanted.quota != UNLIMITED:

@@ -1,7 +1,7 @@
-"""The freezer of one container: all of its tasks stop at once, and run on at once. v1 and v2.
+"""The freezer of a cgroup, v1 and v2: it stops all tasks, and lets them run again.
 
-Freezing is a request to the kernel: it is done when the kernel says so, and `freeze` returns no
-earlier.
+A freeze is a request: tasks stop one after the other. `freeze` returns when the kernel reports that
+all have stopped.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from transship.common.errors import DeadlineExceeded, NotFound, TransshipError
 from transship.linux import cgroups, processes
 
 FREEZE_TIMEOUT_SECONDS = 5.0
-"""Seen: 0.3 to 0.7 ms. A task in an uninterruptible call (NFS, vfork) can delay it for ever."""
+"""It takes 0.3 to 0.7 ms. A task in an uninterruptible call (NFS, vfork) can delay it for ever."""
 
 SHORT_POLLS = 3
 SHORT_POLL_SECONDS = 0.0003
 LONGEST_POLL_SECONDS = 0.02
 
 STOP_WAIT = "do_signal_stop"
-"""Where the kernel keeps a task that SIGSTOP or job control has stopped, frozen or not."""
+"""The wait channel of a task that SIGSTOP or job control has stopped, frozen or not."""
 
 
 class FreezerState(StrEnum):
@@ -38,14 +38,14 @@ class FreezerState(StrEnum):
 
 @dataclass(frozen=True)
 class Freezer:
-    """The directory of a container's cgroup that can freeze: in v1 the freezer controller's."""
+    """A cgroup's directory with the freezer: in v1 that of the freezer controller."""
 
     path: Path
     unified: bool
 
     @property
     def control(self) -> Path:
-        """The file that freezes, when one writes `freeze_word` into it."""
+        """The file that takes `freeze_word`."""
         return self.path / ("cgroup.freeze" if self.unified else "freezer.state")
 
     @property
@@ -54,7 +54,7 @@ class Freezer:
 
     @property
     def state_file(self) -> str:
-        """The name of the file that has the line `frozen_line` while all tasks are frozen."""
+        """The name of the file with the line `frozen_line` while all tasks are frozen."""
         return "cgroup.events" if self.unified else "freezer.state"
 
     @property
@@ -66,16 +66,16 @@ class Freezer:
         return "0" if self.unified else "THAWED"
 
     def state(self) -> FreezerState:
-        """What the kernel says. Raises NotFound when the cgroup is gone."""
+        """Read the state. Raises NotFound when there is no such cgroup."""
         try:
             return _state_v2(self.path) if self.unified else _state_v1(self.path)
         except OSError as e:
             raise NotFound(f"reading the freezer {self.path}: {e.strerror}") from e
 
     def processes(self) -> tuple[int, ...]:
-        """As this process's pid namespace counts them; none where the cgroup is gone.
+        """Return the members' pids in this process's namespace; none without such a cgroup.
 
-        Raises OSError where the kernel does not tell (descriptors are short, say).
+        Raises OSError for any other cause, such as too many open files.
         """
         try:
             return cgroups.pids((self.path / "cgroup.procs").read_text())
@@ -85,10 +85,10 @@ class Freezer:
             raise
 
     async def freeze(self, *, timeout_seconds: float = FREEZE_TIMEOUT_SECONDS) -> None:
-        """Freeze, and return when all tasks are.
+        """Freeze, and return when all tasks have stopped.
 
-        Raises DeadlineExceeded when some task does not stop in time; everything is thawed again
-        then, as it is when the waiting is cancelled.
+        Raises DeadlineExceeded when some task does not stop in time. Then, and after a cancel, the
+        cgroup is thawed again.
         """
         self._write(self.freeze_word)
         try:
@@ -98,20 +98,20 @@ class Freezer:
             raise
 
     def thaw(self) -> None:
-        """Let all tasks run on. The kernel does that within the write; it cannot fail half-way."""
+        """Let all tasks run. The kernel does it within the write, for all of them or none."""
         self._write(self._thaw_word)
 
     def request_freeze(self) -> FreezerState:
-        """Freeze tasks that are known to stand still already (held by ptrace): no waiting.
+        """Request a freeze and return the state, without waiting.
 
-        Such tasks count as frozen at once, both in v1 and in v2.
+        Tasks that are stopped by ptrace count as frozen at once, in v1 and v2.
         """
         self._write(self.freeze_word)
         return self.state()
 
     async def _wait_until_frozen(self, deadline: float) -> None:
         pause = LONGEST_POLL_SECONDS / 8
-        while not self._settles():
+        while not self._is_frozen_soon():
             if time.monotonic() > deadline:
                 raise DeadlineExceeded(
                     f"freezing {self.path.name}: some task does not stop",
@@ -121,10 +121,11 @@ class Freezer:
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_POLL_SECONDS)
             if not self.unified:
-                self._write(self.freeze_word)  # v1 can miss a task that forks: asking again helps
+                # v1 can miss a task that forks, and finds it at the next request
+                self._write(self.freeze_word)
 
-    def _settles(self) -> bool:
-        """Look a few times in a row: the event loop's own pauses are 1 ms at least."""
+    def _is_frozen_soon(self) -> bool:
+        """Poll a few times without the event loop, whose shortest sleep is 1 ms."""
         for _ in range(SHORT_POLLS):
             if self.state() is FreezerState.FROZEN:
                 return True
@@ -141,15 +142,15 @@ class Freezer:
 
     @contextlib.contextmanager
     def paused(self, *, timeout_seconds: float = FREEZE_TIMEOUT_SECONDS) -> Iterator[Paused]:
-        """All tasks stand still within the context; blocking. Raises DeadlineExceeded.
+        """Freeze all tasks within the context. Blocking. Raises DeadlineExceeded.
 
-        A container that was frozen before stays so.
+        A cgroup that was frozen before stays so.
         """
         before = self.state()
         self._write(self.freeze_word)
         try:
             deadline = time.monotonic() + timeout_seconds
-            while not self._settles():
+            while not self._is_frozen_soon():
                 if time.monotonic() > deadline:
                     raise DeadlineExceeded(
                         f"pausing {self.path.name}: some task does not stop",
@@ -162,25 +163,26 @@ class Freezer:
                 self.thaw()
 
     def stopped_tasks(self) -> tuple[int, ...]:
-        """The processes that a signal has stopped (state T), whether the cgroup is frozen or not.
+        """Return the processes that a signal has stopped, whether the cgroup is frozen or not.
 
-        Under a v1 freezer every task shows as D; where it waits in the kernel tells them apart.
+        In a frozen v1 cgroup every task has the state D, so the wait channel tells them apart.
         """
         return tuple(pid for pid in self.processes() if _is_stopped(pid))
 
 
 @dataclass(frozen=True)
 class Paused:
-    """A pause under way; somebody else who thaws the container breaks it."""
+    """A pause in progress, which ends early if someone else thaws the cgroup."""
 
     freezer: Freezer
 
     def unbroken(self) -> bool:
+        """Whether the cgroup is still frozen."""
         return self.freezer.state() is FreezerState.FROZEN
 
 
 def freezer_of(cgroup: str) -> Freezer:
-    """The freezer of a cgroup, whether anything runs in it yet or not."""
+    """Return the freezer of a cgroup, which need not exist yet."""
     hierarchies = cgroups.detect()
     path = hierarchies.path(cgroup, controller="freezer")
     return Freezer(path, unified=hierarchies.unified)
@@ -204,7 +206,7 @@ def _is_stopped(pid: int) -> bool:
 
 
 def wait_channel(task: int) -> str:
-    """The kernel function that a task waits in."""
+    """Return the kernel function that a task waits in; empty when it does not wait."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{task}/wchan").read_text()
     return ""

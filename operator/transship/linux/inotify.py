@@ -1,4 +1,4 @@
-"""Waiting for changes in a directory, by inotify(7): what the standard library lacks."""
+"""Waits for changes in a directory, by inotify(7)."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Changes:
-    """Says that something changed since the last wait, not what: look at the directory."""
+    """Reports that something in the directory has changed, but not what."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._happened = asyncio.Event()
 
-    def notice(self) -> None:
+    def read_events(self) -> None:
+        """Read the pending events."""
         os.read(self._descriptor, _BUFFER_BYTES)
         self._happened.set()
 
     async def wait(self) -> None:
-        """Return at once when something changed since the last wait returned."""
+        """Wait for a change; return at once when there was one since the last wait."""
         await self._happened.wait()
         self._happened.clear()
 
 
 @contextmanager
 def watching(directory: Path) -> Iterator[Changes]:
-    """Watch a directory from now on for new, changed and replaced files."""
+    """Watch a directory for new, changed and replaced files."""
     descriptor = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
     if descriptor < 0:
         _raise_errno(directory)
@@ -44,7 +45,7 @@ def watching(directory: Path) -> Iterator[Changes]:
         if _libc.inotify_add_watch(descriptor, os.fsencode(directory), mask) < 0:
             _raise_errno(directory)
         changes = Changes(descriptor)
-        loop.add_reader(descriptor, changes.notice)
+        loop.add_reader(descriptor, changes.read_events)
         yield changes
     finally:
         loop.remove_reader(descriptor)

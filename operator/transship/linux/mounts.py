@@ -1,6 +1,6 @@
-"""mount(2), umount2(2) and the table of mounts; deleting trees without crossing into a mount.
+"""mount(2), umount2(2) and the mount table; paths and deletion that do not leave a tree.
 
-System calls by ctypes, since mount(8) costs 5 ms and one of these stands in the handover.
+The system calls are by ctypes, since mount(8) takes 5 ms, and one mount is part of a blackout.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def mount(source: str, target: Path, *, kind: str, flags: int = 0, options: str = "") -> None:
-    """Raise OSError with the kernel's errno."""
+    """Mount a file system by mount(2). Raises OSError."""
     done = _libc.mount(
         source.encode(), os.fsencode(target), kind.encode(), ctypes.c_ulong(flags), options.encode()
     )
@@ -32,7 +32,7 @@ def mount(source: str, target: Path, *, kind: str, flags: int = 0, options: str 
 
 
 def unmount(target: Path) -> None:
-    """Take off the topmost mount at a path, if there is one; never what lies below it."""
+    """Unmount the topmost mount at a path, if there is one. Raises OSError."""
     if not is_mount_point(target):
         return
     if _libc.umount2(os.fsencode(target), UMOUNT_NOFOLLOW) != 0:
@@ -40,10 +40,10 @@ def unmount(target: Path) -> None:
 
 
 def unmount_patiently(target: Path) -> None:
-    """The same, for a file system that nobody uses any more.
+    """Unmount like `unmount`, and retry while the file system is busy.
 
-    Whoever reads the memory of a process that was killed keeps its program open until it is done;
-    and two unmounts at once find it busy with each other.
+    A reader of the memory of a killed process keeps its program open for some time, and two
+    concurrent unmounts make each other fail.
     """
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
@@ -61,7 +61,7 @@ def _raise_errno(target: Path) -> None:
 
 
 def mount_points(table: str | None = None) -> tuple[Path, ...]:
-    """Every mount point this process sees, oldest first."""
+    """Return all mount points of this process, the oldest first."""
     lines = (table or Path("/proc/self/mountinfo").read_text()).splitlines()
     return tuple(Path(_unescape(line.split(" ")[4])) for line in lines)
 
@@ -77,15 +77,15 @@ def is_mount_point(path: Path) -> bool:
 
 
 def mounts_below(path: Path) -> tuple[Path, ...]:
-    """Mount points at or below a path, deepest first: the order in which they can be taken off."""
+    """Return the mount points at or below a path, the deepest first, as they can be unmounted."""
     inside = {point for point in mount_points() if point.is_relative_to(path.resolve())}
     return tuple(sorted(inside, key=lambda point: len(point.parts), reverse=True))
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a directory; refused when anything is mounted in it.
+    """Delete a directory. Raises Refused when something is mounted in it.
 
-    CRIU leaves mounts behind that reach into live file systems: deleting through one deletes there.
+    A deletion through a mount would delete the files of the mounted file system.
     """
     if mounts := mounts_below(path):
         raise Refused(f"deleting {path}: {mounts[0]} is mounted")
@@ -94,7 +94,7 @@ def remove_tree(path: Path) -> None:
 
 
 def inside(root: Path, path: str) -> Path:
-    """Where a path of the container lies on the node; symbolic links cannot lead out of root."""
+    """Resolve a path as if `root` was /: symbolic links and dots cannot lead out of it."""
     todo, current, links = [*reversed(Path(path).parts)], root, 0
     while todo:
         part = todo.pop()
@@ -104,7 +104,8 @@ def inside(root: Path, path: str) -> Path:
             current = current if current == root else current.parent
         elif (current / part).is_symlink():
             links += 1
-            if links > 40:  # as many as the kernel follows
+            # the kernel follows as many
+            if links > 40:
                 raise TransshipError(f"resolving {path}: too many symbolic links")
             todo += reversed((current / part).readlink().parts)
         else:

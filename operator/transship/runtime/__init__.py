@@ -1,4 +1,4 @@
 """Containers on one node: images, root file systems, volumes, bundles, runc and conmon.
 
-Knows nothing of migrations.
+`containers.Runtime` is the interface for the agent. Nothing here may know migrations or CRIU.
 """

@@ -1,7 +1,7 @@
-"""The OCI bundle of a container: what a Pod's container and an image's configuration mean to runc.
+"""Builds the OCI bundle of a container from its spec and the image's configuration. Pure.
 
-Pure: the same order and image give the same bundle on every node, which a restore relies on. It
-names paths of the node, which are the same on every node too (layout.py).
+The same order and image give the same bundle on every node, which a restore relies on. The paths in
+it are the same on every node too (layout.py).
 """
 
 from __future__ import annotations
@@ -21,33 +21,50 @@ from transship.runtime.volumes import Bind
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CPU_PERIOD_MICROSECONDS = 100_000
-MINIMUM_QUOTA_MICROSECONDS = 1_000  # the kernel's
-# systemd's own limit is 2^30, and there are programs that close each number below theirs
+MINIMUM_QUOTA_MICROSECONDS = 1_000
+"""The kernel accepts no less."""
+MINIMUM_SHARES = 2
+"""The kernel accepts no less."""
 MOST_OPEN_FILES = 1 << 20
-MINIMUM_SHARES = 2  # the kernel's
+"""systemd's limit is 2^30, and some programs close every descriptor number below their limit."""
 
 ALL = "ALL"
 
-# Only files: runc masks a directory by a tmpfs, and CRIU runs tar, 7 ms, for each tmpfs at a dump.
-# /sys is read-only as a whole.
 MASKED_PATHS = (
-    "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
-    "/proc/timer_list", "/proc/timer_stats",
-)  # fmt: skip
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+)
+"""Only files: runc mounts a tmpfs on a masked directory, and for each tmpfs CRIU runs tar, 7 ms."""
 READONLY_PATHS = (
-    "/proc/acpi", "/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/scsi", "/proc/sys",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/scsi",
+    "/proc/sys",
     "/proc/sysrq-trigger",
-)  # fmt: skip
+)
+"""/sys is read-only as a whole."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """What of the node goes into a bundle."""
+    """The properties of the node that go into a bundle."""
 
-    machine: str  # as uname says
-    capabilities: frozenset[str]  # what the agent itself may give
-    rlimits: Mapping[str, tuple[int, int]]  # soft and hard, of a process that asks for nothing
-    oom_score_adj: int  # the lowest that is not below 0
+    machine: str
+    """As in `uname -m`."""
+    capabilities: frozenset[str]
+    """Those that the agent has and so can give."""
+    rlimits: Mapping[str, tuple[int, int]]
+    """The default limits, soft and hard."""
+    oom_score_adj: int
+    """The lowest value from 0 up that the agent can set."""
 
 
 def runtime_spec(
@@ -62,9 +79,10 @@ def runtime_spec(
     layout: Layout,
     host: Host,
 ) -> oci.Spec:
-    """Build config.json. Neither env nor the container's words are expanded: an order has them so.
+    """Build config.json.
 
-    The image's words and variables mean what they say, as in a Pod.
+    Nothing is expanded here: `env` and the container's command are expanded already, and those of
+    the image are literal, as in a Pod.
     """
     names = capabilities(container.security_context, host=host)
     return oci.Spec(
@@ -116,8 +134,8 @@ def _process(
 
 
 def _rlimits(host: Host) -> tuple[oci.Rlimit, ...]:
-    """All of them: what is not named here would be the agent's."""
-    # 1024 is what select() can handle, and what programs that need more raise by themselves
+    """Set every limit: runc would leave the others as the agent has them."""
+    # select(2) handles 1024 descriptors; a program that needs more raises its soft limit itself
     files = min(host.rlimits["NOFILE"][1], MOST_OPEN_FILES)
     limits = {**host.rlimits, "NOFILE": (min(1024, files), files)}
     return tuple(
@@ -127,7 +145,7 @@ def _rlimits(host: Host) -> tuple[oci.Rlimit, ...]:
 
 
 def arguments(container: Container, image: ImageConfig) -> tuple[str, ...]:
-    """As in a Pod: a command hides both ENTRYPOINT and CMD, args alone hide only CMD."""
+    """Return the command line: as in a Pod, command replaces ENTRYPOINT and CMD, args only CMD."""
     if container.command:
         return (*container.command, *container.args)
     words = (*image.entrypoint, *(container.args or image.cmd))
@@ -143,14 +161,14 @@ def arguments(container: Container, image: ImageConfig) -> tuple[str, ...]:
 def environment(
     image: ImageConfig, *, env: Mapping[str, str], hostname: str, home: str
 ) -> dict[str, str]:
-    """The image's variables, hidden by the container's, whose references are resolved already."""
+    """Merge the variables: the container's override the image's, which override the defaults."""
     variables = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname, "HOME": home}
     variables |= dict(entry.partition("=")[::2] for entry in image.env)
     return variables | dict(env)
 
 
 def capabilities(context: SecurityContext, *, host: Host) -> tuple[str, ...]:
-    """Drop, then add. ALL means what the agent has, since it cannot give more."""
+    """Apply drop, then add, to the default capabilities. ALL means those that the agent has."""
     drop, add = set(context.capabilities.drop), set(context.capabilities.add)
     kept = set() if ALL in drop else set(DEFAULT_CAPABILITIES) - drop
     added = host.capabilities - drop if ALL in add else add
@@ -160,7 +178,8 @@ def capabilities(context: SecurityContext, *, host: Host) -> tuple[str, ...]:
 def resources(container: Container) -> oci.Resources:
     limits, requests = container.resources.limits, container.resources.requests
     return oci.Resources(
-        devices=(oci.DeviceRule(allow=False),),  # runc adds null, zero, random, tty and the like
+        # runc adds rules for null, zero, random, tty and the like
+        devices=(oci.DeviceRule(allow=False),),
         memory=None if limits.memory is None else oci.Memory(limit=bytes_of(limits.memory)),
         cpu=_cpu(limits.cpu, request=requests.cpu),
         pids=None if limits.pids is None else oci.Pids(limit=bytes_of(limits.pids)),
@@ -179,7 +198,7 @@ def _cpu(limit: str | int | None, *, request: str | int | None) -> oci.Cpu | Non
 
 
 def _namespaces(container_id: str, *, layout: Layout) -> tuple[oci.Namespace, ...]:
-    """The network one is made by the agent, so that it can be held before a restore."""
+    """The agent creates the network namespace, so that no packet passes before a restore."""
     network = oci.Namespace(type="network", path=str(layout.netns(container_id)))
     return (*(oci.Namespace(type=kind) for kind in ("pid", "ipc", "uts", "mount")), network)
 

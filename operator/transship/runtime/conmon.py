@@ -1,6 +1,6 @@
-"""conmon: the small process that supervises each container, and lives on without the agent.
+"""conmon: the process that supervises each container, and runs on without the agent.
 
-It holds the other ends of the container's pipes, writes its log, and leaves its exit code in a
+It holds the other ends of the container's pipes, writes its log, and writes its exit code to a
 file.
 """
 
@@ -24,8 +24,8 @@ from transship.runtime import plain_process
 from transship.runtime.layout import Layout
 
 START_TIMEOUT_SECONDS = 60.0
-# At this size conmon begins the file anew and what was in it is gone: there is one file only.
 LOG_BYTES = 64 << 20
+"""At this size conmon truncates the log; it keeps no older file."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Console:
 
 
 class _Answer(BaseModel):
-    """What conmon writes to its sync pipe: the container's pid, or -1 and runc's words."""
+    """What conmon writes to its sync pipe: the container's pid, or -1 and runc's message."""
 
     data: int
     message: str = ""
@@ -51,9 +51,9 @@ def arguments(
     extra: Sequence[str] = (),
     before: Sequence[str] = (),
 ) -> list[str]:
-    """The command line, for `runc create`, or with `--restore IMAGES ...` in extra.
+    """Build conmon's command line, for `runc create`, or with `--restore IMAGES ...` in `extra`.
 
-    `before` are words that conmon puts before runc's.
+    `before` is a command that starts runc, such as nsenter.
     """
     runtime, *words_before = (*before, _runc())
     words = [
@@ -71,7 +71,7 @@ def arguments(
 
 
 def _runc() -> str:
-    """A path, as conmon wants it; /usr/sbin may be missing in a service's PATH."""
+    """Conmon needs a path; a service's PATH may lack /usr/sbin."""
     return shutil.which("runc") or "/usr/sbin/runc"
 
 
@@ -80,7 +80,7 @@ def _path(program: str) -> str:
 
 
 def make_directories(layout: Layout, *, container_id: str) -> None:
-    """Without its socket directory conmon may end with 0 and start nothing."""
+    """Create conmon's directories; without the one for sockets it may fail with exit code 0."""
     for path in (layout.exits, layout.sockets, layout.runc_root, layout.persist(container_id)):
         path.mkdir(parents=True, exist_ok=True)
 
@@ -95,10 +95,10 @@ async def launch(
     environment: Mapping[str, str] | None = None,
     answer_seconds: float | None = START_TIMEOUT_SECONDS,
 ) -> int:
-    """Start a conmon and with it the container (created, or restored); return the container's pid.
+    """Start conmon, which creates or restores the container; return the container's pid.
 
-    conmon forks away at once, into a session of its own; only what it says on the sync pipe counts.
-    `environment` is what conmon and runc need besides the plain one.
+    conmon forks into a session of its own at once, and reports the result on its sync pipe.
+    `environment` is added to the plain environment of conmon and runc.
     """
     make_directories(layout, container_id=container_id)
     forget(layout, container_id=container_id)
@@ -155,7 +155,7 @@ def _pid_in(line: bytes) -> int:
 
 
 def _leave_agent(layout: Layout, *, container_id: str) -> None:
-    """Out of the agent's cgroup: whoever ends a service ends what is in its cgroup."""
+    """Move conmon out of the agent's cgroup, in which a stop of the service would kill it."""
     hierarchies = cgroups.detect()
     cgroups.create(hierarchies, layout.conmon_cgroup)
     with contextlib.suppress(ProcessLookupError):
@@ -177,13 +177,14 @@ def forget(layout: Layout, *, container_id: str) -> None:
         layout.exits / container_id, persist / "exit", persist / "oom", bundle / "oom",
         bundle / "attach", bundle / "ctl", bundle / "winsz",
         layout.pidfile(container_id), layout.conmon_pidfile(container_id),
-        # what it writes before it renames it, when it was killed in between
+        # conmon writes a draft and renames it; it may have been killed in between
         *layout.exits.glob(f"{container_id}.*"),
     ):  # fmt: skip
         path.unlink(missing_ok=True)
 
 
 def alive(layout: Layout, container_id: str) -> bool:
+    """Whether the container has a conmon."""
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         stat = processes.stat(conmon_pid(layout, container_id))
         return stat.command == "conmon" and stat.state not in processes.ENDED_STATES
@@ -191,18 +192,19 @@ def alive(layout: Layout, container_id: str) -> bool:
 
 
 def kill(layout: Layout, container_id: str) -> None:
-    """For one that hangs: whatever it supervised is gone, or goes with it."""
+    """Kill a conmon that hangs."""
     if alive(layout, container_id):
         with contextlib.suppress(ProcessLookupError):
             os.kill(conmon_pid(layout, container_id), signal.SIGKILL)
 
 
 def exit_code(layout: Layout, container_id: str) -> int | None:
-    """128 and the signal's number when a signal ended it."""
+    """Return the exit code, 128 + N after signal N; None before conmon has written it."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         return int((layout.exits / container_id).read_text())
     return None
 
 
 def oom_killed(layout: Layout, container_id: str) -> bool:
+    """Whether the kernel killed a process of the container for lack of memory."""
     return (layout.persist(container_id) / "oom").exists()

@@ -1,7 +1,7 @@
-"""The containers of a node as processes: start, stop, watch, remove.
+"""Starts, stops, inspects and removes the containers of a node: the package's interface.
 
-The agent's one door to this package, apart from dump and restore. It decides nothing: what should
-run is the agent's to know. Calls about one container must not overlap; the agent sees to that.
+It decides nothing; the agent knows what should run. The agent also makes sure that calls for one
+container do not overlap. Dump and restore are in transship.criu.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal as signals
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -26,15 +26,17 @@ from transship.runtime.layout import Layout
 from transship.runtime.orders import Order, Prepared
 from transship.runtime.runc import Executed, Runc, Status
 
-KILL_TIMEOUT_SECONDS = 30.0  # a task in the kernel (a dead NFS server) does not die at once
-EXIT_FILE_TIMEOUT_SECONDS = 10.0  # conmon drains the pipes first
+KILL_TIMEOUT_SECONDS = 30.0
+"""A task in an uninterruptible call (a dead NFS server) does not die at once."""
+EXIT_FILE_TIMEOUT_SECONDS = 10.0
+"""conmon empties the pipes before it writes the exit code."""
 
-# What moves with a container: names below Layout.container(id).
 TREES = ("upper", "etc", "volumes", "shm")
+"""The directories below Layout.container(id) that move with a container."""
 
 
 class State(StrEnum):
-    """created: set up, but its program was not started (a start that was cut short)."""
+    """CREATED: runc has created the container, and the start was interrupted before its program."""
 
     CREATED = "created"
     RUNNING = "running"
@@ -44,9 +46,9 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Observed:
-    """What the kernel and conmon's files say.
+    """The state of a container, from the kernel and conmon's files.
 
-    exit_code is None for a stopped container whose conmon was killed before it could tell.
+    exit_code is None for a stopped container whose conmon was killed before it wrote the code.
     """
 
     state: State
@@ -57,6 +59,8 @@ class Observed:
 
 
 class Runtime:
+    """All containers of this node."""
+
     def __init__(self, layout: Layout, *, images: ImageStore) -> None:
         self.layout = layout
         self.images = images
@@ -71,17 +75,19 @@ class Runtime:
     def overlay_features(self) -> str:
         return rootfs.features(self.layout.state_dir / "overlay-trial")
 
-    # Setting up.
+    # Preparation and start.
 
     async def prepare(self, order: Order) -> Prepared:
-        """Image, volumes, bundle: all but overlay and network namespace. Can be repeated."""
-        await asyncio.to_thread(lambda: self.overlay_features)  # tried out before any freeze
+        """Provide image, volumes and bundle, but no mounted overlay. Can be repeated."""
+        # the trial mount must not happen inside a freeze
+        await asyncio.to_thread(lambda: self.overlay_features)
         image = await self.images.pull(order.container.image, digest=order.digest)
-        with self.images.held(image.digest):  # until what is written names it
+        # until prepared.json names the image
+        with self.images.held(image.digest):
             return await orders.write(order, image=image, layout=self.layout)
 
     def mount(self, container_id: str) -> None:
-        """Mount the root file system (1 ms). On a target: after the last file has arrived."""
+        """Mount the root file system (1 ms); on a target, after the last file has arrived."""
         rootfs.mount(self._overlay(container_id), features=self.overlay_features)
 
     async def unmount(self, container_id: str) -> None:
@@ -95,9 +101,9 @@ class Runtime:
         return orders.overlay(self.layout, container_id=container_id, image_rootfs=image.rootfs)
 
     async def start(self, container_id: str) -> None:
-        """Start what was prepared, anew if it has ended; one that runs is left alone."""
-        seen = self.inspect(container_id)
-        if seen.state is State.RUNNING and seen.pid is not None:
+        """Start a prepared container, unless it runs; start it again if it has ended."""
+        observed = self.inspect(container_id)
+        if observed.state is State.RUNNING and observed.pid is not None:
             return
         prepared = orders.load(self.layout, container_id)
         await self._clear(container_id)
@@ -114,17 +120,17 @@ class Runtime:
             raise _start_failed(e) from e
         logger.bind(container=container_id, pid=pid).info("container started")
 
-    # Ending.
+    # End.
 
     async def stop(
         self, container_id: str, *, grace_seconds: float, signal: str | None = None
     ) -> Observed:
-        """Ask it to end (by its own stop signal unless one is given), then make it."""
-        seen = self.inspect(container_id)
-        if seen.state not in (State.RUNNING, State.CREATED) or seen.pid is None:
-            return seen
+        """Send the stop signal (or `signal`), and kill the container after the grace period."""
+        observed = self.inspect(container_id)
+        if observed.state not in (State.RUNNING, State.CREATED) or observed.pid is None:
+            return observed
         wanted = pidfds.signal_number(signal or orders.load(self.layout, container_id).stop_signal)
-        with pidfds.handle(seen.pid) as process:
+        with pidfds.handle(observed.pid) as process:
             pidfds.send(process, wanted)
             cgroups.thaw(self.hierarchies, self.layout.cgroup(container_id))
             if not await pidfds.ended(process, timeout_seconds=grace_seconds):
@@ -134,18 +140,20 @@ class Runtime:
         return self.inspect(container_id)
 
     async def destroy(self, container_id: str) -> None:
-        """End it at once; a frozen, stopped or half restored copy does not run on for that."""
+        """Kill a container and forget its run; a frozen or half restored copy does not run."""
         await self.kill(container_id)
         await self.await_exit(container_id)
         await self._clear(container_id)
 
     async def kill(self, container_id: str) -> None:
-        """Kill the instance that is there at the call, before anything is awaited.
+        """Kill the instance that runs at the time of the call.
 
-        Whoever looks after the container sees an end like any other.
+        It is killed before the first await. To the supervisor it is an exit like any other.
         """
-        seen = self.inspect(container_id)
-        with pidfds.handle(seen.pid if seen.state is not State.STOPPED else None) as process:
+        observed = self.inspect(container_id)
+        with pidfds.handle(
+            observed.pid if observed.state is not State.STOPPED else None
+        ) as process:
             await self._kill(container_id, process=process)
 
     async def _kill(self, container_id: str, *, process: int | None) -> None:
@@ -157,7 +165,7 @@ class Runtime:
             )
 
     async def await_exit(self, container_id: str) -> None:
-        """Process 1 has ended: conmon empties its pipes, and then writes down how."""
+        """Wait until conmon has written the exit code of a container whose process 1 has ended."""
         try:
             async with asyncio.timeout(EXIT_FILE_TIMEOUT_SECONDS):
                 await exits.written(self.layout, container_id)
@@ -166,21 +174,22 @@ class Runtime:
             conmon.kill(self.layout, container_id)
 
     async def _clear(self, container_id: str) -> None:
-        """Forget an earlier run, of this boot or another: runc's record, a cgroup left frozen."""
+        """Remove what an earlier run has left: processes, runc's state, conmon's files."""
         cgroups.kill(self.hierarchies, self.layout.cgroup(container_id))
         if self.runc.state(container_id).status is not Status.ABSENT:
             await self.runc.delete(container_id)
         conmon.forget(self.layout, container_id=container_id)
 
     async def remove(self, container_id: str) -> None:
-        """End it, unmount and delete everything of it; half a container too, and none at all."""
+        """Kill the container, unmount and delete all of it. Also for parts of one, and for none."""
         await self.destroy(container_id)
         layout = self.layout
         merged = layout.rootfs(container_id)
         foreign = (layout.images(container_id), layout.runc_root / container_id)
         for point in (point for path in foreign for point in mounts.mounts_below(path)):
-            mounts.unmount(point)  # CRIU leaves some behind when a restore fails
-        # in a thread: it writes the upper layer's dirty pages
+            # a failed restore of CRIU leaves some
+            mounts.unmount(point)
+        # in a thread: the unmount writes the dirty pages of the upper layer
         await asyncio.to_thread(mounts.unmount_patiently, merged)
         await volumes.withdraw(container_id=container_id, layout=layout)
         for path in (layout.container(container_id), layout.persist(container_id), *foreign):
@@ -192,36 +201,37 @@ class Runtime:
     async def prune_images(
         self, *, in_use: Collection[str] = (), unused_seconds: float = 0.0
     ) -> tuple[str, ...]:
-        """Delete images that no container on this node was made from (and none `in_use` names).
+        """Delete images that no container of this node uses and that `in_use` does not have.
 
-        Nothing is awaited before it is settled which: no container is prepared meanwhile.
+        Returns their digests. They are chosen before the first await, so that no container is
+        prepared in between.
         """
         own = {orders.load(self.layout, name).digest for name in self.containers()}
         return await self.images.prune({*own, *in_use}, unused_seconds=unused_seconds)
 
-    # Looking.
+    # Inspection.
 
     def containers(self) -> tuple[str, ...]:
-        """The ids of all that were prepared here."""
-        found = self.layout.all_containers.glob("*/prepared.json")
-        return tuple(sorted(path.parent.name for path in found))
+        """Return the ids of all prepared containers."""
+        paths = self.layout.all_containers.glob("*/prepared.json")
+        return tuple(sorted(path.parent.name for path in paths))
 
     def inspect(self, container_id: str) -> Observed:
-        """Reads a few files: less than a millisecond, and always the truth of now."""
-        seen = self.runc.state(container_id)
-        state = State(seen.status.value)
+        """Return the state now; it takes less than 1 ms, for a few files."""
+        recorded = self.runc.state(container_id)
+        state = State(recorded.status.value)
         if state is State.STOPPED or state is State.ABSENT:
             return _observed_end(state, exits.find(self.layout, container_id))
-        return Observed(state, pid=seen.pid)
+        return Observed(state, pid=recorded.pid)
 
-    def watch_exits(self) -> AsyncIterator[exits.Exit]:
-        """Each exit once: first those of before, then each as it comes."""
+    def watch_exits(self) -> AsyncGenerator[exits.Exit, None]:
+        """Yield every exit once: those so far, then each new one."""
         return exits.watch(self.layout)
 
     async def execute(
         self, container_id: str, argv: Sequence[str], *, timeout_seconds: float
     ) -> Executed:
-        """Run a command in the container. None may run while it is dumped."""
+        """Run a command in the container. None may run during a dump."""
         pidfile = self.layout.persist(container_id) / f"exec-{next(self._executions)}"
         return await self.runc.execute(
             container_id, argv, pidfile=pidfile, timeout_seconds=timeout_seconds

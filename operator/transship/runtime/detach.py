@@ -1,4 +1,4 @@
-"""Processes that must not end with the agent which has started them."""
+"""Detaches processes from the agent that has started them, so that they outlive it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ OUT_OF_MEMORY_SCORE = "-1000"
 
 
 def leave_agent(layout: Layout, *, pid: int) -> None:
-    """Move a process to where the end of the agent's service does not reach it.
+    """Move a process out of the agent's cgroup, and protect it from the OOM killer.
 
-    In a v1 hierarchy each cgroup that is entered costs up to 20 ms.
+    In v1, each hierarchy costs up to 20 ms.
     """
     hierarchies = cgroups.detect()
     cgroups.create(hierarchies, layout.conmon_cgroup)
     with contextlib.suppress(ProcessLookupError):
         cgroups.enter(hierarchies, layout.conmon_cgroup, pid=pid)
-    with contextlib.suppress(OSError):  # wants CAP_SYS_RESOURCE
+    # needs CAP_SYS_RESOURCE
+    with contextlib.suppress(OSError):
         Path(f"/proc/{pid}/oom_score_adj").write_text(OUT_OF_MEMORY_SCORE)

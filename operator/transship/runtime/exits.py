@@ -1,4 +1,4 @@
-"""How containers ended: from the files that conmon leaves, also while no agent was there to see."""
+"""The exits of containers, from conmon's files; also of those that no agent has watched."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transship.runtime.layout import Layout
 
 @dataclass(frozen=True)
 class Exit:
-    """code is 128 and the signal's number when a signal ended the container."""
+    """`code` is 128 + N after signal N."""
 
     container_id: str
     code: int
@@ -23,6 +23,7 @@ class Exit:
 
 
 def find(layout: Layout, container_id: str) -> Exit | None:
+    """Return the last exit of a container."""
     code = conmon.exit_code(layout, container_id)
     if code is None:
         return None
@@ -39,22 +40,22 @@ def find(layout: Layout, container_id: str) -> Exit | None:
 
 
 async def watch(layout: Layout) -> AsyncGenerator[Exit, None]:
-    """Each exit once: first those of before, then each as it comes."""
+    """Yield every exit once: those so far, then each new one."""
     layout.exits.mkdir(parents=True, exist_ok=True)
-    seen: dict[Path, int] = {}
+    known: dict[Path, int] = {}
     with inotify.watching(layout.exits) as changes:
         while True:
             present = _times(layout.exits)
-            new = [path for path, time in present.items() if seen.get(path) != time]
-            seen = present
+            new = [path for path, time in present.items() if known.get(path) != time]
+            known = present
             for path in new:
-                if (found := find(layout, path.name)) is not None:
-                    yield found
+                if (exited := find(layout, path.name)) is not None:
+                    yield exited
             await changes.wait()
 
 
 def _times(directory: Path) -> dict[Path, int]:
-    """Without hidden ones: conmon writes to such and renames it."""
+    """The times of the exit files, without conmon's drafts, whose names begin with a dot."""
     times = {}
     for path in directory.iterdir():
         if not path.name.startswith("."):
@@ -66,7 +67,7 @@ def _times(directory: Path) -> dict[Path, int]:
 
 
 async def written(layout: Layout, container_id: str) -> None:
-    """Wait for the exit file of a container that has ended; conmon drains its pipes before that."""
+    """Wait for the exit file of a container that has ended, or for the end of its conmon."""
     layout.exits.mkdir(parents=True, exist_ok=True)
     with inotify.watching(layout.exits) as changes:
         while find(layout, container_id) is None and conmon.alive(layout, container_id):

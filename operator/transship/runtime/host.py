@@ -1,4 +1,4 @@
-"""What of this node goes into a bundle."""
+"""The properties of this node that go into bundles, and its name servers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from pathlib import Path
 from transship.linux import mounts
 from transship.runtime.bundle import Host
 
-UNLIMITED = (1 << 64) - 1  # in the OCI specification
+UNLIMITED = (1 << 64) - 1
+"""In the OCI specification."""
 RLIMITS = (
     "AS", "CORE", "CPU", "DATA", "FSIZE", "LOCKS", "MEMLOCK", "MSGQUEUE", "NICE", "NOFILE", "NPROC",
     "RSS", "RTPRIO", "RTTIME", "SIGPENDING", "STACK",
 )  # fmt: skip
-RLIMIT_LOCKS = 10  # Python has no name for it
+RLIMIT_LOCKS = 10
+"""Python has no name for it."""
 
 # By number: include/uapi/linux/capability.h
 CAPABILITIES = (
@@ -30,6 +32,7 @@ CAPABILITIES = (
 
 
 def this_host() -> Host:
+    """Read the properties of this node."""
     capabilities = capabilities_in(Path("/proc/self/status").read_text())
     return Host(
         machine=os.uname().machine,
@@ -40,30 +43,31 @@ def this_host() -> Host:
 
 
 def capabilities_in(status: str) -> frozenset[str]:
-    """The permitted ones of a process, from its /proc/PID/status."""
+    """Return the permitted capabilities in a /proc/PID/status."""
     mask = next(line.split()[1] for line in status.splitlines() if line.startswith("CapPrm:"))
     bits = int(mask, 16)
     return frozenset(name for bit, name in enumerate(CAPABILITIES) if bits & 1 << bit)
 
 
 def _rlimits(*, may_raise: bool) -> dict[str, tuple[int, int]]:
-    """Those of the node's first process, as far as the agent may give them.
+    """The limits of the node's process 1, as far as the agent may set them.
 
-    The agent's own are what somebody's shell, or the runtime of its Pod, has made of these.
+    The agent's own limits were changed by a shell, or by the runtime of its Pod.
     """
-    found = {}
+    limits = {}
     for name in RLIMITS:
         number = getattr(resource, f"RLIMIT_{name}", RLIMIT_LOCKS)
         own = resource.getrlimit(number)
-        soft, hard = map(_unsigned, _limit_of_the_first(number) or own)
+        soft, hard = map(_unsigned, _limit_of_process_1(number) or own)
         if not may_raise:
             hard = min(hard, _unsigned(own[1]))
-        found[name] = (min(soft, hard), hard)
-    return found
+        limits[name] = (min(soft, hard), hard)
+    return limits
 
 
-def _limit_of_the_first(number: int) -> tuple[int, int] | None:
-    with suppress(PermissionError):  # where it is not root's
+def _limit_of_process_1(number: int) -> tuple[int, int] | None:
+    # process 1 may belong to another user
+    with suppress(PermissionError):
         return resource.prlimit(1, number)
     return None
 
@@ -74,9 +78,9 @@ def _unsigned(limit: int) -> int:
 
 @cache
 def lowest_oom_score_adj() -> int:
-    """0, unless this process was given more and may not go back.
+    """Return 0, or this process's own value if it may not lower it.
 
-    How far it may go without CAP_SYS_RESOURCE is told nowhere: it is tried.
+    Without CAP_SYS_RESOURCE the kernel has a minimum that it does not show: the value is tried.
     """
     path = Path("/proc/self/oom_score_adj")
     own = int(path.read_text())
@@ -91,10 +95,10 @@ def lowest_oom_score_adj() -> int:
 
 
 def name_servers(root: Path) -> bytes:
-    """The node's resolv.conf; root is the node's file system.
+    """Return the node's resolv.conf; `root` is the node's file system.
 
-    A resolver on the node's own loopback is out of a container's reach; systemd-resolved keeps the
-    list of the real ones beside it.
+    A container cannot reach a resolver on the node's loopback. systemd-resolved, which is one,
+    lists the real name servers in another file.
     """
     names = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
     plain, real = (mounts.inside(root, name) for name in names)

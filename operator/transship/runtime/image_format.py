@@ -24,12 +24,12 @@ _REFERENCE = re.compile(
 )
 _DEFAULT_REGISTRY = "docker.io"
 
-# `null` is how many builders write an empty list
+# many builders write an empty list as `null`
 _Words = Annotated[tuple[str, ...], BeforeValidator(lambda value: value or ())]
 
 
 class ImageConfig(BaseModel):
-    """The `config` of an image's configuration: what its builder said about running it."""
+    """The `config` of an image: how its builder wants it to run."""
 
     model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True, frozen=True)
 
@@ -59,7 +59,7 @@ class _Index(BaseModel):
 
 @dataclass(frozen=True)
 class Reference:
-    """A parsed reference, with the registry spelled out."""
+    """A parsed image reference, with its registry and tag filled in."""
 
     registry: str
     name: str
@@ -74,6 +74,7 @@ class Reference:
 
 
 def parse_reference(text: str) -> Reference:
+    """Parse a reference as Docker does. Raises InvalidInput."""
     match = _REFERENCE.fullmatch(text)
     if match is None:
         raise InvalidInput(

@@ -1,8 +1,8 @@
-"""Images on the node: each pulled and unpacked once, by digest, and then only read.
+"""The store of images: each is pulled and unpacked once, by digest, and then only read.
 
-skopeo pulls, umoci unpacks. A directory named after a digest is whole: it is renamed to that name
-as the last step. References that were resolved before are remembered, so that a known image needs
-no network.
+skopeo pulls and umoci unpacks. A directory with the name of a digest is complete, because a draft
+is renamed to that name at last. The store remembers the digests of references, so that a known
+image needs no network.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from transship.runtime import image_format
 from transship.runtime.image_format import ImageConfig, Reference, parse_reference
 
 RESOLVE_TIMEOUT_SECONDS = 30.0
-PULL_TIMEOUT_SECONDS = 1800.0  # a large image over a slow line
+PULL_TIMEOUT_SECONDS = 1800.0
+"""For a large image over a slow line."""
 POLICY = Path("/etc/containers/policy.json")
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -45,19 +46,19 @@ class Image:
 
 
 class ImageStore:
-    """insecure_registries (HOST:PORT) may speak plain HTTP; all others have to prove themselves."""
+    """The images of this node; `insecure_registries` (HOST:PORT) are used without verified TLS."""
 
     def __init__(self, root: Path, *, insecure_registries: Collection[str] = ()) -> None:
         self._root = root
         self._insecure = frozenset(insecure_registries)
         self._pulling: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._held: Counter[str] = Counter()
-        self._drafts: set[Path] = set()  # of pulls under way
+        self._drafts: set[Path] = set()
 
     async def pull(self, reference: str, *, digest: str | None = None) -> Image:
-        """The image of a reference, or of this digest in its repository (what a tag once meant).
+        """Return the image of a reference, or that with `digest` in its repository.
 
-        By digest, nobody is asked when the image is here.
+        An image known by digest is not looked up in the registry. Raises TransshipError.
         """
         wanted = parse_reference(reference)
         digest = digest or wanted.digest or await self._resolve(wanted)
@@ -66,12 +67,13 @@ class ImageStore:
                 image = await self._fetch(wanted, digest=digest)
         if wanted.digest is None:
             self._remember(wanted, digest=digest)
-        with suppress(OSError):  # of use to `prune` alone
+        # `prune` reads the time of the last use
+        with suppress(OSError):
             os.utime(self._directory(digest))
         return image
 
     def find(self, digest: str) -> Image | None:
-        """An image that is here."""
+        """Return an image of the store."""
         directory = self._directory(digest)
         if not directory.exists():
             return None
@@ -80,7 +82,7 @@ class ImageStore:
 
     @contextmanager
     def held(self, digest: str) -> Iterator[None]:
-        """Not pruned within the context; to be entered without an await after the pull."""
+        """Protect an image from `prune`; enter the context without an await after `pull`."""
         self._held[digest] += 1
         try:
             yield
@@ -90,10 +92,11 @@ class ImageStore:
     async def prune(
         self, in_use: Collection[str], *, unused_seconds: float = 0.0
     ) -> tuple[str, ...]:
-        """Delete the images not in use (by digest), and what a crash left half unpacked.
+        """Delete images that are not in use, and half unpacked ones that a crash has left.
 
-        Spared is what was asked for within so many seconds, and what any mount names. All that goes
-        is put aside before the first await: from then on a pull gets it anew.
+        Images stay that were pulled within the last `unused_seconds` or that a mount names. Those
+        to delete are moved away before the first await, so that a pull fetches them again. Returns
+        the digests.
         """
         before = time.time() - unused_seconds
         drafts = [draft for draft in self._root.glob("draft-*") if self._is_left(draft, before)]
@@ -114,7 +117,8 @@ class ImageStore:
             directory
             for directory in sorted(self._root.glob("sha256-*"))
             if directory.name not in keep
-            and directory.name not in mounted  # a lower layer, whoever has it
+            # a mount may have it as its lower layer
+            and directory.name not in mounted
             and directory.stat().st_mtime <= before
         ]
 
@@ -127,7 +131,7 @@ class ImageStore:
         return self._root / digest.replace(":", "-")
 
     async def _resolve(self, wanted: Reference) -> str:
-        """The digest behind a tag, now; or the last known one when the registry does not answer."""
+        """Look the digest of a tag up; return the last known one when the registry fails."""
         words = [*_skopeo(), "inspect", "--raw", *self._tls("--", wanted), wanted.tagged()]
         try:
             raw = await run(words, timeout_seconds=RESOLVE_TIMEOUT_SECONDS)
@@ -143,7 +147,8 @@ class ImageStore:
     async def _fetch(self, wanted: Reference, *, digest: str) -> Image:
         self._root.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix="draft-", dir=self._root))
-        draft.chmod(0o755)  # users of the container have to pass through it
+        # the users of a container have to pass through it
+        draft.chmod(0o755)
         self._drafts.add(draft)
         try:
             await self._unpack(wanted.at(digest), tls=self._tls("--src-", wanted), draft=draft)
@@ -177,7 +182,7 @@ class ImageStore:
                 f"reading the image {source}: {e}", reason=Reason.INVALID_IMAGE
             ) from e
         await asyncio.to_thread(shutil.rmtree, layout)
-        # a power cut after the rename must not leave an image of empty files
+        # without it, a power cut after the rename would leave an image of empty files
         await run(["sync", "--file-system", draft])
 
     def _tls(self, prefix: str, wanted: Reference) -> list[str]:
@@ -199,7 +204,7 @@ class ImageStore:
 
 
 def _remove(folder: Path) -> None:
-    """What cannot be deleted is left to the next pruning: somebody may write there still."""
+    """Delete a draft; the next prune repeats what fails, since someone may still write there."""
     try:
         mounts.remove_tree(folder)
     except (TransshipError, OSError) as e:
@@ -207,7 +212,7 @@ def _remove(folder: Path) -> None:
 
 
 def _skopeo() -> list[str]:
-    """Obey the node's policy for signatures where it has one; skopeo refuses to work without."""
+    """Use the node's signature policy where there is one; without a policy skopeo fails."""
     return ["skopeo"] if POLICY.exists() else ["skopeo", "--insecure-policy"]
 
 

@@ -1,7 +1,7 @@
-"""Reading a container's log, as conmon writes it: the format of Kubernetes' CRI.
+"""Reads and follows a container's log, which conmon writes in the format of Kubernetes' CRI.
 
-Each line is `2026-01-31T12:00:00.123456789+00:00 stdout F text`; P instead of F marks a piece of a
-line that was longer than conmon's buffer, or had no end yet.
+A line is `2026-01-31T12:00:00.123456789+00:00 stdout F text`. P instead of F marks a part of a line
+that was longer than conmon's buffer, or had no newline yet.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from transship.linux import inotify
 
 BLOCK_BYTES = 256 << 10
 BATCH_LINES = 256
-"""What is in memory of a log at a time; a line is no longer than conmon's buffer, some KiB."""
+"""The part of a log that is in memory; a line is no longer than conmon's buffer, some KiB."""
 
 
 @dataclass(frozen=True)
 class LogLine:
-    """partial: the next line of the same stream goes on where this one stops."""
+    """One line; if it is `partial`, the next line of the same stream continues it."""
 
-    time: str  # RFC 3339, nanoseconds
+    time: str
+    """RFC 3339 with nanoseconds."""
     stream: str
     partial: bool
     text: str
@@ -39,7 +40,7 @@ class LogLine:
 
 
 def parse(line: bytes) -> LogLine | None:
-    """None for what is not a whole line of a log (the agent may read while conmon writes)."""
+    """Parse a line; None for an incomplete one, which conmon may be writing."""
     words = line.decode(errors="replace").rstrip("\n").split(" ", 3)
     if len(words) < 4 or words[2] not in ("F", "P"):
         return None
@@ -49,17 +50,17 @@ def parse(line: bytes) -> LogLine | None:
 def read(
     path: Path, *, tail: int | None = None, since: datetime | None = None
 ) -> Iterator[LogLine]:
-    """What the log has now: the last `tail` lines, of those not older than `since`. Blocks."""
+    """Yield the last `tail` of the lines that are not older than `since`. Blocking."""
     wanted = partial(_not_older, since=since)
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         if tail is not None:
             file.seek(_start_of_last(tail, _backwards(file), wanted=wanted))
-        # no more than `tail`: conmon may have written on since the start was found
+        # conmon may have written more lines since the start was found
         yield from itertools.islice(filter(wanted, _parsed(file)), tail)
 
 
 async def in_batches(lines: Iterator[LogLine]) -> AsyncGenerator[tuple[LogLine, ...], None]:
-    """Read on in a thread, a few lines at a time: a log may be as large as conmon lets it."""
+    """Read lines in a thread, some at a time, since a log may have LOG_BYTES of conmon."""
     while batch := await asyncio.to_thread(_batch, lines):
         yield batch
 
@@ -77,9 +78,9 @@ def _parsed(raws: Iterable[bytes]) -> Iterator[LogLine]:
 
 
 def _backwards(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Each line with where it starts, the last one first.
+    """Yield each line with its offset, the last one first.
 
-    The first of them is what follows the last newline: a line without its end, or nothing.
+    The first is what follows the last newline: an incomplete line, or nothing.
     """
     position, end_of_line = file.seek(0, os.SEEK_END), b""
     while position > 0:
@@ -98,7 +99,7 @@ def _backwards(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 def _start_of_last(
     number: int, backwards: Iterator[tuple[int, bytes]], *, wanted: Callable[[LogLine], bool]
 ) -> int:
-    """Where the last so many wanted lines start: at 0 where there are not as many."""
+    """Return the offset of the last `number` wanted lines; 0 when there are fewer."""
     starts = (
         start for start, raw in backwards if (line := parse(raw)) is not None and wanted(line)
     )
@@ -112,7 +113,7 @@ async def follow(
     tail: int | None = None,
     since: datetime | None = None,
 ) -> AsyncGenerator[tuple[LogLine, ...], None]:
-    """What the log has, then what comes, until `ended` is set and everything is read."""
+    """Yield the log so far and then new lines, until `ended` is set and all is read."""
     with contextlib.closing(_Reader(path)) as reader, inotify.watching(path.parent) as changes:
         if tail is not None:
             await asyncio.to_thread(reader.skip_to_last, tail)
@@ -138,7 +139,7 @@ async def _first(*conditions: Coroutine[Any, Any, object]) -> None:
 
 
 class _Reader:
-    """Reads whole lines of a file that grows, and that conmon replaces when it gets too large."""
+    """Reads complete lines of a log that grows, and that conmon replaces when it is too large."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -149,7 +150,7 @@ class _Reader:
             self._file.close()
 
     def skip_to_last(self, number: int) -> None:
-        """Leave out what is there now, but for so many whole lines."""
+        """Skip all but the last `number` complete lines."""
         self._open()
         if self._file is None:
             return
@@ -159,8 +160,9 @@ class _Reader:
         self._file.seek(start if number > 0 else unended)
 
     def next_lines(self) -> tuple[LogLine, ...]:
-        """A few of those not read yet; none when all are read."""
-        replaced = self._is_replaced()  # looked up first: nobody writes to the old file then
+        """Return some lines that were not read yet; none when all were."""
+        # checked first: conmon writes no more to a file that is replaced
+        replaced = self._is_replaced()
         lines = _batch(_parsed(self._whole_lines()))
         if not lines and replaced:
             self._open()

@@ -1,4 +1,4 @@
-"""The part of the OCI runtime specification's config.json that Transship writes, as models.
+"""Models of config.json in the OCI runtime specification: the part that Transship writes.
 
 https://github.com/opencontainers/runtime-spec/blob/main/config.md
 """

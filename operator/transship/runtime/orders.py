@@ -1,6 +1,6 @@
-"""From an order to a bundle on the disk: everything of a container but its processes.
+"""Writes the bundle and the directories of a container from an order: all but its processes.
 
-The same order gives the same bundle on every node; the target of a migration makes it while the
+The same order gives the same bundle on every node. The target of a migration prepares it while the
 container still runs on the source.
 """
 
@@ -29,9 +29,9 @@ DEFAULT_STOP_SIGNAL = "SIGTERM"
 
 @dataclass(frozen=True)
 class Order:
-    """What to run. Every variable has a plain value; configMaps and secrets bring their files.
+    """A container to run, with variables resolved and the files of configMaps and secrets.
 
-    digest, when set, is what the image's tag meant when the container was first started.
+    `digest` pins the image to what its tag meant at the container's first start.
     """
 
     id: str
@@ -47,7 +47,7 @@ class Order:
 
 
 class Prepared(BaseModel):
-    """What is kept beside the bundle: enough to start and stop the container without the order."""
+    """What is stored beside the bundle, to start and stop the container without the order."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -71,7 +71,7 @@ def overlay(layout: Layout, *, container_id: str, image_rootfs: Path) -> Overlay
 
 
 def load(layout: Layout, container_id: str) -> Prepared:
-    """Raises NotFound for a container that was not prepared."""
+    """Load prepared.json. Raises NotFound for a container that was not prepared."""
     try:
         return Prepared.model_validate_json(_prepared(layout, container_id).read_bytes())
     except FileNotFoundError as e:
@@ -79,7 +79,7 @@ def load(layout: Layout, container_id: str) -> Prepared:
 
 
 async def write(order: Order, *, image: Image, layout: Layout) -> Prepared:
-    """Make directories, volumes and bundle. Repeated, it changes nothing that a container wrote."""
+    """Write directories, volumes and bundle. A repetition keeps what the container has written."""
     overlay(layout, container_id=order.id, image_rootfs=image.rootfs).make_directories()
     layout.volumes(order.id).mkdir(exist_ok=True)
     rootfs.make_devices(layout.devices(order.id))
@@ -139,16 +139,16 @@ def _spec(order: Order, image: Image, paths: dict[str, Path], layout: Layout) ->
 
 
 def _binds(order: Order, paths: dict[str, Path], *, layout: Layout) -> tuple[Bind, ...]:
-    by_name = {one.volume.name: one.volume for one in order.volumes}
+    by_name = {ordered.volume.name: ordered.volume for ordered in order.volumes}
     writable = frozenset(
         name for name, volume in by_name.items() if not (volume.config_map or volume.secret)
     )
     for mount in order.container.volume_mounts:
         volume = by_name.get(mount.name)
         if volume is not None and volume.host_path is not None and mount.sub_path:
-            found = mounts.inside(paths[mount.name], mount.sub_path)
+            path = mounts.inside(paths[mount.name], mount.sub_path)
             named = f"{volume.host_path.path} with the subPath {mount.sub_path}"
-            volumes.refuse_agent_paths(found, layout=layout, named=named)
+            volumes.refuse_agent_paths(path, layout=layout, named=named)
     return volumes.binds(order.container.volume_mounts, volumes=paths, writable=writable)
 
 
@@ -158,7 +158,7 @@ def _text(root: Path, name: str) -> str:
 
 
 def _write_etc(order: Order, *, layout: Layout) -> None:
-    """Files, since each is mounted by itself; those that are there are the container's by now."""
+    """Write the missing files of /etc; the container may have changed the others."""
     path = layout.etc(order.id)
     path.mkdir(exist_ok=True)
     contents = {
@@ -172,6 +172,7 @@ def _write_etc(order: Order, *, layout: Layout) -> None:
 
 
 def hosts(order: Order) -> str:
+    """Return the text of the container's /etc/hosts."""
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
     lines += [f"{address} {order.hostname}" for address in order.addresses]
     return "\n".join([*lines, ""])

@@ -1,12 +1,12 @@
-"""Becomes another program, with the attributes that a node gives a process and not the agent's own.
+"""Executes a program with the default attributes of a process instead of the agent's own.
 
-fork and exec hand down far more than an environment: the OOM score and CPU affinity of the agent's
-Pod, what somebody's shell ignores. runc sets a part of it for a container's first process, less for
-a command in it, nothing at a restore, where CRIU writes none of what has its default value: its
-tasks keep what they got from CRIU. So whatever becomes a container's process is started through
-this. Limits and capabilities are the bundle's (bundle.py).
+A process inherits more than its environment: the OOM score and CPU affinity of the agent's Pod, the
+signals that a shell ignores. runc resets some of it for a container's first process, less for an
+exec, and nothing at a restore. CRIU does not restore an attribute with its default value, so the
+restored tasks keep CRIU's. Therefore all that becomes a process of a container is started through
+this program. Limits and capabilities are set by the bundle (bundle.py).
 
-Run by the agent's Python as a program of its own: standard library only.
+The agent's Python runs it as a program of its own: standard library only.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ OOM_SCORE_ADJ = "0"
 COREDUMP_FILTER = "0x33"
 TIMER_SLACK_NANOSECONDS = 50_000
 
-# runc hands a container what these variables of its own name: NOTIFY_SOCKET, LISTEN_FDS
+# no others: runc passes NOTIFY_SOCKET and LISTEN_FDS on to the container
 ENVIRONMENT = ("PATH", "HOME", "TMPDIR")
 
 PR_SET_SECUREBITS, PR_SET_TIMERSLACK, PR_SET_THP_DISABLE, PR_SET_MEMORY_MERGE = 28, 29, 41, 67
 KEYCTL_JOIN_SESSION_KEYRING = 1
 IOPRIO_WHO_PROCESS = 1
-# ioprio_set, keyctl, set_mempolicy (not on every machine)
+# ioprio_set, keyctl, set_mempolicy; other machines go without
 CALLS = {
     "x86_64": (251, 250, 238),
     "aarch64": (30, 219, 237),
@@ -43,21 +43,21 @@ libc = ctypes.CDLL(None)
 
 
 def words(command: Sequence[str | Path]) -> list[str | Path]:
-    """The command line that runs a command so."""
+    """Return the command line that runs a command through this program."""
     return [sys.executable, "-I", "-S", __file__, *command]
 
 
 def environment(added: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Of the agent's variables those that a program needs to find others, and what is added."""
+    """Return the few variables of the agent that a program needs, and `added`."""
     kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     return {**kept, **(added or {})}
 
 
 def reset() -> None:
-    """Take on the ordinary attributes, as far as this process may."""
-    for each in RESETS:
+    """Set the default attributes, as far as this process may."""
+    for reset_attribute in RESETS:
         with contextlib.suppress(OSError):
-            each()
+            reset_attribute()
 
 
 def _signals() -> None:
@@ -72,7 +72,7 @@ def _umask() -> None:
 
 
 def _processors() -> None:
-    """All there are; the kernel leaves out what the cpuset does not have."""
+    """Allow all CPUs; the kernel omits those that are not in the cpuset."""
     os.sched_setaffinity(0, range(os.sysconf("SC_NPROCESSORS_CONF")))
 
 
@@ -93,7 +93,7 @@ def _core_dumps() -> None:
 
 
 def _by_system_calls() -> None:
-    """A kernel that lacks one of these has nothing to reset."""
+    """Reset attributes that have no function in Python; an older kernel may lack some."""
     _call(libc.personality, 0)
     _call(libc.prctl, PR_SET_SECUREBITS)
     _call(libc.prctl, PR_SET_TIMERSLACK, TIMER_SLACK_NANOSECONDS)
@@ -107,7 +107,7 @@ def _by_system_calls() -> None:
 
 
 def _call(function: Callable[..., int], *numbers: int) -> None:
-    """With zeros (default, none, oneself) for all that is not given."""
+    """Call with zeros (default, none, self) for the arguments that are not given."""
     padded = (*numbers, 0, 0, 0, 0)[:5]
     function(*map(ctypes.c_ulong, padded))
 
@@ -120,11 +120,13 @@ RESETS: Sequence[Callable[[], None]] = (
     _out_of_memory_score,
     _core_dumps,
     _by_system_calls,
-    _signals,  # last: Python ignores SIGPIPE for itself
+    # last: Python itself needs SIGPIPE to be ignored
+    _signals,
 )
 
 
 def main(command: list[str]) -> int:
+    """Become the program; 127 when it cannot be executed, as in a shell."""
     reset()
     try:
         os.execvp(command[0], command)  # noqa: S606

@@ -1,4 +1,4 @@
-"""runc: its commands, and its own record of a container."""
+"""runc: its commands, and its state of a container."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class RuncState:
-    """pid is the container's process 1, also of one that has ended."""
+    """The state of a container; `pid` is its process 1, also of one that has ended."""
 
     status: Status
     pid: int | None = None
 
 
-class _Recorded(BaseModel):
-    """The part of runc's state.json that says which process it is about."""
+class _InitProcess(BaseModel):
+    """The part of runc's state.json that identifies the container's process 1."""
 
     init_process_pid: int
     init_process_start: int
@@ -45,20 +45,22 @@ class _Recorded(BaseModel):
 
 @dataclass(frozen=True)
 class Executed:
-    """What a command in the container answered: both streams, as they came."""
+    """The result of a command in the container; `output` is its stdout and stderr."""
 
     status: int
     output: str
 
 
 class Runc:
+    """The runc of this node, with its state below `root`."""
+
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def state(self, container_id: str) -> RuncState:
-        """By the file that `runc state` (25 ms) reads too; a frozen container is running."""
+        """Read the state from the file that `runc state` (25 ms) reads; frozen is running."""
         try:
-            recorded = _Recorded.model_validate_json(
+            recorded = _InitProcess.model_validate_json(
                 (self.root / container_id / "state.json").read_bytes()
             )
         except FileNotFoundError:
@@ -73,10 +75,11 @@ class Runc:
         await self._run(["start", container_id])
 
     async def delete(self, container_id: str) -> None:
-        """Also of a container that runs, or that runc does not know.
+        """Delete a container, also one that runs, or that runc does not know.
 
-        A restore that was killed leaves the root file system mounted in runc's state (`criu-root`),
-        and runc deletes its state recursively: through that mount, all files of the container.
+        A killed restore leaves the root file system mounted in runc's state (`criu-root`), and runc
+        deletes its state recursively: through that mount, all files of the container. So the mounts
+        go first.
         """
         for point in mounts.mounts_below(self.root / container_id):
             mounts.unmount(point)
@@ -87,8 +90,8 @@ class Runc:
     ) -> Executed:
         """Run a command in the container, as its user and with its environment.
 
-        Past the deadline, or when cancelled, the command is killed, not only runc: its child would
-        stay in the container, with pipes to the node that no dump can take.
+        After the deadline or a cancel the command is killed too, not only runc: it would stay in
+        the container, with pipes to the node that CRIU cannot dump.
         """
         words = ["exec", "--pid-file", str(pidfile), container_id, *argv]
         try:

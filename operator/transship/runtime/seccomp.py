@@ -1,8 +1,7 @@
-"""The system calls that a container may not make.
+"""The seccomp profile: the system calls that a container may not make. Pure.
 
-Docker's and Podman's profile lists what is allowed (400 calls, to be kept up with every kernel);
-this one lists what theirs refuses, which makes a filter of a tenth of the size for CRIU to carry.
-Pure.
+The profiles of Docker and Podman list the 400 allowed calls, and change with every kernel. This one
+lists the calls that theirs refuses, so the filter that CRIU has to dump has a tenth of the size.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Who a container's process runs as: the image's USER and the securityContext.
+"""Resolves the user and groups of a container from the image's USER and the securityContext. Pure.
 
-By the image's /etc/passwd and /etc/group. Pure; the caller reads the files.
+The caller reads the image's /etc/passwd and /etc/group.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Group:
 
 @dataclass(frozen=True)
 class Accounts:
-    """The text of the image's two files; empty when it has none (images from scratch)."""
+    """The text of /etc/passwd and /etc/group in the image; empty when it has none."""
 
     passwd: str = ""
     group: str = ""
@@ -60,10 +60,10 @@ class Accounts:
 
 
 def resolve(image_user: str, *, context: SecurityContext, accounts: Accounts) -> Identity:
-    """What runAsUser says beats the image's USER; runAsGroup beats the group of either.
+    """Resolve the identity: runAsUser overrides the image's USER, runAsGroup the group of either.
 
-    As container runtimes do: supplementary groups come from /etc/group, by the user's name, unless
-    the image's USER names a group itself.
+    As in other container runtimes, supplementary groups come from /etc/group by the user's name,
+    unless the image's USER names a group itself. Raises InvalidInput.
     """
     user_word, _, group_word = image_user.partition(":")
     if context.run_as_user is not None:

@@ -1,7 +1,9 @@
-"""Volumes on the node: each becomes a directory that is bind-mounted into the container.
+"""Provides volumes: directories of the node that are bind-mounted into a container.
 
-What moves with a container lies below its own volumes directory (emptyDir, and configMap and secret
-as they were at the start); what does not (hostPath, nfs) lies elsewhere.
+Volumes that move with the container are in its own volumes directory: emptyDir, and configMap and
+secret as they were at the start. hostPath and nfs volumes do not move and are elsewhere. A hostPath
+must not reach what belongs to the agent. The agent may run in a Pod: the node's file system is
+mounted at layout.host_root then, and a path is resolved there, symbolic links included.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from transship.runtime.layout import Layout
 
 SHARE_TIMEOUT_SECONDS = 20.0
 """For a path on a share: as long as its server takes after its own restart, with luck."""
-MOUNT_TIMEOUT_SECONDS = 30.0  # a server that does not answer
-SHM_BYTES = 64 << 20  # Docker's default
+MOUNT_TIMEOUT_SECONDS = 30.0
+"""For an NFS server that does not answer."""
+SHM_BYTES = 64 << 20
+"""Docker's default."""
 
 TOKEN_DIRECTORIES = (
     # of the agent's own Pod
@@ -62,11 +66,11 @@ class OrderedVolume:
 async def provide(
     ordered: Sequence[OrderedVolume], *, container_id: str, layout: Layout
 ) -> dict[str, Path]:
-    """Make every volume's directory and mount what has to be; volumes that are there stay."""
+    """Create and mount the volumes that are missing; returns their directories by name."""
     _shm(layout.shm(container_id))
     return {
-        one.volume.name: await _provide(one, container_id=container_id, layout=layout)
-        for one in ordered
+        each.volume.name: await _provide(each, container_id=container_id, layout=layout)
+        for each in ordered
     }
 
 
@@ -75,7 +79,7 @@ def _shm(path: Path) -> None:
 
 
 def renew_shm(path: Path) -> None:
-    """Empty, as for every new start."""
+    """Replace /dev/shm by an empty one, for a new start."""
     mounts.unmount(path)
     _shm(path)
 
@@ -95,7 +99,8 @@ async def _provide(ordered: OrderedVolume, *, container_id: str, layout: Layout)
     if volume.empty_dir is not None:
         return _empty_dir(volume.empty_dir, path=path)
     if volume.secret is not None:
-        _tmpfs(path, options="mode=755")  # never on a disk
+        # secrets are never on a disk
+        _tmpfs(path, options="mode=755")
     path.mkdir(parents=True, exist_ok=True)
     for file in ordered.files:
         _write(file, root=path)
@@ -103,20 +108,20 @@ async def _provide(ordered: OrderedVolume, *, container_id: str, layout: Layout)
 
 
 def find_host_path(path: str, *, layout: Layout) -> Path:
-    """Where a hostPath lies, as this process sees it. Waits for the server of a share."""
-    found = mounts.inside(layout.host_root, path)
-    refuse_agent_paths(found, layout=layout, named=path)
-    if not found.exists():
+    """Resolve a hostPath; it blocks while the server of a share is down. Raises InvalidInput."""
+    resolved = mounts.inside(layout.host_root, path)
+    refuse_agent_paths(resolved, layout=layout, named=path)
+    if not resolved.exists():
         raise InvalidInput(
             f"hostPath {path} does not exist on this node", reason=Reason.HOST_PATH_NOT_FOUND
         )
-    return found
+    return resolved
 
 
-def refuse_agent_paths(found: Path, *, layout: Layout, named: str) -> None:
-    """Raise InvalidInput for what is the agent's, lies in that, or holds it."""
+def refuse_agent_paths(path: Path, *, layout: Layout, named: str) -> None:
+    """Raise InvalidInput for a path that is, contains or is in a path of the agent."""
     for own in (layout.state_dir, layout.runtime_dir, *layout.secrets, *TOKEN_DIRECTORIES):
-        if _reaches(found, own, root=layout.host_root):
+        if _reaches(path, own, root=layout.host_root):
             raise InvalidInput(
                 f"hostPath {named} would reach {own}, which is the agent's",
                 reason=Reason.HOST_PATH_REFUSED,
@@ -124,23 +129,23 @@ def refuse_agent_paths(found: Path, *, layout: Layout, named: str) -> None:
             )
 
 
-def _reaches(found: Path, own: Path, *, root: Path) -> bool:
-    """By name, and by what the names mean: the node may have mounted either a second time."""
+def _reaches(path: Path, own: Path, *, root: Path) -> bool:
+    """Compare names, and also inodes, since the node may have mounted either path twice."""
     place = mounts.inside(root, str(own))
-    if found.is_relative_to(place) or place.is_relative_to(found):
+    if path.is_relative_to(place) or place.is_relative_to(path):
         return True
     holders = _identities((place, *place.parents), below=root)
-    around = _identities((found, *found.parents), below=root)
-    return bool(_identities((found,)) & holders or _identities((own, place)) & around)
+    around = _identities((path, *path.parents), below=root)
+    return bool(_identities((path,)) & holders or _identities((own, place)) & around)
 
 
 def _identities(paths: Iterable[Path], *, below: Path | None = None) -> set[tuple[int, int]]:
-    found = set()
+    identities = set()
     for path in paths:
         if (below is None or path.is_relative_to(below)) and path.exists():
             status = path.stat()
-            found.add((status.st_dev, status.st_ino))
-    return found
+            identities.add((status.st_dev, status.st_ino))
+    return identities
 
 
 def _empty_dir(empty: EmptyDir, *, path: Path) -> Path:
@@ -149,7 +154,8 @@ def _empty_dir(empty: EmptyDir, *, path: Path) -> Path:
         _tmpfs(path, options=f"mode=777{size}")
     elif not path.exists():
         path.mkdir(parents=True)
-        path.chmod(0o777)  # as in a Pod: any user of the container may write
+        # as in a Pod, any user of the container may write
+        path.chmod(0o777)
     return path
 
 
@@ -174,7 +180,7 @@ async def _nfs(volume: NfsVolume, *, path: Path) -> Path:
             reason=Reason.VOLUME_MOUNT_FAILED,
             hint="install nfs-common (Debian) or nfs-utils on the node",
         )
-    # whoever looks at the share itself waits for its server
+    # stat(2) of the share itself would wait for its server
     if path.parent.resolve() / path.name in mounts.mount_points():
         return path
     path.mkdir(parents=True, exist_ok=True)
@@ -198,7 +204,7 @@ def _write(file: VolumeFile, *, root: Path) -> None:
 def binds(
     wanted: Sequence[VolumeMount], *, volumes: Mapping[str, Path], writable: frozenset[str]
 ) -> tuple[Bind, ...]:
-    """The container's volumeMounts; those not named writable (configMap, secret) read-only."""
+    """Resolve the volumeMounts; volumes that are not in `writable` are mounted read-only."""
     return tuple(
         Bind(
             _below(_named(mount, volumes=volumes), sub_path=mount.sub_path),
@@ -219,10 +225,7 @@ def _named(mount: VolumeMount, *, volumes: Mapping[str, Path]) -> Path:
 
 
 def _below(root: Path, *, sub_path: str | None) -> Path:
-    """Where a subPath lies; made when missing, as in a Pod.
-
-    The container's own links are not followed out of the volume.
-    """
+    """Resolve a subPath within the volume, and create it when missing, as in a Pod."""
     if not sub_path:
         return root
     path = mounts.inside(root, sub_path)
@@ -232,12 +235,12 @@ def _below(root: Path, *, sub_path: str | None) -> Path:
 
 
 async def withdraw(*, container_id: str, layout: Layout) -> None:
-    """Unmount everything that provide mounted; leaves the directories."""
+    """Unmount what `provide` has mounted; the directories stay."""
     own = (layout.volumes(container_id), layout.shm(container_id))
     for point in (point for path in own for point in mounts.mounts_below(path)):
         mounts.unmount(point)
     for point in mounts.mounts_below(layout.shares(container_id)):
-        # in a child process with a deadline: a server that is gone would stop the agent's thread
+        # in a child process with a deadline: without its server, umount(2) never returns
         await run(["umount", point], timeout_seconds=MOUNT_TIMEOUT_SECONDS)
     with contextlib.suppress(FileNotFoundError):
         for share in layout.shares(container_id).iterdir():

@@ -23,7 +23,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def mount(source: str, target: Path, *, kind: str, flags: int = 0, options: str = "") -> None:
-    """Mount a file system by mount(2). Raises OSError."""
+    """Mount a file system. Raises OSError."""
     done = _libc.mount(
         source.encode(), os.fsencode(target), kind.encode(), ctypes.c_ulong(flags), options.encode()
     )

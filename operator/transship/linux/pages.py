@@ -1,8 +1,7 @@
-"""Pages of processes: ranges of them, and sets of ranges at a byte per page.
+"""Ranges of pages of processes, and sets of pages with a byte per page.
 
-A process goes by its pid inside of the container, which both nodes and CRIU's images agree on.
-Nothing here costs Python time per page: marks are bytes, searched and filled by the interpreter's
-own C loops.
+No function here has a Python loop over pages: marks are bytes, which C code of the interpreter
+searches and fills.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 
 PAGE_BYTES = mmap.PAGESIZE
 CHUNK_PAGES = 512
-"""2 MiB on x86-64: one huge page, and one bytearray of marks."""
+"""Pages with one bytearray of marks: 2 MiB on x86-64, a huge page."""
 CHUNK_BYTES = CHUNK_PAGES * PAGE_BYTES
 ZERO_PAGE = bytes(PAGE_BYTES)
 
@@ -23,7 +22,7 @@ _ABSENT_RUNS = re.compile(rb"\x00+")
 
 @dataclass(frozen=True, slots=True, order=True)
 class PageRange:
-    """Neighbouring pages of one process; `pid` is the one inside of the container."""
+    """Adjacent pages of one process; `pid` is the one in its own pid namespace."""
 
     pid: int
     address: int
@@ -40,7 +39,7 @@ class PageRange:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The part of a range that lies in one chunk of address space."""
+    """The part of a range in one chunk: `first` is the number of its first page in the chunk."""
 
     chunk: tuple[int, int]
     first: int
@@ -48,7 +47,7 @@ class Piece:
 
 
 def pieces(pages: PageRange) -> Iterator[Piece]:
-    """Cut a range at the bounds of chunks."""
+    """Cut a range at the boundaries of chunks."""
     page, left = pages.address // PAGE_BYTES, pages.pages
     while left > 0:
         number, first = divmod(page, CHUNK_PAGES)
@@ -59,7 +58,7 @@ def pieces(pages: PageRange) -> Iterator[Piece]:
 
 
 def joined(ranges: Iterable[PageRange]) -> tuple[PageRange, ...]:
-    """Sorted, with neighbours and overlaps made one."""
+    """Sort ranges, and join those that are adjacent or overlap."""
     found: list[PageRange] = []
     for one in sorted(ranges):
         last = found[-1] if found else None
@@ -72,12 +71,12 @@ def joined(ranges: Iterable[PageRange]) -> tuple[PageRange, ...]:
 
 
 def total(ranges: Iterable[PageRange]) -> int:
-    """How many pages these are."""
+    """Count the pages."""
     return sum(one.pages for one in ranges)
 
 
 def batches(ranges: Iterable[PageRange], *, pages: int) -> Iterator[tuple[PageRange, ...]]:
-    """Groups of at most `pages` pages of one process, ranges cut where need be."""
+    """Group ranges into batches of at most `pages` pages of one process; cut longer ranges."""
     batch: list[PageRange] = []
     room = pages
     for one in ranges:
@@ -95,7 +94,7 @@ def batches(ranges: Iterable[PageRange], *, pages: int) -> Iterator[tuple[PageRa
 
 
 class PageSet:
-    """A set of pages: adding, removing and asking go by ranges."""
+    """A set of pages, which are added, removed and looked up by ranges."""
 
     def __init__(self) -> None:
         self._chunks: dict[tuple[int, int], bytearray] = {}
@@ -116,7 +115,7 @@ class PageSet:
                     marks[piece.first : piece.first + piece.pages] = bytes(piece.pages)
 
     def missing(self, ranges: Sequence[PageRange]) -> tuple[PageRange, ...]:
-        """Those pages of `ranges` that are not in the set."""
+        """Return the pages of `ranges` that are not in the set."""
         found: list[PageRange] = []
         for one in ranges:
             for piece in pieces(one):
@@ -128,13 +127,14 @@ class PageSet:
 
 
 def absent(marks: bytearray | None, piece: Piece) -> list[PageRange]:
-    """The pages of a piece whose mark is zero."""
+    """Return the pages of a piece whose mark is zero."""
     pid, number = piece.chunk
     base = number * CHUNK_BYTES
     if marks is None:
         return [PageRange(pid, base + piece.first * PAGE_BYTES, piece.pages)]
     end = piece.first + piece.pages
-    if marks.find(0, piece.first, end) < 0:  # nearly all of a large memory, inside the freeze
+    # the usual case, for a large memory during a freeze
+    if marks.find(0, piece.first, end) < 0:
         return []
     found = _ABSENT_RUNS.finditer(marks, piece.first, end)
     return [

@@ -1,4 +1,4 @@
-"""Processes by handle (pidfd_open(2)): a handle cannot come to mean another process."""
+"""pidfds: handles of processes that never refer to another process (pidfd_open(2))."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SIGNAL = re.compile(r"^(?:SIG)?([A-Z]+[12]?|\d+)([+-]\d+)?$")
 
 @contextmanager
 def handle(pid: int | None) -> Iterator[int | None]:
-    """A descriptor for a process; None when there is none, or when it is gone."""
+    """Open a pidfd; None for no pid, and for a process that has ended."""
     descriptor = None
     with contextlib.suppress(ProcessLookupError):
         descriptor = None if pid is None else os.pidfd_open(pid)
@@ -34,13 +34,14 @@ def handle(pid: int | None) -> Iterator[int | None]:
 
 
 def send(process: int | None, number: int) -> None:
+    """Send a signal, unless the process has ended."""
     if process is not None:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(process, number)
 
 
 async def ended(process: int | None, *, timeout_seconds: float) -> bool:
-    """Wait until a process has ended: its descriptor becomes readable then."""
+    """Wait for the end of a process, when its pidfd becomes readable; whether it came in time."""
     if process is None:
         return True
     loop = asyncio.get_running_loop()
@@ -58,7 +59,7 @@ async def ended(process: int | None, *, timeout_seconds: float) -> bool:
 
 
 def signal_number(name: str) -> int:
-    """SIGTERM, TERM, 15, SIGRTMIN+3: whatever images and users write. Raises ValueError."""
+    """Parse a signal such as SIGTERM, TERM, 15 or SIGRTMIN+3. Raises ValueError."""
     match = _SIGNAL.match(name.upper())
     if match is None:
         raise ValueError(f"{name!r} is not the name of a signal")

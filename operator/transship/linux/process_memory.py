@@ -1,8 +1,8 @@
-"""The memory of other processes: which pages are theirs alone, and reading them.
+"""The private pages of other processes: finding and reading them.
 
-Private pages are those that CRIU dumps and restores lazily: anonymous ones and private copies of
-file pages, in memory or swapped out. Shared mappings move as files. A running process changes its
-mappings at any time: what cannot be read any more is left out, and the reader says what it read.
+Private pages are anonymous pages and private copies of file pages, in memory or in swap. A running
+process may change its mappings at any time. Pages that cannot be read any more are omitted, and the
+reader returns what it has read.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from transship.linux.pages import PAGE_BYTES, PageRange
 from transship.linux.processes import Process
 
 BATCH_PAGES = 256
-"""1 MiB: a larger buffer falls out of the processor's cache."""
+"""1 MiB: a larger buffer does not fit into the CPU's cache."""
 
 _KERNEL_MAPPINGS = ("[vvar]", "[vvar_vclock]", "[vdso]", "[vsyscall]", "[uprobes]")
-_SCAN_PAGES = 1 << 18  # 2 MiB of /proc/PID/pagemap at a time
+_SCAN_PAGES = 1 << 18
+"""2 MiB of /proc/PID/pagemap at a time."""
 
 # proc_pid_pagemap(5), the top byte of an entry: 0x80 present, 0x40 swapped, 0x20 file or shared
 _PRIVATE = bytes(1 if (top & 0xC0) and not (top & 0x20) else 0 for top in range(256))
@@ -49,7 +50,7 @@ _libc.process_vm_readv.argtypes = (
 
 @dataclass(frozen=True, slots=True, order=True)
 class Mapping:
-    """A mapping whose pages can be private; those of an anonymous one all are."""
+    """A private mapping. All pages of an anonymous one are private pages."""
 
     start: int
     end: int
@@ -58,7 +59,7 @@ class Mapping:
 
 
 def mappings(maps: str) -> tuple[Mapping, ...]:
-    """The private mappings in a /proc/PID/maps, without the kernel's own and devices."""
+    """Return the private mappings in a /proc/PID/maps, but none of the kernel or of devices."""
     found = []
     for line in maps.splitlines():
         fields = line.split(maxsplit=5)
@@ -74,7 +75,7 @@ def mappings(maps: str) -> tuple[Mapping, ...]:
 
 
 def mappings_of(process: Process) -> tuple[Mapping, ...]:
-    """The same of a process; none when it has ended."""
+    """Return the private mappings of a process; none when it has ended."""
     try:
         maps = Path(f"/proc/{process.outside}/maps").read_text(errors="surrogateescape")
     except (FileNotFoundError, ProcessLookupError):
@@ -83,42 +84,43 @@ def mappings_of(process: Process) -> tuple[Mapping, ...]:
 
 
 def data_of(process: Process) -> tuple[Mapping, ...]:
-    """Those that no code is run in: CRIU lays calls of its own over code for the time of a dump."""
+    """Return the mappings without code: a tracer may insert instructions into the others."""
     return tuple(one for one in mappings_of(process) if not one.executable)
 
 
 Select = Callable[[bytes], bytes]
-"""From entries of a pagemap (proc_pid_pagemap(5)) to a byte per page, 1 for those meant."""
+"""From entries of a pagemap (proc_pid_pagemap(5)) to a byte per page, 1 for a selected one."""
 
 
 def private_pages(
     process: Process, within: Iterable[Mapping] | None = None
 ) -> tuple[PageRange, ...]:
-    """Which pages the process has of its own, now; `within` limits it to some mappings."""
+    """Return the private pages of a process now, in all mappings or those `within`."""
     return marked_pages(process, private_marks, within)
 
 
 def private_marks(entries: bytes) -> bytes:
-    """Select the pages that are the process's own."""
-    return entries[7::8].translate(_PRIVATE)  # the top byte of each little-endian entry
+    """Select the private pages."""
+    # the top byte of each little-endian entry
+    return entries[7::8].translate(_PRIVATE)
 
 
 def marked_pages(
     process: Process, select: Select, within: Iterable[Mapping] | None = None
 ) -> tuple[PageRange, ...]:
-    """Those of a process's pages that `select` marks."""
-    wanted = mappings_of(process) if within is None else within
+    """Return the pages of a process that `select` marks."""
+    scanned = mappings_of(process) if within is None else within
     try:
         fd = os.open(f"/proc/{process.outside}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
         return ()
-    found: list[PageRange] = []
+    marked: list[PageRange] = []
     try:
-        for one in wanted:
-            found += _marked(fd, process.inside, one, select)
+        for mapping in scanned:
+            marked += _marked(fd, process.inside, mapping, select)
     finally:
         os.close(fd)
-    return tuple(found)
+    return tuple(marked)
 
 
 def _marked(fd: int, pid: int, mapping: Mapping, select: Select) -> list[PageRange]:
@@ -136,17 +138,17 @@ def _marked(fd: int, pid: int, mapping: Mapping, select: Select) -> list[PageRan
 
 
 class MemoryReader:
-    """Reads one process, running or frozen. Reuse the buffers: fresh memory is ten times slower."""
+    """Reads the memory of one process. Reuse the buffers: new ones are ten times slower."""
 
     def __init__(self, process: Process) -> None:
         self._pid = process.outside
         self._memory = os.open(f"/proc/{process.outside}/mem", os.O_RDONLY | os.O_CLOEXEC)
 
     def read(self, ranges: Sequence[PageRange], into: bytearray) -> tuple[PageRange, ...]:
-        """Put the pages one after the other into the buffer; returns those that could be read.
+        """Read the pages into the buffer, one after the other; returns those that could be read.
 
-        One system call for all of them, which sees no page without read permission and stops
-        there; the slower /proc/PID/mem sees them all, and takes over.
+        process_vm_readv(2) reads all at once, but stops at a page without read permission. Then
+        /proc/PID/mem is read instead, which is slower and ignores permissions.
         """
         view = memoryview(into)
         if self._read_at_once(ranges, into):
@@ -164,7 +166,7 @@ class MemoryReader:
         return bool(done == size)
 
     def _read_each(self, ranges: Sequence[PageRange], view: memoryview) -> Iterable[PageRange]:
-        """Range by range, and page by page in a range that has a hole."""
+        """Read range by range, and page by page in a range with a hole."""
         at = 0
         for one in ranges:
             if self._pread(one, view[at : at + one.bytes]):

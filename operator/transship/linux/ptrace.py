@@ -1,8 +1,8 @@
-"""Runs a system call in another process, by ptrace, and leaves the process as it was.
+"""Runs system calls in another process by ptrace(2), and leaves the process as it was.
 
-The task is stopped for well under a millisecond. A system call that it was blocked in goes on
-afterwards as the kernel itself would have it: the registers are put back in a stop from which the
-kernel restarts or interrupts it. x86-64 only. Must not be used while CRIU traces the process.
+The task is stopped for less than a millisecond. A system call that it was blocked in is restarted
+or interrupted by the kernel as usual: the registers are restored in a stop in which the kernel does
+so. x86-64 only. A process has only one tracer at a time.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from transship.linux import mappings, processes
 from transship.linux.pages import PAGE_BYTES
 
 STOP_TIMEOUT_SECONDS = 0.2
-"""A task that does not stop by then is frozen or waits for a disk; leaving it alone is harmless."""
+"""A task that does not stop in time is frozen or waits for a disk; it is left alone."""
 START_TIMEOUT_SECONDS = 5.0
-"""For thawed tasks to be scheduled; they are all but sure to take the trap then."""
+"""For thawed tasks to run, and to stop at once."""
 _POLL_SECONDS = 0.0001
 
 _CONT, _SINGLESTEP, _GETREGS, _SETREGS, _DETACH = 7, 9, 12, 13, 17
 _SEIZE, _INTERRUPT, _GETSIGMASK, _SETSIGMASK = 0x4206, 0x4207, 0x420A, 0x420B
 _SUSPEND_SECCOMP = 1 << 21
 _EVENT_STOP = 128
-_ALL_TASKS = 0x40000000  # __WALL
+_WALL = 0x40000000
 _SYSCALL_INSTRUCTION = b"\x0f\x05"
 _CODE_64BIT = 0x33
 _ALL_BUT_TRAP = ~(1 << (signal.SIGTRAP - 1)) & (1 << 64) - 1
@@ -66,14 +66,15 @@ class Tracee:
         self._pid = pid
         self._instruction = instruction
         self._saved = saved
-        self.put_off = 0
-        """A signal that cannot be blocked (SIGSTOP) and came in between: delivered at the end."""
+        self.pending_signal = 0
+        """A signal that cannot be blocked (SIGSTOP); it is delivered at the end."""
 
     def syscall(self, number: int, *arguments: int) -> int:
-        """Run one that takes up to three numbers. Raises OSError as the call would."""
+        """Run a system call with up to three numbers. Raises the call's OSError."""
         registers = _Registers.from_buffer_copy(self._saved)
         registers.rax = number
-        registers.orig_rax = (1 << 64) - 1  # nothing to restart
+        # there is no system call to restart
+        registers.orig_rax = (1 << 64) - 1
         registers.rip = self._instruction
         for name, value in zip(("rdi", "rsi", "rdx"), arguments, strict=False):
             setattr(registers, name, value)
@@ -86,11 +87,11 @@ class Tracee:
         return result
 
     def syscall_on(self, number: int, first: int, second: int, data: bytes) -> int:
-        """The same for a call whose third argument is the address of some data to read."""
+        """Run a system call whose third argument is the address of `data`."""
         place = _room_in_page(self._saved.rsp, len(data))
         memory = os.open(f"/proc/{self._pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         try:
-            before = _read_arrived(memory, len(data), place)  # it is put back
+            before = _read_arrived(memory, len(data), place)
             os.pwrite(memory, data, place)
             try:
                 return self.syscall(number, first, second, place)
@@ -100,24 +101,24 @@ class Tracee:
             os.close(memory)
 
     def _step(self) -> None:
-        """No deadline: to leave it now would be to leave it with our registers."""
+        """Run one instruction. Without a deadline: the task has our registers."""
         while True:
             _ptrace(_SINGLESTEP, self._pid)
             stop = _wait(self._pid, deadline=None) >> 8
             if stop == signal.SIGTRAP:
                 return
             if stop < _EVENT_STOP:
-                self.put_off = stop
+                self.pending_signal = stop
 
 
 def _room_in_page(address: int, size: int) -> int:
-    """Near an address, in its own page: of a stack that is arriving this one is surely there."""
+    """Find room near an address, in its page: the page of a stack pointer is always present."""
     end = (address | (PAGE_BYTES - 1)) + 1
     return min(address & ~0xF, (end - size) & ~0xF)
 
 
 def _read_arrived(memory: int, size: int, place: int) -> bytes:
-    """Read a page that may still be given: a userfaultfd's missing page is an error (EIO) here."""
+    """Read a page; retry while it is missing in a userfaultfd's range, where reading gives EIO."""
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while True:
         try:
@@ -134,9 +135,9 @@ def supported() -> bool:
 
 
 def in_process(pid: int, act: Callable[[Tracee], _T]) -> _T:
-    """Stop the process's first task, let `act` use it, and let it go on.
+    """Stop the main thread of a process, call `act` with it, and let it run again.
 
-    Raises Refused (cannot be traced), DeadlineExceeded, OSError.
+    Raises Refused (it cannot be traced), DeadlineExceeded or OSError.
     """
 
     def work() -> _T:
@@ -147,7 +148,7 @@ def in_process(pid: int, act: Callable[[Tracee], _T]) -> _T:
 
 
 def _in_thread(act: Callable[[], _T]) -> _T:
-    """A thread of its own is the tracer: its end lets go of the tasks whatever has happened."""
+    """Trace in a thread of its own: when it ends, the kernel detaches it from all tasks."""
     results: list[_T] = []
     errors: list[Exception] = []
 
@@ -181,8 +182,10 @@ def _stopped(pid: int) -> Iterator[Tracee]:
 def _seize(pid: int) -> None:
     try:
         _ptrace(_SEIZE, pid, data=_SUSPEND_SECCOMP)
-    except PermissionError:  # the option is not for a tracer that has seccomp itself
-        if _has_seccomp(pid):  # its filter might kill it for our call
+    except PermissionError:
+        # a tracer that has a seccomp filter itself may not use the option. Without it, a filter of
+        # the task may kill it for our system call
+        if _has_seccomp(pid):
             raise
         _ptrace(_SEIZE, pid)
 
@@ -192,7 +195,7 @@ def _has_seccomp(pid: int) -> bool:
 
 
 def _interrupt(pid: int) -> None:
-    """Stop it in a trap of ours; signals on the way are delivered as if nobody looked."""
+    """Stop a task by PTRACE_INTERRUPT; signals that come before are delivered."""
     _ptrace(_INTERRUPT, pid)
     _await_trap(pid, deadline=time.monotonic() + STOP_TIMEOUT_SECONDS)
 
@@ -211,22 +214,22 @@ def _await_trap(pid: int, *, deadline: float) -> None:
 
 @contextmanager
 def _held_still(pid: int, instruction: int) -> Iterator[Tracee]:
-    """The same as _as_it_was, and let it go in the end."""
-    put_off = 0
+    """Do the same as _restoring, and detach at the end."""
+    pending_signal = 0
     try:
-        with _as_it_was(pid, instruction) as tracee:
+        with _restoring(pid, instruction) as tracee:
             try:
                 yield tracee
             finally:
-                put_off = tracee.put_off
+                pending_signal = tracee.pending_signal
     finally:
-        with contextlib.suppress(ProcessLookupError):  # killed meanwhile
-            _ptrace(_DETACH, pid, data=put_off)
+        with contextlib.suppress(ProcessLookupError):
+            _ptrace(_DETACH, pid, data=pending_signal)
 
 
 @contextmanager
-def _as_it_was(pid: int, instruction: int) -> Iterator[Tracee]:
-    """Keep signals away from a stopped task, and put registers and mask back in the end."""
+def _restoring(pid: int, instruction: int) -> Iterator[Tracee]:
+    """Block the signals of a stopped task; restore its registers and signal mask at the end."""
     saved, mask = _Registers(), ctypes.c_uint64()
     _ptrace(_GETREGS, pid, data=ctypes.addressof(saved))
     _ptrace(_GETSIGMASK, pid, address=8, data=ctypes.addressof(mask))
@@ -238,7 +241,7 @@ def _as_it_was(pid: int, instruction: int) -> Iterator[Tracee]:
         _ptrace(_SETSIGMASK, pid, address=8, data=ctypes.addressof(blocked))
         yield tracee
     finally:
-        with contextlib.suppress(ProcessLookupError):  # killed meanwhile
+        with contextlib.suppress(ProcessLookupError):
             _ptrace(_SETREGS, pid, data=ctypes.addressof(saved))
             _ptrace(_SETSIGMASK, pid, address=8, data=ctypes.addressof(mask))
 
@@ -248,9 +251,9 @@ def start_after(
 ) -> None:
     """Let frozen tasks run (`start` thaws them all), but none before all of `acts` are done.
 
-    `acts` are by task, each one of `tasks`. A task that is seized and interrupted while it is
-    frozen takes that trap before its first instruction. Whatever fails, all of them run in the end.
-    Raises what `start` or an act raises, DeadlineExceeded, OSError.
+    `acts` has an action for some of the tasks. A task that is seized and interrupted while it is
+    frozen stops before its first instruction. All tasks run in the end, also after an error.
+    Raises what `start` or an action raises, DeadlineExceeded or OSError.
     """
     _in_thread(lambda: _start_after(tasks, start, acts))
 
@@ -258,10 +261,10 @@ def start_after(
 def _start_after(
     tasks: Sequence[int], start: Callable[[], None], acts: Mapping[int, Callable[[Tracee], None]]
 ) -> None:
-    put_off = dict.fromkeys(tasks, 0)
+    pending_signal = dict.fromkeys(tasks, 0)
     try:
         for task in tasks:
-            with contextlib.suppress(ProcessLookupError):  # killed meanwhile
+            with contextlib.suppress(ProcessLookupError):
                 _seize(task)
                 _ptrace(_INTERRUPT, task)
         start()
@@ -270,22 +273,22 @@ def _start_after(
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 _await_trap(task, deadline=deadline)
         for task, act in acts.items():
-            with _as_it_was(task, _syscall_instruction(task)) as tracee:
+            with _restoring(task, _syscall_instruction(task)) as tracee:
                 act(tracee)
-                put_off[task] = tracee.put_off
+                pending_signal[task] = tracee.pending_signal
     finally:
-        for task, signal_number in put_off.items():
-            with contextlib.suppress(OSError):  # ended, or never seized
+        for task, signal_number in pending_signal.items():
+            with contextlib.suppress(OSError):
                 _ptrace(_DETACH, task, data=signal_number)
 
 
 def _wait(pid: int, *, deadline: float | None) -> int:
-    """Wait until it stops; the kernel offers no deadline for that."""
+    """Wait until a task stops; waitpid(2) has no deadline, so it polls."""
     while True:
-        found, status = os.waitpid(pid, os.WNOHANG | _ALL_TASKS)
-        if found and os.WIFSTOPPED(status):
+        waited, status = os.waitpid(pid, os.WNOHANG | _WALL)
+        if waited and os.WIFSTOPPED(status):
             return status
-        if found:
+        if waited:
             raise ProcessLookupError(f"process {pid} has ended")
         if deadline is not None and time.monotonic() > deadline:
             raise DeadlineExceeded(f"tracing {pid}: it does not stop")
@@ -293,7 +296,7 @@ def _wait(pid: int, *, deadline: float | None) -> int:
 
 
 def _syscall_instruction(pid: int) -> int:
-    """Where the kernel's vDSO, mapped everywhere, has one."""
+    """Find a syscall instruction in the vDSO, which every process has mapped."""
     for area in mappings.areas(Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape")):
         if area.name == "[vdso]":
             with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:

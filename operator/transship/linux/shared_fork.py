@@ -1,7 +1,7 @@
-"""Forking with one table of open files for both: clone(2) with CLONE_FILES.
+"""Forks a child that shares the table of open files with its parent: clone(2) with CLONE_FILES.
 
-Whatever the child opens is the parent's too, from the same instant on, and stays open when the
-child is killed. Only for a process that has one thread, as with any fork.
+What the child opens, the parent has open too, and keeps when the child is killed. Only for a
+process with one thread, as any fork.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import signal
 _CLONE_FILES = 0x400
 _SYS_CLONE = {"x86_64": 56, "aarch64": 220}
 
-# the interpreter's lock stays with the caller, so that the child has it
+# PyDLL keeps the interpreter's lock during the call, so that the child has it
 _libc = ctypes.PyDLL(None, use_errno=True)
 
 
 def fork_sharing_files() -> int:
-    """The child's pid; 0 in the child, which has to end by os._exit."""
+    """Return the child's pid, and 0 in the child, which has to end by os._exit."""
     number = _SYS_CLONE[platform.machine()]
     pid = int(_libc.syscall(number, _CLONE_FILES | signal.SIGCHLD, 0, 0, 0, 0))
     if pid < 0:
@@ -30,11 +30,12 @@ def fork_sharing_files() -> int:
 
 
 def close_all_but(kept: set[int]) -> None:
-    """Close what an earlier child has left open, besides the standard streams.
+    """Close all descriptors but the standard streams and those `kept`, after a child has ended.
 
-    Also the copies that mappings have of their descriptors; what is mapped stays mapped.
+    Also descriptors of mapped files; the mappings stay.
     """
     for fd in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - it has no path to follow
         if fd > 2 and fd not in kept:
-            with contextlib.suppress(OSError):  # the listing's own
+            # the listing had a descriptor itself
+            with contextlib.suppress(OSError):
                 os.close(fd)

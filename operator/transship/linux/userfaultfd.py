@@ -1,8 +1,8 @@
-"""A userfaultfd of another process, of which this side fills the missing pages (userfaultfd(2)).
+"""Fills the missing pages of another process through its userfaultfd (userfaultfd(2)).
 
-The descriptor comes from CRIU, in its non-cooperative form: the kernel also tells of forks, moved,
-dropped and unmapped memory, and has the process wait until such an event was read. While one is
-unread nothing can be filled.
+The userfaultfd is non-cooperative: the kernel also reports forks, and memory that was moved,
+dropped or unmapped. The process waits until such an event is read, and meanwhile no page can be
+filled.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ EVENT_BYTES = _EVENT.size
 _SOMEWHERE = 1 << 20
 
 _ENDED = {errno.ESRCH, errno.ENOSPC}
-"""The process is gone; ENOSPC was its name before Linux 4.13."""
+"""The process has ended; before Linux 4.13 the error was ENOSPC."""
 
 
 class EventKind(IntEnum):
-    """What the kernel tells of."""
+    """What the kernel reports."""
 
     FAULT = 0x12
     FORK = 0x13
@@ -46,8 +46,8 @@ class EventKind(IntEnum):
 class Event:
     """One message.
 
-    Its words: FAULT flags, address; FORK descriptor; REMAP from, to, length; REMOVE and UNMAP
-    start, end.
+    Its words are, for FAULT: flags, address; for FORK: descriptor; for REMAP: from, to, length; for
+    REMOVE and UNMAP: start, end.
     """
 
     kind: EventKind
@@ -60,18 +60,22 @@ class Event:
 
     @property
     def descriptor(self) -> int:
-        """Of a fork: the child's userfaultfd, which is ours since the message was read."""
+        """Of a fork: the child's userfaultfd, open in this process since the message was read."""
         return self.words[0] & 0xFFFFFFFF
 
 
 class Filled(Enum):
-    """How filling ended: all of it, or what stands at the first page that was not filled."""
+    """Whether all pages were filled, or why the first of the others was not."""
 
     ALL = "All"
-    THERE = "There"  # the page is there already
-    BUSY = "Busy"  # an event is to be read first
-    UNKNOWN = "Unknown"  # the range is not within one registered mapping
-    GONE = "Gone"  # the process has ended
+    THERE = "There"
+    """The page is present already."""
+    BUSY = "Busy"
+    """An event has to be read first."""
+    UNKNOWN = "Unknown"
+    """The range is not within one registered mapping."""
+    GONE = "Gone"
+    """The process has ended."""
     NO_MEMORY = "NoMemory"
 
 
@@ -82,26 +86,26 @@ def event(message: bytes | memoryview) -> Event:
 
 
 def copy(fd: int, *, to: int, source: int, pages: int) -> tuple[int, Filled]:
-    """Fill pages from this process's memory; returns how many, and why not more. Wakes waiters."""
-    asked = bytearray(_COPY_WORDS.pack(to, source, pages * PAGE_BYTES, 0, 0))
-    return _fill(fd, _COPY, asked, words=_COPY_WORDS, pages=pages)
+    """Fill pages from this process's memory, and wake their waiters; returns how many, and why."""
+    argument = bytearray(_COPY_WORDS.pack(to, source, pages * PAGE_BYTES, 0, 0))
+    return _fill(fd, _COPY, argument, words=_COPY_WORDS, pages=pages)
 
 
 def zero(fd: int, *, to: int, pages: int) -> tuple[int, Filled]:
-    """The same with zeros."""
-    asked = bytearray(_ZERO_WORDS.pack(to, pages * PAGE_BYTES, 0, 0))
-    return _fill(fd, _ZEROPAGE, asked, words=_ZERO_WORDS, pages=pages)
+    """Fill pages with zeros, like `copy`."""
+    argument = bytearray(_ZERO_WORDS.pack(to, pages * PAGE_BYTES, 0, 0))
+    return _fill(fd, _ZEROPAGE, argument, words=_ZERO_WORDS, pages=pages)
 
 
 def wake(fd: int, *, start: int, pages: int) -> None:
-    """Have whoever waits for these pages look again."""
+    """Wake the tasks that wait for these pages."""
     _tolerant(fd, _WAKE, bytearray(_RANGE.pack(start, pages * PAGE_BYTES)))
 
 
 def ended(fd: int) -> bool:
-    """Whether nobody has this memory any more.
+    """Whether the process has ended.
 
-    Known by an operation that does nothing to private memory (it is for shared pages, Linux 5.13).
+    It tries UFFDIO_CONTINUE, which does nothing to private memory (Linux 5.13).
     """
     try:
         fcntl.ioctl(fd, _CONTINUE, bytearray(_ZERO_WORDS.pack(_SOMEWHERE, PAGE_BYTES, 0, 0)))
@@ -111,18 +115,18 @@ def ended(fd: int) -> bool:
 
 
 def _fill(
-    fd: int, code: int, asked: bytearray, *, words: struct.Struct, pages: int
+    fd: int, code: int, argument: bytearray, *, words: struct.Struct, pages: int
 ) -> tuple[int, Filled]:
     try:
-        fcntl.ioctl(fd, code, asked)
+        fcntl.ioctl(fd, code, argument)
     except OSError as e:
-        done: int = words.unpack(asked)[-1]
+        done: int = words.unpack(argument)[-1]
         return max(done, 0) // PAGE_BYTES, _why(e, done)
     return pages, Filled.ALL
 
 
 def _why(error: OSError, done: int) -> Filled:
-    """A part that was filled is reported as EAGAIN: what is in the way shows at the next try."""
+    """Explain an error; the kernel reports a part that was filled as EAGAIN."""
     match error.errno:
         case errno.EAGAIN:
             return Filled.ALL if done > 0 else Filled.BUSY
@@ -138,9 +142,9 @@ def _why(error: OSError, done: int) -> Filled:
             raise error
 
 
-def _tolerant(fd: int, code: int, asked: bytearray) -> None:
+def _tolerant(fd: int, code: int, argument: bytearray) -> None:
     try:
-        fcntl.ioctl(fd, code, asked)
+        fcntl.ioctl(fd, code, argument)
     except OSError as e:
         if e.errno not in _ENDED | {errno.ENOENT, errno.EINVAL, errno.ENOMEM}:
             raise

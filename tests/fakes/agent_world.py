@@ -427,43 +427,43 @@ class FakeBundles:
 
 @dataclass(frozen=True)
 class FakeMigrationNetwork:
-    """The words are those of network.container_network' table."""
+    """The states are those of the table in network.container_network."""
 
     at: Place
 
-    def _turn(self, step: str, state: str, *, makes: bool = False) -> None:
+    def _set(self, step: str, state: str, *, makes: bool = False) -> None:
         self.at.quick_step(step)
         if not makes and self.at.world.network.get(self.at.node, "away") == "away":
             raise NotFound("the container has no network here")
         self.at.world.network[self.at.node] = state
 
-    def create_held(self, record: Record) -> None:
+    def create(self, record: Record) -> None:
         present = self.at.world.network.get(self.at.node, "away")
-        self._turn("create_held", "created" if present == "away" else present, makes=True)
+        self._set("create_network", "created" if present == "away" else present, makes=True)
 
     def hold(self, record: Record) -> None:
-        self._turn("hold", "held")
+        self._set("hold", "held")
 
     def release(self, record: Record) -> None:
-        self._turn("release", "serving")
+        self._set("release", "serving")
 
     def divert(self, record: Record, *, via: Peer) -> None:
-        self._turn("divert", "diverted")
+        self._set("divert", "diverted")
 
-    async def take_up(self, record: Record) -> None:
-        await self.at.step("take_up")
+    async def await_reads(self, record: Record) -> None:
+        await self.at.step("await_reads")
 
-    def shut(self, record: Record) -> None:
-        self.at.quick_step("shut")
+    def block(self, record: Record) -> None:
+        self.at.quick_step("block")
 
     def undivert(self, record: Record) -> None:
-        self._turn("undivert", "serving")
+        self._set("undivert", "serving")
 
-    def give_back(self, record: Record) -> None:
-        self._turn("give_back", "returning")
+    def return_packets(self, record: Record) -> None:
+        self._set("return_packets", "returning")
 
-    def leave(self, record: Record, *, via: Peer) -> None:
-        self._turn("leave", "away", makes=True)
+    def forward(self, record: Record, *, via: Peer) -> None:
+        self._set("forward_packets", "away", makes=True)
 
     def remove(self, record: Record) -> None:
         self.at.quick_step("remove_network")

@@ -30,10 +30,10 @@ from transship.common.errors import TransshipError
 MESSAGES = st.sampled_from(["files", "memory", "hold", "restore", "decide", "verdict"])
 STEPS = st.sampled_from(
     [
-        "prepare", "create_held", "receive", "hold", "received", "mount", "restore", "resume",
+        "prepare", "create_network", "receive", "hold", "received", "mount", "restore", "resume",
         "release", "copy", "ready", "pause_probes", "freeze", "divert", "dump", "send_difference",
         "copy_round", "slow", "throttle_release", "undivert", "thaw", "unready", "destroy",
-        "remove", "remove_network", "leave", "settle",
+        "remove", "remove_network", "forward_packets", "settle",
     ]
 )  # fmt: skip
 NODES = st.sampled_from([0, 1])

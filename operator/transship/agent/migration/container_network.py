@@ -14,8 +14,8 @@ from transship.common.errors import TransshipError
 from transship.common.tasks import Tasks
 from transship.network import Address, ContainerNetwork
 
-TAKE_UP_PAUSE_SECONDS = 0.0005
-TAKE_UP_TRIES = 40
+READ_PAUSE_SECONDS = 0.0005
+READ_TRIES = 40
 """Longer than a program takes that is not busy; clients stall meanwhile."""
 
 
@@ -26,7 +26,7 @@ class NodeMigrationNetwork:
         self._network = network
         self._announcing = Tasks()
 
-    def create_held(self, record: Record) -> None:
+    def create(self, record: Record) -> None:
         self._network.create(record.id, addresses_of(record.order))
 
     def hold(self, record: Record) -> None:
@@ -46,18 +46,18 @@ class NodeMigrationNetwork:
         if record.order.addresses:
             self._network.divert(record.id, via=_hops(via))
 
-    async def take_up(self, record: Record) -> None:
+    async def await_reads(self, record: Record) -> None:
         if not record.order.addresses:
             return
         try:
-            await self._take_up(record)
+            await self._await_reads(record)
         except TransshipError as e:  # such as a kernel without the modules of sock_diag
             logger.bind(container=record.id).warning("unread socket data is unknown: {}", e)
 
-    async def _take_up(self, record: Record) -> None:
+    async def _await_reads(self, record: Record) -> None:
         unread_queues = self._network.unread_queues(record.id)
-        for _ in range(TAKE_UP_TRIES):
-            await asyncio.sleep(TAKE_UP_PAUSE_SECONDS)
+        for _ in range(READ_TRIES):
+            await asyncio.sleep(READ_PAUSE_SECONDS)
             # empty twice in a row: another CPU may have been delivering a packet
             before, unread_queues = unread_queues, self._network.unread_queues(record.id)
             if not before and not unread_queues:
@@ -68,7 +68,7 @@ class NodeMigrationNetwork:
                 "the program does not read its sockets"
             )
 
-    def shut(self, record: Record) -> None:
+    def block(self, record: Record) -> None:
         if record.order.addresses:
             self._network.shut(record.id)
 
@@ -77,11 +77,11 @@ class NodeMigrationNetwork:
             self._network.undivert(record.id)
             self._repeat(record.id)
 
-    def give_back(self, record: Record) -> None:
+    def return_packets(self, record: Record) -> None:
         if record.order.addresses and record.peer is not None:
             self._network.give_back(record.id, via=_hops(record.peer))
 
-    def leave(self, record: Record, *, via: Peer) -> None:
+    def forward(self, record: Record, *, via: Peer) -> None:
         if record.order.addresses and record.id in self._network.list():
             self._network.forward(record.id, via=_hops(via))
         else:

@@ -60,7 +60,7 @@ class Bundles(Protocol):
 class MigrationNetwork(Protocol):
     """The container's address on this node. Every call takes a few milliseconds at most."""
 
-    def create_held(self, record: Record) -> None:
+    def create(self, record: Record) -> None:
         """Create the container's network, without answering for the address."""
         ...
 
@@ -76,11 +76,11 @@ class MigrationNetwork(Protocol):
         """Send packets for the address to the target's node; the container can still send."""
         ...
 
-    async def take_up(self, record: Record) -> None:
+    async def await_reads(self, record: Record) -> None:
         """Give the program a moment to read what its sockets have: a dump would lose it."""
         ...
 
-    def shut(self, record: Record) -> None:
+    def block(self, record: Record) -> None:
         """Let no packet leave a diverted container any more."""
         ...
 
@@ -88,11 +88,11 @@ class MigrationNetwork(Protocol):
         """Deliver packets here again, and announce the address (rollback)."""
         ...
 
-    def give_back(self, record: Record) -> None:
+    def return_packets(self, record: Record) -> None:
         """Send what is queued here back to the source, which goes on with the container."""
         ...
 
-    def leave(self, record: Record, *, via: Peer) -> None:
+    def forward(self, record: Record, *, via: Peer) -> None:
         """The address lives elsewhere: stop answering for it, forward what still comes."""
         ...
 

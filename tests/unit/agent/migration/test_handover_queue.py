@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 
 from transship.agent.migration.handover_queue import HandoverQueue, Place
 
-ACTS = st.lists(st.tuples(st.sampled_from(["enter", "leave"]), st.integers(0, 9)), max_size=60)
+STEPS = st.lists(st.tuples(st.sampled_from(["enter", "leave"]), st.integers(0, 9)), max_size=60)
 
 
-@given(number=st.integers(1, 3), acts=ACTS)
+@given(number=st.integers(1, 3), acts=STEPS)
 def test_turns_come_in_order_and_never_to_more_than_the_limit(
     number: int, acts: list[tuple[str, int]]
 ) -> None:

@@ -170,7 +170,7 @@ class Completion:
         await self._deps.checkpoints.destroy(record.id)
         # its cgroup is gone: this forgets the quota that it had
         self._deps.cpu_throttle.release(record.id)
-        await asyncio.to_thread(self._deps.network.leave, record, via=successor)
+        await asyncio.to_thread(self._deps.network.forward, record, via=successor)
         await self._deps.bundles.remove(record.id)
 
 

@@ -56,14 +56,14 @@ class Freeze:
         # a container that ended before its node was restarted has no network here
         with suppress(NotFound):
             self._deps.network.divert(record, via=outgoing.order.target)
-            self._deps.network.shut(record)
+            self._deps.network.block(record)
         return began
 
     async def _freeze_instance(self, outgoing: OutgoingMigration, record: Record) -> float:
         """Freeze it; one that ends at this very moment moves cold. Returns the time."""
         residents, checkpoints = self._deps.residents, self._deps.checkpoints
         self._deps.network.divert(record, via=outgoing.order.target)
-        await self._deps.network.take_up(record)
+        await self._deps.network.await_reads(record)
         began = outgoing.freeze.frozen_at = self._deps.clock.monotonic()
         try:
             await checkpoints.freeze(record.id)
@@ -75,7 +75,7 @@ class Freeze:
             await residents.record_exit(record.id)
             outgoing.continue_cold()
         self._release_throttle(record.id)
-        self._deps.network.shut(record)
+        self._deps.network.block(record)
         return began
 
     def _release_throttle(self, container: str) -> None:

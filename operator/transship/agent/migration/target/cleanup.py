@@ -72,5 +72,5 @@ class Cleanup:
             if incoming.holding and self._deps.state(incoming) is not None:
                 # lost packets are retransmitted
                 with suppress(Exception):
-                    await in_thread(self._deps.network.give_back, self._deps.record(incoming))
+                    await in_thread(self._deps.network.return_packets, self._deps.record(incoming))
             await self.cancel(incoming)

@@ -61,7 +61,7 @@ class HeldRestore:
                 await self._deps.vacate(incoming.container)
                 record = journal.put(self.incoming_record(order))
                 digest = await self._deps.bundles.prepare(record)
-                await in_thread(self._deps.network.create_held, record)
+                await in_thread(self._deps.network.create, record)
                 journal.put(self._deps.record(incoming).but(image_digest=digest))
             incoming.state = SideState.PREPARED
         except Exception as e:

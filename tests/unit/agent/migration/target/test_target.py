@@ -42,7 +42,7 @@ def test_preparing_is_repeated_without_effect(pair: Pair) -> None:
     assert pair.world.network["node-b"] == "created"
 
 
-@pytest.mark.parametrize("step", ["prepare", "create_held"])
+@pytest.mark.parametrize("step", ["prepare", "create_network"])
 def test_a_target_that_cannot_prepare_keeps_nothing(pair: Pair, step: str) -> None:
     pair.world.fail("node-b", step)
     pair.prepare()

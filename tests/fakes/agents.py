@@ -108,7 +108,7 @@ class FakeAgent:
         self.incoming_migrations: dict[str, MigrationReport] = {}
         self.incoming_containers: dict[str, str] = {}  # the container, by migration
         self.orders: list[ContainerOrder] = []
-        self.told_gone: set[str] = set()
+        self.nodes_gone: set[str] = set()
 
     def _enter(self, call: str) -> None:
         self.world.calls.append((self.node, call))
@@ -199,7 +199,7 @@ class FakeAgent:
 
     async def forget_outgoing(self, migration: str, *, gone: Collection[str] = ()) -> None:
         self._enter("forget_outgoing")
-        self.told_gone.update(gone)
+        self.nodes_gone.update(gone)
         outgoing = self.outgoing_migrations.get(migration)
         if outgoing is not None and outgoing.verdict == Verdict.UNDECIDED:
             raise Refused("under way", reason="Refused")

@@ -100,7 +100,7 @@ class OperatorWorld:
         for model in (NodeAgent, ContainerPlacement, ContainerMigration):
             for resource in self.cluster.all(model):
                 cache.put(resource)
-        self.cluster.listener = self._seen
+        self.cluster.listener = self._on_change
         for model in (ContainerPlacement, ContainerMigration):
             for resource in self.cluster.all(model):
                 self.loops.ensure_loop(resource)
@@ -153,7 +153,7 @@ class OperatorWorld:
         for _ in range(passes):
             await asyncio.sleep(0.002)
 
-    def _seen(self, resource: Resource, gone: bool) -> None:
+    def _on_change(self, resource: Resource, gone: bool) -> None:
         if gone:
             self.deps.cache.drop(resource)
             return

@@ -166,8 +166,6 @@ class ResourceCache:
             case NodeAgent():
                 self._nodes.pop(resource.metadata.name, None)
                 self.wake(self.interested_in(resource.metadata.name))
-            case _:
-                pass
         self.wake([uid])
 
     def forget(self, uid: str) -> None:
@@ -197,10 +195,9 @@ class ResourceCache:
         return frozenset(resource.metadata.uid for resource in self._all(kind))
 
     def keep_only(self, kind: type[R], listing: Listing[R], *, instead_of: frozenset[str]) -> None:
-        """Replace all resources of a kind by a complete list.
+        """Replace the resources of a kind with these uids by a complete list.
 
-        instead_of: the uids that were known before the list was requested. One of these that the
-        list lacks is gone; one that came later stays.
+        instead_of: the uids before the list was requested; a resource that came later stays.
         """
         if kind is NodeAgent:
             self._unreadable_nodes.clear()
@@ -258,13 +255,15 @@ class ResourceCache:
     def interested_in(self, node: str) -> set[str]:
         """The loops that a change of this node matters to."""
         placements = [
-            uid for uid, p in self._placements.items()
+            uid
+            for uid, p in self._placements.items()
             if p.status.node == node or p.spec.target_node in {None, node}
-        ]  # fmt: skip
+        ]
         migrations = [
-            uid for uid, m in self._migrations.items()
+            uid
+            for uid, m in self._migrations.items()
             if node in {m.spec.source_node, m.spec.target_node} and not is_finished(m)
-        ]  # fmt: skip
+        ]
         return {*placements, *migrations}
 
 

@@ -31,8 +31,11 @@ def parse(argv: Sequence[str] | None) -> Options:
     parser.add_argument("--ca", type=Path, required=True, help="authority of agents and operator")
     parser.add_argument("--cert", type=Path, required=True, help="the operator's certificate")
     parser.add_argument("--key", type=Path, required=True, help="the operator's private key")
-    parser.add_argument("--name", default=f"{socket.gethostname()}-{os.getpid()}",
-                        help="of this process, in leases and events")  # fmt: skip
+    parser.add_argument(
+        "--name",
+        default=f"{socket.gethostname()}-{os.getpid()}",
+        help="of this process, in leases and events",
+    )
     parser.add_argument("--leader-elect", action="store_true", help="act only while leading")
     parser.add_argument("--health-port", type=int, help="serve /healthz on this port")
     parser.add_argument("--metrics-port", type=int, help="serve /metrics on this port")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,34 +10,14 @@ import pytest
 from aiohttp import web
 
 from fakes.resources import UID, report
+from fakes.tls_server import Handle, Pki, serving
 from transship.agentapi.client.agent import AgentClient
 from transship.agentapi.client.transport import context_for
 from transship.agentapi.containers import ContainerReports
 from transship.agentapi.errors import Failure
 from transship.agentapi.migrations import MigrationReport
 from transship.agentapi.states import SideState
-from transship.common.certificates import Credentials, new_authority, write_credentials
 from transship.common.errors import NotFound, Refused, TransshipError, Unreachable
-from transship.common.tls import TlsFiles
-
-Handle = Callable[[web.Request], web.StreamResponse]
-
-
-class Pki:
-    def __init__(self, directory: Path) -> None:
-        self.authority = new_authority("test")
-        self.directory = directory
-        ca = directory / "ca.crt"
-        ca.write_bytes(self.authority.credentials.certificate)
-        own = write_credentials(self.authority.issue_operator(), directory, "operator")
-        self.files = TlsFiles(ca, own.certificate, own.key)
-
-    def server(self, credentials: Credentials) -> ssl.SSLContext:
-        files = write_credentials(credentials, self.directory, "server")
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.files.authority)
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_cert_chain(files.certificate, files.key)
-        return context
 
 
 @pytest.fixture
@@ -49,26 +28,12 @@ def pki(tmp_path: Path) -> Pki:
 @asynccontextmanager
 async def agent(pki: Pki, handle: Handle, *, node: str = "node-a") -> AsyncIterator[AgentClient]:
     """A client of node-a's agent, and a server that is the agent of `node`."""
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        return handle(request)
-
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    credentials = pki.authority.issue_agent(node, addresses=["127.0.0.1"])
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=pki.server(credentials))
-    await site.start()
-    port = runner.addresses[0][1]
-    client = AgentClient(
-        "node-a", f"https://127.0.0.1:{port}", context=context_for("node-a", pki.files)
-    )
-    try:
-        yield client
-    finally:
-        await client.close()
-        await runner.cleanup()
+    async with serving(pki, handle, node=node) as endpoint:
+        client = AgentClient("node-a", endpoint, context=context_for("node-a", pki.files))
+        try:
+            yield client
+        finally:
+            await client.close()
 
 
 def failing(status: int, reason: str = "WrongState") -> Handle:

@@ -196,9 +196,9 @@ async def test_a_source_learns_which_nodes_need_no_more_of_its_memory() -> None:
         world.agents.silent.add("node-b")
         await world.cluster.delete(NodeAgent, name="node-b")
         await world.until(lambda: world.deps.agent_poller.gone("node-b"))
-        assert world.agents.at("node-a").told_gone == set()
+        assert world.agents.at("node-a").nodes_gone == set()
         world.agents.failing.clear()
-        await world.until(lambda: world.agents.at("node-a").told_gone == {"node-b"})
+        await world.until(lambda: world.agents.at("node-a").nodes_gone == {"node-b"})
 
 
 async def test_a_target_that_cannot_prepare_fails_the_move_and_it_is_tried_again() -> None:

@@ -166,6 +166,8 @@ class ResourceCache:
             case NodeAgent():
                 self._nodes.pop(resource.metadata.name, None)
                 self.wake(self.interested_in(resource.metadata.name))
+            case _:
+                pass
         self.wake([uid])
 
     def forget(self, uid: str) -> None:

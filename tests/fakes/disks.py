@@ -1,4 +1,4 @@
-"""Disks that fail, take less than they are given, or are the last thing that an agent sees."""
+"""Disks that fail, write less than they are given, or at which the agent is killed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from transship.common.durable_files import Disk
 
 
 class Killed(BaseException):
-    """The agent does not live to see what follows."""
+    """The agent is killed: nothing catches this."""
 
 
 class BadDisk(Disk):
-    """Works up to its call number `at` (from 1), which raises `error`, before or after its effect.
+    """Works up to its call number `at` (from 1), which raises `error` before or after its effect.
 
-    errno: that call and all later ones fail; Killed: nothing can be called any more.
+    With an errno that call and all later ones fail. With Killed the agent dies at that call.
     """
 
     def __init__(self, *, at: int, error: int | type[Killed], after: bool = False) -> None:
@@ -70,8 +70,15 @@ class BadDisk(Disk):
         raise self._error
 
 
+class FullDisk(BadDisk):
+    """Files can still be deleted."""
+
+    def unlink(self, path: Path) -> None:
+        Disk.unlink(self, path)
+
+
 class SlowDisk(Disk):
-    """Takes a few bytes at a time, as the kernel may."""
+    """Writes a few bytes at a time, as the kernel may."""
 
     def write(self, descriptor: int, data: bytes) -> int:
         return super().write(descriptor, data[:7])

@@ -32,7 +32,7 @@ def wanting(state: DesiredState, record: Record = RUNS) -> Record:
     return transitions.ordered(record, order(state=state), boot=BOOT)
 
 
-def seeing(run: RunState, **more: Any) -> ObservedContainer:
+def observed_as(run: RunState, **more: Any) -> ObservedContainer:
     return ObservedContainer(run, **more)
 
 
@@ -46,11 +46,11 @@ CASES = {
     "unless it has to wait": (
         situation(NEW, RunState.ABSENT, fetched=True, waiting_seconds=3.0), Step.WAIT),
     "what runs is left alone": (situation(RUNS, RunState.RUNNING), Step.NOTHING),
-    "an exit is written down": (situation(RUNS, RunState.EXITED), Step.RECORD_EXIT),
+    "an exit is recorded": (situation(RUNS, RunState.EXITED), Step.RECORD_EXIT),
     "so is an instance that vanished": (situation(RUNS, RunState.ABSENT), Step.RECORD_EXIT),
     "and what a start that was cut short has left": (
         situation(NEW, RunState.CREATING), Step.RECORD_EXIT),
-    "after a power cut the end is written down": (
+    "after a power cut the exit is recorded": (
         situation(REBOOTED, RunState.ABSENT), Step.RECORD_EXIT),
     "then the operator is awaited": (
         situation(REBOOTED.but(started_boot=""), RunState.ABSENT, fetched=True), Step.AWAIT_ORDER),
@@ -65,7 +65,7 @@ CASES = {
     "stopped on demand": (situation(wanting(DesiredState.STOPPED), RunState.RUNNING), Step.STOP),
     "stopped on demand, from frozen": (
         situation(wanting(DesiredState.STOPPED), RunState.FROZEN), Step.STOP),
-    "a stop is written down": (
+    "a stop is recorded": (
         situation(wanting(DesiredState.STOPPED), RunState.EXITED), Step.RECORD_EXIT),
     "and then it is stopped": (
         situation(wanting(DesiredState.STOPPED, ENDED), RunState.ABSENT), Step.NOTHING),
@@ -82,7 +82,7 @@ def test_next_step(now: Situation, step: Step) -> None:
 
 
 @pytest.mark.parametrize("run", list(RunState))
-def test_a_copy_in_a_handover_is_nobodys_to_change(run: RunState) -> None:
+def test_a_supervisor_changes_nothing_during_a_handover(run: RunState) -> None:
     frozen = transitions.frozen(RUNS, migration=MIGRATION, peer=peer())
     for record in (frozen, transitions.released(frozen, epoch=2)):
         assert next_step(situation(record, run, deleting=True)) is Step.NOTHING
@@ -108,14 +108,14 @@ def test_the_restart_policy_decides(policy: RestartPolicy, code: int, again: boo
 @pytest.mark.parametrize(
     ("record", "observed", "code", "reason"),
     [
-        (RUNS, seeing(RunState.EXITED, exit_code=0), 0, "Completed"),
-        (RUNS, seeing(RunState.EXITED, exit_code=3), 3, "Error"),
-        (RUNS, seeing(RunState.EXITED, exit_code=137, out_of_memory=True), 137, "OOMKilled"),
-        (RUNS, seeing(RunState.ABSENT), -1, "Vanished"),
-        (REBOOTED, seeing(RunState.ABSENT), -1, "NodeRestarted"),
+        (RUNS, observed_as(RunState.EXITED, exit_code=0), 0, "Completed"),
+        (RUNS, observed_as(RunState.EXITED, exit_code=3), 3, "Error"),
+        (RUNS, observed_as(RunState.EXITED, exit_code=137, out_of_memory=True), 137, "OOMKilled"),
+        (RUNS, observed_as(RunState.ABSENT), -1, "Vanished"),
+        (REBOOTED, observed_as(RunState.ABSENT), -1, "NodeRestarted"),
     ],
 )
-def test_an_exit_says_how_it_came_about(
+def test_an_exit_has_a_code_and_a_reason(
     record: Record, observed: ObservedContainer, code: int, reason: str
 ) -> None:
     last = exit_of(Situation(record=record, observed=observed, boot=BOOT), at=NOW)

@@ -26,14 +26,14 @@ from transship.api.reasons import Reason
 from transship.common.errors import NotFound, Refused, TransshipError
 
 
-class Answering:
-    """What exec probes get."""
+class FakeExecutor:
+    """Answers exec probes."""
 
     outcome = Outcome(succeeded=True)
-    asked = 0
+    calls = 0
 
     async def execute(self, argv: tuple[str, ...], *, timeout_seconds: float) -> Outcome:
-        self.asked += 1
+        self.calls += 1
         return self.outcome
 
 
@@ -44,7 +44,7 @@ class Node:
         self.folder = folder
         self.clock = FakeClock()
         self.instances = FakeInstances()
-        self.answering = Answering()
+        self.executor = FakeExecutor()
         self.boot = BOOT
         self.containers = self.start()
 
@@ -64,7 +64,7 @@ class Node:
         changed: Callable[[], None],
     ) -> Prober:
         return Prober(
-            order.container, address=None, executor=self.answering, known=known,
+            order.container, address=None, executor=self.executor, known=known,
             ran_seconds=ran_seconds, changed=changed,
         )  # fmt: skip
 
@@ -125,7 +125,7 @@ async def test_a_repeated_order_changes_nothing(node: Node) -> None:
     assert node.instances.starts == 1
 
 
-async def test_a_pull_is_told_and_does_not_hold_up_a_deletion(node: Node) -> None:
+async def test_a_pull_is_reported_and_does_not_hold_up_a_deletion(node: Node) -> None:
     node.instances.registry_answers.clear()
     node.containers.apply(order())
     await node.until(lambda r: r.reason == Reason.PULLING_IMAGE)
@@ -134,7 +134,7 @@ async def test_a_pull_is_told_and_does_not_hold_up_a_deletion(node: Node) -> Non
     assert node.instances.starts == 0
 
 
-async def test_a_start_that_fails_is_told_and_tried_again_later(node: Node) -> None:
+async def test_a_start_that_fails_is_reported_and_tried_again_later(node: Node) -> None:
     node.instances.failure = TransshipError("no such command", reason="ContainerStartFailed")
     node.containers.apply(order())
     report = await node.until(lambda r: r.reason == "ContainerStartFailed")
@@ -158,7 +158,7 @@ async def test_a_container_that_ends_is_started_again_and_counted(node: Node) ->
     assert (report.last_exit.exit_code, report.last_exit.reason) == (3, "Error")
 
 
-async def test_one_that_keeps_ending_waits(node: Node) -> None:
+async def test_a_container_that_keeps_ending_waits_for_its_next_start(node: Node) -> None:
     node.containers.apply(order())
     await node.until_running()
     node.exit(1)
@@ -169,7 +169,7 @@ async def test_one_that_keeps_ending_waits(node: Node) -> None:
     assert node.instances.starts == 2
 
 
-async def test_one_that_shall_not_restart_ends_for_good_even_over_an_agents_restart(
+async def test_a_container_that_never_restarts_stays_stopped_over_an_agents_restart(
     node: Node,
 ) -> None:
     node.containers.apply(order(policy=RestartPolicy.NEVER))
@@ -182,7 +182,7 @@ async def test_one_that_shall_not_restart_ends_for_good_even_over_an_agents_rest
     assert node.instances.starts == 1
 
 
-async def test_it_is_stopped_frozen_and_run_on_demand(node: Node) -> None:
+async def test_a_container_is_stopped_frozen_and_run_as_ordered(node: Node) -> None:
     node.containers.apply(order())
     await node.until_running()
     node.containers.apply(order(state=DesiredState.FROZEN))
@@ -194,7 +194,7 @@ async def test_it_is_stopped_frozen_and_run_on_demand(node: Node) -> None:
     assert report.restarts == 0
 
 
-async def test_a_deletion_removes_it_and_can_be_repeated(node: Node) -> None:
+async def test_a_deletion_removes_the_container_and_can_be_repeated(node: Node) -> None:
     node.containers.apply(order())
     await node.until_running()
     assert node.containers.delete(ID, epoch=1) is not None
@@ -205,7 +205,7 @@ async def test_a_deletion_removes_it_and_can_be_repeated(node: Node) -> None:
         node.containers.report(ID)
 
 
-async def test_a_deletion_by_one_who_knows_less_is_refused(node: Node) -> None:
+async def test_a_deletion_of_an_older_epoch_is_refused(node: Node) -> None:
     node.containers.apply(order(epoch=4))
     with pytest.raises(Refused):
         node.containers.delete(ID, epoch=3)
@@ -220,7 +220,7 @@ async def test_a_container_runs_on_through_a_restart_of_the_agent(node: Node) ->
     assert (after.start_time, after.restarts) == (before.start_time, 0)
 
 
-async def test_an_exit_that_nobody_saw_is_found_at_the_start(node: Node) -> None:
+async def test_an_exit_while_the_agent_was_down_is_found_at_its_start(node: Node) -> None:
     node.containers.apply(order())
     await node.until_running()
     node.instances.exit(ID, 5)
@@ -241,7 +241,7 @@ async def test_an_agent_killed_right_after_a_start_does_not_start_a_second_time(
     assert found.started_boot == BOOT
 
 
-async def test_after_a_power_cut_it_waits_for_the_operator(node: Node) -> None:
+async def test_after_a_power_cut_a_container_waits_for_the_operator(node: Node) -> None:
     """The node may have been fenced, and the container may run elsewhere by now."""
     node.containers.apply(order())
     await node.until_running()
@@ -258,7 +258,7 @@ async def test_after_a_power_cut_it_waits_for_the_operator(node: Node) -> None:
     assert report.restarts == 1
 
 
-async def test_the_end_of_a_disowned_copy_is_no_exit(node: Node) -> None:
+async def test_the_end_of_a_disowned_copy_counts_as_no_exit(node: Node) -> None:
     node.containers.apply(order())
     await node.until_running()
     record = node.journal.get(ID)
@@ -272,7 +272,7 @@ async def test_the_end_of_a_disowned_copy_is_no_exit(node: Node) -> None:
     assert not report.ready
 
 
-async def test_a_copy_that_was_taken_back_is_looked_after_again(node: Node) -> None:
+async def test_a_copy_is_supervised_again_after_an_aborted_migration(node: Node) -> None:
     node.containers.apply(order())
     await node.until_running()
     record = node.journal.get(ID)
@@ -316,7 +316,7 @@ async def test_a_container_is_started_anew_from_the_image_that_it_was_made_from(
     assert node.instances.fetched == [None, DIGEST]
 
 
-async def test_how_it_ended_is_awaited_where_it_is_not_known_yet(node: Node) -> None:
+async def test_an_exit_status_that_is_not_known_yet_is_awaited(node: Node) -> None:
     node.containers.apply(order(policy=RestartPolicy.ON_FAILURE))
     await node.until_running()
     node.instances.exits_to_come[ID] = 0
@@ -328,7 +328,7 @@ async def test_how_it_ended_is_awaited_where_it_is_not_known_yet(node: Node) -> 
     assert node.instances.starts == 1
 
 
-async def test_what_is_being_stopped_is_not_given_away_before_that_is_done(node: Node) -> None:
+async def test_a_stop_under_way_ends_before_the_container_is_handed_over(node: Node) -> None:
     """The end of its grace would kill the copy that was given away meanwhile."""
     node.containers.apply(order())
     await node.until_running()
@@ -358,34 +358,34 @@ async def test_what_is_being_stopped_is_not_given_away_before_that_is_done(node:
 PROBE = {"exec": {"command": ["true"]}, "periodSeconds": 1, "failureThreshold": 1}
 
 
-async def test_it_is_ready_when_its_probe_says_so(node: Node) -> None:
-    node.answering.outcome = Outcome(succeeded=False, answer="not yet")
+async def test_a_container_is_ready_when_its_probe_succeeds(node: Node) -> None:
+    node.executor.outcome = Outcome(succeeded=False, answer="not yet")
     node.containers.apply(order(readiness_probe=PROBE))
     report = await node.until(lambda r: r.reason == Reason.CONTAINER_NOT_READY)
     assert "not yet" in report.message
     assert not report.ready
 
 
-async def test_probes_that_fail_for_want_of_memory_stop_nothing(node: Node) -> None:
+async def test_probes_that_fail_while_memory_is_missing_stop_nothing(node: Node) -> None:
     """After a post-copy whose source is away it waits for its pages, however long that takes."""
     node.containers.apply(order(liveness_probe=PROBE))
     await node.until_running()
     running = node.instances.observe(ID)
     node.instances.observed[ID] = replace(running, awaits_memory=True)
-    node.answering.outcome = Outcome(succeeded=False, answer="no answer in 1 s")
-    asked = node.answering.asked
+    node.executor.outcome = Outcome(succeeded=False, answer="no answer in 1 s")
+    calls = node.executor.calls
     async with asyncio.timeout(10):
-        while node.answering.asked < asked + 3:
+        while node.executor.calls < calls + 3:
             await node.settle()
             await asyncio.sleep(0.01)
-    node.answering.outcome = Outcome(succeeded=True)
+    node.executor.outcome = Outcome(succeeded=True)
     node.instances.observed[ID] = running
     await node.until_running()
     assert (node.instances.starts, node.instances.stops) == (1, 0)
 
 
-async def test_a_failed_liveness_probe_restarts_it(node: Node) -> None:
-    node.answering.outcome = Outcome(succeeded=False, answer="stuck")
+async def test_a_failed_liveness_probe_restarts_the_container(node: Node) -> None:
+    node.executor.outcome = Outcome(succeeded=False, answer="stuck")
     node.containers.apply(order(liveness_probe=PROBE))
     report = await node.until(lambda r: r.restarts == 1)
     assert report.last_exit is not None
@@ -397,21 +397,21 @@ async def test_a_container_that_came_here_is_ready_until_its_probe_fails(node: N
         started_boot=BOOT
     )
     await node.instances.start(arrived.order)
-    node.answering.outcome = Outcome(succeeded=True)
+    node.executor.outcome = Outcome(succeeded=True)
     node.containers.adopt(node.journal.put(arrived), pid=7, lifecycle=None)
     await node.until(lambda r: r.ready)
 
 
-async def test_quietened_no_probe_runs_and_the_last_answer_stands(node: Node) -> None:
+async def test_while_probes_are_paused_none_runs_and_the_last_result_stands(node: Node) -> None:
     node.containers.apply(order(readiness_probe=PROBE))
     await node.until_running()
     await node.containers.pause_probes(ID)
-    asked = node.answering.asked
+    calls = node.executor.calls
     await asyncio.sleep(1.1)  # the probe's period
-    assert node.answering.asked == asked
+    assert node.executor.calls == calls
     assert node.containers.report(ID).ready
     node.containers.readopt(ID)
-    await node.until(lambda _: node.answering.asked > asked)
+    await node.until(lambda _: node.executor.calls > calls)
 
 
 SLOW_PROBE = PROBE | {"failureThreshold": 3, "initialDelaySeconds": 60}
@@ -432,7 +432,7 @@ async def test_one_that_came_here_is_as_ready_as_it_was(node: Node, ready: bool)
 
 
 async def test_a_restarted_agent_takes_nothing_for_ready_that_never_was(node: Node) -> None:
-    node.answering.outcome = Outcome(succeeded=False, answer="not yet")
+    node.executor.outcome = Outcome(succeeded=False, answer="not yet")
     node.containers.apply(order(readiness_probe=PROBE | {"failureThreshold": 3}))
     await node.until(lambda r: r.run is RunState.RUNNING)
     await node.restart_agent()
@@ -455,7 +455,7 @@ async def test_a_restart_of_the_agent_does_not_make_a_ready_container_unready(no
 async def test_the_next_instance_has_to_become_ready_itself(node: Node) -> None:
     node.containers.apply(order(readiness_probe=PROBE | {"failureThreshold": 3}))
     await node.until_running()
-    node.answering.outcome = Outcome(succeeded=False, answer="not yet")
+    node.executor.outcome = Outcome(succeeded=False, answer="not yet")
     node.exit(1)
     report = await node.until(lambda r: r.restarts == 1 and r.run is RunState.RUNNING)
     assert not report.ready
@@ -473,7 +473,7 @@ def arrive_ended(node: Node, lifecycle: Lifecycle, *, policy: RestartPolicy) -> 
     node.containers.adopt(record, pid=None, lifecycle=lifecycle)
 
 
-async def test_one_that_came_here_in_its_back_off_waits_on(node: Node) -> None:
+async def test_the_back_off_goes_on_after_a_migration(node: Node) -> None:
     lifecycle = Lifecycle(
         restarts=4, last_exit=LAST_EXIT, back_off_seconds=80, waiting_seconds=30
     )  # fmt: skip
@@ -492,7 +492,7 @@ async def test_one_that_came_here_in_its_back_off_waits_on(node: Node) -> None:
     assert (node.containers.report(ID).restarts, node.instances.starts) == (5, 1)
 
 
-async def test_one_that_came_here_completed_never_runs(node: Node) -> None:
+async def test_a_completed_container_does_not_run_after_a_migration(node: Node) -> None:
     lifecycle = Lifecycle(completed=True, last_exit=LAST_EXIT)
     arrive_ended(node, lifecycle, policy=RestartPolicy.NEVER)
     await node.settle()
@@ -507,7 +507,7 @@ async def test_one_that_came_here_completed_never_runs(node: Node) -> None:
     assert node.instances.starts == 0
 
 
-async def test_an_end_that_nobody_has_noted_is_noted_before_it_is_given_away(node: Node) -> None:
+async def test_an_unrecorded_exit_is_recorded_before_a_handover(node: Node) -> None:
     node.containers.apply(order(policy=RestartPolicy.NEVER))
     await node.until_running()
     node.instances.exit(ID, 7)  # nobody has told its supervisor
@@ -521,7 +521,7 @@ async def test_an_end_that_nobody_has_noted_is_noted_before_it_is_given_away(nod
     ("policy", "after", "restarts"),
     [(RestartPolicy.NEVER, RecordState.STOPPED, 0), (RestartPolicy.ALWAYS, RecordState.RUNNING, 1)],
 )
-async def test_one_that_ends_as_it_is_frozen_keeps_its_exit_status(
+async def test_a_container_that_ends_during_the_freeze_keeps_its_exit_status(
     node: Node, policy: RestartPolicy, after: RecordState, restarts: int
 ) -> None:
     node.containers.apply(order(policy=policy))
@@ -543,10 +543,10 @@ async def test_one_that_ends_as_it_is_frozen_keeps_its_exit_status(
     assert node.containers.lifecycle(ID).completed is (after is RecordState.STOPPED)
 
 
-async def test_what_was_given_away_is_told_as_ready_until_its_new_node_tells_of_it(
+async def test_a_released_copy_stays_ready_until_its_new_node_reports_it(
     node: Node,
 ) -> None:
-    """The end of the frozen copy may be seen before the target has been asked."""
+    """The operator may see the end of the frozen copy before it asks the target."""
     node.containers.apply(order())
     await node.until_running()
     record = node.journal.get(ID)

@@ -75,7 +75,7 @@ async def test_a_failed_startup_or_liveness_probe_calls_for_a_restart(kind: str)
     assert "bad" in health.message
 
 
-async def test_a_failed_readiness_probe_does_not() -> None:
+async def test_a_failed_readiness_probe_calls_for_no_restart() -> None:
     health = await probing(Scripted(BAD), readiness_probe=EXEC)
     assert (health.ready, health.failed) == (False, False)
 
@@ -106,7 +106,7 @@ async def web_server() -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize(("path", "ready"), [("/good", True), ("/bad", False)])
-async def test_http_is_asked_at_the_containers_address(
+async def test_http_probes_use_the_containers_address(
     web_server: int, path: str, ready: bool
 ) -> None:
     probe = {"httpGet": {"port": web_server, "path": path}, "failureThreshold": 1}
@@ -115,7 +115,7 @@ async def test_http_is_asked_at_the_containers_address(
     assert ready or "503" in health.message
 
 
-async def test_tcp_is_asked_at_the_containers_address(web_server: int) -> None:
+async def test_tcp_probes_use_the_containers_address(web_server: int) -> None:
     open_probe = {"tcpSocket": {"port": web_server}}
     closed_probe = {"tcpSocket": {"port": 1}, "failureThreshold": 1}
     executor = Scripted(BAD)
@@ -124,35 +124,35 @@ async def test_tcp_is_asked_at_the_containers_address(web_server: int) -> None:
     assert (good.ready, bad.ready) == (True, False)
 
 
-async def test_without_an_address_there_is_nobody_to_ask() -> None:
-    health = await probing(Scripted(GOOD), liveness_probe={"tcpSocket": {"port": 1}} | {
-        "failureThreshold": 1})  # fmt: skip
+async def test_without_an_address_a_tcp_probe_fails() -> None:
+    probe = {"tcpSocket": {"port": 1}, "failureThreshold": 1}
+    health = await probing(Scripted(GOOD), liveness_probe=probe)
     assert "no address" in health.message
 
 
 @pytest.mark.parametrize("ready", [True, False])
-async def test_what_was_known_stands_until_the_probe_has_said_otherwise(ready: bool) -> None:
+async def test_the_known_state_stands_until_the_probe_has_another_result(ready: bool) -> None:
     probe = EXEC | {"failureThreshold": 3}
     known = ProbeState(started=True, ready=ready, message="HTTP 503")
     health = await probing(Scripted(BAD), known=known, readiness_probe=probe)
     assert (health.ready, health.message) == (ready, "HTTP 503")
 
 
-async def test_one_that_was_ready_is_not_any_more_when_its_probe_fails() -> None:
+async def test_a_ready_container_is_not_ready_any_more_when_its_probe_fails() -> None:
     known = ProbeState(started=True, ready=True)
     assert not (await probing(Scripted(BAD), known=known, readiness_probe=EXEC)).ready
 
 
-async def test_a_startup_probe_that_has_succeeded_is_not_asked_again() -> None:
+async def test_a_startup_probe_that_has_succeeded_is_not_repeated() -> None:
     known = ProbeState(started=True, ready=True)
     health = await probing(Scripted(BAD), known=known, startup_probe=EXEC)
     assert (health.started, health.failed) == (True, False)
 
 
-@pytest.mark.parametrize(("ran_seconds", "asked"), [(30.0, True), (29.0, False), (-5.0, False)])
+@pytest.mark.parametrize(("ran_seconds", "probed"), [(30.0, True), (29.0, False), (-5.0, False)])
 async def test_the_initial_delay_counts_from_the_start_of_the_instance(
-    ran_seconds: float, asked: bool
+    ran_seconds: float, probed: bool
 ) -> None:
     probe = EXEC | {"initialDelaySeconds": 30}
     health = await probing(Scripted(GOOD), ran_seconds=ran_seconds, readiness_probe=probe)
-    assert health.ready is asked
+    assert health.ready is probed

@@ -54,7 +54,7 @@ def test_the_floor_of_a_container_that_was_given_away_outlives_its_record(tmp_pa
     assert opened(tmp_path).floor("another") == 0
 
 
-def test_a_failed_return_does_not_forget_that_the_container_was_given_away(tmp_path: Path) -> None:
+def test_the_floor_outlives_a_return_that_was_discarded(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     frozen = transitions.frozen(running_record(), migration=MIGRATION, peer=peer())
     released = journal.put(transitions.released(frozen, epoch=2))
@@ -75,7 +75,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
-def test_a_damaged_record_is_never_obeyed_and_its_container_is_left_alone(
+def test_a_damaged_record_goes_into_quarantine_and_its_container_is_refused(
     tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     opened(tmp_path).put(running_record())
@@ -91,11 +91,11 @@ def test_a_damaged_record_is_never_obeyed_and_its_container_is_left_alone(
     assert len(list((tmp_path / "journal" / "quarantine").iterdir())) == 1
 
 
-def test_a_record_under_another_ones_name_is_not_obeyed(tmp_path: Path) -> None:
+def test_a_record_in_the_file_of_another_container_goes_into_quarantine(tmp_path: Path) -> None:
     opened(tmp_path).put(running_record())
     file_of(tmp_path).rename(tmp_path / "journal" / "somebody-else.json")
-    (found,) = opened(tmp_path).quarantined.values()
-    assert found.reason == Reason.RECORD_FOREIGN
+    (quarantined,) = opened(tmp_path).quarantined.values()
+    assert quarantined.reason == Reason.RECORD_FOREIGN
 
 
 REASONS = {
@@ -106,20 +106,18 @@ REASONS = {
 
 
 @pytest.mark.parametrize("damage", REASONS)
-def test_why_a_record_is_not_obeyed_is_said_also_at_later_starts(
-    tmp_path: Path, damage: str
-) -> None:
+def test_the_reason_for_the_quarantine_outlives_a_restart(tmp_path: Path, damage: str) -> None:
     opened(tmp_path).put(running_record())
     path = file_of(tmp_path)
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
     for _ in range(2):
-        found = opened(tmp_path).quarantined[ID]
-        assert found.reason == REASONS[damage]
-        assert found.file.parent.name == "quarantine"
-        assert "counter" not in found.message  # of what it holds nothing is told: secrets
+        quarantined = opened(tmp_path).quarantined[ID]
+        assert quarantined.reason == REASONS[damage]
+        assert quarantined.file.parent.name == "quarantine"
+        assert "counter" not in quarantined.message  # a record holds Secrets
 
 
-def test_a_record_that_another_node_wrote_is_not_obeyed(tmp_path: Path) -> None:
+def test_a_record_that_another_node_wrote_is_put_into_quarantine(tmp_path: Path) -> None:
     """A cloned disk would otherwise start every container twice."""
     opened(tmp_path).put(running_record())
     clone = Journal(tmp_path / "journal", boot=BOOT, node="another", clock=FakeClock())
@@ -128,13 +126,13 @@ def test_a_record_that_another_node_wrote_is_not_obeyed(tmp_path: Path) -> None:
     assert clone.quarantined[ID].reason == Reason.RECORD_FOREIGN
 
 
-def test_a_record_that_was_made_whole_again_is_obeyed(tmp_path: Path) -> None:
+def test_a_record_that_was_repaired_is_read(tmp_path: Path) -> None:
     opened(tmp_path).put(running_record())
     path = file_of(tmp_path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:10])
+    data = path.read_bytes()
+    path.write_bytes(data[:10])
     assert opened(tmp_path).all() == ()
-    path.write_bytes(whole)
+    path.write_bytes(data)
     journal = opened(tmp_path)
     assert journal.get(ID) == running_record().but(written_at=FakeClock().now())
     assert journal.quarantined == {}
@@ -149,7 +147,7 @@ def test_records_of_the_first_version_are_still_read(tmp_path: Path) -> None:
     assert opened(tmp_path).get(ID) == record
 
 
-def test_what_a_crash_left_of_a_write_is_swept_away(tmp_path: Path) -> None:
+def test_the_temporary_file_of_a_crash_is_removed(tmp_path: Path) -> None:
     opened(tmp_path).put(running_record())
     leftover = tmp_path / "journal" / f".{ID}.json.tmp"
     leftover.write_bytes(b"half")

@@ -14,6 +14,7 @@ from transship.agent.node.garbage_collection import (
     MIN_AGE_SECONDS,
     ContainerLeftovers,
     GarbageCollector,
+    Leftovers,
 )
 from transship.agentapi.states import RecordState
 from transship.api.reasons import Reason
@@ -22,21 +23,21 @@ from transship.common.errors import Refused
 STRANGER = "0b5e2c1a-0000-4000-8000-0000000000ff"
 
 
-class FakeLeftovers:
-    def __init__(self, **found: ContainerLeftovers) -> None:
-        self.found: dict[str, ContainerLeftovers] = dict(found)
+class FakeLeftovers(Leftovers):
+    def __init__(self, **present: ContainerLeftovers) -> None:
+        self.present: dict[str, ContainerLeftovers] = dict(present)
         self.failing = False
         self.meanwhile: Callable[[], object] = lambda: None
         self.prunings: list[tuple[frozenset[str], frozenset[str]]] = []
 
     def find(self) -> Mapping[str, ContainerLeftovers]:
-        return dict(self.found)
+        return dict(self.present)
 
     async def remove(self, container_id: str) -> None:
         self.meanwhile()
         if self.failing:
             raise Refused("deleting: something is mounted there")
-        del self.found[container_id]
+        del self.present[container_id]
 
     async def prune_images(
         self, *, in_use: Collection[str], unreadable: Collection[str]
@@ -54,18 +55,18 @@ def journal(tmp_path: Path) -> Journal:
     return made
 
 
-def found(*containers: str, alive: bool = False) -> FakeLeftovers:
+def leftovers_of(*containers: str, alive: bool = False) -> FakeLeftovers:
     return FakeLeftovers(
         **{each: ContainerLeftovers(("files",), alive=alive) for each in containers}
     )
 
 
-async def test_what_no_record_owns_is_removed_and_nothing_else(journal: Journal) -> None:
+async def test_leftovers_without_a_record_are_removed_and_nothing_else(journal: Journal) -> None:
     journal.put(running_record())
-    leftovers = found(ID, STRANGER)
+    leftovers = leftovers_of(ID, STRANGER)
     garbage_collector = GarbageCollector(leftovers, journal=journal, clock=FakeClock())
     await garbage_collector.sweep(min_age_seconds=0)
-    assert set(leftovers.found) == {ID}
+    assert set(leftovers.present) == {ID}
     assert garbage_collector.leftovers == {}
 
 
@@ -74,53 +75,55 @@ async def test_nothing_of_a_record_in_quarantine_is_touched(
 ) -> None:
     (tmp_path / "journal" / f"{ID}.json").write_bytes(b"torn")
     journal.load()
-    leftovers = found(ID)
+    leftovers = leftovers_of(ID)
     await GarbageCollector(leftovers, journal=journal, clock=FakeClock()).sweep(min_age_seconds=0)
-    assert set(leftovers.found) == {ID}
+    assert set(leftovers.present) == {ID}
 
 
-async def test_a_program_that_runs_is_told_and_left_alone(journal: Journal) -> None:
-    leftovers = found(STRANGER, alive=True)
+async def test_leftovers_with_a_running_process_are_reported_and_stay(journal: Journal) -> None:
+    leftovers = leftovers_of(STRANGER, alive=True)
     garbage_collector = GarbageCollector(leftovers, journal=journal, clock=FakeClock())
     await garbage_collector.sweep(min_age_seconds=0)
-    assert set(leftovers.found) == {STRANGER}
-    (told,) = garbage_collector.report()
-    assert (told.container, told.alive) == (STRANGER, True)
+    assert set(leftovers.present) == {STRANGER}
+    (leftover,) = garbage_collector.report()
+    assert (leftover.container, leftover.alive) == (STRANGER, True)
 
 
-async def test_later_only_what_has_been_nobodys_for_long_is_removed(journal: Journal) -> None:
-    clock, leftovers = FakeClock(), found(STRANGER)
+async def test_after_the_start_only_old_leftovers_are_removed(journal: Journal) -> None:
+    clock, leftovers = FakeClock(), leftovers_of(STRANGER)
     garbage_collector = GarbageCollector(leftovers, journal=journal, clock=clock)
     await garbage_collector.sweep(min_age_seconds=MIN_AGE_SECONDS)
-    assert [each.container for each in garbage_collector.report()] == [STRANGER]
+    assert [leftover.container for leftover in garbage_collector.report()] == [STRANGER]
 
-    leftovers.found, away = {}, leftovers.found
+    leftovers.present, away = {}, leftovers.present
     clock.pass_time(MIN_AGE_SECONDS)
     await garbage_collector.sweep(min_age_seconds=MIN_AGE_SECONDS)
-    leftovers.found = away  # it is another thing now, and young
+    leftovers.present = away  # they are other leftovers now, and young
     await garbage_collector.sweep(min_age_seconds=MIN_AGE_SECONDS)
-    assert set(leftovers.found) == {STRANGER}
+    assert set(leftovers.present) == {STRANGER}
 
     clock.pass_time(MIN_AGE_SECONDS)
     await garbage_collector.sweep(min_age_seconds=MIN_AGE_SECONDS)
-    assert leftovers.found == {}
+    assert leftovers.present == {}
 
 
-async def test_what_cannot_be_removed_is_told_and_tried_again(journal: Journal) -> None:
-    leftovers = found(STRANGER)
+async def test_leftovers_that_cannot_be_removed_are_reported_and_tried_again(
+    journal: Journal,
+) -> None:
+    leftovers = leftovers_of(STRANGER)
     leftovers.failing = True
     garbage_collector = GarbageCollector(leftovers, journal=journal, clock=FakeClock())
     await garbage_collector.sweep(min_age_seconds=0)
-    assert [each.container for each in garbage_collector.report()] == [STRANGER]
+    assert [leftover.container for leftover in garbage_collector.report()] == [STRANGER]
     leftovers.failing = False
     await garbage_collector.sweep(min_age_seconds=0)
-    assert leftovers.found == {}
+    assert leftovers.present == {}
 
 
-async def test_what_fails_in_a_way_nobody_thought_of_keeps_nothing_else_here(
+async def test_an_unexpected_error_at_one_container_stops_no_other_removal(
     journal: Journal,
 ) -> None:
-    leftovers = found("first", "second")
+    leftovers = leftovers_of("first", "second")
 
     def stumble() -> None:
         leftovers.meanwhile = lambda: None
@@ -129,7 +132,7 @@ async def test_what_fails_in_a_way_nobody_thought_of_keeps_nothing_else_here(
     leftovers.meanwhile = stumble
     garbage_collector = GarbageCollector(leftovers, journal=journal, clock=FakeClock())
     await garbage_collector.sweep(min_age_seconds=0)
-    assert set(leftovers.found) == {"first"}
+    assert set(leftovers.present) == {"first"}
 
 
 async def test_no_container_comes_here_while_its_leftovers_are_removed(journal: Journal) -> None:
@@ -140,7 +143,7 @@ async def test_no_container_comes_here_while_its_leftovers_are_removed(journal: 
             journal.put(running_record())
         refusals.append(caught.value.reason)
 
-    leftovers = found(ID)
+    leftovers = leftovers_of(ID)
     leftovers.meanwhile = order_it
     await GarbageCollector(leftovers, journal=journal, clock=FakeClock()).sweep(min_age_seconds=0)
     assert refusals == [Reason.DELETING]
@@ -153,7 +156,7 @@ async def test_images_go_at_the_start_and_now_and_then_but_for_those_of_records(
     record = running_record()
     order = record.order.model_copy(update={"image_digest": "sha256:ordered"})
     journal.put(record.but(order=order, image_digest="sha256:used"))
-    clock, leftovers = FakeClock(), found()
+    clock, leftovers = FakeClock(), leftovers_of()
     garbage_collector = GarbageCollector(leftovers, journal=journal, clock=clock)
     await garbage_collector.prune_images()
     await garbage_collector.prune_images()
@@ -164,17 +167,17 @@ async def test_images_go_at_the_start_and_now_and_then_but_for_those_of_records(
     assert leftovers.prunings == [once, once]
 
 
-async def test_a_janitor_begins_with_the_images_too(journal: Journal) -> None:
-    leftovers = found(STRANGER)
+async def test_the_first_sweep_prunes_images_too(journal: Journal) -> None:
+    leftovers = leftovers_of(STRANGER)
     running = asyncio.create_task(
         GarbageCollector(leftovers, journal=journal, clock=FakeClock()).run()
     )
     async with asyncio.timeout(5):
-        while not leftovers.prunings:  # noqa: ASYNC110 - nobody tells
+        while not leftovers.prunings:  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.01)
     running.cancel()
     await asyncio.wait([running])
-    assert leftovers.found == {}
+    assert leftovers.present == {}
 
 
 async def test_images_of_a_record_in_quarantine_are_for_the_node_to_know(
@@ -182,7 +185,7 @@ async def test_images_of_a_record_in_quarantine_are_for_the_node_to_know(
 ) -> None:
     (tmp_path / "journal" / f"{ID}.json").write_bytes(b"torn")
     journal.load()
-    leftovers = found()
+    leftovers = leftovers_of()
     await GarbageCollector(leftovers, journal=journal, clock=FakeClock()).prune_images()
     assert leftovers.prunings == [(frozenset(), frozenset({ID}))]
 
@@ -191,7 +194,7 @@ async def test_images_of_a_record_in_quarantine_are_for_the_node_to_know(
 async def test_no_image_is_deleted_beside_a_handover(journal: Journal, state: RecordState) -> None:
     record = journal.put(running_record())
     journal.put(record.but(state=state))
-    leftovers = found()
+    leftovers = leftovers_of()
     garbage_collector = GarbageCollector(leftovers, journal=journal, clock=FakeClock())
     await garbage_collector.prune_images()
     assert leftovers.prunings == []
@@ -200,8 +203,10 @@ async def test_no_image_is_deleted_beside_a_handover(journal: Journal, state: Re
     assert len(leftovers.prunings) == 1
 
 
-async def test_images_that_cannot_be_removed_do_not_stop_the_janitor(journal: Journal) -> None:
-    leftovers = found()
+async def test_images_that_cannot_be_removed_do_not_stop_the_garbage_collection(
+    journal: Journal,
+) -> None:
+    leftovers = leftovers_of()
     leftovers.failing = True
     await GarbageCollector(leftovers, journal=journal, clock=FakeClock()).prune_images()
     assert leftovers.prunings == []

@@ -1,4 +1,4 @@
-"""Which images a node keeps: those that any container was made from, or is being made from."""
+"""A node keeps the images that any of its containers was made from, or is being made from."""
 
 from __future__ import annotations
 

@@ -8,11 +8,11 @@ from transship.common.errors import NotFound
 from transship.network import ContainerNetwork
 
 
-class Enough(BaseException):
-    """Ends what would go on for ever."""
+class EndOfTest(BaseException):
+    """Ends a loop that would run for ever."""
 
 
-async def test_the_network_is_looked_after_also_when_its_link_was_away(
+async def test_the_network_is_refreshed_also_after_its_link_was_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     replies: list[tuple[str, ...] | NotFound] = [(), NotFound("x"), NotFound("x"), ("c-1",)]
@@ -24,13 +24,13 @@ async def test_the_network_is_looked_after_also_when_its_link_was_away(
             """Without the node's links."""
 
         def refresh(self) -> tuple[str, ...]:
-            answer = next(answers, Enough())
+            answer = next(answers, EndOfTest())
             if isinstance(answer, BaseException):
                 raise answer
             refreshed.append(answer)
             return answer
 
     monkeypatch.setattr(network_resync, "RESYNC_SECONDS", 0)
-    with pytest.raises(Enough):
+    with pytest.raises(EndOfTest):
         await NetworkResync(Network()).run()
     assert ("c-1",) in refreshed

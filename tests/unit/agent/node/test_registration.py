@@ -39,7 +39,7 @@ def facts(folder: Path) -> NodeFacts:
     )
 
 
-async def test_the_node_is_told_at_once_and_again_when_a_fact_changes(tmp_path: Path) -> None:
+async def test_the_status_is_written_at_once_and_again_when_a_fact_changes(tmp_path: Path) -> None:
     cluster, known = FakeCluster(), facts(tmp_path)
     registration = Registration(cluster, facts=known, clock=FakeClock())
     running = asyncio.create_task(registration.run())
@@ -64,7 +64,7 @@ async def test_the_node_is_told_at_once_and_again_when_a_fact_changes(tmp_path: 
         await running
 
 
-async def test_it_goes_on_when_the_api_server_is_away(tmp_path: Path) -> None:
+async def test_registration_goes_on_while_the_api_server_is_away(tmp_path: Path) -> None:
     cluster = FakeCluster()
     cluster.away = True
     registration = Registration(cluster, facts=facts(tmp_path), clock=FakeClock())
@@ -83,7 +83,7 @@ async def test_it_goes_on_when_the_api_server_is_away(tmp_path: Path) -> None:
         await running
 
 
-def test_a_failed_self_test_says_why(tmp_path: Path) -> None:
+def test_the_condition_says_why_the_self_test_failed(tmp_path: Path) -> None:
     known = facts(tmp_path)
     known.self_test = SelfTest(passed=False, time=FakeClock().now(), message="no uffd")
     known.complete = True

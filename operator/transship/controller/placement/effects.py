@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from loguru import logger
 
-from transship.agentapi.states import RecordState
+from transship.agentapi.migrations import VerdictNotice
+from transship.agentapi.states import RecordState, Verdict
 from transship.api import API_VERSION, FINALIZER
 from transship.api.base import ObjectMeta, OwnerReference
 from transship.api.migration import ContainerMigration, MigrationSpec
@@ -18,6 +21,7 @@ from transship.controller.migration.history import (
     migration_name,
 )
 from transship.controller.node.requests import demand_of
+from transship.controller.placement.owner import copy_at
 from transship.controller.placement.scheduling import entrance
 from transship.controller.placement.status import with_order, with_owner
 from transship.controller.placement.steps import (
@@ -67,6 +71,17 @@ class PlacementEffects:
                 return await self._history(step, observed)
             case Done() | Wait():
                 return AT_ONCE
+
+    async def try_beside(
+        self, steps: Sequence[Remove | CleanUp], observed: ObservedPlacement
+    ) -> None:
+        """Take those of the steps that can be taken now."""
+        for step in steps:
+            try:
+                await self._instruct(step, observed)
+            except TransshipError as e:
+                name = observed.placement.metadata.name
+                logger.bind(placement=name, node=step.node).warning("not removed: {}", e)
 
     async def _address(self, step: Allocate | Release, observed: ObservedPlacement) -> float:
         book = self._deps.addresses
@@ -154,7 +169,10 @@ class PlacementEffects:
             match step.record:
                 case RecordState.RELEASED:
                     await agent.forget_outgoing(step.migration, gone=observed.fenced)
-                case RecordState.INCOMING | RecordState.HELD:
+                case RecordState.HELD:
+                    await agent.relay(_discard(step, observed))
+                    await agent.forget_incoming(step.migration)
+                case RecordState.INCOMING:
                     await agent.abort_incoming(step.migration)
                     await agent.forget_incoming(step.migration)
                 case RecordState.RUNNING | RecordState.STOPPED | RecordState.FROZEN:
@@ -163,7 +181,7 @@ class PlacementEffects:
                     )
                     await agent.forget_outgoing(step.migration)
         except Refused as e:
-            # its copy is held, and it asks its source by itself
+            # its agent cannot do it in its present state
             logger.bind(node=step.node, migration=step.migration).debug("not cleaned up yet: {}", e)
 
     async def _is_running(self, migration_uid: str, observed: ObservedPlacement) -> bool:
@@ -238,6 +256,13 @@ class PlacementEffects:
 
     def _record_event(self, observed: ObservedPlacement, reason: Reason, note: str) -> None:
         self._deps.recorder.record_normal(observed.placement, reason=reason, note=note)
+
+
+def _discard(step: CleanUp, observed: ObservedPlacement) -> VerdictNotice:
+    """The word that a held copy is never released."""
+    copy = copy_at(observed.reported_copies, step.node)
+    epoch = copy.report.epoch if copy is not None else 0
+    return VerdictNotice(migration=step.migration, verdict=Verdict.ABORTED, epoch=epoch)
 
 
 def new_migration(step: Move, placement: ContainerPlacement) -> ContainerMigration:

@@ -137,7 +137,9 @@ def _back_off(failed: Migrations, pause: datetime, wanted: str, *, now: datetime
 
 def _poll_seconds(observed: ObservedPlacement, owner: Owner) -> float:
     """Poll often while the container starts or a migration has left something, else seldom."""
-    if any(copy.report.migration is not None for copy in observed.reported_copies):
+    # a held copy that is left over may wait for its source for days
+    left = [copy for copy in observed.reported_copies if copy.report.record != RecordState.HELD]
+    if any(copy.report.migration is not None for copy in left):
         return STARTING_POLL_SECONDS
     copy = copy_at(observed.reported_copies, owner.node)
     if copy is None:

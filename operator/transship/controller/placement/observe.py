@@ -13,8 +13,7 @@ from transship.api.placement import ContainerPlacement, PlacementStatus
 from transship.common.errors import TransshipError
 from transship.controller.agent_poller import AgentPoller
 from transship.controller.deps import Deps
-from transship.controller.migration.history import Migrations
-from transship.controller.placement.owner import ReportedCopy, copy_at
+from transship.controller.placement.owner import ReportedCopy, copy_at, recorded_nodes
 from transship.controller.placement.steps import ObservedPlacement
 
 
@@ -42,7 +41,7 @@ async def observe(
         migrations=migrations,
         now=deps.clock.now(),
         full_nodes=deps.limits.full_nodes(uid),
-        fenced=frozenset(n for n in _nodes_of(status, migrations) if agent_poller.fenced(n)),
+        fenced=frozenset(n for n in recorded_nodes(status, migrations) if agent_poller.fenced(n)),
         never_ordered=_was_never_ordered(status, is_new=is_new),
         unreported_nodes=agent_poller.unreported_nodes(),
     )
@@ -60,12 +59,6 @@ def _was_never_ordered(status: PlacementStatus, *, is_new: bool) -> bool:
     return is_new and status.node is None and status.epoch == 0 and status.container is None
 
 
-def _nodes_of(status: PlacementStatus, migrations: Migrations) -> set[str]:
-    """The recorded owner, and the nodes of all migrations."""
-    nodes = {status.node} if status.node is not None else set()
-    return nodes | {n for m in migrations for n in (m.spec.source_node, m.spec.target_node)}
-
-
 async def _ask_agents(observed: ObservedPlacement, agent_poller: AgentPoller) -> ObservedPlacement:
     """Ask the owner now; where the placement is deleted, every agent that may have something."""
     owner = observed.owner
@@ -74,7 +67,7 @@ async def _ask_agents(observed: ObservedPlacement, agent_poller: AgentPoller) ->
     nodes |= {claim.node for claim in observed.claims}
     if observed.deleting:
         nodes |= {copy.node for copy in observed.reported_copies}
-        nodes |= _nodes_of(observed.status, observed.migrations)
+        nodes |= observed.recorded_nodes
     asked = sorted(nodes)
     answers = await asyncio.gather(*(_ask_agent(node, observed, agent_poller) for node in asked))
     others = [copy for copy in observed.reported_copies if copy.node not in nodes]

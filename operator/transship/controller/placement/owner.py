@@ -98,6 +98,15 @@ def fenced_copies(
     return tuple(FencedCopy(node=node, epoch=epoch) for node, epoch in sorted(newest))
 
 
+def recorded_nodes(status: PlacementStatus, migrations: Migrations) -> frozenset[str]:
+    """The nodes that may have a copy, as far as the records say."""
+    nodes = {status.node} if status.node is not None else set()
+    nodes |= {copy.node for copy in fenced_copies(status, migrations)}
+    return frozenset(
+        nodes | {n for m in migrations for n in (m.spec.source_node, m.spec.target_node)}
+    )
+
+
 def superseded(
     owner: Owner, reported_copies: Sequence[ReportedCopy], copies: Sequence[FencedCopy]
 ) -> tuple[ReportedCopy, ...]:

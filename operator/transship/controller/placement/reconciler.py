@@ -62,6 +62,8 @@ class PlacementReconciler(Reconciler[ContainerPlacement, PlacementStatus]):
         writer = self._writer_for(placement)
         observed = await observe(placement, writer.current, is_new=self._is_new, deps=self._deps)
         decision = decide(observed)
+        effects = PlacementEffects(self._deps, writer)
+        await effects.try_beside(decision.beside, observed)
         if isinstance(decision.step, Done):
             return await self._end(placement)
         pause = 0.0
@@ -69,7 +71,7 @@ class PlacementReconciler(Reconciler[ContainerPlacement, PlacementStatus]):
             if isinstance(decision.step, Wait):
                 pause = decision.step.seconds
             else:
-                pause = await PlacementEffects(self._deps, writer).do(decision.step, observed)
+                pause = await effects.do(decision.step, observed)
             self._retry_seconds = FIRST_RETRY_SECONDS
             self._queue(decision, observed)
         except TransshipError as e:

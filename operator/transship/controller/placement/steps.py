@@ -20,6 +20,7 @@ from transship.controller.placement.owner import (
     claims_against,
     fenced_copies,
     owner_of,
+    recorded_nodes,
     superseded,
 )
 
@@ -65,7 +66,16 @@ class ObservedPlacement:
         owner = self.owner
         if owner is None:
             return ()
-        return superseded(owner, self.reported_copies, fenced_copies(self.status, self.migrations))
+        return superseded(owner, self.reported_copies, self.fenced_copies)
+
+    @property
+    def fenced_copies(self) -> tuple[FencedCopy, ...]:
+        return fenced_copies(self.status, self.migrations)
+
+    @property
+    def recorded_nodes(self) -> frozenset[str]:
+        """The nodes that own the container, owned it, took part in its moves or were fenced."""
+        return recorded_nodes(self.status, self.migrations)
 
     @property
     def current_migration(self) -> ContainerMigration | None:
@@ -191,8 +201,12 @@ Step = (
 
 @dataclass(frozen=True)
 class Decision:
-    """The step, and what is in the way of the spec (None: nothing, or the step leads there)."""
+    """The step, and what is in the way of the spec (None: nothing, or the step leads there).
+
+    beside: removals to try in the same pass; one that fails delays nothing.
+    """
 
     step: Step
     obstacle: Obstacle | None = None
     wanted: str | None = None
+    beside: tuple[Remove | CleanUp, ...] = ()

@@ -517,3 +517,98 @@ async def test_a_pending_placement_is_not_new_to_a_later_operator() -> None:
         assert world.agents.holders(UID) == ["node-a"]
         world.agents.silent.clear()
         await world.until(lambda: world.web.status.node == "node-a")
+
+
+class TestAHeldCopyThatWasOutlived:
+    """Source and target of a handover were fenced; the container was started anew on node-c."""
+
+    async def outlived(self, world: OperatorWorld) -> None:
+        await held_on_b(world)
+        world.agents.silent.add("node-b")
+        await world.settle(200)
+        taint(world, "node-a", "node-b")
+        world.move("node-c")
+        await world.until(lambda: world.agents.runners(UID) == ["node-c"])
+        taint(world)
+
+    async def test_it_is_thrown_away_although_its_source_has_forgotten_it(self) -> None:
+        async with OperatorWorld("node-a", "node-b", "node-c") as world:
+            await self.outlived(world)
+            world.agents.silent.discard("node-a")
+            await world.until(lambda: "node-a" not in world.agents.holders(UID))
+            world.agents.silent.clear()
+            await world.until(lambda: world.agents.holders(UID) == ["node-c"])
+            assert world.agents.runners(UID) == ["node-c"]
+
+    async def test_a_deletion_ends_it_too(self) -> None:
+        async with OperatorWorld("node-a", "node-b", "node-c") as world:
+            await self.outlived(world)
+            await world.kill()
+            del world.agents.at("node-c").records[UID]
+            world.agents.silent.clear()
+            await world.cluster.delete(ContainerPlacement, name="web", namespace="default")
+            world.start()
+            await world.until(lambda: world.cluster.find(ContainerPlacement, "web") is None)
+            assert world.agents.holders(UID) == []
+
+
+async def test_a_held_copy_that_may_still_be_released_is_not_asked_about_in_a_hurry() -> None:
+    async with OperatorWorld("node-a", "node-b") as world:
+        await running_on_a(world)
+        lies(world, "node-b", epoch=2)
+        held = world.agents.at("node-b").records[UID]
+        held.state, held.migration = RecordState.HELD, "never-was"
+        await world.settle(100)
+        before, began = len(world.agents.calls), world.clock.monotonic()
+        await world.until(lambda: world.clock.monotonic() > began + 60)
+        asked = {call for node, call in world.agents.calls[before:] if node == "node-b"}
+        assert asked == {"containers"}
+        assert world.agents.holders(UID) == ["node-a", "node-b"]
+
+
+class TestDeletion:
+    async def test_a_stranger_that_refuses_holds_up_nothing(self) -> None:
+        async with OperatorWorld("node-a", "node-b") as world:
+            await running_on_a(world)
+            lies(world, "node-b", epoch=7)
+            world.agents.failing["node-b", "remove_container"] = Refused("no", reason="Refused")
+            await world.until(lambda: disputed(world))
+            await world.cluster.delete(ContainerPlacement, name="web", namespace="default")
+            await world.until(lambda: world.cluster.find(ContainerPlacement, "web") is None)
+            assert world.agents.holders(UID) == ["node-b"]
+            assert ("node-b", "remove_container") in world.agents.calls
+
+    async def test_a_stranger_that_obeys_is_cleared_too(self) -> None:
+        async with OperatorWorld("node-a", "node-b") as world:
+            await running_on_a(world)
+            lies(world, "node-b", epoch=7)
+            await world.until(lambda: disputed(world))
+            await world.cluster.delete(ContainerPlacement, name="web", namespace="default")
+            await world.until(lambda: world.cluster.find(ContainerPlacement, "web") is None)
+            assert world.agents.holders(UID) == []
+
+    async def test_a_former_owner_that_refuses_is_waited_for_while_the_owner_ends(self) -> None:
+        async with OperatorWorld("node-a", "node-b") as world:
+            await fenced(world)
+            refusal = Refused("no", reason="Refused")
+            world.agents.failing["node-a", "remove_container"] = refusal
+            taint(world)
+            world.agents.silent.clear()
+            await world.cluster.delete(ContainerPlacement, name="web", namespace="default")
+            await world.until(lambda: world.agents.holders(UID) == ["node-a"])
+            await world.settle()
+            assert world.cluster.find(ContainerPlacement, "web") is not None
+            world.agents.failing.clear()
+            await world.until(lambda: world.cluster.find(ContainerPlacement, "web") is None)
+            assert world.agents.holders(UID) == []
+
+    async def test_a_node_that_was_fenced_and_is_no_more_is_waited_for(self) -> None:
+        async with OperatorWorld("node-a", "node-b") as world:
+            await fenced(world)
+            taint(world)
+            await world.cluster.delete(ContainerPlacement, name="web", namespace="default")
+            await world.until(lambda: world.agents.holders(UID) == ["node-a"])
+            await world.until(lambda: "node-a" in words(world, "Reconciling")[1])
+            world.agents.silent.clear()
+            await world.until(lambda: world.cluster.find(ContainerPlacement, "web") is None)
+            assert world.agents.holders(UID) == []

@@ -18,7 +18,7 @@ from transship.lab.images.sample_images import push_sample_image
 
 pytestmark = pytest.mark.lab
 
-HOST_PATH = {"volumes": [{"name": "node", "hostPath": {"path": "/etc"}}]}
+HOST_PATH = {"volumes": [{"name": "node", "hostPath": {"path": "/srv"}}]}
 NFS = {"volumes": [{"name": "share", "nfs": {"server": "10.9.9.9", "path": "/export"}}]}
 NET_ADMIN = {"securityContext": {"capabilities": {"add": ["NET_ADMIN", "CHOWN"]}}}
 ALL = {"securityContext": {"capabilities": {"add": ["ALL"]}}}
@@ -84,7 +84,7 @@ def doctor(world: World) -> dict[str, str]:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "a hostPath volume": (HOST_PATH, ("spec.volumes: hostPath of node (/etc)", "emptyDir")),
+    "a hostPath volume": (HOST_PATH, ("spec.volumes: hostPath of node (/srv)", "emptyDir")),
     "an nfs volume": (NFS, ("spec.volumes: nfs of share (10.9.9.9:/export)", "emptyDir")),
     "a capability": (
         {"container": NET_ADMIN},
@@ -126,7 +126,7 @@ def test_what_was_allowed_runs_and_goes_but_changes_no_more_without_the_label(
         world.kubectl("create", "-f", "-", stdin=body)
         world.until(lambda: row(world, "app", namespace)["REASON"] == "ContainerReady", "it runs")
     output = refusal(world, *patch, '{"spec": {"targetNode": "node-b"}}')
-    assert "spec.volumes: hostPath of node (/etc)" in output
+    assert "spec.volumes: hostPath of node (/srv)" in output
     world.kubectl(*patch, '{"metadata": {"labels": {"a": "b"}}}')
     world.kubectl("delete", "placement", "app", "--namespace", namespace, "--wait=false")
     world.until(lambda: not listed(world, namespace), "the operator lets it go")

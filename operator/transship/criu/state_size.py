@@ -92,17 +92,17 @@ def _pieces(census: Census) -> list[_Piece]:
 
 
 def _mapped(task: Task) -> Iterator[tuple[tuple[int, int], _Piece]]:
-    for each in task.mapped_files:
-        if _is_dumped(each.target, each.deleted):
-            kind = _Kind.SHARED if _goes_ahead(each) else _kind_of(each.target)
-            yield each.deleted.file, _piece(task, each.target, each.deleted, kind)
+    for mapped in task.mapped_files:
+        if _is_dumped(mapped.target, mapped.deleted):
+            kind = _Kind.SHARED if _goes_ahead(mapped) else _kind_of(mapped.target)
+            yield mapped.deleted.file, _piece(task, mapped.target, mapped.deleted, kind)
 
 
 def _opened(task: Task) -> Iterator[tuple[tuple[int, int], _Piece]]:
-    for each in task.descriptors:
-        if each.deleted is not None and _is_dumped(each.target, each.deleted):
-            kind = _kind_of(each.target)
-            yield each.deleted.file, _piece(task, each.target, each.deleted, kind)
+    for descriptor in task.descriptors:
+        if descriptor.deleted is not None and _is_dumped(descriptor.target, descriptor.deleted):
+            kind = _kind_of(descriptor.target)
+            yield descriptor.deleted.file, _piece(task, descriptor.target, descriptor.deleted, kind)
 
 
 def _is_dumped(target: str, deleted: Deleted) -> bool:
@@ -127,13 +127,13 @@ def _too_large(pieces: Sequence[_Piece], *, strategies: tuple[Strategy, ...] = (
     kinds = [kind for kind in _Kind if any(piece.kind is kind for piece in pieces)]
     shares = [_share(kind, [piece for piece in pieces if piece.kind is kind]) for kind in kinds]
     advice = "; ".join(kind.value[1] for kind in kinds)
-    found = obstacle(
+    too_large = obstacle(
         Reason.STATE_TOO_LARGE,
         f"CRIU's images of the container would be {size}, the limit is {limit}: "
         + ", ".join(shares),
         hint=f"bring the {size} down to {limit}: {advice}; or use the strategy Cold",
     )
-    return replace(found, strategies=strategies, culprit=Reason.STATE_TOO_LARGE.value)
+    return replace(too_large, strategies=strategies, culprit=Reason.STATE_TOO_LARGE.value)
 
 
 def _share(kind: _Kind, pieces: Sequence[_Piece]) -> str:

@@ -1,1 +1,1 @@
-"""CRIU's image files: packed for the way, corrected where memory was hidden or moved ahead."""
+"""CRIU's image files: packing them for the transfer, and correcting those about memory."""

@@ -1,7 +1,7 @@
-"""CRIU's images of a dump as one body: a tar archive in blocks, never whole in memory.
+"""The images of a dump as the body of a request: a tar archive, in blocks.
 
-The pages of private memory are not among them: they went to the target during the dump.
-Files are read and written in threads, since an event loop serves other containers meanwhile.
+The pages of private memory are not in it; they go to the target on their own. Files are read and
+written in threads, so that the event loop can serve other containers.
 """
 
 from __future__ import annotations
@@ -16,39 +16,41 @@ from transship.api.reasons import Reason
 from transship.common.errors import InvalidInput, Refused
 
 BLOCK_BYTES = 1 << 20
-"""Of the body, for one call of a thread."""
+"""What one call in a thread reads or writes."""
 _UNIT = tarfile.BLOCKSIZE
 _END = bytes(2 * _UNIT)
 
 
 def size(folder: Path) -> int:
-    """Of the body that `stream` makes."""
+    """Return the size of the body that `stream` yields."""
     files = (path.stat().st_size for path in _files(folder))
     return sum(_UNIT + length + _padding(length) for length in files) + len(_END)
 
 
-def too_large(found: int, *, most: int) -> Refused:
+def too_large(size_bytes: int, *, most: int) -> Refused:
+    """Build the error for images that are larger than `most` bytes."""
+    size_text, limit_text = mebibytes(size_bytes), mebibytes(most)
     return Refused(
-        f"CRIU's images of the container are {mebibytes(found)}, the limit is {mebibytes(most)}",
+        f"CRIU's images of the container are {size_text}, the limit is {limit_text}",
         reason=Reason.STATE_TOO_LARGE,
         hint=Reason.STATE_TOO_LARGE.hint,
     )
 
 
 def mebibytes(count: int) -> str:
-    """Rounded up: what is said to be above a limit has to look so."""
+    """Format a size, rounded up so that a size above a limit looks like it."""
     return f"{-(-count // 2**20)} MiB"
 
 
 async def stream(folder: Path) -> AsyncIterator[bytes]:
-    """All regular files of a folder, by their bare names."""
+    """Yield an archive of the regular files in a folder, by their names alone."""
     blocks = _joined(_parts(folder))
     while block := await asyncio.to_thread(next, blocks, b""):
         yield block
 
 
 async def gathered(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in blocks: what comes from a socket is a hundred times smaller."""
+    """Join pieces to blocks; the pieces from a socket are a hundred times smaller."""
     waiting: list[bytes] = []
     length = 0
     async for piece in pieces:
@@ -62,23 +64,24 @@ async def gathered(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
 
 
 class Unpacker:
-    """Writes the files of a body into a folder, block by block. Blocking; always close it."""
+    """Writes the files of an archive into a folder. Blocking; always close it."""
 
     def __init__(self, folder: Path, *, most: int) -> None:
         self._folder = folder
         self._most = most
-        self._got = 0
+        self._received = 0
         self._waiting = b""
         self._file: BinaryIO | None = None
-        self._content = 0  # still to come of the present file
-        self._padding = 0  # and behind it
+        # bytes that are missing of the current file, and of the padding behind it
+        self._content = 0
+        self._padding = 0
         self._ended = False
 
     def feed(self, block: bytes) -> None:
-        """Raises InvalidInput when it belongs to no such archive, Refused beyond the limit."""
-        self._got += len(block)
-        if self._got > self._most:
-            raise too_large(self._got, most=self._most)
+        """Write a block. Raises InvalidInput for a malformed archive, Refused beyond the limit."""
+        self._received += len(block)
+        if self._received > self._most:
+            raise too_large(self._received, most=self._most)
         rest = memoryview(self._waiting + block)
         while rest and not self._ended:
             if self._content or self._padding:
@@ -91,12 +94,12 @@ class Unpacker:
         self._waiting = b"" if self._ended else bytes(rest)
 
     def finish(self) -> None:
-        """Raises InvalidInput when the body is cut."""
+        """Raise InvalidInput when the archive is not complete."""
         if not self._ended:
-            raise _damaged("it is cut")
+            raise _damaged("it is not complete")
 
     def close(self) -> None:
-        """Can be repeated."""
+        """Close the current file. Can be repeated."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -132,12 +135,13 @@ def _files(folder: Path) -> list[Path]:
 def _parts(folder: Path) -> Iterator[bytes]:
     for path in _files(folder):
         with path.open("rb") as file:
-            about = tarfile.TarInfo(path.name)  # `gettarinfo` would look up whose the file is
-            about.size = path.stat().st_size
-            yield about.tobuf(tarfile.USTAR_FORMAT)
+            # `gettarinfo` would look up the owner of the file
+            header = tarfile.TarInfo(path.name)
+            header.size = path.stat().st_size
+            yield header.tobuf(tarfile.USTAR_FORMAT)
             while piece := file.read(BLOCK_BYTES):
                 yield piece
-            yield bytes(_padding(about.size))
+            yield bytes(_padding(header.size))
     yield _END
 
 

@@ -1,6 +1,6 @@
-"""What a dump says of a process's mappings, corrected where CRIU was shown less. Pure.
+"""Corrects the image of a process's mappings, of which CRIU saw less in a dump. Pure.
 
-A `mm-<pid>.img` is two magic numbers and one message (images/mm.proto) after its length.
+A `mm-<pid>.img` is two magic numbers, a length and one message (images/mm.proto).
 """
 
 from __future__ import annotations
@@ -16,24 +16,29 @@ MM_MAGIC = 0x57492820
 GUARD_STATUS = 1 << 16
 
 _HEADER = struct.Struct("<III")
-_MAPPINGS = 14  # of mm_entry
-_START, _END, _OFFSET, _SHARED, _ACCESS, _FLAGS, _STATUS, _FD = range(1, 9)  # of vma_entry
-_NO_FD = 1  # -1 in the encoding of a sint64
+# a field of mm_entry
+_MAPPINGS = 14
+# fields of vma_entry
+_START, _END, _OFFSET, _SHARED, _ACCESS, _FLAGS, _STATUS, _FD = range(1, 9)
+# -1 as a sint64
+_NO_FD = 1
 
 
 def corrected(
     image: bytes, *, ends: Mapping[int, int], guards: Iterable[tuple[int, int]] = ()
 ) -> bytes:
-    """The image with mappings, named by their start, that end elsewhere, and more guard pages.
+    """Return the image with the true `ends` of mappings, by their start, and with guard pages.
 
-    Raises TransshipError when one of the mappings is not there: nothing may get lost silently.
+    Raises TransshipError for a malformed image, and when a mapping is missing in it.
     """
     try:
-        found: set[int] = set()
-        parts = [_corrected(*field, ends=ends, found=found) for field in split(_body(image))]
+        corrected_starts: set[int] = set()
+        parts = [
+            _corrected(*field, ends=ends, starts=corrected_starts) for field in split(_body(image))
+        ]
     except (ValueError, IndexError, struct.error) as e:
         raise TransshipError("reading the mappings of a dump: malformed image") from e
-    if found != set(ends):
+    if corrected_starts != set(ends):
         raise TransshipError("correcting the mappings of a dump: one of them is not there")
     parts += [bytes_field(_MAPPINGS, _guard(start, end)) for start, end in guards]
     new = b"".join(parts)
@@ -48,14 +53,14 @@ def _body(image: bytes) -> bytes:
 
 
 def _corrected(
-    number: int, value: int | bytes, raw: bytes, *, ends: Mapping[int, int], found: set[int]
+    number: int, value: int | bytes, raw: bytes, *, ends: Mapping[int, int], starts: set[int]
 ) -> bytes:
     if number != _MAPPINGS or isinstance(value, int):
         return raw
     start = number_in(parse(value), _START)
     if start not in ends:
         return raw
-    found.add(start)
+    starts.add(start)
     fields = [
         number_field(_END, ends[start]) if number == _END else field
         for number, _, field in split(value)

@@ -1,7 +1,7 @@
-"""Which pages a lazy dump has left out of its images: those that the restore will ask for. Pure.
+"""Reads which pages a lazy dump has left for the restore to request, from its page maps.
 
-A `pagemap-<pid>.img` is two magic numbers and then messages, each after its length: a head, and one
-entry for each run of pages. An entry marked lazy has no pages in the images beside it.
+A `pagemap-<pid>.img` is two magic numbers and then messages, each after its length: a head, and an
+entry for each range of pages. The pages of a lazy entry are not in the images.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ADDRESS, _PAGES_32, _FLAGS, _PAGES = 1, 2, 4, 5
 
 @dataclass(frozen=True)
 class LazyRange:
-    """Pages in a row. `process` is a pid as the container counts them."""
+    """Adjacent pages; `process` is a pid inside the container."""
 
     process: int
     address: int
@@ -43,7 +43,7 @@ class LazyRange:
 
 @dataclass(frozen=True)
 class SharedImage:
-    """A file of pages of shared memory; runs: first position and number, in the file's order."""
+    """A file with pages of shared memory; `runs` are first page and count, in the file's order."""
 
     path: Path
     runs: tuple[tuple[int, int], ...]
@@ -54,18 +54,19 @@ class SharedImage:
 
 
 def read(images: Path) -> tuple[LazyRange, ...]:
-    """The ranges of all processes in a dump's directory. Raises TransshipError."""
-    found = []
+    """Read the lazy ranges of all processes of a dump. Raises TransshipError."""
+    ranges: list[LazyRange] = []
     for path in sorted(images.glob("pagemap-*.img")):
-        name = _NAME.fullmatch(path.name)  # not of shared memory: pagemap-shmem-<id>.img
+        # those of shared memory are pagemap-shmem-<id>.img
+        name = _NAME.fullmatch(path.name)
         if name is not None:
-            found += lazy_ranges(path.read_bytes(), process=int(name[1]))
-    return tuple(found)
+            ranges += lazy_ranges(path.read_bytes(), process=int(name[1]))
+    return tuple(ranges)
 
 
 def shared(images: Path) -> tuple[SharedImage, ...]:
-    """The files of pages of shared memory, memfds included. Raises TransshipError."""
-    found = []
+    """Find the files with pages of shared memory, memfds included. Raises TransshipError."""
+    shared_images = []
     for path in sorted(images.glob("pagemap-shmem-*.img")):
         try:
             head, *entries = map(parse, _messages(path.read_bytes()))
@@ -77,12 +78,12 @@ def shared(images: Path) -> tuple[SharedImage, ...]:
             )
             image = SharedImage(images / f"pages-{number_in(head, _PAGES_ID)}.img", runs)
             if image.path.exists() and image.path.stat().st_size == image.pages * PAGE_BYTES:
-                found.append(image)
-    return tuple(found)
+                shared_images.append(image)
+    return tuple(shared_images)
 
 
 def lazy_ranges(image: bytes, *, process: int) -> list[LazyRange]:
-    """The ranges of one process's image. Raises TransshipError when it is none."""
+    """Return the lazy ranges in one process's image. Raises TransshipError."""
     try:
         entries = list(_messages(image))[1:]
         return [
@@ -95,19 +96,19 @@ def lazy_ranges(image: bytes, *, process: int) -> list[LazyRange]:
 
 
 def with_lazy(image: bytes, ranges: Iterable[tuple[int, int]]) -> bytes:
-    """The image with further ranges of lazy pages (from an address to an end) among its entries.
+    """Return the image with more ranges (start and end address) of lazy pages.
 
-    Entries are in the order of their addresses, which a restore relies on. Raises TransshipError.
+    Entries are sorted by address, as a restore needs them. Raises TransshipError.
     """
     try:
         head, *entries = _messages(image)
-        found = [(number_in(parse(entry), _ADDRESS), entry) for entry in entries]
+        by_address = [(number_in(parse(entry), _ADDRESS), entry) for entry in entries]
     except (ValueError, IndexError, struct.error) as e:
         raise TransshipError("reading a pagemap: malformed image") from e
-    found += [(start, _lazy_entry(start, end)) for start, end in ranges]
-    found.sort(key=itemgetter(0))
+    by_address += [(start, _lazy_entry(start, end)) for start, end in ranges]
+    by_address.sort(key=itemgetter(0))
     parts = [_HEADER.pack(COMMON_MAGIC, PAGEMAP_MAGIC), _LENGTH.pack(len(head)), head]
-    for _, entry in found:
+    for _, entry in by_address:
         parts += (_LENGTH.pack(len(entry)), entry)
     return b"".join(parts)
 
@@ -115,14 +116,15 @@ def with_lazy(image: bytes, ranges: Iterable[tuple[int, int]]) -> bytes:
 def _lazy_entry(start: int, end: int) -> bytes:
     return b"".join((
         number_field(_ADDRESS, start),
-        number_field(_PAGES_32, 0),  # still required
+        # the proto file still requires it
+        number_field(_PAGES_32, 0),
         number_field(_FLAGS, LAZY),
         number_field(_PAGES, (end - start) // PAGE_BYTES),
     ))  # fmt: skip
 
 
 def _pages(entry: dict[int, int | bytes]) -> int:
-    """CRIU before 4.2 knew the number of 32 bits only."""
+    """The number of pages; CRIU before 4.2 has the field of 32 bits only."""
     return number_in(entry, _PAGES) or number_in(entry, _PAGES_32)
 
 

@@ -1,4 +1,4 @@
-"""A node in memory: containers start and stop at once, images are pulled when a test allows it."""
+"""Instances in memory: they start and stop at once; a test decides when a pull ends."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from datetime import datetime
 
 from transship.agent.containers.decide import ObservedContainer
+from transship.agent.containers.deps import Instances
 from transship.agentapi.containers import ContainerOrder
 from transship.agentapi.states import RunState
 from transship.api.obstacle import Obstacle
@@ -14,7 +15,7 @@ from transship.common.errors import TransshipError
 DIGEST = "sha256:" + "0" * 64
 
 
-class FakeInstances:
+class FakeInstances(Instances):
     def __init__(self) -> None:
         self.observed: dict[str, ObservedContainer] = {}
         self.removed: set[str] = set()

@@ -1,4 +1,4 @@
-"""Orders and records as tests need them."""
+"""Orders and records with defaults for tests."""
 
 from __future__ import annotations
 

@@ -220,25 +220,25 @@ async def test_a_deletion_says_which_epoch_it_knows(served: Served, query: str) 
     assert "epoch" in answer.failure.message
 
 
-async def test_an_unknown_path_and_a_wrong_method_are_told_in_the_same_form(
+async def test_an_unknown_path_and_a_wrong_method_get_a_failure_too(
     served: Served,
 ) -> None:
     assert (await served.call("GET", "/v1/nothing")).failure.reason == "NotFound"
     assert (await served.call("POST", paths.CONTAINERS)).status == 405
 
 
-async def test_without_a_certificate_nobody_gets_in(served: Served) -> None:
+async def test_a_client_without_a_certificate_is_refused(served: Served) -> None:
     context = ssl.create_default_context(cafile=str(served.folder / "ca.crt"))
-    await expect_no_entry(served, context)
+    await expect_refused_connection(served, context)
 
 
-async def test_a_certificate_of_another_authority_does_not_help(served: Served) -> None:
-    await expect_no_entry(
+async def test_a_certificate_of_another_authority_is_refused(served: Served) -> None:
+    await expect_refused_connection(
         served, served.context("transship:operator", authority=new_authority("somebody"))
     )
 
 
-async def expect_no_entry(served: Served, context: ssl.SSLContext) -> None:
+async def expect_refused_connection(served: Served, context: ssl.SSLContext) -> None:
     connector = aiohttp.TCPConnector(ssl=context)
     async with aiohttp.ClientSession(connector=connector) as session:
         with pytest.raises((aiohttp.ClientError, OSError)):
@@ -262,7 +262,7 @@ ALLOWED_TO_A_PEER = [
 ]  # fmt: skip
 
 
-def test_of_each_route_it_is_known_who_may_use_it() -> None:
+def test_every_route_is_for_the_operator_alone_or_for_peers_too() -> None:
     assert sorted(FORBIDDEN_TO_AGENTS + ALLOWED_TO_A_PEER) == sorted(
         (route.method, route.path) for route in ROUTES
     )
@@ -281,7 +281,7 @@ async def test_the_peer_of_a_migration_may_use_its_routes(
 
 
 @pytest.mark.parametrize(("method", "pattern"), FORBIDDEN_TO_AGENTS)
-async def test_an_agent_may_not_do_what_is_the_operators(
+async def test_an_agent_may_not_use_the_operators_routes(
     served: Served, method: str, pattern: str
 ) -> None:
     answer = await served.call(method, path(pattern, ID), caller="transship:agent:node-b")
@@ -289,7 +289,7 @@ async def test_an_agent_may_not_do_what_is_the_operators(
 
 
 @pytest.mark.parametrize("caller", ["transship:agent:", "admin", "transship:operator2"])
-async def test_another_name_may_do_nothing(served: Served, caller: str) -> None:
+async def test_a_client_with_another_name_may_use_no_route(served: Served, caller: str) -> None:
     answer = await served.call("GET", path(paths.OUTGOING_VERDICT, MIGRATION), caller=caller)
     assert answer.status == 403
 
@@ -324,7 +324,7 @@ async def test_a_peer_that_is_away_is_named_by_its_side_of_the_migration(served:
             await client.hold(gone, MIGRATION)
 
 
-async def test_the_images_and_what_goes_before_them_reach_the_target(served: Served) -> None:
+async def test_a_restore_request_and_its_images_reach_the_target(served: Served) -> None:
     served.journal.put(transitions.incoming(None, incoming_order(), boot=BOOT))
     blocks = [bytes([number]) * 1_000_000 for number in range(3)]
     request = RestoreRequest(image_bytes=5)
@@ -413,7 +413,7 @@ async def test_the_operator_forgets_a_migration_at_its_target(served: Served) ->
     assert (await served.call("GET", here)).status == 404
 
 
-async def test_the_node_and_its_metrics_are_told(served: Served) -> None:
+async def test_the_node_and_its_metrics_are_reported(served: Served) -> None:
     served.journal.put(running_record())
     report = (await served.call("GET", paths.NODE)).read(NodeReport)
     assert report.quarantined == ()
@@ -429,7 +429,7 @@ LINES = (
 )
 
 
-async def test_a_log_is_given_as_the_container_wrote_it(served: Served) -> None:
+async def test_a_log_is_sent_as_the_container_wrote_it(served: Served) -> None:
     served.log.write_text(LINES)
     served.journal.put(running_record())
     here = path(paths.LOGS, ID)
@@ -450,7 +450,7 @@ async def test_a_log_is_followed_until_the_container_is_gone(served: Served) -> 
     assert (await following).text == "one\ntwo halves\nthree\n"
 
 
-async def test_the_operator_can_ask_what_a_move_would_be_like(served: Served) -> None:
+async def test_the_operator_requests_a_prediction(served: Served) -> None:
     wish = PredictionRequest(target=peer())
     answer = await served.call("POST", paths.PREDICTION.format(id=ID), body=wish)
     assert answer.status == 200

@@ -86,7 +86,7 @@ def test_a_container_that_was_ordered_to_stop_runs_when_it_is_ordered_to_run() -
 
 
 @pytest.mark.parametrize("record", [frozen(), released(), incoming(), held()])
-def test_what_is_being_moved_takes_no_orders_and_no_deletion(record: Record) -> None:
+def test_a_container_in_migration_takes_no_orders_and_no_deletion(record: Record) -> None:
     changed = order(epoch=5, state=DesiredState.STOPPED)
     with pytest.raises(Refused):
         transitions.ordered(record, changed, boot=BOOT)
@@ -175,7 +175,7 @@ def test_a_held_copy_runs_on_nothing_but_the_right_verdict(
         transitions.running(held(), notice)
 
 
-def test_a_held_copy_runs_on_released_and_a_repeated_go_is_answered() -> None:
+def test_a_held_copy_runs_on_released_and_a_repeated_verdict_is_answered() -> None:
     owner = transitions.running(held(), go())
     assert (owner.state, owner.epoch, owner.migration) == (RecordState.RUNNING, 2, None)
     assert owner.arrived_by == MIGRATION
@@ -187,7 +187,7 @@ def test_an_incoming_copy_does_not_run() -> None:
         transitions.running(incoming(), go())
 
 
-def test_an_arrived_container_keeps_its_past() -> None:
+def test_a_container_keeps_its_restarts_over_a_migration() -> None:
     assert incoming().restarts == 3
 
 
@@ -198,12 +198,12 @@ def test_a_container_comes_back_over_its_released_record() -> None:
         transitions.incoming(released(), incoming_order(epoch=2, migration=OTHER), boot=BOOT)
 
 
-def test_nothing_arrives_over_a_copy_that_runs() -> None:
+def test_a_copy_that_runs_is_not_replaced_by_an_incoming_one() -> None:
     with refusal(Reason.ALREADY_HERE):
         transitions.incoming(running_record(), incoming_order(), boot=BOOT)
 
 
-def test_a_held_copy_runs_on_the_word_that_its_source_s_node_is_gone() -> None:
+def test_a_held_copy_runs_when_the_source_node_is_fenced() -> None:
     assert transitions.running(held(), go(verdict=Verdict.FENCED)).state is RecordState.RUNNING
     with refusal(Reason.STALE_EPOCH):
         transitions.running(held(), go(verdict=Verdict.FENCED, epoch=1))

@@ -49,7 +49,7 @@ def serial_in(paths: TlsFiles) -> int:
     return x509.load_pem_x509_certificate(paths.certificate.read_bytes()).serial_number
 
 
-def test_a_renewed_certificate_is_shown_without_a_restart(
+def test_a_renewed_certificate_is_used_without_a_restart(
     tmp_path: Path, authority: Authority
 ) -> None:
     paths = issued(authority, tmp_path, at=1)
@@ -62,7 +62,7 @@ def test_a_renewed_certificate_is_shown_without_a_restart(
     assert serial_shown(credentials) == serial_in(paths) != first
 
 
-def test_half_of_a_renewal_changes_nothing_until_the_other_half_is_there(
+def test_an_incomplete_renewal_changes_nothing_until_it_is_complete(
     tmp_path: Path, authority: Authority
 ) -> None:
     paths = issued(authority, tmp_path, at=1)

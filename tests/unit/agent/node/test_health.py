@@ -47,7 +47,7 @@ def test_a_node_without_problems_is_healthy_and_ready(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("reason", "readings"), PROBLEMS.items())
-def test_what_is_wrong_is_said_and_takes_the_node_out_of_moves_only_where_it_must(
+def test_each_problem_is_reported_and_only_some_keep_the_node_out_of_migrations(
     tmp_path: Path, reason: Reason, readings: HealthReadings
 ) -> None:
     made = health.healthy_condition(health.problems_of(readings, now=NOW), now=NOW)
@@ -67,7 +67,7 @@ def test_the_worst_comes_first_and_all_are_named() -> None:
         assert word in made.message
 
 
-def test_looking_finds_a_disk_that_takes_nothing_and_the_end_of_the_certificate(
+def test_a_read_only_disk_and_a_missing_certificate_are_read(
     tmp_path: Path,
 ) -> None:
     journal = Journal(tmp_path / "journal", boot=BOOT, disk=BadDisk(at=1, error=30))

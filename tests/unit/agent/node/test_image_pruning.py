@@ -37,7 +37,7 @@ def prepare(runtime: Runtime, name: str) -> None:
     (runtime.layout.container(name) / "prepared.json").write_text(prepared.model_dump_json())
 
 
-async def test_an_image_goes_once_no_prepared_container_names_it(runtime: Runtime) -> None:
+async def test_an_image_is_deleted_once_no_prepared_container_uses_it(runtime: Runtime) -> None:
     prepare(runtime, "c-1")
     assert await runtime.prune_images() == ()
     (runtime.layout.container("c-1") / "prepared.json").unlink()
@@ -45,7 +45,9 @@ async def test_an_image_goes_once_no_prepared_container_names_it(runtime: Runtim
     assert await runtime.prune_images() == (DIGEST,)
 
 
-async def test_nothing_goes_while_a_prepared_container_cannot_be_read(runtime: Runtime) -> None:
+async def test_no_image_is_deleted_while_a_prepared_container_cannot_be_read(
+    runtime: Runtime,
+) -> None:
     prepare(runtime, "c-1")
     (runtime.layout.container("c-1") / "prepared.json").write_text("torn")
     with pytest.raises(ValueError, match="JSON"):
@@ -69,7 +71,7 @@ async def test_a_container_that_is_being_prepared_keeps_its_image(
     assert await runtime.prune_images() == (DIGEST,)
 
 
-async def test_nothing_goes_while_the_image_of_an_unreadable_record_is_unknown(
+async def test_no_image_is_deleted_while_an_unreadable_records_image_is_unknown(
     runtime: Runtime,
 ) -> None:
     leftovers = NodeLeftovers(cast(NodeInstances, SimpleNamespace(runtime=runtime)))

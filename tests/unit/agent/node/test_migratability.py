@@ -24,15 +24,15 @@ OTHER = "0b5e2c1a-0000-4000-8000-000000000002"
 TRACED = obstacle(Reason.TRACED, "process 7 is traced")
 
 
-class Changing(FakeInstances):
-    """What is there changes from look to look."""
+class ChangingInstances(FakeInstances):
+    """Each scan finds something else."""
 
-    def __init__(self, *looks: tuple[Obstacle, ...]) -> None:
+    def __init__(self, *scans: tuple[Obstacle, ...]) -> None:
         super().__init__()
-        self._looks = list(looks)
+        self._scans = list(scans)
 
     async def find_obstacles(self, container_id: str) -> tuple[Obstacle, ...]:
-        return self._looks.pop(0)
+        return self._scans.pop(0)
 
 
 @pytest.fixture(autouse=True)
@@ -52,54 +52,57 @@ def made(
     return MigratabilityScan(journal, instances)
 
 
-async def test_what_is_there_twice_counts(tmp_path: Path) -> None:
-    scan = made(Changing((TRACED,), (TRACED,)), tmp_path)
+async def test_an_obstacle_that_both_scans_find_counts(tmp_path: Path) -> None:
+    scan = made(ChangingInstances((TRACED,), (TRACED,)), tmp_path)
     assert await scan.scan("c") == (TRACED,)
     assert scan.obstacles("c") == (TRACED,)
 
 
-async def test_what_is_there_for_a_moment_does_not(tmp_path: Path) -> None:
-    scan = made(Changing((TRACED,), ()), tmp_path)
+async def test_an_obstacle_that_only_one_scan_finds_does_not_count(tmp_path: Path) -> None:
+    scan = made(ChangingInstances((TRACED,), ()), tmp_path)
     assert await scan.scan("c") == ()
     assert scan.obstacles("c") == ()
 
 
-async def test_what_an_older_agent_started_does_not_move_live(tmp_path: Path) -> None:
-    scan = made(Changing((TRACED,), (TRACED,)), tmp_path, running_record())
+async def test_an_instance_of_an_older_agent_does_not_move_live(tmp_path: Path) -> None:
+    scan = made(ChangingInstances((TRACED,), (TRACED,)), tmp_path, running_record())
     lasting, traced = await scan.scan(ID)
     assert lasting.reason == Reason.LANDLOCK_NOT_REFUSED
     assert traced == TRACED
 
 
-async def test_once_started_anew_it_does(tmp_path: Path) -> None:
+async def test_a_new_instance_moves_live(tmp_path: Path) -> None:
     anew = transitions.started(running_record(), boot=BOOT, now=datetime.now(UTC))
-    scan = made(Changing(()), tmp_path, anew)
+    scan = made(ChangingInstances(()), tmp_path, anew)
     assert await scan.scan(ID) == ()
 
 
-async def test_what_has_grown_meanwhile_counts_as_it_is_now(tmp_path: Path) -> None:
-    looks = [replace(TRACED, message=f"{size} MiB", culprit="/tmp/log") for size in (300, 301)]
-    scan = made(Changing((looks[0],), (looks[1],)), tmp_path)
-    assert await scan.scan("c") == (looks[1],)
+async def test_an_obstacle_counts_as_the_second_scan_finds_it(tmp_path: Path) -> None:
+    scans = [replace(TRACED, message=f"{size} MiB", culprit="/tmp/log") for size in (300, 301)]
+    scan = made(ChangingInstances((scans[0],), (scans[1],)), tmp_path)
+    assert await scan.scan("c") == (scans[1],)
 
 
-async def test_a_look_without_findings_is_not_repeated(tmp_path: Path) -> None:
-    scan = made(Changing(()), tmp_path)
+async def test_a_scan_without_obstacles_is_not_repeated(tmp_path: Path) -> None:
+    scan = made(ChangingInstances(()), tmp_path)
     assert await scan.scan("c") == ()
 
 
-async def test_one_that_cannot_be_looked_over_keeps_no_other_from_its_look(
+async def test_a_failing_scan_of_one_container_stops_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migratability, "SCAN_SECONDS", 0.0)
 
-    class Stumbling(FakeInstances):
+    class FailingInstances(FakeInstances):
         async def find_obstacles(self, container_id: str) -> tuple[Obstacle, ...]:
             if container_id == ID:
                 raise OSError(5, "input/output error")
             return (TRACED,)
 
-    instances, journal = Stumbling(), Journal(tmp_path, boot=BOOT, node="node-a", clock=FakeClock())
+    instances, journal = (
+        FailingInstances(),
+        Journal(tmp_path, boot=BOOT, node="node-a", clock=FakeClock()),
+    )
     for name in (ID, OTHER):
         record = running_record().but(refuses_landlock=True)
         journal.put(record.but(id=name, order=record.order.model_copy(update={"id": name})))
@@ -107,6 +110,6 @@ async def test_one_that_cannot_be_looked_over_keeps_no_other_from_its_look(
     scan = made(instances, tmp_path, journal=journal)
     running = asyncio.create_task(scan.run())
     async with asyncio.timeout(2):
-        while scan.obstacles(OTHER) != (TRACED,):  # noqa: ASYNC110 - it is looked at, not told
+        while scan.obstacles(OTHER) != (TRACED,):  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0)
     running.cancel()

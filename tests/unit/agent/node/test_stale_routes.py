@@ -54,7 +54,7 @@ def forwards(network: Network, journal: Journal, clock: FakeClock) -> StaleRoute
     return StaleRoutes(network, journal=journal, clock=clock)
 
 
-def test_a_detour_is_kept_for_those_who_have_not_heard_and_then_ended(
+def test_a_route_is_kept_for_a_while_and_then_removed(
     forwards: StaleRoutes, network: Network, clock: FakeClock
 ) -> None:
     forwards.sweep(network.forwards())
@@ -66,7 +66,7 @@ def test_a_detour_is_kept_for_those_who_have_not_heard_and_then_ended(
     assert network.kept == []
 
 
-def test_a_detour_lasts_while_the_journal_has_the_container(
+def test_a_route_is_kept_while_the_journal_has_the_container(
     forwards: StaleRoutes, network: Network, journal: Journal, clock: FakeClock
 ) -> None:
     record = journal.put(transitions.ordered(None, order(), boot="b"))
@@ -79,7 +79,7 @@ def test_a_detour_lasts_while_the_journal_has_the_container(
     assert network.kept == [LEFT]  # its time begins only now
 
 
-def test_a_detour_that_was_made_anew_has_its_whole_time(
+def test_a_route_that_was_set_again_is_kept_for_the_whole_time(
     forwards: StaleRoutes, network: Network, clock: FakeClock
 ) -> None:
     forwards.sweep(network.forwards())
@@ -91,7 +91,7 @@ def test_a_detour_that_was_made_anew_has_its_whole_time(
     assert network.kept == [LEFT]
 
 
-def test_a_detour_that_cannot_be_ended_keeps_no_other_from_its_end(
+def test_a_route_that_cannot_be_removed_stops_no_other_removal(
     forwards: StaleRoutes, network: Network, clock: FakeClock
 ) -> None:
     another = Forward(ip_address("10.200.128.2"), ip_address("10.200.0.12"))

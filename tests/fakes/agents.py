@@ -144,7 +144,8 @@ class FakeAgent:
         record = self.records.get(order.id)
         if record is not None and (record.state not in OWNED or order.epoch < record.epoch):
             raise Refused("not now", reason="InMigration")
-        stopped = order.state == DesiredState.STOPPED
+        ended = record is None and order.completed
+        stopped = order.state == DesiredState.STOPPED or ended
         state = RecordState.STOPPED if stopped else RecordState.RUNNING
         self.records[order.id] = Record(order, order.epoch, state)
         self.world.check_single(order.id)

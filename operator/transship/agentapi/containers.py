@@ -47,6 +47,10 @@ class ContainerOrder(Message):
     volumes: tuple[ResolvedVolume, ...] = ()
     state: DesiredState = DesiredState.RUNNING
     image_digest: str | None = None
+    completed: bool = False
+    """It has ended for good on another node: a node that does not have it does not start it."""
+    last_exit: LastExit | None = None
+    """Of a container that has completed."""
 
 
 class ProbeState(Message):

@@ -253,6 +253,9 @@ class ContainerStatus(ApiModel):
     restarts: Int32 = 0
     """How often the agents have restarted the container."""
     last_exit: LastExit | None = None
+    completed: bool = False
+    """Whether it has ended for good, as its restartPolicy says: no other node starts it anew.
+    spec.state Stopped and then Running does."""
 
 
 class CurrentMigration(ApiModel):

@@ -37,6 +37,7 @@ def ordered(record: Record | None, order: ContainerOrder, *, boot: str, floor: i
         return Record(
             id=order.id, namespace=order.namespace, name=order.name, epoch=order.epoch,
             state=_state_of(order), order=order, image_digest=order.image_digest, ordered_boot=boot,
+            last_exit=order.last_exit,
         )  # fmt: skip
     if order.epoch < record.epoch:
         raise _refused(record, Reason.STALE_EPOCH, f"order for epoch {order.epoch}")
@@ -279,7 +280,7 @@ def _refuse_below_floor(order: ContainerOrder, floor: int) -> None:
 
 
 def _state_of(order: ContainerOrder) -> RecordState:
-    stopped = order.state is DesiredState.STOPPED
+    stopped = order.state is DesiredState.STOPPED or order.completed
     return RecordState.STOPPED if stopped else RecordState.RUNNING
 
 

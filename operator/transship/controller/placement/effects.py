@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from loguru import logger
 
+from transship.agentapi.containers import ContainerOrder
 from transship.agentapi.migrations import VerdictNotice
 from transship.agentapi.states import RecordState, Verdict
 from transship.api import API_VERSION, FINALIZER
@@ -148,7 +149,7 @@ class PlacementEffects:
                 order = await self._deps.resolver.order(
                     observed.placement, self._writer.current, node=step.node, epoch=step.epoch
                 )
-                await agent.put_container(order)
+                await agent.put_container(_with_end(order, self._writer.current))
                 self._writer.current = with_order(self._writer.current, step, id=uid)
                 logger.bind(
                     placement=observed.placement.metadata.name, node=step.node, epoch=step.epoch
@@ -256,6 +257,14 @@ class PlacementEffects:
 
     def _record_event(self, observed: ObservedPlacement, reason: Reason, note: str) -> None:
         self._deps.recorder.record_normal(observed.placement, reason=reason, note=note)
+
+
+def _with_end(order: ContainerOrder, status: PlacementStatus) -> ContainerOrder:
+    """What has completed is not started anew by a node that does not have it."""
+    container = status.container
+    if container is None or not container.completed:
+        return order
+    return order.model_copy(update={"completed": True, "last_exit": container.last_exit})
 
 
 def _discard(step: CleanUp, observed: ObservedPlacement) -> VerdictNotice:

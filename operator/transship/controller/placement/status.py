@@ -54,7 +54,7 @@ def observed_status(observed: ObservedPlacement, decision: Decision) -> Placemen
             "observed_generation": observed.placement.metadata.generation,
             "node": owner.node if owner is not None else None,
             "epoch": owner.epoch if owner is not None else 0,
-            "container": _container(observed, report),
+            "container": _container(observed, decision, report),
             "image_digest": (report.image_digest if report else None)
             or observed.status.image_digest,
             "fenced_copies": fenced_copies(observed.status, observed.migrations),
@@ -149,9 +149,12 @@ def _report(observed: ObservedPlacement) -> ContainerReport | None:
 
 
 def _container(
-    observed: ObservedPlacement, report: ContainerReport | None
+    observed: ObservedPlacement, decision: Decision, report: ContainerReport | None
 ) -> ContainerStatus | None:
     previous = observed.status.container
+    if previous is not None:
+        completed = _has_completed(observed, decision, report, before=previous)
+        previous = previous.model_copy(update={"completed": completed})
     if report is None:
         return previous
     return ContainerStatus(
@@ -160,7 +163,27 @@ def _container(
         start_time=report.start_time,
         restarts=report.restarts,
         last_exit=report.last_exit,
+        completed=previous is not None and previous.completed,
     )
+
+
+def _has_completed(
+    observed: ObservedPlacement,
+    decision: Decision,
+    report: ContainerReport | None,
+    *,
+    before: ContainerStatus,
+) -> bool:
+    """Whether the owner has ended it for good although the spec wants it to run.
+
+    A report from before the owner's present order tells nothing, nor does one in a migration.
+    """
+    if observed.placement.spec.state == DesiredState.STOPPED:
+        return False
+    current = before.order_digest == observed.digest and not isinstance(decision.step, Order)
+    if report is None or not current or report.migration is not None:
+        return before.completed
+    return report.record == RecordState.STOPPED
 
 
 def with_owner(

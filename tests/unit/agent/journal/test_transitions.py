@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from transship.agent.journal.record import OWNED, Record
 from transship.agent.journal.transitions import ABORTED_MIGRATIONS_KEPT
 from transship.agentapi.migrations import VerdictNotice
 from transship.agentapi.states import RecordState, Verdict
-from transship.api.placement import DesiredState
+from transship.api.placement import DesiredState, LastExit
 from transship.api.reasons import Reason
 from transship.common.errors import Refused
 
@@ -55,6 +57,15 @@ def test_an_order_makes_a_record_in_the_state_it_asks_for() -> None:
     assert transitions.ordered(None, order(), boot=BOOT).state is RecordState.RUNNING
     stopped = transitions.ordered(None, order(state=DesiredState.STOPPED), boot=BOOT)
     assert stopped.state is RecordState.STOPPED
+
+
+def test_what_has_completed_elsewhere_is_not_started_by_a_node_that_does_not_have_it() -> None:
+    end = LastExit(exit_code=3, time=datetime(2026, 1, 1, tzinfo=UTC))
+    ended = order().model_copy(update={"completed": True, "last_exit": end})
+    record = transitions.ordered(None, ended, boot=BOOT)
+    assert (record.state, record.last_exit) == (RecordState.STOPPED, end)
+    stopped = transitions.ordered(record, order(state=DesiredState.STOPPED), boot=BOOT)
+    assert transitions.ordered(stopped, order(), boot=BOOT).state is RecordState.RUNNING
 
 
 def test_an_order_of_an_earlier_owner_is_refused() -> None:

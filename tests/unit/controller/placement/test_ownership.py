@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -612,3 +612,51 @@ class TestDeletion:
             world.agents.silent.clear()
             await world.until(lambda: world.cluster.find(ContainerPlacement, "web") is None)
             assert world.agents.holders(UID) == []
+
+
+class TestACompletedContainer:
+    """restartPolicy: Never, and its main process has ended."""
+
+    ONCE: ClassVar = {**CONTAINER, "restartPolicy": "Never"}
+
+    async def completed(self, world: OperatorWorld) -> None:
+        await running_on_a(world, target_node=None, container=self.ONCE)
+        world.agents.at("node-a").records[UID].state = RecordState.STOPPED
+        await world.until(lambda: world.web.status.phase == PlacementPhase.STOPPED)
+
+    async def fence(self, world: OperatorWorld) -> None:
+        world.agents.silent.add("node-a")
+        await world.until(lambda: words(world, "Reconciling")[0] == "NodeLost")
+        await world.restart()
+        taint(world, "node-a")
+        await world.until(lambda: UID in world.agents.at("node-b").records)
+
+    async def test_fencing_its_node_does_not_run_it_again(self) -> None:
+        async with OperatorWorld("node-a", "node-b") as world:
+            await self.completed(world)
+            await self.fence(world)
+            await world.until(lambda: world.web.status.phase == PlacementPhase.STOPPED)
+            await world.settle()
+            assert world.agents.runners(UID) == []
+            assert world.web.status.node == "node-b"
+
+    async def test_stopped_and_then_running_does(self) -> None:
+        async with OperatorWorld("node-a", "node-b") as world:
+            await self.completed(world)
+            await self.fence(world)
+            world.cluster.edit(ContainerPlacement, "web", state="Stopped")
+            await world.until(lambda: len(world.agents.at("node-b").orders) == 2)
+            world.cluster.edit(ContainerPlacement, "web", state="Running")
+            await world.until(lambda: world.agents.runners(UID) == ["node-b"])
+            await world.settle()
+            container = world.web.status.container
+            assert container is not None
+            assert not container.completed
+
+    async def test_a_node_that_has_lost_its_record_does_not_run_it_again(self) -> None:
+        async with OperatorWorld("node-a", "node-b") as world:
+            await self.completed(world)
+            del world.agents.at("node-a").records[UID]
+            await world.until(lambda: UID in world.agents.at("node-a").records)
+            await world.settle()
+            assert world.agents.runners(UID) == []

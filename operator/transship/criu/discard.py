@@ -37,6 +37,9 @@ async def discard(layout: Layout, container: str) -> None:
     await _end_supervisor(layout, container)
     # runc may have started tasks in the meantime
     await _end_members(freezer)
+    # and the gate may have frozen the empty cgroup, in which runc refuses to start anything
+    with contextlib.suppress(NotFound):
+        freezer.thaw()
     rootfs = layout.rootfs(container).resolve()
     for place in (layout.images(container), layout.runc_root / container, rootfs):
         await asyncio.to_thread(_unmount_leftovers, place, keep=rootfs)

@@ -353,7 +353,8 @@ async def a_host_path_is_the_nodes_and_never_the_agents(node: Stage) -> None:
         assert (await refused(runtime.prepare(wanted(path)))).reason == "HostPathRefused", path
     aliased = wanted("/srv/data", partly)
     assert (await refused(runtime.prepare(aliased))).reason == "HostPathRefused"
-    await node.start(wanted("/srv/link"))
+    await runtime.prepare(wanted("/srv/link"))
+    await runtime.start("a")
     await node.ended("a")
     assert node.output("a") == ["the node'snameserver 192.0.2.53"]
 

@@ -318,8 +318,9 @@ async def a_cancelled_dump_leaves_the_container_and_its_connections_alive(stage:
 @scenario
 async def a_dump_that_takes_too_long_leaves_the_container_alive(stage: Stage) -> None:
     await stage.start()
-    async with await stage.dumper(seconds=0.01) as dumper:
+    async with await stage.dumper(seconds=0.2) as dumper:
         await dumper.freeze()
+        os.kill(dumper._criu._process.pid, signal.SIGSTOP)
         error = await failure(dumper.dump())
     assert error.reason == Reason.DUMP_TIMED_OUT, error
     stage.source.freezer.thaw()

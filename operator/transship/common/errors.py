@@ -74,6 +74,5 @@ class CommandFailed(TransshipError):
         tail = output.strip()[-2000:]
         message = f"running {argv[0]}: exit status {status}: {tail}"
         super().__init__(message, reason=reason, hint=hint)
-        self.argv = argv
         self.status = status
         self.output = output

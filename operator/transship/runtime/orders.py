@@ -86,8 +86,8 @@ async def write(order: Order, *, image: Image, layout: Layout) -> Prepared:
     _write_etc(order, layout=layout)
     stop_signal = _stop_signal(order, image=image)
     paths = await volumes.provide(order.volumes, container_id=order.id, layout=layout)
-    # in a thread: a subPath may lie on a share whose server is away
-    spec = await may_hang(  # subPaths may lie on shares
+    # a subPath may lie on a share whose server is away
+    spec = await may_hang(
         partial(_spec, order, image, paths, layout),
         doing=f"describing container {order.id} to runc",
         timeout_seconds=volumes.SHARE_TIMEOUT_SECONDS,
